@@ -1,0 +1,123 @@
+"""What travels from the stream to the trainer: recordings become numpy arrays with a page for each.
+
+Small integers travel (uint8 pages, int16 signals); normalising and expanding masks happen on the device
+(``training/tensors.py``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from ecgscan_ray import text
+from ecgscan_ray.config import Config
+from ecgscan_ray.errors import RecordingError
+from ecgscan_ray.paper import Renderer, page_key
+from ecgscan_ray.recording.leads import lead_residual_uv
+from ecgscan_ray.recording.recording import Recording
+
+Batch = dict[str, np.ndarray]
+
+UNKNOWN = -1
+"""Key of a patient or report that is not known; never masked as a false negative."""
+
+MAX_LAW_RESIDUAL_UV = 50.0
+"""A recording that misses the lead laws by more than this is left out of soft leads (its own fault, e.g. a glitch)."""
+
+
+def stable_key(value: str | None) -> int:
+    """A 63-bit hash that is the same in every process; ``UNKNOWN`` for nothing."""
+    if not value:
+        return UNKNOWN
+    return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "big") >> 1
+
+
+class BatchMaker:
+    """Renders pages, tokenises reports and packs signals; keeps the renderer's caches between calls.
+
+    Args:
+        config: The run's settings.
+        tokenizer: Fitted or loaded tokenizer.
+    """
+
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        self.config, self.tokenizer, self.renderer = config, tokenizer, Renderer(config.page)
+
+    def make(
+        self, recordings: Sequence[Recording], positions: Sequence[int], epochs: Sequence[int], view: int = 0
+    ) -> Batch:
+        """One batch.
+
+        Args:
+            recordings: N recordings.
+            positions: Plan position of each.
+            epochs: Epoch of each; with seed, id and view it decides the page.
+            view: Number of the page among those drawn of a recording.
+
+        Returns:
+            ``image`` uint8 (N, H, W, C); ``signal`` int16 (N, 12, T) in steps of ``signal_scale_mv`` (N,), missing
+            samples 0; ``valid_bits`` uint8 (N, 12, ceil(T / 8)); ``windows`` float32 (N, 16, 3); ``px_per_mm`` (N, 2);
+            ``token_ids`` int32, ``attention_mask`` uint8 (N, L); ``has_signal``, ``has_text``, ``page_ok``, ``law_ok``
+            bool (N,); ``recording_key``, ``patient_key``, ``report_key``, ``position``, ``view`` int64 (N,). A
+            recording that cannot be drawn has ``page_ok`` False and a white page; it is counted, never dropped.
+        """
+        reports = [text.normalise(r.report or "") if text.is_finding(r.report) else "" for r in recordings]
+        token_ids, attention_mask = text.encode(self.tokenizer, reports, self.config.model.text.max_length)
+        signals = [self._signal(recording) for recording in recordings]
+        return {
+            **self._pages(recordings, epochs, view),
+            "signal": np.stack([signal for signal, _, _ in signals]),
+            "signal_scale_mv": np.array([scale for _, scale, _ in signals], np.float32),
+            "valid_bits": np.stack([bits for _, _, bits in signals]),
+            "token_ids": token_ids,
+            "attention_mask": attention_mask,
+            "has_signal": np.array([bits.any() for _, _, bits in signals]),
+            "has_text": np.array([bool(report) for report in reports]),
+            "law_ok": np.array([lead_residual_uv(r.signal_mv) <= MAX_LAW_RESIDUAL_UV for r in recordings]),
+            "recording_key": np.array([stable_key(f"{r.source}/{r.id}") for r in recordings], np.int64),
+            "patient_key": np.array(
+                [stable_key(r.patient_id and f"{r.source}/{r.patient_id}") for r in recordings], np.int64
+            ),
+            "report_key": np.array([stable_key(report) for report in reports], np.int64),
+            "position": np.array(positions, np.int64),
+            "view": np.full(len(recordings), view, np.int64),
+        }
+
+    def _signal(self, recording: Recording) -> tuple[np.ndarray, float, np.ndarray]:
+        """The recording at the model's rate and length: int16 (12, T), mV a step, validity bits."""
+        model = self.config.model
+        signal = recording.resampled(model.signal_fs).signal_mv[:, : model.sig_len]
+        signal = np.pad(signal, ((0, 0), (0, model.sig_len - signal.shape[1])), constant_values=np.nan)
+        valid = np.isfinite(signal)
+        # 1 uV where it fits into int16 (32.7 mV), else the finest step that does
+        scale = max(1e-3, float(np.abs(signal[valid]).max(initial=0.0)) / 32767)
+        packed = np.where(valid, np.round(np.nan_to_num(signal) / scale), 0).astype(np.int16)
+        return packed, scale, np.packbits(valid, axis=-1)
+
+    def _pages(self, recordings: Sequence[Recording], epochs: Sequence[int], view: int) -> Batch:
+        keys = [page_key(self.config.seed, epoch, r.id, view) for epoch, r in zip(epochs, recordings, strict=True)]
+        ok = np.ones(len(recordings), bool)
+        try:
+            pages = self.renderer.render(recordings, np.array(keys, np.uint64))
+            return {"image": pages.image, "windows": pages.windows, "px_per_mm": pages.px_per_mm, "page_ok": ok}
+        except RecordingError:  # find the one at fault; the others keep their pages
+            page = self.config.page
+            image = np.full((len(recordings), page.height, page.width, page.channels), 255, np.uint8)
+            windows = np.full((len(recordings), 16, 3), -1, np.float32)
+            px_per_mm = np.zeros((len(recordings), 2), np.float32)
+            for row, (recording, key) in enumerate(zip(recordings, keys, strict=True)):
+                try:
+                    one = self.renderer.render([recording], np.array([key], np.uint64))
+                except RecordingError:
+                    ok[row] = False
+                    continue
+                image[row], windows[row], px_per_mm[row] = one.image[0], one.windows[0], one.px_per_mm[0]
+            return {"image": image, "windows": windows, "px_per_mm": px_per_mm, "page_ok": ok}
+
+
+def concatenate(batches: Sequence[Batch]) -> Batch:
+    """Batches of the same keys, row after row."""
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

@@ -1,0 +1,381 @@
+"""Every setting, with unit, range and default; presets and dotted overrides become one frozen object.
+
+One way to change a value: ``merge`` takes dotted keys (``objective.gram_weight=0.5``) from the command line, from a
+YAML file or from a sweep's trial alike. Unknown keys are refused with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ecgscan_ray.errors import ConfigError, near_miss
+
+Weight = float
+
+
+class Section(BaseModel):
+    """A frozen group of settings; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class PageConfig(Section):
+    """What a page looks like and what happened to it (room ``paper``)."""
+
+    height: int = Field(160, ge=64, le=4096)
+    """Page height in pixels."""
+    width: int = Field(208, ge=64, le=4096)
+    """Page width in pixels."""
+    channels: Literal[1, 3] = 1
+    """1 = grey, 3 = RGB."""
+    fit: Literal["pad", "stretch"] = "stretch"
+    """How a page of other proportions fills the image: with a margin, or by unequal px/mm. Never by a crop."""
+    layouts: dict[str, float] = {"3x4+1": 1.0}
+    """Layout name -> share of pages."""
+    effects: Literal["clean", "scan", "photo", "mixed"] = "mixed"
+    """What happened to the page: nothing, a flat-bed scan, a phone's photograph, or a mixture of all."""
+    strength: float = Field(1.0, ge=0, le=3)
+    """Factor on the size of every effect; 0 = none."""
+    paper_speed_mm_per_s: float = Field(25.0, gt=0)
+    """Paper speed in mm/s."""
+    gain_mm_per_mv: float = Field(10.0, gt=0)
+    """Gain in mm/mV."""
+    paper: Literal["letter", "a4"] = "letter"
+    """Page size, held sideways."""
+    jitter: float = Field(1.0, ge=0, le=1)
+    """How far position, pitch and margins of the rows vary from page to page; 0 = one fixed geometry."""
+    baseline: Literal["median", "none"] = "median"
+    """What each strip is drawn around: its own median, as a cart's high-pass filter does, or 0 mV."""
+
+
+class StreamConfig(Section):
+    """How rows become batches (rooms ``store``, ``runtime``)."""
+
+    unit_rows: int = Field(24, ge=1)
+    """Rows a unit: what one rendering task turns into one block."""
+    window_row_groups: int = Field(4, ge=1)
+    """Parquet row groups gathered in one window, inside which rows are permuted."""
+    views: int = Field(1, ge=1)
+    """Pages drawn of each recording in an epoch's batch (1 = one page a recording)."""
+    prefetch_units: int = Field(4, ge=1)
+    """Units fetched ahead by each trainer."""
+    stall_timeout_s: float = Field(60.0, gt=0)
+    """After this time without a unit the stream says which stage waits for what."""
+
+
+class ImageTowerConfig(Section):
+    name: str = "resnet10t"
+    """Any timm model by name."""
+    kwargs: dict[str, Any] = {}
+    """Passed to ``timm.create_model``."""
+    path: str | None = None
+    """A local folder with weights and ``config.json`` (timm's ``local-dir:``) instead of random weights."""
+
+
+class SignalTowerConfig(Section):
+    kind: Literal["resnet1d", "transformer1d"] = "resnet1d"
+    width: int = Field(48, ge=8)
+    """Channels of the first stage (ResNet) or of every layer (transformer)."""
+    depth: int = Field(4, ge=1)
+    """Stages (ResNet, each doubling the stride) or layers (transformer)."""
+
+
+class TextTowerConfig(Section):
+    name: str = "small"
+    """``small`` (trained from scratch with a tokenizer fitted on the corpus), or a transformers encoder's name or path."""
+    width: int = Field(128, ge=16)
+    depth: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    max_length: int = Field(64, ge=8)
+    """Tokens a report is cut to."""
+    vocab_size: int = Field(2000, ge=64)
+    """Size of the fitted tokenizer (``small`` only)."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    freeze: bool = False
+    """Keep a pretrained text tower fixed and train its projection alone."""
+
+
+class DecoderConfig(Section):
+    width: int = Field(128, ge=16)
+    segment_s: float = Field(0.4, gt=0)
+    """Seconds of one lead that one query redraws."""
+
+
+class ModelConfig(Section):
+    """Towers, projections and decoder (room ``model``)."""
+
+    embed_dim: int = Field(256, ge=8)
+    signal_fs: int = Field(100, ge=25)
+    """Sampling rate of the signal tower's input and of the redrawn leads, Hz."""
+    signal_seconds: float = Field(10.0, gt=0)
+    image: ImageTowerConfig = ImageTowerConfig()
+    signal: SignalTowerConfig = SignalTowerConfig()
+    text: TextTowerConfig = TextTowerConfig()
+    decoder: DecoderConfig = DecoderConfig()
+
+    @property
+    def sig_len(self) -> int:
+        """Samples a lead, T."""
+        return round(self.signal_fs * self.signal_seconds)
+
+
+class ObjectiveConfig(Section):
+    """Weights and temperatures of every loss term (room ``objective``)."""
+
+    gram_weight: Weight = Field(1.0, ge=0)
+    """Gramian volume of image, signal and text."""
+    pair_weight: Weight = Field(0.5, ge=0)
+    """Pairwise term that fixes the sign and keeps the text in, at the start of training."""
+    pair_weight_end: Weight | None = Field(None, ge=0)
+    """The same at the end (linear in between); none = constant."""
+    reconstruction_weight: Weight = Field(1.0, ge=0)
+    """Redrawing the twelve leads in mV."""
+    shown_weight: Weight = Field(1.0, ge=0)
+    derivable_weight: Weight = Field(0.5, ge=0)
+    unseen_weight: Weight = Field(0.2, ge=0)
+    """Within the reconstruction: what the page shows, what lead algebra derives from it, and the rest."""
+    soft_lead_weight: Weight = Field(0.1, ge=0)
+    """Residual of the four lead laws on the redrawn leads."""
+    soft_lead_delta_mv: float = Field(0.02, gt=0)
+    """Where the Huber penalty on the residual turns from square to linear, mV."""
+    temperature: float = Field(0.07, gt=0)
+    """Start of the learnable temperature (1 / logit scale)."""
+    temperature_min: float = Field(0.01, gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+
+class TrainingConfig(Section):
+    """Optimiser, schedule, bookkeeping (room ``training``)."""
+
+    global_batch_size: int = Field(96, ge=2)
+    """Rows in the batch over all workers: the negatives of the contrastive loss."""
+    steps: int | None = Field(None, ge=1)
+    """Optimiser steps of the run; give this or ``epochs``."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the training rows."""
+    learning_rate: float = Field(1.5e-3, gt=0)
+    min_learning_rate_ratio: float = Field(0.01, ge=0, le=1)
+    """Where the cosine ends, as a share of ``learning_rate``."""
+    warmup_steps: int = Field(30, ge=0)
+    weight_decay: float = Field(0.05, ge=0)
+    beta2: float = Field(0.98, gt=0, lt=1)
+    grad_clip_norm: float = Field(1.0, gt=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """``auto`` = bf16 only where a probe shows that the hardware multiplies in bf16 faster than in fp32."""
+    log_every: int = Field(10, ge=1)
+    checkpoint_every: int = Field(100, ge=1)
+    """Steps between checkpoints; the last step always has one."""
+    validation_rows: int = Field(256, ge=0)
+    """``validation.score`` is measured on at most this many validation recordings with every checkpoint; 0 = never."""
+    shuffle_pairs: bool = False
+    """Control: pair each page with another recording's signal and report, so that nothing can be learned."""
+
+    @model_validator(mode="after")
+    def _one_length(self):
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of training.steps and training.epochs")
+        return self
+
+
+class ResourceConfig(Section):
+    """Workers, CPUs, GPUs, memory, failures (room ``runtime``)."""
+
+    num_workers: int = Field(1, ge=1)
+    """Ray Train workers."""
+    use_gpu: bool = False
+    cpus_per_worker: float = Field(0.5, ge=0)
+    """Ray's logical CPUs a training worker reserves."""
+    torch_threads: int | None = Field(None, ge=1)
+    """Threads of torch in a training worker; none = the machine's cores."""
+    render_actors: int = Field(2, ge=1)
+    cpus_per_render_actor: float = Field(0.3, gt=0)
+    read_actors: int = Field(1, ge=1)
+    """Processes that read the store; one feeds some ten rendering actors."""
+    cpus_per_read: float = Field(0.25, gt=0)
+    local_cpus: int | None = Field(None, ge=1)
+    """Logical CPUs of a cluster started by the command itself; none = at least 4."""
+    object_store_mb: int = Field(400, ge=80)
+    """Object store of a cluster started by the command itself, MB."""
+    max_failures: int = Field(3, ge=-1)
+    """Restarts after a lost worker; -1 = without end."""
+    train_label: dict[str, str] = {}
+    """Node labels that training workers want (empty on one machine)."""
+    render_label: dict[str, str] = {}
+    """Node labels that reading and rendering want (empty on one machine)."""
+
+
+class EvaluationConfig(Section):
+    split: Literal["validation", "test"] = "test"
+    bootstrap: int = Field(1000, ge=10)
+    """Resamples of patients behind each 95 % interval."""
+    batch_size: int = Field(64, ge=1)
+    probe_views: int = Field(2, ge=1)
+    """Pages drawn of each training recording for the linear probe."""
+    probe_rows: int = Field(20_000, ge=1)
+    """At most this many training recordings (and validation recordings) behind the linear probe."""
+    pages_shown: int = Field(12, ge=1)
+    """Pages on the report's sheet."""
+    redrawn_shown: int = Field(3, ge=1)
+    """Recordings whose redrawn leads are plotted."""
+
+
+class Config(Section):
+    """All settings of one pretraining run."""
+
+    seed: int = Field(0, ge=0)
+    page: PageConfig = PageConfig()
+    stream: StreamConfig = StreamConfig()
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    training: TrainingConfig = TrainingConfig(steps=100)
+    resources: ResourceConfig = ResourceConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _units_fit(self):
+        share = self.stream.unit_rows * self.resources.num_workers
+        if self.training.global_batch_size % share:
+            raise ValueError(
+                f"training.global_batch_size={self.training.global_batch_size} is no multiple of stream.unit_rows x "
+                f"resources.num_workers = {self.stream.unit_rows} x {self.resources.num_workers}"
+            )
+        return self
+
+    def digest(self) -> str:
+        """sha256 of what decides the run's outcome; the number of workers and their CPUs do not count."""
+        content = self.model_dump(mode="json", exclude={"resources", "evaluation"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class SearchRange(Section):
+    """One dimension of a sweep: a range, or a list of choices."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: list[Any] | None = None
+
+    @model_validator(mode="after")
+    def _range_or_choices(self):
+        if self.choices is None and (self.low is None or self.high is None or self.low >= self.high):
+            raise ValueError("give low < high, or choices")
+        if self.choices is None and self.log and (self.low is None or self.low <= 0):
+            raise ValueError("a log range wants low > 0")
+        return self
+
+
+class SweepConfig(Section):
+    """A search over settings of a base config (room ``runtime``)."""
+
+    base: str = "laptop"
+    """Preset (or path of a YAML file) that every trial starts from."""
+    base_overrides: dict[str, Any] = {}
+    """Dotted keys changed in every trial, e.g. fewer steps."""
+    space: dict[str, SearchRange]
+    """Dotted key -> range."""
+    metric: str = "validation.score"
+    trials: int = Field(4, ge=1)
+    concurrent: int = Field(1, ge=1)
+    deadline_s: float = Field(3600.0, gt=0)
+    """No trial starts after this, and running ones stop at their next report."""
+    stop_behind: float = Field(0.0, ge=0, lt=1)
+    """A trial stops itself at a report when it lies below this quantile of earlier trials at the same step; 0 = never."""
+    grace_reports: int = Field(1, ge=1)
+    """Reports before a trial may stop."""
+    seed: int = 0
+
+
+Model = TypeVar("Model", bound=Section)
+
+
+def merge(base: Mapping[str, Any], dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the nested mapping ``base`` in which every ``"a.b.c": value`` of ``dotted`` is set."""
+    merged = json.loads(json.dumps(base))
+    for key, value in dotted.items():
+        *path, last = key.split(".")
+        node = merged
+        for part in path:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"'{part}' is a value, not a section", where=f"setting {key}")
+        node[last] = value
+    return merged
+
+
+def parse_overrides(settings: list[str]) -> dict[str, Any]:
+    """``["a.b=1e-4", ...]`` -> dotted mapping; values are read as YAML."""
+    dotted = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError("not of the form section.key=value", where=f"--set {setting}")
+        dotted[key.strip()] = yaml.safe_load(value)
+    return dotted
+
+
+def build(kind: type[Model], content: Mapping[str, Any], where: object) -> Model:
+    """Validate ``content`` as ``kind``; the first fault becomes one line with its dotted key."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            raise ConfigError(
+                f"unknown setting '{key}'", where=where, fix=near_miss(str(fault["loc"][-1]), _siblings(kind, fault["loc"]))
+            ) from None
+        message = fault["msg"].removeprefix("Value error, ")
+        given = "" if isinstance(fault["input"], dict) else f", got {fault['input']!r}"
+        raise ConfigError(f"setting '{key}': {message}{given}" if key else message, where=where) from None
+
+
+def _siblings(kind: type[BaseModel], location: tuple) -> list[str]:
+    for part in location[:-1]:
+        field = kind.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            break
+        kind = field.annotation
+    return list(kind.model_fields)
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with the package."""
+    folder = resources.files("ecgscan_ray") / "presets"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_yaml(name_or_path: str) -> dict[str, Any]:
+    """The mapping in a preset (by name) or in a YAML file (by path)."""
+    if name_or_path in preset_names():
+        text = (resources.files("ecgscan_ray") / "presets" / f"{name_or_path}.yaml").read_text()
+    elif Path(name_or_path).is_file():
+        text = Path(name_or_path).read_text()
+    elif name_or_path.endswith((".yaml", ".yml")):
+        raise ConfigError("no such file", where=name_or_path)
+    else:
+        raise ConfigError(f"no preset named '{name_or_path}'", fix=near_miss(name_or_path, preset_names()))
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not readable as YAML ({str(error).splitlines()[0]})", where=name_or_path) from None
+    if not isinstance(content, dict):
+        raise ConfigError("a config is a mapping of sections", where=name_or_path)
+    return content
+
+
+def load(kind: type[Model], name_or_path: str, settings: list[str] | None = None) -> Model:
+    """Preset or file, then ``section.key=value`` overrides, as one frozen ``Config`` or ``SweepConfig``."""
+    return build(kind, merge(read_yaml(name_or_path), parse_overrides(settings or [])), where=name_or_path)
+
+
+def dump_yaml(config: Section) -> str:
+    """The resolved settings as YAML that ``--config`` takes."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,377 @@
+"""The trained page encoder for one's own pages: ``load_encoder(path).embed(images)``, export, embedding of a folder.
+
+The preprocessing lies in the encoder: the whole page is fitted into the size it was trained on, never cropped.
+
+Letters: N pages, H W C page size and channels, P pooled features, D aligned features.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ecgscan_ray.config import ImageTowerConfig, PageConfig, build
+from ecgscan_ray.errors import InputError
+from ecgscan_ray.model.ecgscan import ECGScan, GridHead
+from ecgscan_ray.model.image import ImageTower
+from ecgscan_ray.training.checkpoint import LoadedCheckpoint, load_run
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+PROJECTION_NAME = "projection.safetensors"
+_BATCH = 32
+
+Picture = str | os.PathLike | Image.Image | np.ndarray
+"""A page: path of an image file, PIL image, or uint8 array (H, W), (H, W, 1) or (H, W, 3) RGB; any size."""
+
+
+class PageEncoder(nn.Module):
+    """The part of ``ECGScan`` that sees pages: backbone and projection.
+
+    Args:
+        tower: Backbone with the normalisation inside.
+        head: From the final map to D.
+        pooled_head: From the pooled features to D; the two are added.
+    """
+
+    def __init__(self, tower: ImageTower, head: GridHead, pooled_head: nn.Linear) -> None:
+        super().__init__()
+        self.tower, self.image_head, self.image_global = tower, head, pooled_head
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 (N, C, H, W) -> pooled features (N, P), aligned features (N, D) of unit norm."""
+        final, _, pooled = self.tower(image)
+        projected = self.image_head(final) + self.image_global(pooled)
+        return pooled.float(), nn.functional.normalize(projected.float(), dim=-1)
+
+
+class Encoder:
+    """Pages of any size in, features out.
+
+    Args:
+        module: Backbone and projection.
+        page: The size, channels and fit it was trained with.
+        device: Where it runs.
+    """
+
+    def __init__(self, module: PageEncoder, page: PageConfig, device: torch.device | str = "cpu") -> None:
+        self.page, self.device = page, torch.device(device)
+        self.module = module.to(self.device).eval()
+
+    @property
+    def pooled_dim(self) -> int:
+        """P."""
+        return self.module.image_global.in_features
+
+    @property
+    def embed_dim(self) -> int:
+        """D."""
+        return self.module.image_global.out_features
+
+    def preprocess(self, image: Picture) -> np.ndarray:
+        """The whole page in the encoder's size and channels: uint8 (H, W, C).
+
+        Raises:
+            InputError: Not a readable image, or an array of another shape or type.
+        """
+        return fit_page(read_picture(image), self.page)
+
+    @torch.inference_mode()
+    def embed(
+        self, images: Iterable[Picture] | Picture, *, projected: bool = False, batch_size: int = _BATCH
+    ) -> np.ndarray:
+        """Features of pages.
+
+        Args:
+            images: Pages (see ``Picture``); one page alone is a list of one. An array of four axes is N pages.
+            projected: The aligned features, as compared with signals and reports in training, of unit norm (N, D);
+                else the backbone's pooled features (N, P), as wanted for a classifier of one's own.
+            batch_size: Pages at once.
+
+        Returns:
+            float32, one row a page.
+
+        Raises:
+            InputError: One of the images cannot be read.
+        """
+        if isinstance(images, str | os.PathLike | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
+            images = [images]
+        width = self.embed_dim if projected else self.pooled_dim
+        parts = [np.zeros((0, width), np.float32)]
+        for batch in _batches(images, batch_size):
+            pixels = np.stack([self.preprocess(image) for image in batch])
+            tensor = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
+            parts.append(self.module(tensor)[1 if projected else 0].cpu().numpy())
+        return np.concatenate(parts)
+
+
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    batch = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def read_picture(image: Picture) -> np.ndarray:
+    """Upright uint8 (H, W) grey or (H, W, 3) RGB; transparent parts become white.
+
+    Raises:
+        InputError: Not a readable image, or an array of another shape or type.
+    """
+    if isinstance(image, np.ndarray):
+        shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))
+        if image.dtype != np.uint8 or image.size == 0 or not shaped:
+            what = f"an array of {image.dtype} {image.shape}"
+            raise InputError(what, where="image", fix="Give uint8 of (H, W), (H, W, 1) or (H, W, 3).")
+        return image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+    if isinstance(image, Image.Image):
+        return _pixels(image)
+    try:
+        with Image.open(image) as opened:
+            return _pixels(opened)
+    except FileNotFoundError:
+        raise InputError("no such file", where=image) from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"not readable as an image ({type(error).__name__})", where=image) from None
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":  # 16 or 32 bits: bring the range used to 8
+        values = np.asarray(image, np.float64)
+        largest = max(float(values.max(initial=0)), 1e-9)
+        top = 65535.0 if image.mode.startswith("I") and largest > 255 else largest
+        return np.clip(values * (255 / top), 0, 255).astype(np.uint8)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+
+
+def fit_page(pixels: np.ndarray, page: PageConfig) -> np.ndarray:
+    """The whole picture as uint8 (H, W, C): stretched to the size, or centred on white (``page.fit`` = ``pad``)."""
+    if page.channels == 1 and pixels.ndim == 3:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    elif page.channels == 3 and pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    height, width = page.height, page.width
+    if page.fit == "pad":
+        scale = min(height / pixels.shape[0], width / pixels.shape[1])
+        height = max(1, min(height, round(pixels.shape[0] * scale)))
+        width = max(1, min(width, round(pixels.shape[1] * scale)))
+    if pixels.shape[:2] != (height, width):
+        shrinks = height * width < pixels.shape[0] * pixels.shape[1]
+        # area coverage keeps thin traces when a large photograph becomes small
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        pixels = cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=method)
+    top, left = (page.height - height) // 2, (page.width - width) // 2
+    fitted = np.full((page.height, page.width, page.channels), 255, np.uint8)
+    fitted[top : top + height, left : left + width] = pixels.reshape(height, width, page.channels)
+    return fitted
+
+
+def load_encoder(path: str | os.PathLike, *, device: torch.device | str = "cpu") -> Encoder:
+    """The encoder in an exported folder, or of a run (its best checkpoint; local or in a bucket).
+
+    Raises:
+        InputError: Neither of the two is there.
+    """
+    folder = Path(path)
+    if (folder / "config.json").is_file() and (folder / PROJECTION_NAME).is_file():
+        return Encoder(*_load_exported(folder), device=device)
+    run = load_run(os.fspath(path), which="best")
+    return Encoder(page_encoder(run.model), run.config.page, device)
+
+
+def page_encoder(model: ECGScan) -> PageEncoder:
+    """The part of a whole model that sees pages; weights are shared."""
+    return PageEncoder(model.image, model.image_head, model.image_global)
+
+
+def _load_exported(folder: Path) -> tuple[PageEncoder, PageConfig]:
+    try:
+        content = json.loads((folder / "config.json").read_text())
+        ours, settings = content["ecgscan"], content["pretrained_cfg"]
+        page = build(PageConfig, ours["page"], where=folder / "config.json")
+        if ours["schema_version"] != SCHEMA_VERSION:
+            raise InputError(
+                f"an encoder of schema version {ours['schema_version']}", where=folder, fix="Export it again."
+            )
+        tower = ImageTower(ImageTowerConfig(path=str(folder)), page)
+        for name in ("mean", "std"):
+            getattr(tower, name).copy_(torch.tensor(settings[name]).view(1, -1, 1, 1))
+        head = GridHead(tower.final_channels, tuple(ours["grid"]), ours["embed_dim"])
+        module = PageEncoder(tower, head, nn.Linear(tower.pooled_dim, ours["embed_dim"]))
+        missing, unexpected = module.load_state_dict(load_file(folder / PROJECTION_NAME), strict=False)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"damaged encoder folder ({error})", where=folder, fix="Export it again.") from None
+    if unexpected or any(not name.startswith("tower.") for name in missing):
+        raise InputError("weights of the projection do not fit", where=folder, fix="Export it again.")
+    return module, page
+
+
+def export(run: str, out_dir: str | os.PathLike, *, which: Literal["best", "last"] = "best") -> Path:
+    """Write the encoder of a run as a folder that timm and ``load_encoder`` read offline.
+
+    ``model.safetensors`` and ``config.json`` are what ``timm.create_model("local-dir:OUT", pretrained=True)`` wants:
+    the backbone alone, with size, fit, mean and deviation. ``projection.safetensors`` leads to the aligned features;
+    ``README.md`` is the model card.
+
+    Args:
+        run: URI of the run folder.
+        out_dir: A local folder that is not there yet, or empty. It appears whole or not at all.
+        which: ``best`` or ``last`` checkpoint.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: No checkpoint in the run, or the folder is in use.
+    """
+    from ecgscan_ray.report.card import model_card  # here, so that embedding alone needs neither jinja2 nor pyarrow
+
+    out = Path(out_dir)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError("is there already", where=out, fix="Give --out an empty folder.")
+    loaded = load_run(run, which=which)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        write_encoder(loaded, temporary)
+        (temporary / "README.md").write_text(model_card(run, loaded, out.name), encoding="utf-8")
+        temporary.chmod(0o755)
+        if out.is_dir():
+            out.rmdir()
+        os.replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return out
+
+
+def write_encoder(loaded: LoadedCheckpoint, folder: Path) -> None:
+    """Weights and ``config.json`` of a loaded run's page encoder."""
+    from timm.models import save_for_hf
+
+    page, module = loaded.config.page, page_encoder(loaded.model)
+    normalisation = {name: buffer.flatten().tolist() for name, buffer in module.tower.named_buffers(recurse=False)}
+    ours = {
+        "schema_version": SCHEMA_VERSION,
+        "page": page.model_dump(mode="json"),
+        "grid": list(module.image_head.grid),
+        "embed_dim": module.image_global.out_features,
+        "step": loaded.state.step,
+        "config_digest": loaded.state.config_digest,
+    }
+    save_for_hf(
+        module.tower.backbone,
+        str(folder),
+        model_config={"ecgscan": ours},
+        safe_serialization=True,
+        data_config={
+            "input_size": (page.channels, page.height, page.width),
+            "mean": tuple(normalisation["mean"]),
+            "std": tuple(normalisation["std"]),
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "crop_mode": "squash" if page.fit == "stretch" else "border",
+        },
+    )
+    state = {name: value.contiguous() for name, value in module.state_dict().items() if not name.startswith("tower.")}
+    save_file(state, folder / PROJECTION_NAME)
+
+
+@dataclass(frozen=True)
+class EmbeddedFolder:
+    """How ``embed_folder`` went: pages embedded, and files that could not be read with the reason of each."""
+
+    embedded: int
+    bad: dict[str, str]
+
+
+def embed_folder(
+    encoder_path: str,
+    images_dir: str | os.PathLike,
+    out_parquet: str | os.PathLike,
+    *,
+    projected: bool = False,
+    batch_size: int = _BATCH,
+    device: torch.device | str = "cpu",
+) -> EmbeddedFolder:
+    """Embed every file under a folder into one Parquet file.
+
+    Columns: ``path`` (relative to the folder), ``embedding`` (list of float32; null where the file could not be read)
+    and ``error`` (the reason; null where it could). No file is left out; hidden ones are not looked at.
+
+    Args:
+        encoder_path: Exported folder or run.
+        images_dir: Searched with all its subfolders.
+        out_parquet: Appears whole or not at all.
+        projected: As in ``Encoder.embed``.
+        batch_size: Pages at once.
+        device: Where the encoder runs.
+
+    Raises:
+        InputError: No such folder, no files in it, or the output's folder cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    root, out = Path(images_dir), Path(out_parquet)
+    if not root.is_dir():
+        raise InputError("no such folder", where=root)
+    names = sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
+    names = [name for name in names if not any(part.startswith(".") for part in Path(name).parts)]
+    if not names:
+        raise InputError("no files in this folder", where=root)
+    encoder = load_encoder(encoder_path, device=device)
+    width = encoder.embed_dim if projected else encoder.pooled_dim
+    schema = pa.schema([("path", pa.string()), ("embedding", pa.list_(pa.float32(), width)), ("error", pa.string())])
+    bad: dict[str, str] = {}
+    temporary = out.with_name(f".{out.name}.part")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with pq.ParquetWriter(temporary, schema) as writer:
+            for batch in _batches(names, batch_size):
+                rows = _embed_rows(encoder, root, batch, projected, bad)
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+        os.replace(temporary, out)
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror or error})", where=out) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return EmbeddedFolder(len(names) - len(bad), bad)
+
+
+def _embed_rows(
+    encoder: Encoder, root: Path, names: Sequence[str], projected: bool, bad: dict[str, str]
+) -> list[dict[str, Any]]:
+    pixels: list[np.ndarray] = []
+    good: list[str] = []
+    for name in names:
+        try:
+            pixels.append(encoder.preprocess(root / name))
+            good.append(name)
+        except InputError as error:
+            bad[name] = error.what
+    vectors = encoder.embed(pixels, projected=projected, batch_size=len(names)) if pixels else np.zeros((0, 1))
+    found = dict(zip(good, vectors, strict=True))
+    return [{"path": name, "embedding": found.get(name), "error": bad.get(name)} for name in names]

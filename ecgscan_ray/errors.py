@@ -1,0 +1,82 @@
+"""One family of errors. Each says in one line what is wrong, where, and what to do about it.
+
+The command line prints ``str(error)`` and leaves with ``error.exit_status``: 2 where the input is at fault
+(a file, a setting, a store), 1 where work failed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EcgscanError(Exception):
+    """Base of all errors that a user is meant to read.
+
+    Args:
+        what: What is wrong, without a full stop.
+        where: The file, record, key or URI it concerns.
+        fix: What to do about it.
+    """
+
+    exit_status = 1
+
+    def __init__(self, what: str, *, where: object = None, fix: str | None = None) -> None:
+        self.what, self.where, self.fix = what, None if where is None else str(where), fix
+        super().__init__(what, self.where, fix)
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        text = f"{text}. {self.fix}" if self.fix else text
+        return " ".join(text.split())
+
+    def __reduce__(self):  # keyword arguments survive the way through Ray's processes
+        return _rebuild, (type(self), self.__dict__.copy())
+
+
+def _rebuild(cls: type[EcgscanError], state: dict) -> EcgscanError:
+    error = cls.__new__(cls)
+    error.__dict__.update(state)
+    Exception.__init__(error, state.get("what"), state.get("where"), state.get("fix"))
+    return error
+
+
+class InputError(EcgscanError):
+    """The user's input is at fault: a path, an archive, an image."""
+
+    exit_status = 2
+
+
+class ConfigError(InputError):
+    """A preset, a key or a value that cannot be used."""
+
+
+class RecordingError(InputError):
+    """A recording that cannot be read or used.
+
+    Args:
+        reason: A short stable word for the quarantine table, e.g. ``missing_lead``.
+    """
+
+    def __init__(self, what: str, *, reason: str, where: object = None, fix: str | None = None) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.reason = reason
+
+
+class StoreError(InputError):
+    """A store that is missing, incomplete, damaged or of another schema version."""
+
+
+class RunError(InputError):
+    """A run folder that cannot be used: missing, of another config, or damaged."""
+
+
+class WorkError(EcgscanError):
+    """Work that began well and failed: a stalled stream, a loss that is not finite."""
+
+
+def near_miss(name: str, allowed: Iterable[str]) -> str:
+    """``"Did you mean 'x'?"`` for the nearest allowed name, else the list of allowed names."""
+    names = sorted(allowed)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"Did you mean '{close[0]}'?" if close else f"Allowed: {', '.join(names)}."

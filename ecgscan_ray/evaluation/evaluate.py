@@ -1,0 +1,226 @@
+"""Every figure of a run's report, beside that of a randomly initialised encoder, on patients never trained on.
+
+Figures are named as in ``report.json``: flat and dotted, each with a 95 % interval over patients where it has one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ecgscan_ray import text
+from ecgscan_ray.batch import BatchMaker
+from ecgscan_ray.config import EvaluationConfig
+from ecgscan_ray.evaluation.bootstrap import Estimate, PatientBootstrap
+from ecgscan_ray.evaluation.features import Example, Features, extract
+from ecgscan_ray.evaluation.probe import Probe, fit_probe
+from ecgscan_ray.evaluation.redraw import MASKS
+from ecgscan_ray.evaluation.retrieval import RECALL_AT, Ranking, rank_matches
+from ecgscan_ray.evaluation.zero_shot import class_vectors, zero_shot_scores
+from ecgscan_ray.recording.labels import SUPERCLASSES
+from ecgscan_ray.recording.leads import LEADS
+from ecgscan_ray.recording.recording import Recording
+
+logger = logging.getLogger(__name__)
+
+DIRECTIONS = {
+    "page_to_signal": ("page", "signal", "recording_key", "has_signal"),
+    "page_to_text": ("page", "text", "report_key", "has_text"),
+    "signal_to_page": ("signal", "page", "recording_key", "has_signal"),
+}
+RecordingsOf = Callable[[str], Iterable[Recording]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured, and what the report's pictures are made from.
+
+    Attributes:
+        figures: Dotted name -> figure.
+        examples: Test recordings with their redrawn leads.
+        training_pages: (n, H, W, C) uint8, pages that the run was trained on.
+        skipped: Test recordings whose page could not be drawn.
+    """
+
+    figures: dict[str, Estimate]
+    examples: list[Example]
+    training_pages: np.ndarray
+    skipped: list[str]
+
+    def as_dict(self) -> dict[str, dict[str, float | int | None]]:
+        """The figures as ``report.json`` has them."""
+        return {name: figure.as_dict() for name, figure in self.figures.items()}
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """The split under test and its one draw of patients, shared by all figures."""
+
+    test: Features
+    bootstrap: PatientBootstrap
+    prefixes: tuple[str, ...]
+
+
+def evaluate_run(
+    model: Any,
+    random_model: Any,
+    maker: BatchMaker,
+    recordings_of: RecordingsOf,
+    *,
+    device: str = "cpu",
+) -> Evaluation:
+    """Measure a trained model beside a random one.
+
+    Args:
+        model: The trained ``ECGScan``.
+        random_model: The same architecture with fresh weights: what the architecture gives for nothing.
+        maker: Draws the pages; its config says how (and holds the ``evaluation`` section).
+        recordings_of: Split name -> its recordings in the store's order; called more than once.
+        device: Where the models live.
+    """
+    config, settings = maker.config, maker.config.evaluation
+    models = {"trained": model.eval(), "random": random_model.eval()}
+    common: dict[str, Any] = {"batch_size": settings.batch_size, "fs": config.model.signal_fs, "device": device}
+    logger.info("evaluation: %s pages", settings.split)
+    test = extract(models, maker, recordings_of(settings.split), num_examples=settings.redrawn_shown, **common)
+    bench = _Bench(test, PatientBootstrap(test["patient_key"], settings.bootstrap, config.seed), ("", "random."))
+    figures = _counts(test)
+    figures |= _retrieval_figures(bench)
+    figures |= _redraw_figures(bench)
+    logger.info("evaluation: pages for the probe")
+    probes = _fit_probes(models, maker, recordings_of, settings, common)
+    figures |= _class_figures(bench, probes, models, maker, device)
+    return Evaluation(figures, test.examples, _training_pages(maker, recordings_of, settings.pages_shown), test.skipped)
+
+
+def _counts(test: Features) -> dict[str, Estimate]:
+    known = test["patient_key"][test["patient_key"] >= 0]
+    count = {"recordings": len(test), "patients": len(np.unique(known)), "skipped": len(test.skipped)}
+    return {f"evaluation.{name}": Estimate(float(value), n=len(test)) for name, value in count.items()}
+
+
+def _retrieval_figures(bench: _Bench) -> dict[str, Estimate]:
+    figures: dict[str, Estimate] = {}
+    for prefix in bench.prefixes:
+        for direction, (query, gallery, key, has) in DIRECTIONS.items():
+            test = bench.test
+            ranking = rank_matches(
+                test[f"{prefix}{query}"],
+                test[f"{prefix}{gallery}"],
+                test[key],
+                test[key],
+                has_query=test[has],
+                has_gallery=test[has],
+            )
+            if len(ranking.rank):
+                figures |= _ranking_figures(f"{prefix}retrieval.{direction}", ranking, bench.bootstrap)
+    return figures
+
+
+def _ranking_figures(name: str, ranking: Ranking, bootstrap: PatientBootstrap) -> dict[str, Estimate]:
+    """The gallery stays as it is; patients are drawn among the queries."""
+    figures, n = {}, len(ranking.rank)
+    for k in RECALL_AT:
+        figures[f"{name}.recall_at_{k}"] = bootstrap.mean(ranking.hits(k), ranking.rows)
+        figures[f"{name}.chance_at_{k}"] = Estimate(ranking.chance(k), n=n)
+    figures[f"{name}.mrr"] = bootstrap.mean(ranking.reciprocal, ranking.rows)
+    figures[f"{name}.chance_mrr"] = Estimate(ranking.chance_mrr, n=n)
+    figures[f"{name}.median_rank"] = bootstrap.median(ranking.rank, ranking.rows)
+    figures[f"{name}.hub_share"] = Estimate(ranking.hub_share, n=n)
+    figures[f"{name}.gallery"] = Estimate(float(ranking.gallery_size), n=n)
+    return figures
+
+
+def _redraw_figures(bench: _Bench) -> dict[str, Estimate]:
+    test, bootstrap = bench.test, bench.bootstrap
+    figures = {"lead_residual_mv": bootstrap.mean(test["lead_residual_mv"])}
+    for who, prefix in (("reconstruction", ""), ("mean_beat", "mean_beat.")):
+        for mask in MASKS:
+            r = test[f"{prefix}{mask}.r"]
+            figures[f"{who}.{mask}.pearson_r"] = bootstrap.mean(_row_mean(r))
+            figures[f"{who}.{mask}.rmse_mv"] = bootstrap.mean(test[f"{prefix}{mask}.rmse_mv"])
+            for index, lead in enumerate(LEADS):
+                if np.isfinite(r[:, index]).any():
+                    figures[f"{who}.{mask}.lead.{lead}.pearson_r"] = bootstrap.mean(r[:, index])
+    own, oracle = _row_mean(test["unseen.r"]), _row_mean(test["mean_beat.unseen.r"])
+    figures["reconstruction.unseen.pearson_r.minus_mean_beat"] = bootstrap.mean_difference(own, oracle)
+    return {name: figure for name, figure in figures.items() if figure.n}
+
+
+def _row_mean(r: np.ndarray) -> np.ndarray:
+    """(N,) mean over the leads that have an r."""
+    known = np.isfinite(r)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(known, r, 0).sum(1) / known.sum(1)
+
+
+def _fit_probes(
+    models: dict[str, Any],
+    maker: BatchMaker,
+    recordings_of: RecordingsOf,
+    settings: EvaluationConfig,
+    common: dict[str, Any],
+) -> dict[str, Probe]:
+    """One probe for each prefix, from ``probe_views`` pages of each training recording."""
+
+    def pages(split: str, view: int) -> Features:
+        recordings = _first(recordings_of(split), settings.probe_rows)
+        return extract(models, maker, recordings, view=view, everything=False, **common)
+
+    train = [pages("train", view) for view in range(settings.probe_views)]
+    validation = pages("validation", 0)
+    probes = {}
+    for prefix in ("", "random."):
+        features, labels = (np.concatenate([part[name] for part in train]) for name in (f"{prefix}pooled", "labels"))
+        known, checked = labels.any(1), validation["labels"].any(1)
+        probes[prefix] = fit_probe(
+            features[known], labels[known], validation[f"{prefix}pooled"][checked], validation["labels"][checked]
+        )
+    return probes
+
+
+def _first(recordings: Iterable[Recording], count: int) -> Iterable[Recording]:
+    """At most ``count`` recordings; a store's rows are in random order."""
+    for index, recording in enumerate(recordings):
+        if index == count:
+            return
+        yield recording
+
+
+def _class_figures(
+    bench: _Bench, probes: dict[str, Probe], models: dict[str, Any], maker: BatchMaker, device: str
+) -> dict[str, Estimate]:
+    """Linear probe and zero-shot over the recordings that have at least one superclass."""
+    test = bench.test
+    labelled = np.flatnonzero(test["labels"].any(1))
+    if not len(labelled):
+        return {}
+    labels = test["labels"][labelled]
+    bootstrap = bench.bootstrap.of(labelled)
+    prompts = text.superclass_prompts()
+    figures: dict[str, Estimate] = {}
+    scores: dict[str, dict[str, np.ndarray]] = {"linear_probe": {}, "zero_shot": {}}
+    for prefix, model in zip(bench.prefixes, models.values(), strict=True):
+        ordered = {name: prompts[name] for name in SUPERCLASSES}
+        vectors = class_vectors(model, maker.tokenizer, ordered, maker.config.model.text.max_length, device)
+        scores["linear_probe"][prefix] = probes[prefix].scores(test[f"{prefix}pooled"][labelled])
+        scores["zero_shot"][prefix] = zero_shot_scores(test[f"{prefix}page"][labelled], vectors)
+        figures[f"{prefix}linear_probe.superclass.strength"] = Estimate(probes[prefix].strength, n=len(labelled))
+    for task, by_prefix in scores.items():
+        for prefix, score in by_prefix.items():
+            figures[f"{prefix}{task}.superclass.macro_auroc"] = bootstrap.macro_auroc(score, labels)
+            for name, figure in zip(SUPERCLASSES, bootstrap.per_class_auroc(score, labels), strict=True):
+                figures[f"{prefix}{task}.superclass.{name}.auroc"] = figure
+        difference = bootstrap.macro_auroc_difference(by_prefix[""], by_prefix["random."], labels)
+        figures[f"{task}.superclass.macro_auroc.minus_random"] = difference
+    return figures
+
+
+def _training_pages(maker: BatchMaker, recordings_of: RecordingsOf, count: int) -> np.ndarray:
+    """Pages of the run's first epoch, as the trainer saw them."""
+    recordings = list(_first(recordings_of("train"), count))
+    return maker.make(recordings, range(len(recordings)), [0] * len(recordings))["image"]

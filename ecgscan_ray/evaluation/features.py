@@ -1,0 +1,174 @@
+"""From recordings to features: pages at fixed keys, through one or several models at once, batch by batch.
+
+What is kept is small (features and one figure a recording and lead), so that memory grows by a few kB a recording.
+
+Letters: N recordings, 12 leads, T samples, D aligned features, P pooled features, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ecgscan_ray.evaluation.mean_beat import mean_beat_redraw
+from ecgscan_ray.evaluation.redraw import MASKS, lead_pearson, lead_residual_mv, recording_rmse
+from ecgscan_ray.recording.labels import SUPERCLASSES, superclasses
+from ecgscan_ray.recording.recording import Recording
+from ecgscan_ray.training.tensors import to_device
+
+EVALUATION_EPOCH = 2**31 + 1
+"""Pages of evaluation have this epoch in their key (and the following ones for more views): no training page has it."""
+
+
+class Maker(Protocol):
+    """What ``batch.BatchMaker`` is here: recordings, plan positions and epochs in, numpy batch out."""
+
+    def make(self, recordings: Sequence[Recording], positions: Any, epochs: Any) -> dict[str, np.ndarray]: ...
+
+
+@dataclass(frozen=True)
+class Example:
+    """One recording with everything a picture of it needs: (12, T) arrays and its page (H, W, C)."""
+
+    id: str
+    page: np.ndarray
+    truth_mv: np.ndarray
+    redrawn_mv: np.ndarray
+    valid: np.ndarray
+    shown: np.ndarray
+    derivable: np.ndarray
+
+
+@dataclass(frozen=True)
+class Features:
+    """Columns of N rows; the first axis of every array is N.
+
+    Attributes:
+        ids: Recording ids.
+        columns: ``page``, ``pooled`` (``<model>.page`` for others than the first model), ``labels`` (N, C) bool,
+            ``patient_key`` and so on.
+        examples: The first few recordings.
+        skipped: Recordings whose page could not be drawn.
+    """
+
+    ids: list[str]
+    columns: dict[str, np.ndarray]
+    examples: list[Example]
+    skipped: list[str]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.columns[name]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def in_batches(items: Iterable[Recording], size: int) -> Iterator[list[Recording]]:
+    """Lists of ``size`` recordings; the last may be shorter."""
+    batch: list[Recording] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def class_labels(recordings: Sequence[Recording]) -> np.ndarray:
+    """(N, 5) bool, columns in the order of ``SUPERCLASSES``."""
+    return np.array([[name in superclasses(r.labels) for name in SUPERCLASSES] for r in recordings], dtype=bool)
+
+
+@torch.inference_mode()
+def extract(
+    models: Mapping[str, Any],
+    maker: Maker,
+    recordings: Iterable[Recording],
+    *,
+    batch_size: int,
+    fs: int,
+    view: int = 0,
+    everything: bool = True,
+    num_examples: int = 0,
+    device: torch.device | str = "cpu",
+) -> Features:
+    """Draw each recording's evaluation page and run every model over it.
+
+    Args:
+        models: Name -> model in evaluation mode. The columns of the first have plain names (``page``), those of the
+            others the name before (``random.page``). Only the first model's redrawn leads are scored.
+        maker: Draws the pages.
+        recordings: Read once.
+        batch_size: Pages at once.
+        fs: Rate of the truth and of the redrawn leads, Hz.
+        view: Which page of each recording: 0, 1, ... are different ones, the same at every call.
+        everything: Signal, text and redrawn leads too; else the page features alone.
+        num_examples: Recordings kept whole.
+        device: Where the models live.
+    """
+    parts: list[dict[str, np.ndarray]] = []
+    ids: list[str] = []
+    examples: list[Example] = []
+    skipped: list[str] = []
+    first = next(iter(models))
+    for batch_recordings in in_batches(recordings, batch_size):
+        positions = np.arange(len(batch_recordings), dtype=np.int64) + len(ids) + len(skipped)
+        numpy_batch = maker.make(batch_recordings, positions, np.full(len(positions), EVALUATION_EPOCH + view))
+        good = np.asarray(numpy_batch["page_ok"], bool)
+        skipped += [r.id for r, ok in zip(batch_recordings, good, strict=True) if not ok]
+        ids += [r.id for r, ok in zip(batch_recordings, good, strict=True) if ok]
+        tensors = to_device(numpy_batch, device, fs)
+        columns = _facts(numpy_batch, batch_recordings)
+        for name, model in models.items():
+            prefix = "" if name == first else f"{name}."
+            page, pooled, redrawn_mv = model.encode_image(tensors["image"])
+            columns |= {f"{prefix}page": _numpy(page), f"{prefix}pooled": _numpy(pooled)}
+            if everything:
+                signal = model.encode_signal(tensors["centred_mv"])
+                text = model.encode_text(tensors["token_ids"], tensors["attention_mask"])
+                columns |= {f"{prefix}signal": _numpy(signal), f"{prefix}text": _numpy(text)}
+            if everything and name == first:
+                columns |= _redraw_columns(redrawn_mv, tensors, fs)
+                rows = np.flatnonzero(good)[: max(num_examples - len(examples), 0)]
+                examples += [_example(batch_recordings[i].id, i, tensors, redrawn_mv) for i in rows]
+        parts.append({name: column[good] for name, column in columns.items()})
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    return Features(ids, joined, examples, skipped)
+
+
+def _facts(batch: Mapping[str, np.ndarray], recordings: Sequence[Recording]) -> dict[str, np.ndarray]:
+    names = ("recording_key", "patient_key", "report_key", "has_signal", "has_text")
+    return {"labels": class_labels(recordings), **{name: np.asarray(batch[name]) for name in names}}
+
+
+def _redraw_columns(redrawn_mv: torch.Tensor, batch: Mapping[str, torch.Tensor], fs: int) -> dict[str, np.ndarray]:
+    """(N, 12) r and (N,) RMSE for each mask, of the decoder and of the mean-beat oracle."""
+    truth, valid, shown = batch["centred_mv"], batch["valid"], batch["shown"]
+    pairs = zip(truth.cpu().numpy(), (shown & valid).cpu().numpy(), strict=True)
+    oracle = torch.as_tensor(np.stack([mean_beat_redraw(t, s, fs) for t, s in pairs]), dtype=torch.float32)
+    oracle = oracle.to(truth.device)
+    columns = {"lead_residual_mv": _numpy(lead_residual_mv(redrawn_mv))}
+    for name in MASKS:
+        mask = batch[name] & valid
+        columns[f"{name}.r"] = _numpy(lead_pearson(redrawn_mv, truth, mask))
+        columns[f"{name}.rmse_mv"] = _numpy(recording_rmse(redrawn_mv, truth, mask))
+        drawn = mask & torch.isfinite(oracle)
+        columns[f"mean_beat.{name}.r"] = _numpy(lead_pearson(oracle.nan_to_num(0.0), truth, drawn))
+        columns[f"mean_beat.{name}.rmse_mv"] = _numpy(recording_rmse(oracle.nan_to_num(0.0), truth, drawn))
+    return columns
+
+
+def _example(name: str, row: int, batch: Mapping[str, torch.Tensor], redrawn_mv: torch.Tensor) -> Example:
+    page = batch["image"][row].permute(1, 2, 0).cpu().numpy()
+    truth_mv, redrawn = _numpy(batch["centred_mv"][row]), _numpy(redrawn_mv[row])
+    valid, shown, derivable = (batch[mask][row].cpu().numpy() for mask in ("valid", "shown", "derivable"))
+    return Example(name, page, truth_mv, redrawn, valid, shown, derivable)
+
+
+def _numpy(value: torch.Tensor) -> np.ndarray:
+    return value.float().cpu().numpy()

@@ -1,0 +1,45 @@
+"""Zero-shot: name the classes in words, and ask which words lie near the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ecgscan_ray import text
+
+
+@torch.inference_mode()
+def class_vectors(
+    model: Any,
+    tokenizer: Any,
+    prompts: Mapping[str, Sequence[str]],
+    max_length: int,
+    device: torch.device | str = "cpu",
+) -> np.ndarray:
+    """One unit vector a class: the mean of its prompts' text features.
+
+    Args:
+        model: With ``encode_text(token_ids, attention_mask)``.
+        tokenizer: The run's own.
+        prompts: Class -> wordings, any languages together.
+        max_length: Tokens a prompt is cut to.
+        device: Where the model lives.
+
+    Returns:
+        (C, D) float32 in the order of ``prompts``.
+    """
+    vectors = []
+    for wordings in prompts.values():
+        ids, mask = text.encode(tokenizer, [text.normalise(wording) for wording in wordings], max_length)
+        features = model.encode_text(torch.as_tensor(ids, device=device), torch.as_tensor(mask, device=device))
+        mean = features.float().mean(0)
+        vectors.append((mean / mean.norm().clamp_min(1e-12)).cpu().numpy())
+    return np.stack(vectors)
+
+
+def zero_shot_scores(page: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """(N, C) cosines of (N, D) page features and (C, D) class vectors."""
+    return page @ vectors.T

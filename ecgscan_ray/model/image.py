@@ -1,0 +1,83 @@
+"""Image tower: any timm model by name or local folder; gives a pooled vector, a map for the head, a finer one to redraw from."""
+
+from __future__ import annotations
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from ecgscan_ray.config import ImageTowerConfig, PageConfig
+from ecgscan_ray.errors import ConfigError, near_miss
+
+# Pages are light: most pixels are paper. Fixed numbers, saved with every encoder, not fitted to any split.
+GREY_MEAN, GREY_STD = 0.85, 0.15
+
+
+class ImageTower(nn.Module):
+    """A timm backbone with the page's normalisation inside.
+
+    Args:
+        config: Name, keyword arguments, or local folder.
+        page: Page size and channels.
+
+    Raises:
+        ConfigError: Unknown model name, or a page size the model does not take.
+    """
+
+    def __init__(self, config: ImageTowerConfig, page: PageConfig) -> None:
+        super().__init__()
+        self.backbone = create_backbone(config, page)
+        mean, std = normalisation(self.backbone, page.channels)
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        with torch.no_grad():
+            training = self.backbone.training
+            self.backbone.eval()
+            probe = torch.zeros(1, page.channels, page.height, page.width)
+            final, fine, pooled = self._maps(probe)
+            self.backbone.train(training)
+        self.final_channels, self.fine_channels, self.pooled_dim = final.shape[1], fine.shape[1], pooled.shape[1]
+
+    def _maps(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        final, intermediates = self.backbone.forward_intermediates(x, output_fmt="NCHW")
+        pooled = self.backbone.forward_head(final, pre_logits=True)
+        height = x.shape[-2]
+        # the last map of stride 8 or finer (a ViT has only its patch grid)
+        fine = next((m for m in reversed(intermediates) if height / m.shape[-2] <= 9), intermediates[-1])
+        return intermediates[-1], fine, pooled
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps and pooled features of a batch of pages.
+
+        Args:
+            image: (N, C, H, W), uint8.
+
+        Returns:
+            final map (N, F, h, w), fine map (N, E, h', w'), pooled features (N, P).
+        """
+        x = (image.float() / 255 - self.mean) / self.std
+        return self._maps(x.contiguous(memory_format=torch.channels_last))
+
+
+def create_backbone(config: ImageTowerConfig, page: PageConfig) -> nn.Module:
+    """The timm model, without classifier, for the page's channels (and size, where the model is tied to one)."""
+    name = f"local-dir:{config.path}" if config.path else config.name
+    arguments = {"pretrained": config.path is not None, "num_classes": 0, "in_chans": page.channels, **config.kwargs}
+    if not config.path and not timm.is_model(config.name):
+        raise ConfigError(
+            f"timm has no model '{config.name}'", where="model.image.name", fix=near_miss(config.name, timm.list_models())
+        )
+    try:
+        if {"vit", "deit", "eva", "beit", "swin"} & set(config.name.replace("_", " ").split()):
+            arguments.setdefault("img_size", (page.height, page.width))
+        return timm.create_model(name, **arguments)
+    except (TypeError, AssertionError, ValueError, RuntimeError, OSError) as error:
+        raise ConfigError(f"timm cannot build '{name}': {error}", where="model.image") from error
+
+
+def normalisation(backbone: nn.Module, channels: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation the backbone expects, on a scale of 0 to 1."""
+    settings = getattr(backbone, "pretrained_cfg", None) or {}
+    if channels == 3 and settings.get("mean"):
+        return list(settings["mean"]), list(settings["std"])
+    return [GREY_MEAN] * channels, [GREY_STD] * channels

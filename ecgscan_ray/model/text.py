@@ -1,0 +1,65 @@
+"""Text tower: a small transformer trained from scratch, or any transformers encoder by name or local path."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ecgscan_ray.config import TextTowerConfig
+from ecgscan_ray.errors import ConfigError
+from ecgscan_ray.model.signal import sinusoid
+
+
+class SmallText(nn.Module):
+    """Word-piece embeddings and a few transformer layers: (N, L) -> (N, L, F)."""
+
+    def __init__(self, config: TextTowerConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, config.width, padding_idx=0)
+        layer = nn.TransformerEncoderLayer(
+            config.width, config.heads, 4 * config.width, config.dropout, "gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, config.depth, norm=nn.LayerNorm(config.width), enable_nested_tensor=False)
+        self.width = config.width
+
+    def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        x = self.embedding(token_ids)
+        x = x + sinusoid(x.shape[1], x.shape[2], x.device)
+        return self.layers(x, src_key_padding_mask=attention_mask == 0)
+
+
+class TextTower(nn.Module):
+    """Reports to one vector each, the mean over their tokens.
+
+    Raises:
+        ConfigError: The named encoder cannot be loaded.
+    """
+
+    def __init__(self, config: TextTowerConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.small = config.name == "small"
+        if self.small:
+            self.body: nn.Module = SmallText(config, vocab_size)
+            self.dim = config.width
+        else:
+            from transformers import AutoModel  # seconds to import, and not needed by the default
+
+            try:
+                self.body = AutoModel.from_pretrained(config.name)
+            except (OSError, ValueError) as error:
+                raise ConfigError(f"transformers cannot load it ({str(error).splitlines()[0]})", where=config.name) from error
+            self.body = getattr(self.body, "encoder", self.body) if self.body.config.is_encoder_decoder else self.body
+            self.dim = self.body.config.hidden_size
+        if config.freeze:
+            self.body.requires_grad_(False)
+
+    def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(N, L) token ids and mask (1 = token) -> (N, F). A row without tokens gives the vector of its first place."""
+        mask = attention_mask.clone()
+        mask[:, 0] = 1  # softmax over no key at all would be NaN; the objective leaves such rows out
+        if self.small:
+            states = self.body(token_ids, mask)
+        else:
+            states = self.body(input_ids=token_ids, attention_mask=mask).last_hidden_state
+        weight = mask[..., None].to(states.dtype)
+        return (states * weight).sum(1) / weight.sum(1)

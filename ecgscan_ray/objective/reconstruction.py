@@ -1,0 +1,60 @@
+"""Redrawing the twelve leads in mV, scored on what the page shows, on what lead algebra derives, and on the rest.
+
+Shapes: N batch, 12 leads, T samples.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ecgscan_ray.objective.gather import global_mean
+
+
+def pearson_per_lead(predicted: Tensor, target: Tensor, mask: Tensor, eps: float = 1e-8) -> tuple[Tensor, Tensor]:
+    """Correlation over masked samples of each lead.
+
+    Args:
+        predicted: (N, 12, T).
+        target: (N, 12, T).
+        mask: (N, 12, T), bool.
+
+    Returns:
+        r (N, 12), and whether it is defined: at least 25 samples and a target that is not constant.
+    """
+    weight = mask.to(predicted.dtype)
+    count = weight.sum(-1).clamp_min(1)
+    p = (predicted - ((predicted * weight).sum(-1) / count)[..., None]) * weight
+    t = (target - ((target * weight).sum(-1) / count)[..., None]) * weight
+    variance_p, variance_t = p.square().sum(-1), t.square().sum(-1)
+    r = (p * t).sum(-1) / (variance_p * variance_t + eps).sqrt()
+    return r, (weight.sum(-1) >= 25) & (variance_t / count > 1e-6)
+
+
+def reconstruction_loss(predicted_mv: Tensor, target_mv: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean of an amplitude term, coarser views of it, a slope term and a correlation term.
+
+    Args:
+        predicted_mv: (N, 12, T), mV.
+        target_mv: (N, 12, T), mV, centred.
+        weight: (N, 12, T), 0 where a sample does not count (missing, or a page that could not be drawn).
+
+    Returns:
+        Scalar, mV for the first three terms: |e| + 0.5 |e at 1/2, 1/4, 1/8 of the rate| + 0.5 |slope error| + 0.1 (1 - r).
+    """
+    error, active = predicted_mv - target_mv, weight.sum()
+    # smooth near 0 (20 uV) so that the optimiser is not pushed about by noise, linear beyond so that spikes do not rule
+    robust = F.huber_loss(error, torch.zeros_like(error), delta=0.02, reduction="none") / 0.02
+    loss = global_mean((robust * weight).sum(), active)
+    for factor in (2, 4, 8):
+        coarse = F.avg_pool1d((error * (weight > 0)).flatten(0, 1)[:, None], factor).squeeze(1)
+        coarse_weight = F.avg_pool1d(weight.flatten(0, 1)[:, None], factor).squeeze(1)
+        loss = loss + 0.5 / 3 * global_mean((coarse.abs() * coarse_weight).sum(), coarse_weight.sum())
+    slope_weight = torch.minimum(weight[..., 1:], weight[..., :-1])
+    slope = (error[..., 1:] - error[..., :-1]).abs()
+    loss = loss + 0.5 * global_mean((slope * slope_weight).sum(), slope_weight.sum())
+    strongest = weight >= weight.amax(dim=-1, keepdim=True).clamp_min(1e-6)
+    r, defined = pearson_per_lead(predicted_mv, target_mv, strongest)
+    lead_weight = weight.amax(-1) * defined
+    return loss + 0.1 * global_mean(((1 - r) * lead_weight).sum(), lead_weight.sum())

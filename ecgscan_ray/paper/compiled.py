@@ -1,0 +1,229 @@
+"""The drawing kernels, compiled by numba; ``plain.py`` holds the same functions in numpy with the same bytes.
+
+All positions are integers: x in 1/2**24 of a sub-column, y in 1/256 px, edges of pixels at whole numbers. Ink is summed
+up in a uint16 plane in which a full pixel counts 256 x (sub-columns a pixel). Pixels that receive ink are listed, so that
+composing and clearing touch nothing else.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+X_BITS = 24
+FAR = 1 << 22
+CAP = 60000
+SLOPE_BITS = 36
+
+
+PAD = 512
+"""Spare sub-columns on either side of the scratch rows: no pen reaches farther."""
+
+
+def _jit(function):
+    try:
+        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    except RuntimeError:  # no folder that numba could cache in
+        return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+@_jit
+def _add(mask, touched, count, row, column, ink):
+    old = np.int64(mask[row, column])
+    if old == 0:
+        touched[count[0]] = (row << 16) | column
+        count[0] += 1
+    mask[row, column] = np.uint16(min(old + ink, CAP))
+
+
+@_jit
+def _include(lo, hi, column, first, last, y):
+    if first <= column < last:
+        lo[column + PAD] = min(lo[column + PAD], y)
+        hi[column + PAD] = max(hi[column + PAD], y)
+
+
+@_jit
+def _segment(lo, hi, first, last, x0, y0, x1, y1):
+    """Widen the columns' ranges where the piece from (x0, y0) to (x1, y1) crosses their edges."""
+    edge = max((x0 >> X_BITS) + 1, first)
+    final = min(x1 >> X_BITS, last)
+    if edge > final:
+        return
+    slope = ((y1 - y0) << SLOPE_BITS) // (x1 - x0)
+    while edge <= final:
+        y = np.int32(y0 + ((slope * ((edge << X_BITS) - x0)) >> SLOPE_BITS))
+        _include(lo, hi, edge - 1, first, last, y)
+        _include(lo, hi, edge, first, last, y)
+        edge += 1
+
+
+@_jit
+def _deposit(mask, touched, count, scratch, first, last, half, k):
+    """Dilate the ranges by the pen, add their exact vertical overlap with every pixel, and clear them."""
+    lo, hi, top, end = scratch
+    reach = half.shape[0] - 1
+    left = max(0, (first - reach) // k)
+    right = min(mask.shape[1], (last + reach - 1) // k + 1)
+    begin, stop = left * k + PAD, right * k + PAD
+    for c in range(begin, stop):
+        top[c] = lo[c] - half[0]
+        end[c] = hi[c] + half[0]
+    for distance in range(1, reach + 1):
+        rise = half[distance]
+        for c in range(begin, stop):
+            top[c] = min(top[c], min(lo[c - distance], lo[c + distance]) - rise)
+            end[c] = max(end[c], max(hi[c - distance], hi[c + distance]) + rise)
+    for column in range(left, right):
+        c = column * k + PAD
+        highest, lowest = np.int64(FAR), np.int64(0)
+        for j in range(c, c + k):
+            if top[j] < end[j]:
+                highest = min(highest, np.int64(top[j]))
+                lowest = max(lowest, np.int64(end[j]))
+        highest, lowest = max(highest, 0), min(lowest, mask.shape[0] << 8)
+        for row in range(highest >> 8, (lowest + 255) >> 8):
+            ink = 0
+            for j in range(c, c + k):
+                ink += max(0, min(end[j], (row + 1) << 8) - max(top[j], row << 8))
+            if ink > 0:
+                _add(mask, touched, count, row, column, ink)
+    for c in range(first + PAD, last + PAD):
+        lo[c] = FAR
+        hi[c] = -FAR
+
+
+@_jit
+def deposit_strips(mask, touched, count, signal, places, scales, half, k, scratch):
+    """Draw strips of uniformly sampled leads.
+
+    Args:
+        mask: uint16 (H, W) ink.
+        touched: int32 (H * W) list of inked pixels, row << 16 | column; ``count`` int64 (1,) its length.
+        signal: float32 (12, T), NaN = no ink.
+        places: int64 (S, 7): lead, first and past-last sample, x of the first sample, x a sample, first and past-last
+            sub-column.
+        scales: float64 (S, 3): y of 0 mV, y a mV (both 1/256 px), mV taken as 0.
+        half: int32 (D + 1,) half height of the pen at a distance in sub-columns.
+        k: Sub-columns a pixel, a power of two.
+        scratch: int32 (4, W * k + 2 * PAD); row 0 ``FAR`` and row 1 ``-FAR`` everywhere.
+    """
+    lo, hi = scratch[0], scratch[1]
+    for s in range(places.shape[0]):
+        lead, start, stop, x, dx, first, last = places[s]
+        zero, per_mv, offset = scales[s]
+        before = False
+        x_old, y_old = np.int64(0), np.int64(0)
+        for i in range(start, stop):
+            value = np.float64(signal[lead, i])
+            if np.isnan(value):
+                before = False
+            else:
+                level = np.floor(zero - per_mv * (value - offset) + 0.5)
+                y = np.int64(max(-FAR, min(FAR - 1, level)))
+                _include(lo, hi, x >> X_BITS, first, last, np.int32(y))
+                if before:
+                    _segment(lo, hi, first, last, x_old, y_old, x, y)
+                before = True
+                x_old, y_old = x, y
+            x += dx
+        _deposit(mask, touched, count, scratch, first, last, half, k)
+
+
+@_jit
+def deposit_paths(mask, touched, count, xs, ys, half, k, scratch):
+    """Draw short paths with their own points, x never falling: int64 (P, n) each."""
+    lo, hi = scratch[0], scratch[1]
+    for p in range(xs.shape[0]):
+        first = max(0, xs[p, 0] >> X_BITS)
+        last = min(mask.shape[1] * k, (xs[p, xs.shape[1] - 1] >> X_BITS) + 1)
+        for i in range(xs.shape[1]):
+            _include(lo, hi, xs[p, i] >> X_BITS, first, last, np.int32(ys[p, i]))
+            if i:
+                _segment(lo, hi, first, last, xs[p, i - 1], ys[p, i - 1], xs[p, i], ys[p, i])
+        _deposit(mask, touched, count, scratch, first, last, half, k)
+
+
+@_jit
+def deposit_boxes(mask, touched, count, boxes, k):
+    """Fill int64 (B, 4) boxes x0, y0, x1, y1 in 1/256 px."""
+    height, width = mask.shape
+    for b in range(boxes.shape[0]):
+        x0, y0, x1, y1 = max(0, boxes[b, 0]), max(0, boxes[b, 1]), min(width << 8, boxes[b, 2]), min(height << 8, boxes[b, 3])
+        for row in range(y0 >> 8, (y1 + 255) >> 8):
+            tall = min(y1, (row + 1) << 8) - max(y0, row << 8)
+            for column in range(x0 >> 8, (x1 + 255) >> 8):
+                wide = min(x1, (column + 1) << 8) - max(x0, column << 8)
+                ink = (tall * wide * k) >> 8
+                if ink > 0:
+                    _add(mask, touched, count, row, column, ink)
+
+
+@_jit
+def deposit_text(mask, touched, count, pixels, table, codes, counts, starts, k):
+    """Set lines of text.
+
+    Args:
+        mask: As in ``deposit_strips``, with ``touched``, ``count`` and ``k``.
+        pixels: uint8 glyphs.
+        table: int64 (95, 6) offset, width, height, left, top, advance / 256 px of ASCII 32..126.
+        codes: uint8 ASCII of all lines.
+        counts: int64 (L,) characters a line.
+        starts: int64 (L, 2) where each base line starts, 1/256 px.
+    """
+    height, width = mask.shape
+    full = 256 * k
+    g = 0
+    for line in range(counts.shape[0]):
+        pen = starts[line, 0]
+        base = (starts[line, 1] + 128) >> 8
+        for _ in range(counts[line]):
+            offset, wide, tall, left, top, advance = table[codes[g] - 32]
+            corner = ((pen + 128) >> 8) + left
+            for y in range(tall):
+                row = base - top + y
+                if 0 <= row < height:
+                    for x in range(wide):
+                        value = np.int64(pixels[offset + y * wide + x])
+                        if value > 0 and 0 <= corner + x < width:
+                            _add(mask, touched, count, row, corner + x, (value * full + 127) // 255)
+            pen += advance
+            g += 1
+
+
+@_jit
+def compose(mask, touched, count, image, ink, k):
+    """Blend ``ink`` uint8 (C,) over ``image`` uint8 (H, W, >= C) by the mask, and clear the mask."""
+    bits = 8
+    while (256 << (bits - 8)) < 256 * k:
+        bits += 1
+    full, half = 1 << bits, 1 << (bits - 1)
+    for index in range(count[0]):
+        row, column = touched[index] >> 16, touched[index] & 0xFFFF
+        cover = min(np.int64(mask[row, column]), full)
+        for channel in range(ink.shape[0]):
+            paper = np.int64(image[row, column, channel])
+            image[row, column, channel] = np.uint8((paper * (full - cover) + np.int64(ink[channel]) * cover + half) >> bits)
+        mask[row, column] = 0
+    count[0] = 0
+
+
+@_jit
+def strip_medians(signal, places):
+    """float64 (S,) lower median of each strip's samples in steps of 0.02 mV within +-10 mV; NaN where nothing is finite."""
+    medians = np.empty(places.shape[0], np.float64)
+    bins = np.zeros(1001, np.int32)
+    for s in range(places.shape[0]):
+        bins[:] = 0
+        total = 0
+        for i in range(places[s, 1], places[s, 2]):
+            value = np.float64(signal[places[s, 0], i])
+            if np.isfinite(value):
+                bins[np.int64(max(0.0, min(1000.0, np.floor(value * 50.0 + 500.5))))] += 1
+                total += 1
+        seen, level = 0, 0
+        while total and seen + bins[level] < (total + 1) // 2:
+            seen += bins[level]
+            level += 1
+        medians[s] = (level - 500) / 50.0 if total else np.nan
+    return medians

@@ -1,0 +1,128 @@
+"""Grids by area coverage: a bank of styles, each drawn once a little larger than the page and cut at a random phase.
+
+Lines thinner than a pixel become a tint instead of a beat; a new grid for each page would cost more than all traces.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ecgscan_ray.paper.key import Draws
+
+MAJOR_MM = 5.0
+BANK_BYTES = 48 << 20
+"""Memory for the bank of one renderer."""
+STYLES = 40
+"""Most styles in a bank."""
+_BANK_SEED = 0x6772696473
+
+_COLOURS = {
+    "red": ((230, 130, 130), (250, 205, 205)),
+    "orange": ((240, 170, 120), (252, 220, 190)),
+    "green": ((130, 180, 140), (205, 230, 210)),
+    "blue": ((130, 150, 210), (205, 215, 240)),
+    "grey": ((150, 150, 150), (215, 215, 215)),
+    "brown": ((110, 50, 47), (150, 107, 101)),
+    "black": ((60, 60, 64), (150, 150, 150)),
+}
+_COLOUR_SHARES = {"red": 0.42, "orange": 0.14, "green": 0.07, "blue": 0.07, "grey": 0.14, "brown": 0.04, "black": 0.12}
+_KIND_SHARES = {"full": 0.68, "dots": 0.1, "major": 0.16, "none": 0.06}
+
+
+@dataclass(frozen=True)
+class GridStyle:
+    """Colours (sRGB 0..255) and line widths (mm) of a grid; kinds are full, dots, major (5 mm lines only) and none."""
+
+    kind: str
+    paper: tuple[float, ...]
+    major: tuple[float, ...]
+    minor: tuple[float, ...]
+    major_mm: float
+    minor_mm: float
+
+
+def grid_style(index: int) -> GridStyle:
+    """The style with that number: the same in every bank."""
+    draws = Draws(_BANK_SEED + index)
+    kind = draws.pick("style", _KIND_SHARES)
+    major, minor = _COLOURS[draws.pick("ink", _COLOUR_SHARES)]
+    white = 252.0 + 6.0 * draws.signed("paper_tone") - 4.0
+    warm = draws.uniform("cast", 0.0, 10.0)
+    paper = (white, white - 0.4 * warm, white - warm)
+    strength = draws.uniform("fade_size", 0.6, 1.1)  # faint prints to strong ones
+
+    def shade(colour: tuple[int, ...]) -> tuple[float, ...]:
+        return tuple(min(255.0, p + (c - p) * strength) for p, c in zip(paper, colour, strict=True))
+
+    return GridStyle(
+        kind, paper, shade(major), shade(minor), draws.uniform("pen", 0.2, 0.32), draws.uniform("gap", 0.09, 0.16)
+    )
+
+
+def luma(colour: tuple[float, ...]) -> float:
+    """Grey value of an sRGB colour."""
+    return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+
+
+def line_cover(count: int, px_per_mm: float, every_mm: float, width_mm: float) -> np.ndarray:
+    """float64 (count,) share of each pixel covered by lines of ``width_mm`` centred on whole multiples of ``every_mm``."""
+    pitch, half = every_mm * px_per_mm, width_mm * px_per_mm / 2
+
+    def inked(x: np.ndarray) -> np.ndarray:
+        """Length of line left of x."""
+        whole = np.floor((x + half) / pitch)
+        return whole * 2 * half + np.minimum(x + half - whole * pitch, 2 * half)
+
+    edges = inked(np.arange(count + 1, dtype=np.float64))
+    return np.clip(edges[1:] - edges[:-1], 0.0, 1.0)
+
+
+def draw_grid(style: GridStyle, height: int, width: int, sx: float, sy: float, channels: int) -> np.ndarray:
+    """uint8 (height, width, channels) paper with its grid; a fourth channel is left empty for the warp."""
+    image = np.zeros((height, width, channels), np.uint8)
+    major = np.zeros((height, width), np.float32)
+    minor = np.zeros((height, width), np.float32)
+    if style.kind != "none":
+        cx, cy = line_cover(width, sx, MAJOR_MM, style.major_mm), line_cover(height, sy, MAJOR_MM, style.major_mm)
+        major = (1 - (1 - cx)[None, :] * (1 - cy)[:, None]).astype(np.float32)
+    if style.kind in ("full", "dots"):
+        wide = style.minor_mm if style.kind == "full" else 0.3
+        cx, cy = line_cover(width, sx, 1.0, wide), line_cover(height, sy, 1.0, wide)
+        both = cx[None, :] * cy[:, None]
+        minor = (both if style.kind == "dots" else cx[None, :] + cy[:, None] - both).astype(np.float32)
+    minor *= 1 - major
+    for channel in range(min(channels, 3)):
+        paper, strong, weak = (
+            (luma(c) if channels == 1 else c[channel]) for c in (style.paper, style.major, style.minor)
+        )
+        plane = np.float32(paper) + major * np.float32(strong - paper) + minor * np.float32(weak - paper)
+        image[..., channel] = np.clip(plane + np.float32(0.5), 0, 255).astype(np.uint8)
+    return image
+
+
+class GridBank:
+    """Styles at one size and scale, drawn when first used.
+
+    Args:
+        height: Rows of the page.
+        width: Columns of the page.
+        sx: px/mm in x; ``sy`` in y.
+        channels: 1, 3, or 4 (RGB and an empty channel, which OpenCV warps faster).
+    """
+
+    def __init__(self, height: int, width: int, sx: float, sy: float, channels: int) -> None:
+        self._size, self._scale, self._channels = (height, width), (sx, sy), channels
+        self._spare = (int(np.ceil(MAJOR_MM * sy)), int(np.ceil(MAJOR_MM * sx)))
+        one = (height + self._spare[0]) * (width + self._spare[1]) * channels
+        self.styles = max(4, min(STYLES, BANK_BYTES // one))
+        self._drawn: dict[int, np.ndarray] = {}
+
+    def window(self, index: int, phase_x: float, phase_y: float) -> np.ndarray:
+        """A read-only view, uint8 (H, W, C), of style ``index`` at a phase in [0, 1) of the 5 mm box."""
+        if index not in self._drawn:
+            height, width = self._size[0] + self._spare[0], self._size[1] + self._spare[1]
+            self._drawn[index] = draw_grid(grid_style(index), height, width, *self._scale, self._channels)
+        y, x = int(phase_y * self._spare[0]), int(phase_x * self._spare[1])
+        return self._drawn[index][y : y + self._size[0], x : x + self._size[1]]

@@ -1,0 +1,103 @@
+"""Counter-based randomness of a page: one key, one vector of uniforms, a slot for every parameter.
+
+A page's parameters depend on its key alone: not on the batch, the worker, the order or any global random state. A new
+parameter gets a new slot at the end and shifts none of the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping
+
+import numpy as np
+
+RECIPE = 1
+"""Version of the way from key to pixels; it is hashed into every key, so another recipe gives other pages."""
+
+SLOTS = (
+    "layout style phase_x phase_y pitch top left pulse pulse_rows gap separator label_place label_size label_face "
+    "label_rise pen ink ink_tone header header_x header_y header_size header_face footer footer_x footer_y "
+    "rotation rotation_2 turn corner_0 corner_1 corner_2 corner_3 corner_4 corner_5 corner_6 corner_7 scale shift_x shift_y "
+    "desk desk_tone desk_phase_x desk_phase_y shading shading_size shade_0 shade_1 shade_2 shade_3 shade_4 shade_5 "
+    "shadow shadow_size shadow_angle shadow_place shadow_soft cast cast_red cast_blue gamma gamma_size "
+    "blur blur_size motion motion_size motion_angle noise noise_size noise_x noise_y jpeg jpeg_size "
+    "fold fold_size fold_count fold_0 fold_1 fold_2 fold_3 crease crease_size crease_count fade fade_size streak "
+    "streak_size curl curl_size curl_0 curl_1 curl_2 curl_3 stain stain_size stain_x stain_y glare glare_size glare_x "
+    "glare_y threshold threshold_size moire moire_size moire_angle moire_pitch stamp stamp_x stamp_y stamp_size writing "
+    "writing_x writing_y writing_size wrinkle wrinkle_size wrinkle_x wrinkle_y invert paper_tone grade_size grade desk_edge "
+    + " ".join(f"text_{index}" for index in range(24))
+).split()
+_SLOT = {name: index for index, name in enumerate(SLOTS)}
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+
+
+def page_key(seed: int, epoch: int, recording_id: str, view: int) -> int:
+    """The 64-bit key of one page: a hash of seed, epoch, recording id, view and recipe version."""
+    numbers = struct.pack("<qqqq", RECIPE, seed, epoch, view)
+    return int.from_bytes(hashlib.blake2b(numbers + recording_id.encode(), digest_size=8).digest(), "little")
+
+
+def uniforms(keys: np.ndarray, count: int = len(SLOTS)) -> np.ndarray:
+    """Splitmix64 of each key.
+
+    Args:
+        keys: uint64 (N,).
+        count: Numbers wanted of each key.
+
+    Returns:
+        float64 (N, count) in [0, 1).
+    """
+    counter = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
+    z = np.asarray(keys, np.uint64)[:, None] + counter[None, :]
+    z = (z ^ (z >> np.uint64(30))) * _MIX_1
+    z = (z ^ (z >> np.uint64(27))) * _MIX_2
+    z ^= z >> np.uint64(31)
+    return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+class Draws:
+    """The random numbers of one page, by the name of their slot."""
+
+    __slots__ = ("key", "_values")
+
+    def __init__(self, key: int, values: np.ndarray | None = None) -> None:
+        self.key = int(key)
+        self._values: list[float] = (uniforms(np.array([key], np.uint64))[0] if values is None else values).tolist()
+
+    def unit(self, slot: str) -> float:
+        """Uniform in [0, 1)."""
+        return self._values[_SLOT[slot]]
+
+    def uniform(self, slot: str, low: float, high: float) -> float:
+        """Uniform in [low, high)."""
+        return low + (high - low) * self._values[_SLOT[slot]]
+
+    def signed(self, slot: str) -> float:
+        """Uniform in [-1, 1)."""
+        return 2.0 * self._values[_SLOT[slot]] - 1.0
+
+    def integer(self, slot: str, count: int) -> int:
+        """One of 0 .. count-1."""
+        return int(self._values[_SLOT[slot]] * count)
+
+    def chance(self, slot: str, probability: float) -> bool:
+        """True with this probability."""
+        return self._values[_SLOT[slot]] < probability
+
+    def pick(self, slot: str, shares: Mapping[str, float]) -> str:
+        """A name by its share; shares need not add up to 1."""
+        mark = self._values[_SLOT[slot]] * sum(shares.values())
+        for name, share in shares.items():
+            mark -= share
+            if mark < 0:
+                return name
+        return name
+
+    def text(self, first: int, count: int) -> list[int]:
+        """Integers in 0..9999 for made-up text, from slots ``text_<first>`` on."""
+        start = _SLOT["text_0"] + first
+        return [int(value * 10000) for value in self._values[start : start + count]]

@@ -1,0 +1,232 @@
+"""Layouts as data: which lead stands where on the page and which seconds it shows.
+
+Columns follow each other in time and with the rhythm strip, as carts print them; ``.../simultaneous`` shows the same
+seconds in every column. A page is measured in millimetres, x to the right and y down from its upper left corner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from ecgscan_ray.config import PageConfig
+from ecgscan_ray.errors import ConfigError, near_miss
+from ecgscan_ray.recording.leads import LEADS
+
+PAGES_MM = {"letter": (279.4, 215.9), "a4": (297.0, 210.0)}
+"""Width and height of the page, mm, held sideways."""
+TRACE_MM = 250.0
+"""Width of a full row: 10 s at 25 mm/s."""
+PAGE_SECONDS = 10.0
+WINDOWS = 16
+"""Rows of ``Pages.windows``: the most strips a layout may have."""
+BAND_MM = (44.0, 12.0)
+"""What the rows leave free above (header) and below (footer)."""
+PITCH_SHARE = 0.93
+"""Nominal row pitch as a share of the widest that fits."""
+LEFT_MM = {"left": 18.0, "none": 14.0, "right": 11.0}
+"""Nominal start of the traces by the place of the calibration pulse."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One lead in one place.
+
+    Attributes:
+        lead: Index into ``LEADS``.
+        row: Row from the top.
+        start_s: First second shown.
+        stop_s: Second where it ends.
+        x_s: Where it starts on the row, in seconds from the row's start.
+        sign: -1 where the page shows the lead upside down (-aVR in Cabrera's order).
+        rhythm: A row that repeats a lead over the whole page.
+    """
+
+    lead: int
+    row: int
+    start_s: float
+    stop_s: float
+    x_s: float
+    sign: int = 1
+    rhythm: bool = False
+
+    @property
+    def label(self) -> str:
+        """What the page calls it."""
+        return LEADS[self.lead] if self.sign > 0 else "-" + LEADS[self.lead]
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Strips on rows; each lead once, besides rhythm rows. Compared by identity, which is what caches want."""
+
+    name: str
+    rows: int
+    columns: int
+    strips: tuple[Strip, ...]
+    simultaneous: bool = False
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """What the page calls each strip."""
+        return tuple(strip.label for strip in self.strips)
+
+
+_STANDARD = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+_CABRERA = ("aVL", "I", "-aVR", "II", "aVF", "III", "V1", "V2", "V3", "V4", "V5", "V6")
+
+
+def make_layout(
+    name: str, columns: int, order: tuple[str, ...] = _STANDARD, rhythm: tuple[str, ...] = (), simultaneous: bool = False
+) -> Layout:
+    """Leads in ``order`` down the columns, then full-width rhythm rows.
+
+    Raises:
+        ConfigError: A lead is unknown, twice or missing, the columns are uneven, or there are too many strips.
+    """
+    names = [lead.removeprefix("-") for lead in order]
+    unknown = [lead for lead in (*names, *rhythm) if lead not in LEADS]
+    if unknown:
+        raise ConfigError(f"unknown lead '{unknown[0]}'", where=f"layout {name}", fix=near_miss(unknown[0], LEADS))
+    if sorted(names) != sorted(LEADS):
+        raise ConfigError("each of the 12 leads must stand once outside rhythm rows", where=f"layout {name}")
+    if columns < 1 or len(order) % columns or len(order) + len(rhythm) > WINDOWS:
+        raise ConfigError(f"{columns} columns and {len(rhythm)} rhythm rows do not fit", where=f"layout {name}")
+    rows, cell = len(order) // columns, PAGE_SECONDS / columns
+    strips = []
+    for index, (lead, lead_name) in enumerate(zip(order, names, strict=True)):
+        column, row = divmod(index, rows)
+        start = 0.0 if simultaneous else column * cell
+        sign = -1 if lead.startswith("-") else 1
+        strips.append(Strip(LEADS.index(lead_name), row, start, start + cell, column * cell, sign))
+    for row, lead in enumerate(rhythm, start=rows):
+        strips.append(Strip(LEADS.index(lead), row, 0.0, PAGE_SECONDS, 0.0, rhythm=True))
+    return Layout(name, rows + len(rhythm), columns, tuple(strips), simultaneous)
+
+
+def _all_layouts() -> dict[str, Layout]:
+    forms = [
+        ("3x4", 4, ()), ("3x4+1", 4, ("II",)), ("3x4+3", 4, ("V1", "II", "V5")), ("6x2", 2, ()), ("6x2+1", 2, ("II",)),
+        ("12x1", 1, ()), ("3x4+V1", 4, ("V1",)), ("3x4+V5", 4, ("V5",)),
+    ]  # fmt: skip
+    layouts = {}
+    for name, columns, rhythm in forms:
+        layouts[name] = make_layout(name, columns, rhythm=rhythm)
+        cabrera = f"{name}/cabrera"
+        layouts[cabrera] = make_layout(cabrera, columns, _CABRERA, rhythm)
+        if columns > 1:
+            together = f"{name}/simultaneous"
+            layouts[together] = make_layout(together, columns, rhythm=rhythm, simultaneous=True)
+    return layouts
+
+
+LAYOUTS: dict[str, Layout] = _all_layouts()
+
+
+def find_layout(name: str) -> Layout:
+    """The layout of that name.
+
+    Raises:
+        ConfigError: No such layout; names the nearest.
+    """
+    if name not in LAYOUTS:
+        raise ConfigError(f"no layout named '{name}'", where="page.layouts", fix=near_miss(name, LAYOUTS))
+    return LAYOUTS[name]
+
+
+@lru_cache(maxsize=256)
+def timed(name: str, speed_mm_per_s: float) -> Layout:
+    """The layout at a paper speed: where 10 s are wider than the page, every strip shows less."""
+    layout = find_layout(name)
+    share = min(1.0, TRACE_MM / (speed_mm_per_s * PAGE_SECONDS))
+    strips = (replace(s, start_s=s.start_s * share, stop_s=s.stop_s * share, x_s=s.x_s * share) for s in layout.strips)
+    return layout if share == 1.0 else replace(layout, strips=tuple(strips))
+
+
+def windows_of(layout_name: str, speed_mm_per_s: float = 25.0) -> np.ndarray:
+    """float32 (S, 3): lead index, start_s, stop_s of every strip."""
+    strips = timed(layout_name, speed_mm_per_s).strips
+    return np.array([(s.lead, s.start_s, s.stop_s) for s in strips], np.float32)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where one page's rows lie, mm.
+
+    Attributes:
+        page_mm: Width and height of the page.
+        left: x where the rows start.
+        first: y of the first row's zero line.
+        pitch: Distance of rows.
+        speed: Paper speed, mm/s.
+        gain: mm/mV.
+    """
+
+    page_mm: tuple[float, float]
+    left: float
+    first: float
+    pitch: float
+    speed: float
+    gain: float
+
+    def start(self, strip: Strip) -> float:
+        """x of the strip's first second, mm."""
+        return self.left + strip.x_s * self.speed
+
+    def stop(self, strip: Strip) -> float:
+        """x where the strip ends, mm."""
+        return self.start(strip) + (strip.stop_s - strip.start_s) * self.speed
+
+    def baseline(self, strip: Strip) -> float:
+        """y of 0 mV, mm."""
+        return self.first + strip.row * self.pitch
+
+
+def place(page: PageConfig, layout: Layout, pulse: str, pitch: float = 0.0, top: float = 0.0, left: float = 0.0) -> Geometry:
+    """The rows on the page.
+
+    Args:
+        page: Settings.
+        layout: Layout at the paper speed.
+        pulse: Place of the calibration pulse: left, right or none.
+        pitch: -1 (narrow rows) .. 1 (wide), 0 = nominal.
+        top: -1 (rows high on the page) .. 1 (low).
+        left: -1 .. 1, 5 mm to either side.
+    """
+    width, height = PAGES_MM[page.paper]
+    above, below = BAND_MM
+    band = height - above - below
+    share = PITCH_SHARE + (1 - PITCH_SHARE) * pitch
+    step = min(45.0, share * band / layout.rows)
+    slack = band - step * layout.rows
+    first = above + slack * (1 + top) / 2 + step / 2
+    spare = (width - PAGES_MM["letter"][0]) / 2
+    return Geometry(
+        (width, height), spare + LEFT_MM[pulse] + 5.0 * left, first, step, page.paper_speed_mm_per_s, page.gain_mm_per_mv
+    )
+
+
+def page_to_image(page: PageConfig) -> tuple[float, float, float, float]:
+    """px/mm in x and y, and where the undistorted page's corner lies in the image, px."""
+    width, height = PAGES_MM[page.paper]
+    sx, sy = page.width / width, page.height / height
+    if page.fit == "stretch":
+        return sx, sy, 0.0, 0.0
+    scale = min(sx, sy)
+    return scale, scale, (page.width - scale * width) / 2, (page.height - scale * height) / 2
+
+
+def strip_boxes(page: PageConfig, layout_name: str) -> np.ndarray:
+    """float32 (S, 4): x0, y0, x1, y1 of every strip as fractions of the image, nominal and undistorted."""
+    layout = timed(layout_name, page.paper_speed_mm_per_s)
+    where = place(page, layout, "left")
+    where = replace(where, left=where.left - 2.0)  # the mean over the places of the pulse
+    sx, sy, ox, oy = page_to_image(page)
+    boxes = [
+        (where.start(s), where.baseline(s) - where.pitch / 2, where.stop(s), where.baseline(s) + where.pitch / 2)
+        for s in layout.strips
+    ]
+    scale = np.array([sx / page.width, sy / page.height] * 2)
+    return (np.array(boxes) * scale + np.array([ox / page.width, oy / page.height] * 2)).astype(np.float32)

@@ -1,0 +1,172 @@
+"""Everything inked besides the traces: lead labels, calibration pulses, separators, header and footer.
+
+Lettering comes from an atlas of our own (DejaVu, see GLYPHS_LICENCE), so that no font library changes a pixel. All
+names, numbers and dates are made up from the page's key: nothing on a page tells who the patient is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+
+import numpy as np
+
+from ecgscan_ray.paper.key import Draws
+from ecgscan_ray.paper.layout import Geometry, Layout
+
+CAP_SHARE = 0.729
+"""Height of a capital as a share of the em."""
+PULSE_MM = 8.0
+"""Width of the calibration pulse with its feet."""
+FACES = ("sans", "bold", "mono", "serif")
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face at one size: uint8 pixels, int64 (95, 6) glyph table (offset, width, height, left, top, advance / 256 px)."""
+
+    pixels: np.ndarray
+    table: np.ndarray
+
+    def width(self, text: str) -> float:
+        """Width of a line of ASCII text, px."""
+        return float(self.table[glyph_codes(text), 5].sum()) / 256.0
+
+
+@lru_cache
+def _atlas() -> dict[str, np.ndarray]:
+    with resources.as_file(resources.files("ecgscan_ray.paper") / "glyphs.npz") as path, np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _shrink(start: int, count: int, scale: float) -> tuple[int, np.ndarray]:
+    """Weights int64 (out, count) in 1/4096 that carry ``count`` pixels from ``start`` on to a scaled axis by area."""
+    first = int(np.floor(start * scale))
+    last = int(np.ceil((start + count) * scale))
+    edges = np.arange(first, last + 1)[:, None] / scale
+    begin = np.arange(start, start + count)[None, :]
+    overlap = np.minimum(edges[1:], begin + 1) - np.maximum(edges[:-1], begin)
+    return first, np.floor(np.maximum(overlap, 0) * scale * 4096 + 0.5).astype(np.int64)
+
+
+@lru_cache(maxsize=256)
+def _face(name: str, quarter_x: int, quarter_y: int) -> Face:
+    pixels, table, em = _atlas()[f"{name}_pixels"], _atlas()[f"{name}_table"], int(_atlas()["em"])
+    sx, sy = quarter_x / 4 / em, quarter_y / 4 / em
+    parts, rows, offset = [], [], 0
+    for at, width, height, left, top, advance in table.tolist():
+        step = int(advance * sx * 4 + 0.5)
+        if not width * height:
+            rows.append((offset, 0, 0, 0, 0, step))
+            continue
+        glyph = pixels[at : at + width * height].reshape(height, width).astype(np.int64)
+        x, across = _shrink(left, width, sx)
+        y, down = _shrink(-top, height, sy)
+        small = np.minimum((down @ glyph @ across.T + (1 << 23)) >> 24, 255).astype(np.uint8)
+        rows.append((offset, small.shape[1], small.shape[0], x, -y, step))
+        parts.append(small.ravel())
+        offset += small.size
+    return Face(np.concatenate(parts), np.array(rows, np.int64))
+
+
+def face_at(name: str, cap_mm: float, sx: float, sy: float) -> Face:
+    """A face whose capitals are ``cap_mm`` high; the em is rounded to quarters of a pixel so that sizes are reused."""
+    em = cap_mm / CAP_SHARE
+    return _face(name, max(4, round(em * sx * 4)), max(4, round(em * sy * 4)))
+
+
+def glyph_codes(text: str) -> np.ndarray:
+    """int64 glyph numbers of an ASCII text."""
+    return np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64) - 32
+
+
+@dataclass(frozen=True)
+class LabelStyle:
+    """Lead labels: face, capital height mm, and the base line's place from the strip's start on 0 mV, mm (y up)."""
+
+    face: str
+    cap_mm: float
+    right_mm: float
+    up_mm: float
+
+
+def label_style(draws: Draws, pitch: float) -> LabelStyle:
+    """A page's way of labelling: mostly above the trace, on some pages below it."""
+    cap = 2.4 + 0.3 * draws.integer("label_size", 6)  # few sizes, so that faces are reused
+    face = FACES[0] if draws.chance("label_face", 0.6) else FACES[1] if draws.chance("label_face", 0.9) else FACES[3]
+    if draws.chance("label_place", 0.75):
+        up = draws.uniform("label_rise", 0.12, 0.26) * pitch
+    else:
+        up = -draws.uniform("label_rise", 0.05, 0.12) * pitch - cap
+    return LabelStyle(face, round(cap, 2), draws.uniform("label_place", 0.5, 2.5), round(up, 2))
+
+
+def label_starts(style: LabelStyle, layout: Layout, where: Geometry) -> np.ndarray:
+    """float64 (S, 2) mm of the labels' base line starts."""
+    return np.array([(where.start(s) + style.right_mm, where.baseline(s) - style.up_mm) for s in layout.strips])
+
+
+def pulse_paths(pulse: str, rows: int, last_only: bool, where: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """float64 (P, 6) x and y, mm, of calibration pulses of 1 mV by 5 mm at the rows' start or end."""
+    first = where.left - PULSE_MM if pulse == "left" else where.left + 250.0 + 0.5
+    shape_x = np.array([0.0, 1.2, 1.2, 6.2, 6.2, 7.4])
+    shape_y = np.array([0.0, 0.0, -1.0, -1.0, 0.0, 0.0]) * where.gain
+    chosen = np.arange(rows - 1 if last_only else 0, rows)[:, None]
+    return np.repeat(first + shape_x[None, :], len(chosen), 0), where.first + chosen * where.pitch + shape_y[None, :]
+
+
+def separator_boxes(draws: Draws, layout: Layout, where: Geometry) -> np.ndarray:
+    """float64 (B, 4) x0, y0, x1, y1, mm, of the ticks where one lead gives way to the next."""
+    joints = [s for s in layout.strips if s.x_s > 0]
+    if not joints or draws.chance("separator", 0.35):
+        return np.zeros((0, 4))
+    tall, wide = draws.uniform("gap", 1.5, 3.2), 0.2 + 0.3 * draws.unit("separator")
+    x = np.array([where.start(s) for s in joints])
+    y = np.array([where.baseline(s) for s in joints])
+    if draws.chance("separator", 0.8):
+        return np.stack([x - wide, y - tall, x + wide, y + tall], 1)
+    upper = np.stack([x - wide, y - 2 * tall, x + wide, y - tall], 1)
+    return np.concatenate([upper, upper + np.array([0, 3 * tall, 0, 3 * tall])])
+
+
+def scale_text(where: Geometry, draws: Draws) -> str:
+    """The footer: the scale that this page is drawn at, and made-up machine talk."""
+    a, b = draws.text(20, 2)
+    speed, gain = f"{where.speed:g}", f"{where.gain:g}"
+    band = ("0.05-150 Hz", "0.15-40 Hz", "0.5-40 Hz", "F 50~ 0.05-100 Hz")[a % 4]
+    return (
+        f"{speed}mm/s    {gain}mm/mV    {band}    {b % 900 + 100}.{a % 10}",
+        f"Speed: {speed} mm/sec  Limb: {gain} mm/mV  Chest: {gain} mm/mV  {band}",
+        f"{speed} mm/s  {gain} mm/mV",
+    )[b % 3]
+
+
+def header_lines(draws: Draws) -> tuple[list[str], list[tuple[float, float]]]:
+    """Made-up header text and each line's place: x as a share of the width, y in lines."""
+    n = draws.text(0, 16)
+    sex, finding = ("Male", "Female")[n[0] % 2], _STATEMENTS[n[1] % len(_STATEMENTS)]
+    left = [
+        f"ID: {n[2]:04d}{n[3]:04d}", f"{n[4] % 28 + 1:02d}-{_MONTHS[n[5] % 12]}-{1990 + n[6] % 36} {n[7] % 24:02d}:{n[8] % 60:02d}",
+        f"{20 + n[9] % 70} yr  {sex}",
+    ]  # fmt: skip
+    middle = [
+        f"Vent. rate   {45 + n[10] % 90} BPM", f"PR interval  {110 + n[11] % 110} ms", f"QRS duration {70 + n[12] % 80} ms",
+        f"QT/QTc   {340 + n[13] % 110}/{380 + n[14] % 110} ms",
+    ]  # fmt: skip
+    right = [finding, _STATEMENTS[n[15] % len(_STATEMENTS)], "Unconfirmed"]
+    kind = draws.integer("header", 4)
+    blocks = [(left, 0.0), (middle, 0.27), (right, 0.55)][: kind if kind else 1]
+    if kind == 1:
+        blocks = [(left, 0.0), ([f"Room: {n[9] % 40}", f"Loc: {n[10] % 90}"], 0.4)]
+    lines = [line for block, _ in blocks for line in block]
+    places = [(x, float(row)) for block, x in blocks for row in range(len(block))]
+    return lines, places
+
+
+_MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+_STATEMENTS = (
+    "*** Poor data quality, interpretation may be affected", "Technician: 4711", "Test ind: routine", "Standard 12-lead",
+    "Referred by:", "Requested by: Dr. A. Muster", "Unconfirmed diagnosis", "Overread by:", "Comments:", "Account: 00-000",
+)  # fmt: skip
+"""Lines that say nothing about the heart: a page must not tell by its text what its traces are to tell."""

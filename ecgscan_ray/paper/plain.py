@@ -1,0 +1,140 @@
+"""The drawing kernels of ``compiled.py`` in numpy: the same functions, the same bytes, several times slower."""
+
+from __future__ import annotations
+
+import numpy as np
+
+X_BITS = 24
+FAR = 1 << 22
+CAP = 60000
+SLOPE_BITS = 36
+
+
+def _add(mask, rows, columns, ink):
+    """Add a block of ink, int64, to the mask's slice."""
+    mask[rows, columns] = np.minimum(mask[rows, columns].astype(np.int64) + ink, CAP)
+
+
+def _ranges(x, y, valid, first, last):
+    """int64 lowest and highest y of the polyline in each sub-column first .. last - 1."""
+    lo = np.full(last - first, FAR, np.int64)
+    hi = np.full(last - first, -FAR, np.int64)
+
+    def include(columns, levels):
+        inside = (columns >= first) & (columns < last)
+        np.minimum.at(lo, columns[inside] - first, levels[inside])
+        np.maximum.at(hi, columns[inside] - first, levels[inside])
+
+    include(x[valid] >> X_BITS, y[valid])
+    if len(x) > 1:
+        edges = np.arange(max(first, (x[0] >> X_BITS) + 1), min(last, x[-1] >> X_BITS) + 1)
+        left = np.searchsorted(x, edges << X_BITS, side="left") - 1
+        both = (left >= 0) & (left + 1 < len(x))
+        edges, left = edges[both], left[both]
+        joined = valid[left] & valid[left + 1]
+        edges, left = edges[joined], left[joined]
+        rise, run = y[left + 1] - y[left], x[left + 1] - x[left]
+        slope = (rise << SLOPE_BITS) // run
+        levels = y[left] + ((slope * ((edges << X_BITS) - x[left])) >> SLOPE_BITS)
+        include(edges - 1, levels)
+        include(edges, levels)
+    return lo, hi
+
+
+def _deposit(mask, lo, hi, first, last, half, k):
+    reach, (height, width) = len(half) - 1, mask.shape
+    size = last - first + 2 * reach
+    top, end = np.full(size, FAR, np.int64), np.full(size, -FAR, np.int64)
+    for shift in range(-reach, reach + 1):
+        part = slice(reach + shift, reach + shift + last - first)
+        top[part] = np.minimum(top[part], lo - half[abs(shift)])
+        end[part] = np.maximum(end[part], hi + half[abs(shift)])
+    columns = np.arange(first - reach, last + reach)
+    inside = (columns >= 0) & (columns < width * k)
+    top, end, columns = np.maximum(top[inside], 0), np.minimum(end[inside], height << 8), columns[inside]
+    inked = top < end
+    if not inked.any():
+        return
+    rows = np.arange(top[inked].min() >> 8, (end[inked].max() + 255) >> 8)[:, None] << 8
+    cover = np.clip(end - rows, 0, 256) - np.clip(top - rows, 0, 256)
+    cover = np.where(inked, cover, 0)
+    starts = np.flatnonzero(np.diff(columns // k, prepend=-1))
+    sums = np.add.reduceat(cover, starts, axis=1)
+    left, upper = columns[0] // k, rows[0, 0] >> 8
+    _add(mask, slice(upper, upper + len(rows)), slice(left, left + sums.shape[1]), sums)
+
+
+def deposit_strips(mask, touched, count, signal, places, scales, half, k, scratch):
+    """See ``compiled.deposit_strips``."""
+    for (lead, start, stop, x, dx, first, last), (zero, per_mv, offset) in zip(places, scales, strict=True):
+        if last <= first or stop <= start:
+            continue
+        values = signal[lead, start:stop].astype(np.float64)
+        valid = ~np.isnan(values)
+        levels = np.floor(zero - per_mv * (np.where(valid, values, 0.0) - offset) + 0.5)
+        y = np.clip(levels, -FAR, FAR - 1).astype(np.int64)
+        xs = x + dx * np.arange(stop - start, dtype=np.int64)
+        _deposit(mask, *_ranges(xs, y, valid, first, last), first, last, half, k)
+
+
+def deposit_paths(mask, touched, count, xs, ys, half, k, scratch):
+    """See ``compiled.deposit_paths``."""
+    for x, y in zip(xs, ys, strict=True):
+        first, last = max(0, x[0] >> X_BITS), min(mask.shape[1] * k, (x[-1] >> X_BITS) + 1)
+        if first < last:
+            _deposit(mask, *_ranges(x, y, np.ones(len(x), bool), first, last), first, last, half, k)
+
+
+def deposit_boxes(mask, touched, count, boxes, k):
+    """See ``compiled.deposit_boxes``."""
+    height, width = mask.shape
+    for x0, y0, x1, y1 in boxes:
+        x0, y0, x1, y1 = max(0, x0), max(0, y0), min(width << 8, x1), min(height << 8, y1)
+        if x0 >= x1 or y0 >= y1:
+            continue
+        rows = np.arange(y0 >> 8, (y1 + 255) >> 8) << 8
+        columns = np.arange(x0 >> 8, (x1 + 255) >> 8) << 8
+        tall = np.minimum(y1, rows + 256) - np.maximum(y0, rows)
+        wide = np.minimum(x1, columns + 256) - np.maximum(x0, columns)
+        left, upper = columns[0] >> 8, rows[0] >> 8
+        ink = (tall[:, None] * wide[None, :] * k) >> 8
+        _add(mask, slice(upper, upper + len(rows)), slice(left, left + len(columns)), ink)
+
+
+def deposit_text(mask, touched, count, pixels, table, codes, counts, starts, k):
+    """See ``compiled.deposit_text``."""
+    height, width = mask.shape
+    glyphs = iter(codes.astype(np.int64) - 32)
+    for letters, (pen, base) in zip(counts, starts, strict=True):
+        for _ in range(letters):
+            offset, wide, tall, left, top, advance = table[next(glyphs)]
+            glyph = pixels[offset : offset + wide * tall].reshape(tall, wide).astype(np.int64)
+            x, y = ((pen + 128) >> 8) + left, ((base + 128) >> 8) - top
+            x0, x1, y0, y1 = max(0, x), min(width, x + wide), max(0, y), min(height, y + tall)
+            if x0 < x1 and y0 < y1:
+                ink = (glyph[y0 - y : y1 - y, x0 - x : x1 - x] * (256 * k) + 127) // 255
+                _add(mask, slice(y0, y1), slice(x0, x1), ink)
+            pen += advance
+
+
+def compose(mask, touched, count, image, ink, k):
+    """See ``compiled.compose``."""
+    full = 256 * k
+    rows, columns = np.nonzero(mask)
+    cover = np.minimum(mask[rows, columns].astype(np.int64), full)[:, None]
+    paper = image[rows, columns, : len(ink)].astype(np.int64)
+    image[rows, columns, : len(ink)] = (paper * (full - cover) + ink.astype(np.int64) * cover + full // 2) // full
+    mask[rows, columns] = 0
+    count[0] = 0
+
+
+def strip_medians(signal, places):
+    """See ``compiled.strip_medians``."""
+    medians = np.full(len(places), np.nan)
+    for s, (lead, start, stop) in enumerate(places[:, :3]):
+        values = signal[lead, start:stop].astype(np.float64)
+        values = values[np.isfinite(values)]
+        if len(values):
+            levels = np.clip(np.floor(values * 50.0 + 500.5), 0, 1000).astype(np.int64)
+            medians[s] = (np.sort(levels)[(len(levels) + 1) // 2 - 1] - 500) / 50.0
+    return medians

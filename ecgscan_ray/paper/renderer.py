@@ -1,0 +1,302 @@
+"""Recordings in, pages out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, Protocol
+
+import numpy as np
+
+from ecgscan_ray.config import PageConfig
+from ecgscan_ray.errors import ConfigError, EcgscanError, RecordingError
+from ecgscan_ray.paper import effects, marks, warp
+from ecgscan_ray.paper.grid import GridBank, luma
+from ecgscan_ray.paper.key import RECIPE, Draws, uniforms
+from ecgscan_ray.paper.layout import PAGES_MM, WINDOWS, Geometry, Layout, find_layout, page_to_image, place, timed
+from ecgscan_ray.paper.trace import Ink, pen, snapped_pen, sub_columns
+from ecgscan_ray.paper.truth import PageTruth, strip_tables
+
+try:
+    import cv2
+except ImportError as error:  # libGL and friends are missing on bare machines
+    raise EcgscanError(
+        f"OpenCV cannot be imported ({error})", fix="pip uninstall opencv-python; pip install opencv-python-headless"
+    ) from error
+
+MIN_PEN_PX = 0.85
+"""Thinnest trace at the size of the image; thinner pens fade below the grid's contrast."""
+DRAWN_AT = 2
+"""Pages that are warped are drawn at this multiple of their size and resampled once."""
+_PULSES = {"left": 0.6, "right": 0.2, "none": 0.2}
+
+
+class Drawable(Protocol):
+    """What the renderer needs of a recording."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def signal_mv(self) -> np.ndarray: ...
+    @property
+    def fs(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Pages:
+    """A batch of pages.
+
+    Attributes:
+        image: uint8 (N, H, W, C).
+        windows: float32 (N, 16, 3) rows lead index, start_s, stop_s; lead -1 = unused.
+        px_per_mm: float32 (N, 2) mean scale in x and y.
+        truth: N compact truths, see ``truth.expand``.
+    """
+
+    image: np.ndarray
+    windows: np.ndarray
+    px_per_mm: np.ndarray
+    truth: list[PageTruth]
+
+
+class Renderer:
+    """Draws pages of one size and kind; keeps grids and scratch memory from page to page.
+
+    Args:
+        page: Settings.
+        drawing: ``compiled`` (numba), ``plain`` (numpy, the same bytes), or what can be had.
+
+    Raises:
+        ConfigError: A layout is not known or all shares are 0.
+    """
+
+    def __init__(self, page: PageConfig, drawing: Literal["auto", "compiled", "plain"] = "auto") -> None:
+        cv2.setNumThreads(1)  # workers are many; OMP_NUM_THREADS does not reach OpenCV
+        self.page = page
+        self._layouts = {find_layout(name).name: share for name, share in page.layouts.items() if share > 0}
+        if not self._layouts:
+            raise ConfigError("no layout has a share above 0", where="page.layouts")
+        self._preset = effects.PRESETS[page.effects] if page.strength > 0 else {}
+        self._warped = bool(self._preset)
+        self._sx, self._sy, self._ox, self._oy = page_to_image(page)
+        times = DRAWN_AT if self._warped else 1
+        self._cx, self._cy = self._sx * times, self._sy * times
+        width, height = PAGES_MM[page.paper]
+        self._canvas = (math.ceil(height * self._cy - 1e-6), math.ceil(width * self._cx - 1e-6))
+        mean = math.sqrt(self._cx * self._cy)
+        self._times, self._mean, self._k = times, mean, sub_columns(mean, times)
+        self._ink = Ink(*self._canvas, self._k, drawing)
+        # RGB pages get an idle fourth channel for the warp: OpenCV warps four twice as fast as three.
+        self._channels = 4 if self._warped and page.channels == 3 else page.channels
+        self._grids = GridBank(*self._canvas, self._cx, self._cy, self._channels)
+        self._noise = effects.NoiseBank(page.height, page.width, page.channels)
+        self._desks = effects.DeskBank(page.height, page.width, self._channels)
+        self._blur_scale = min(4.0, max(0.6, math.sqrt(self._sx * self._sy) / 1.4))
+
+    def render(self, recordings: Sequence[Drawable], keys: np.ndarray) -> Pages:
+        """Draw one page of each recording.
+
+        Args:
+            recordings: N recordings: ``id``, ``signal_mv`` (12, T) float32 with NaN = missing, ``fs`` in Hz.
+            keys: uint64 (N,), see ``page_key``: each alone decides how its page looks.
+
+        Raises:
+            RecordingError: A recording that cannot be drawn, by its id.
+        """
+        if len(recordings) != len(keys):
+            raise ConfigError(f"{len(recordings)} recordings but {len(keys)} keys", where="Renderer.render")
+        count, page = len(recordings), self.page
+        image = np.empty((count, page.height, page.width, page.channels), np.uint8)
+        windows = np.full((count, WINDOWS, 3), (-1.0, 0.0, 0.0), np.float32)
+        px_per_mm = np.empty((count, 2), np.float32)
+        numbers = uniforms(np.asarray(keys, np.uint64)) if count else np.empty((0, 0))
+        truth = []
+        for n, recording in enumerate(recordings):
+            found = self._page(recording, Draws(int(keys[n]), numbers[n]), image[n])
+            truth.append(found)
+            strips = timed(found.layout, page.paper_speed_mm_per_s).strips
+            windows[n, : len(strips)] = [
+                (-1 if offset is None else s.lead, s.start_s, s.stop_s)
+                for s, offset in zip(strips, found.offsets_mv, strict=True)
+            ]
+            px_per_mm[n] = _scale_at(found.homography, found.page_mm)
+        return Pages(image, windows, px_per_mm, truth)
+
+    def _page(self, recording: Drawable, draws: Draws, image: np.ndarray) -> PageTruth:
+        signal = checked_signal(recording)
+        page, jitter = self.page, self.page.jitter
+        layout = timed(draws.pick("layout", self._layouts), page.paper_speed_mm_per_s)
+        pulse = draws.pick("pulse", _PULSES)
+        where = place(page, layout, pulse, *(jitter * draws.signed(slot) for slot in ("pitch", "top", "left")))
+        label = marks.label_style(draws, where.pitch)
+        wanted = max(draws.uniform("pen", 0.3, 0.5) * self._mean, MIN_PEN_PX * self._times)
+        pen_mm = snapped_pen(wanted, self._k) / self._mean
+        canvas = self._paper(draws, where)
+        offsets = self._draw(canvas, draws, signal, recording.fs, layout, where, (pulse, label, pen_mm))
+        if all(offset is None for offset in offsets):
+            raise RecordingError("no sample in the time that the page shows", reason="empty", where=recording.id)
+        applied: tuple[str, ...] = ()
+        matrix = warp.scaling(self._sx, self._sy, self._ox, self._oy)
+        if self._warped:
+            matrix, applied = self._degrade(canvas, draws, _must_keep(layout, where), matrix, image)
+        else:
+            matrix = self._flat(canvas, matrix, image)
+        return PageTruth(
+            recording.id, draws.key, RECIPE, cv2.__version__, layout.name, (page.height, page.width), where.page_mm,
+            (where.left, where.first, where.pitch), (where.speed, where.gain), pulse, pen_mm,
+            (label.face, label.cap_mm, label.right_mm, label.up_mm), offsets, tuple(matrix.ravel().tolist()), applied,
+        )  # fmt: skip
+
+    def _paper(self, draws: Draws, where: Geometry) -> np.ndarray:
+        """uint8 canvas with a grid, on some pages inside a blank margin."""
+        style = draws.integer("style", self._grids.styles)
+        canvas = np.ascontiguousarray(self._grids.window(style, draws.unit("phase_x"), draws.unit("phase_y")))
+        if canvas.base is not None:
+            canvas = canvas.copy()
+        return canvas
+
+    def _draw(
+        self, canvas: np.ndarray, draws: Draws, signal: np.ndarray, fs: float, layout: Layout, where: Geometry,
+        style: tuple[str, marks.LabelStyle, float],
+    ) -> tuple[float | None, ...]:  # fmt: skip
+        """Ink the page; returns the mV on each strip's zero line, None where it has no sample."""
+        pulse, label, pen_mm = style
+        ink, scale = self._ink, np.array([self._cx, self._cy])
+        half = pen(round(pen_mm * self._mean, 4), self._k)
+        places, scales = strip_tables(layout, where, signal.shape[1], fs, (self._cx, self._cy, self._k), self._canvas[1])
+        medians = ink.medians(signal, places)
+        drawn = ~np.isnan(medians)
+        if self.page.baseline == "median":
+            scales[:, 2] = np.where(drawn, medians, 0.0)
+        ink.strips(signal, places, scales, half)
+        if pulse != "none":
+            rows = layout.rows
+            xs, ys = marks.pulse_paths(pulse, rows, draws.chance("pulse_rows", 0.3), where)
+            ink.paths(xs * scale[0], ys * scale[1], half)
+        boxes = marks.separator_boxes(draws, layout, where)
+        if len(boxes):
+            ink.boxes(boxes * np.tile(scale, 2))
+        self._letter(draws, layout, where, label)
+        ink.compose(canvas, ink_colour(draws, self.page.channels))
+        return tuple(round(float(o), 4) if d else None for o, d in zip(scales[:, 2], drawn, strict=True))
+
+    def _letter(self, draws: Draws, layout: Layout, where: Geometry, label: marks.LabelStyle) -> None:
+        """Lead labels, header and footer."""
+        ink, scale = self._ink, np.array([self._cx, self._cy])
+        face = marks.face_at(label.face, label.cap_mm, self._cx, self._cy)
+        ink.text(face.pixels, face.table, layout.labels, marks.label_starts(label, layout, where) * scale)
+        small = marks.face_at(
+            marks.FACES[draws.integer("header_face", 4)], 1.7 + 0.25 * draws.integer("header_size", 4), self._cx, self._cy
+        )
+        lines, at = [], []
+        if draws.chance("header", 0.85):
+            found, places = marks.header_lines(draws)
+            x, y = draws.uniform("header_x", 5.0, 25.0), draws.uniform("header_y", 7.0, 14.0)
+            step = draws.uniform("header_size", 3.4, 4.6)
+            lines += found
+            at += [(x + share * (where.page_mm[0] - 30), y + row * step) for share, row in places]
+        if draws.chance("footer", 0.85):
+            lines.append(marks.scale_text(where, draws))
+            at.append((draws.uniform("footer_x", 8.0, 90.0), where.page_mm[1] - draws.uniform("footer_y", 3.5, 8.0)))
+        if lines:
+            ink.text(small.pixels, small.table, lines, np.array(at) * scale)
+
+    def _flat(self, canvas: np.ndarray, matrix: np.ndarray, image: np.ndarray) -> np.ndarray:
+        """Put an undistorted page into the image; returns the map with whole pixels of margin."""
+        if canvas.shape == image.shape:
+            image[:] = canvas
+            return matrix
+        y, x = (image.shape[0] - canvas.shape[0]) // 2, (image.shape[1] - canvas.shape[1]) // 2
+        image[:] = canvas[0, 0]
+        image[y : y + canvas.shape[0], x : x + canvas.shape[1]] = canvas
+        return warp.scaling(self._sx, self._sy, x, y)
+
+    def _degrade(
+        self, canvas: np.ndarray, draws: Draws, keep_mm: tuple[float, float, float, float], flat: np.ndarray, image: np.ndarray
+    ) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Warp the canvas into the image once, then light, tone, blur, noise and JPEG."""
+        page, plan = self.page, effects.Plan(draws, self._preset, self.page.strength)
+        spread = plan.size("rotation")
+        matrix = warp.page_matrix(
+            draws, PAGES_MM[page.paper], keep_mm, (page.height, page.width), flat,
+            spread * warp.normal(draws, "rotation", "rotation_2", 3.0), plan.size("perspective"),
+            (self._preset["page_scale"].low, self._preset["page_scale"].high), plan.size("shift"),
+        )  # fmt: skip
+        desk = self._desks.window(draws, page.effects == "scan")
+        small = warp.to_index(matrix @ warp.scaling(1 / self._cx, 1 / self._cy))
+        cv2.warpPerspective(
+            canvas, small, (page.width, page.height), dst=desk, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT
+        )
+        result = desk if self._channels == page.channels else cv2.cvtColor(desk, cv2.COLOR_RGBA2RGB)
+        return matrix, self._finish(result, draws, plan, image)
+
+    def _finish(self, result: np.ndarray, draws: Draws, plan: effects.Plan, image: np.ndarray) -> tuple[str, ...]:
+        applied = ["warp"]
+        field = effects.light_field(draws, plan, self.page.channels)
+        if field is not None:
+            result = effects.lit(result, field).reshape(image.shape)
+            applied.append("light")
+        curve = effects.tone_curve(draws, plan.size("gamma"), plan.size("fade"))
+        if curve is not None:
+            result = cv2.LUT(result, curve).reshape(image.shape)
+            applied.append("tone")
+        if sigma := plan.size("blur"):
+            result = effects.blurred(result, sigma * self._blur_scale).reshape(image.shape)
+            applied.append("blur")
+        if length := plan.size("motion"):
+            angle = math.pi * draws.unit("motion_angle")
+            result = effects.moved(result, length * self._blur_scale, angle).reshape(image.shape)
+            applied.append("motion")
+        if sd := plan.size("noise"):
+            result = self._noise.add(result, sd, draws)
+            applied.append("noise")
+        if quality := plan.raw("jpeg"):
+            result = effects.jpeg(result, 100 - (100 - quality) * self.page.strength)
+            applied.append("jpeg")
+        image[:] = result
+        return tuple(applied)
+
+
+def _must_keep(layout: Layout, where: Geometry) -> tuple[float, float, float, float]:
+    """x0, y0, x1, y1 in mm of the traces with labels and pulses."""
+    bottom = where.first + (layout.rows - 0.4) * where.pitch
+    stop = max(where.stop(s) for s in layout.strips)
+    return where.left - 1.0, where.first - 0.6 * where.pitch, stop + 1.0, bottom
+
+
+@lru_cache(maxsize=1)
+def _inks() -> tuple[tuple[int, int, int], ...]:
+    return ((12, 12, 14), (30, 30, 34), (0, 0, 70), (55, 55, 60), (20, 24, 52), (95, 92, 100))
+
+
+def ink_colour(draws: Draws, channels: int) -> np.ndarray:
+    """uint8 (C,) colour of pen and lettering."""
+    colour = _inks()[min(int(draws.unit("ink") ** 1.5 * 6), 5)]
+    return np.array(colour if channels == 3 else [round(luma(colour))], np.uint8)
+
+
+def checked_signal(recording: Drawable) -> np.ndarray:
+    """The recording's signal as contiguous float32 (12, T).
+
+    Raises:
+        RecordingError: Wrong shape or rate, infinite values, or nothing to draw at all.
+    """
+    signal = recording.signal_mv
+    if not isinstance(signal, np.ndarray) or signal.ndim != 2 or signal.shape[0] != 12:
+        shape = getattr(signal, "shape", type(signal).__name__)
+        raise RecordingError(f"a signal of shape {shape} cannot be drawn", reason="shape", where=recording.id, fix="Give (12, T).")
+    if not (math.isfinite(recording.fs) and 1.0 <= recording.fs <= 1e5):
+        raise RecordingError(f"a sampling rate of {recording.fs} Hz cannot be drawn", reason="rate", where=recording.id)
+    ready = np.ascontiguousarray(signal, np.float32)
+    if np.isinf(ready).any():
+        raise RecordingError("the signal has infinite values", reason="infinite", where=recording.id)
+    return ready if ready.flags.writeable else ready.copy()  # one compiled form for all
+
+
+def _scale_at(matrix: np.ndarray, page_mm: tuple[float, float]) -> tuple[float, float]:
+    """px/mm in x and y at the page's centre."""
+    x, y, rows = page_mm[0] / 2, page_mm[1] / 2, matrix.tolist()
+    middle, right, below = (warp.map_point(rows, *at) for at in ((x, y), (x + 1, y), (x, y + 1)))
+    return math.dist(right, middle), math.dist(below, middle)

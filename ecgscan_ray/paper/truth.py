@@ -1,0 +1,226 @@
+"""Ground truth that moves with the page: layout and transform in under 1 kB, expanded on demand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from ecgscan_ray.paper import marks, warp
+from ecgscan_ray.paper.layout import Geometry, Layout, timed
+from ecgscan_ray.paper.trace import X_ONE, Ink, pen, sub_columns
+
+
+@dataclass(frozen=True)
+class PageTruth:
+    """What was drawn and where it went.
+
+    Attributes:
+        recording_id: Whose page.
+        key: The page's key.
+        recipe: Version of the way from key to pixels.
+        opencv: Version that warped it.
+        layout: Name in ``LAYOUTS``.
+        size: Image height and width, px.
+        page_mm: Width and height of the page.
+        rows_mm: x of the rows' start, y of the first zero line, row pitch.
+        scale: Paper speed mm/s and gain mm/mV.
+        pulse: Calibration pulse: left, right or none.
+        pen_mm: Width of the trace.
+        label: Face, capital height, right and up from the strip's start, mm.
+        offsets_mv: mV drawn on the zero line, for each strip; None = nothing drawn.
+        matrix: Homography from page mm (continuous) to px (continuous), row by row.
+        effects: Names of the effects applied.
+    """
+
+    recording_id: str
+    key: int
+    recipe: int
+    opencv: str
+    layout: str
+    size: tuple[int, int]
+    page_mm: tuple[float, float]
+    rows_mm: tuple[float, float, float]
+    scale: tuple[float, float]
+    pulse: str
+    pen_mm: float
+    label: tuple[str, float, float, float]
+    offsets_mv: tuple[float | None, ...]
+    matrix: tuple[float, ...]
+    effects: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """Compact JSON, under 1 kB."""
+        content = asdict(self) | {"matrix": [float(f"{value:.9g}") for value in self.matrix]}
+        return json.dumps(content, separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str) -> PageTruth:
+        """Inverse of ``to_json``."""
+        content = json.loads(text)
+        return PageTruth(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+
+    @property
+    def homography(self) -> np.ndarray:
+        """float64 (3, 3)."""
+        return np.array(self.matrix).reshape(3, 3)
+
+    @property
+    def geometry(self) -> Geometry:
+        """The rows on the page."""
+        left, first, pitch = self.rows_mm
+        return Geometry(self.page_mm, left, first, pitch, *self.scale)
+
+    def layout_at_speed(self) -> Layout:
+        """The layout with the seconds that this paper speed shows."""
+        return timed(self.layout, self.scale[0])
+
+    def to_pixels(self, points_mm: np.ndarray) -> np.ndarray:
+        """Page mm (..., 2) to index coordinates (..., 2) px: the centre of the first pixel is 0."""
+        return warp.map_points(self.homography, points_mm) - 0.5
+
+
+@dataclass(frozen=True)
+class ExpandedTruth:
+    """The truth of one page in pixels, index coordinates.
+
+    Attributes:
+        leads: Lead index of each strip, -1 = nothing drawn.
+        windows: float32 (S, 3) lead, start_s, stop_s.
+        points: For each strip float32 (n, 2) x, y of every sample shown, NaN where missing.
+        samples: For each strip int64 (n,) the samples' numbers in the recording.
+        strip_corners: float32 (S, 4, 2) of each strip's band.
+        label_corners: float32 (S, 4, 2) of each lead label.
+        grid_nodes: float32 (rows, columns, 2), every 5 mm from the page's centre.
+    """
+
+    leads: tuple[int, ...]
+    windows: np.ndarray
+    points: list[np.ndarray]
+    samples: list[np.ndarray]
+    strip_corners: np.ndarray
+    label_corners: np.ndarray
+    grid_nodes: np.ndarray
+
+
+def sample_places(layout: Layout, sig_len: int, fs: float) -> tuple[np.ndarray, np.ndarray]:
+    """int64 (S, 2) first and past-last sample inside each strip's window, by time: start <= i / fs < stop."""
+    start = np.array([s.start_s for s in layout.strips])
+    stop = np.array([s.stop_s for s in layout.strips])
+    first = np.ceil(start * fs - 1e-9).astype(np.int64)
+    last = np.ceil(stop * fs - 1e-9).astype(np.int64)
+    return np.minimum(first, sig_len), np.minimum(last, sig_len)
+
+
+def _corners(boxes: np.ndarray) -> np.ndarray:
+    x0, y0, x1, y1 = boxes.T
+    return np.stack([np.stack(pair, -1) for pair in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))], 1)
+
+
+def expand(truth: PageTruth, signal_mv: np.ndarray, fs: float) -> ExpandedTruth:
+    """Points, boxes and nodes in pixels.
+
+    Args:
+        truth: Of the page.
+        signal_mv: float32 (12, T), the recording that was drawn.
+        fs: Hz.
+    """
+    layout, where = truth.layout_at_speed(), truth.geometry
+    points, samples, bands, labels = [], [], [], []
+    first, last = sample_places(layout, signal_mv.shape[1], fs)
+    face, cap, right, up = truth.label
+    glyphs = marks.face_at(face, cap, 10.0, 10.0)
+    for s, strip in enumerate(layout.strips):
+        number = np.arange(first[s], last[s])
+        offset = truth.offsets_mv[s]
+        mv = signal_mv[strip.lead, first[s] : last[s]].astype(np.float64) - (np.nan if offset is None else offset)
+        x = where.start(strip) + (number / fs - strip.start_s) * where.speed
+        y = where.baseline(strip) - strip.sign * mv * where.gain
+        points.append(truth.to_pixels(np.stack([x, y], -1)).astype(np.float32))
+        samples.append(number)
+        middle = where.baseline(strip)
+        bands.append((where.start(strip), middle - where.pitch / 2, where.stop(strip), middle + where.pitch / 2))
+        wide = glyphs.width(strip.label) / 10.0
+        labels.append((where.start(strip) + right, middle - up - cap, where.start(strip) + right + wide, middle - up))
+    nodes = np.stack(np.meshgrid(np.arange(0, truth.page_mm[0], 5.0), np.arange(0, truth.page_mm[1], 5.0)), -1)
+    return ExpandedTruth(
+        tuple(-1 if o is None else s.lead for s, o in zip(layout.strips, truth.offsets_mv, strict=True)),
+        np.array([(s.lead, s.start_s, s.stop_s) for s in layout.strips], np.float32),
+        points,
+        samples,
+        truth.to_pixels(_corners(np.array(bands))).astype(np.float32),
+        truth.to_pixels(_corners(np.array(labels))).astype(np.float32),
+        truth.to_pixels(nodes).astype(np.float32),
+    )
+
+
+@lru_cache(maxsize=512)
+def _strip_samples(layout: Layout, sig_len: int, fs: float) -> tuple[np.ndarray, np.ndarray]:
+    """What does not change from page to page: int64 (S, 7) places, and float64 (5, S) strip numbers.
+
+    The five: start on the row in s, time of the first sample from there in s, duration in s, row, sign. One sample on
+    either side of the window is taken in, so that the trace reaches the window's edges.
+    """
+    start = np.array([s.start_s for s in layout.strips])
+    stop = np.array([s.stop_s for s in layout.strips])
+    places = np.zeros((len(start), 7), np.int64)
+    places[:, 0] = [s.lead for s in layout.strips]
+    places[:, 1] = np.maximum(0, np.ceil(start * fs) - 1)
+    places[:, 2] = np.maximum(places[:, 1], np.minimum(sig_len, np.floor(stop * fs) + 2))
+    numbers = [[s.x_s for s in layout.strips], places[:, 1] / fs - start, stop - start, [s.row for s in layout.strips]]
+    return places, np.array([*numbers, [s.sign for s in layout.strips]], np.float64)
+
+
+def strip_tables(
+    layout: Layout, where: Geometry, sig_len: int, fs: float, scale: tuple[float, float, int], width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The tables of ``compiled.deposit_strips`` with all offsets 0.
+
+    Args:
+        layout: At the paper speed.
+        where: Rows on the page.
+        sig_len: Samples of the recording.
+        fs: Hz.
+        scale: px/mm in x, in y, sub-columns a pixel, on the canvas.
+        width: Columns of the canvas.
+
+    Returns:
+        places int64 (S, 7), scales float64 (S, 3).
+    """
+    sx, sy, k = scale
+    fixed, (at, before, seconds, row, sign) = _strip_samples(layout, sig_len, fs)
+    places, scales = fixed.copy(), np.zeros((len(fixed), 3))
+    left = where.left + at * where.speed
+    places[:, 3] = np.floor((left + before * where.speed) * (sx * k * X_ONE) + 0.5)
+    places[:, 4] = int(where.speed / fs * sx * k * X_ONE + 0.5)
+    places[:, 5] = np.clip(np.floor(left * (sx * k) + 0.5), 0, width * k)
+    places[:, 6] = np.clip(np.floor((left + seconds * where.speed) * (sx * k) + 0.5), 0, width * k)
+    scales[:, 0] = (where.first + row * where.pitch) * (sy * 256)
+    scales[:, 1] = sign * (where.gain * sy * 256)
+    return places, scales
+
+
+def masks(truth: PageTruth, signal_mv: np.ndarray, fs: float) -> np.ndarray:
+    """uint8 (S, H, W) coverage of each strip's trace in the image, 0..255."""
+    layout, where = truth.layout_at_speed(), truth.geometry
+    height, width = truth.size
+    corners = truth.to_pixels(_corners(np.array([[0.0, 0.0, *truth.page_mm]])))[0]
+    across = np.linalg.norm(corners[1] - corners[0]) / truth.page_mm[0]
+    down = np.linalg.norm(corners[3] - corners[0]) / truth.page_mm[1]
+    sx, sy = 2 * across, 2 * down
+    canvas = (round(truth.page_mm[1] * sy), round(truth.page_mm[0] * sx))
+    k = sub_columns((sx * sy) ** 0.5)
+    ink = Ink(*canvas, k)
+    places, scales = strip_tables(layout, where, signal_mv.shape[1], fs, (sx, sy, k), canvas[1])
+    matrix = warp.to_index(truth.homography @ warp.scaling(1 / sx, 1 / sy))
+    half = pen(truth.pen_mm * (sx * sy) ** 0.5, k)
+    found = np.zeros((len(layout.strips), height, width), np.uint8)
+    for s, offset in enumerate(truth.offsets_mv):
+        if offset is not None:
+            scales[s, 2] = offset
+            ink.strips(np.ascontiguousarray(signal_mv), places[s : s + 1], scales[s : s + 1], half)
+            found[s] = cv2.warpPerspective(ink.cover(), matrix, (width, height), flags=cv2.INTER_LINEAR)
+    return found

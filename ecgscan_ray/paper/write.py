@@ -1,0 +1,162 @@
+"""Pages as files: PNG or JPEG with JSON ground truth, and a contact sheet of all presets for the eye."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+
+from ecgscan_ray.config import PageConfig
+from ecgscan_ray.errors import InputError, RecordingError
+from ecgscan_ray.paper.effects import PRESETS
+from ecgscan_ray.paper.key import page_key
+from ecgscan_ray.paper.layout import Layout
+from ecgscan_ray.paper.renderer import Drawable, Renderer
+from ecgscan_ray.paper.truth import PageTruth, expand
+from ecgscan_ray.recording.leads import LEADS
+
+_BATCH = 16
+
+
+def write_pages(
+    recordings: Iterable[Drawable],
+    out_dir: str | Path,
+    page: PageConfig,
+    seed: int,
+    truth: bool = True,
+    image_format: Literal["png", "jpg"] = "png",
+    views: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> list[Path]:
+    """Render each recording and write ``<id>.png`` and ``<id>.json``.
+
+    Args:
+        recordings: What to draw; one that cannot be drawn stops the work with its id.
+        out_dir: Folder, made if need be.
+        page: Settings.
+        seed: Of the keys.
+        truth: Write the ground truth beside each page.
+        image_format: ``png``, or ``jpg`` at quality 92.
+        views: Different pages of each recording.
+        progress: Called with the number of pages written so far.
+
+    Returns:
+        The paths of the pages.
+
+    Raises:
+        RecordingError: A recording that cannot be drawn, or two with one id.
+        InputError: A folder that cannot be written to.
+    """
+    folder, renderer = Path(out_dir), Renderer(page)
+    written: dict[Path, str] = {}
+    for batch in _batches(((r, view) for r in recordings for view in range(views)), _BATCH):
+        keys = np.array([page_key(seed, 0, recording.id, view) for recording, view in batch], np.uint64)
+        pages = renderer.render([recording for recording, _ in batch], keys)
+        for (recording, view), image, found in zip(batch, pages.image, pages.truth, strict=True):
+            name = file_name(recording.id) + (f"_{view}" if views > 1 else "")
+            path = folder / f"{name}.{image_format}"
+            if path in written:
+                raise RecordingError(f"shares its file name with {written[path]}", reason="duplicate", where=recording.id)
+            _write(path, encode(image, image_format))
+            if truth:
+                text = json.dumps(truth_record(found, recording, path.name), allow_nan=False)
+                _write(path.with_suffix(".json"), text.encode())
+            written[path] = recording.id
+        if progress is not None:
+            progress(len(written))
+    return list(written)
+
+
+def file_name(recording_id: str) -> str:
+    """The id as a file name: everything but letters, digits, dot and hyphen becomes ``_``."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", recording_id).strip("._") or "recording"
+
+
+def encode(image: np.ndarray, image_format: Literal["png", "jpg"] = "png") -> bytes:
+    """uint8 (H, W, C) grey or RGB as the bytes of a file."""
+    ordered = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.shape[2] == 3 else image
+    options = (cv2.IMWRITE_JPEG_QUALITY, 92) if image_format == "jpg" else (cv2.IMWRITE_PNG_COMPRESSION, 4)
+    done, data = cv2.imencode(f".{image_format}", ordered, options)
+    if not done:
+        raise InputError(f"OpenCV cannot write {image_format}", fix="Use png or jpg.")
+    return data.tobytes()
+
+
+def truth_record(truth: PageTruth, recording: Drawable, image_name: str) -> dict[str, Any]:
+    """The ground truth of one page in plain numbers: the recipe, and for every strip what it shows and where.
+
+    Pixels are index coordinates: the centre of the first pixel is (0, 0). ``trace_px`` holds one point a sample of the
+    recording from ``first_sample`` on, null where the sample is missing.
+    """
+    expanded = expand(truth, recording.signal_mv, recording.fs)
+    layout: Layout = truth.layout_at_speed()
+    strips = []
+    for s, strip in enumerate(layout.strips):
+        numbers = expanded.samples[s]
+        strips.append(
+            {
+                "lead": LEADS[strip.lead],
+                "label": strip.label,
+                "rhythm": strip.rhythm,
+                "drawn": truth.offsets_mv[s] is not None,
+                "start_s": strip.start_s,
+                "stop_s": strip.stop_s,
+                "first_sample": int(numbers[0]) if len(numbers) else None,
+                "zero_line_mv": truth.offsets_mv[s],
+                "band_px": _rounded(expanded.strip_corners[s]),
+                "label_px": _rounded(expanded.label_corners[s]),
+                "trace_px": [None if np.isnan(p).any() else _rounded(p) for p in expanded.points[s]],
+            }
+        )
+    speed, gain = truth.scale
+    return {
+        "image": image_name,
+        "recording": recording.id,
+        "fs": recording.fs,
+        "paper_speed_mm_per_s": speed,
+        "gain_mm_per_mv": gain,
+        "sequential": not layout.simultaneous,
+        "page": json.loads(truth.to_json()),
+        "strips": strips,
+    }
+
+
+def contact_sheet(recordings: Iterable[Drawable], page: PageConfig, seed: int = 0, columns: int = 4) -> np.ndarray:
+    """uint8 (H, W, 3): a row of pages for every preset of effects, from clean to mixed, at the settings' size."""
+    chosen = list(islice(recordings, columns))
+    if not chosen:
+        raise InputError("there is no recording to draw", where="contact sheet")
+    keys = np.array([page_key(seed, 0, recording.id, 0) for recording in chosen], np.uint64)
+    rows = []
+    for preset in PRESETS:
+        pages = Renderer(page.model_copy(update={"effects": preset, "channels": 3})).render(chosen, keys)
+        framed = np.pad(pages.image, ((0, 0), (3, 3), (3, 3), (0, 0)), constant_values=128)
+        rows.append(np.concatenate(list(framed), axis=1))
+    return np.concatenate(rows)
+
+
+def _rounded(points: np.ndarray) -> Any:
+    return np.round(points.astype(np.float64), 2).tolist()
+
+
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or absent: written beside its place and moved there."""
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", where=path, fix="Choose another folder.") from None

@@ -1,0 +1,96 @@
+"""What a 12-lead recording is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import resample_poly
+
+from ecgscan_ray.recording.leads import LEADS
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Twelve leads in mV and what is known about them.
+
+    Attributes:
+        id: Unique within its source.
+        source: Where it comes from, e.g. ``ptbxl``.
+        patient_id: Whose heart; unique within the source, ``None`` = unknown.
+        signal_mv: (12, T) float32 in the order of ``LEADS``, NaN where missing.
+        fs: Samples a second, Hz.
+        report: What a doctor or a device wrote.
+        labels: Code -> likelihood in percent (0 = not stated).
+        age: Years.
+        sex: ``male`` or ``female``.
+        fold: Stratified fold of the source, where it has folds.
+        steps_per_mv: Steps of the digital samples in one mV (1000 = 1 uV a step), where all leads share it.
+    """
+
+    id: str
+    source: str
+    patient_id: str | None
+    signal_mv: NDArray[np.float32]
+    fs: float
+    report: str | None = None
+    labels: dict[str, float] = field(default_factory=dict)
+    age: float | None = None
+    sex: str | None = None
+    fold: int | None = None
+    steps_per_mv: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.signal_mv.ndim != 2 or self.signal_mv.shape[0] != len(LEADS):
+            raise ValueError(f"signal_mv of {self.id} has shape {self.signal_mv.shape}, not (12, T)")
+
+    @property
+    def sig_len(self) -> int:
+        """Samples a lead, T."""
+        return self.signal_mv.shape[1]
+
+    @property
+    def seconds(self) -> float:
+        return self.sig_len / self.fs
+
+    def resampled(self, fs: float) -> Recording:
+        """The same recording at another rate (polyphase filter; linear, so lead laws survive).
+
+        A sample is missing afterwards where a missing one lies within the filter's reach (ten samples of the lower
+        rate): what the filter made of a bridged gap is no measurement.
+
+        Args:
+            fs: New rate in Hz; the ratio of the rates is approximated by a fraction with terms up to 1000.
+        """
+        if fs == self.fs:
+            return self
+        ratio = Fraction(fs / self.fs).limit_denominator(1000)
+        missing = np.isnan(self.signal_mv)
+        bridged = np.stack([_bridge(lead, gap) for lead, gap in zip(self.signal_mv, missing, strict=True)])
+        # padtype="line" takes offset and drift out before filtering: the ends are not pulled to zero
+        signal = resample_poly(bridged, ratio.numerator, ratio.denominator, axis=1, padtype="line").astype(np.float32)
+        if missing.any():
+            signal[_reached(missing, signal.shape[1], ratio)] = np.nan
+        return replace(self, signal_mv=signal, fs=float(fs), steps_per_mv=None)
+
+
+def _bridge(lead: NDArray[np.float32], gap: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The lead with its missing samples interpolated; zeros where nothing is known."""
+    values = lead.astype(np.float64)
+    if gap.all():
+        return np.zeros_like(values)
+    if gap.any():
+        values[gap] = np.interp(np.flatnonzero(gap), np.flatnonzero(~gap), values[~gap])
+    return values
+
+
+def _reached(missing: NDArray[np.bool_], sig_len: int, ratio: Fraction) -> NDArray[np.bool_]:
+    """Which of the ``sig_len`` new samples have a missing old one within the filter's reach: (12, sig_len)."""
+    reach = 10 * max(ratio.numerator, ratio.denominator) / ratio.numerator  # scipy's filter, in old samples
+    at = np.arange(sig_len) / float(ratio)
+    start = np.ceil(at - reach).astype(int).clip(0, missing.shape[1])
+    stop = (np.floor(at + reach).astype(int) + 1).clip(0, missing.shape[1])
+    count = np.pad(np.cumsum(missing, axis=1), ((0, 0), (1, 0)))
+    return count[:, stop] > count[:, start]

@@ -1,0 +1,76 @@
+"""The model card of an exported encoder, filled from its run: data, licence, figures, limits, use."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ecgscan_ray.errors import EcgscanError
+from ecgscan_ray.evaluation.bootstrap import Estimate
+from ecgscan_ray.report.html import render
+from ecgscan_ray.store.filesystem import exists, join, read_bytes
+from ecgscan_ray.store.manifest import Manifest, read_manifest
+from ecgscan_ray.training.checkpoint import LoadedCheckpoint
+
+CARD_FIGURES = {
+    "retrieval.page_to_signal.recall_at_1": "page to signal, recall@1",
+    "retrieval.page_to_signal.recall_at_10": "page to signal, recall@10",
+    "retrieval.page_to_text.recall_at_10": "page to report, recall@10",
+    "linear_probe.superclass.macro_auroc": "linear probe, five superclasses, macro AUROC",
+    "random.linear_probe.superclass.macro_auroc": "same, randomly initialised encoder",
+    "zero_shot.superclass.macro_auroc": "zero-shot, five superclasses, macro AUROC",
+    "reconstruction.shown.pearson_r": "redrawn leads, r on what the page shows",
+}
+
+
+def model_card(run: str, loaded: LoadedCheckpoint, name: str) -> str:
+    """Markdown with the front matter of model hubs.
+
+    Args:
+        run: URI of the run folder; its report gives the figures, its store the data.
+        loaded: The exported checkpoint.
+        name: Of the exported folder.
+    """
+    environment = _read_json(join(run, "environment.json"))
+    report = _read_json(join(run, "report.json"))
+    figures = [(title, Estimate(**report[key])) for key, title in CARD_FIGURES.items() if key in report]
+    manifest = _manifest(environment.get("store"))
+    normalisation = {
+        name: buffer.flatten().tolist() for name, buffer in loaded.model.image.named_buffers(recurse=False)
+    }
+    backbone = loaded.model.image.backbone
+    return render(
+        "card.md.j2",
+        name=name,
+        config=loaded.config,
+        architecture=getattr(backbone, "pretrained_cfg", {}).get("architecture", loaded.config.model.image.name),
+        parameters=sum(p.numel() for p in backbone.parameters()),
+        pooled_dim=loaded.model.image.pooled_dim,
+        mean=[round(v, 4) for v in normalisation["mean"]],
+        std=[round(v, 4) for v in normalisation["std"]],
+        state=loaded.state,
+        figures=figures,
+        manifest=manifest,
+        folds=_folds(manifest),
+        rows={split: manifest.rows(split) for split in ("train", "validation", "test")} if manifest else {},
+        environment=environment,
+    )
+
+
+def _read_json(uri: str) -> dict[str, Any]:
+    return json.loads(read_bytes(uri)) if exists(uri) else {}
+
+
+def _manifest(store: str | None) -> Manifest | None:
+    """The store's table of contents, where the store is still there."""
+    try:
+        return read_manifest(store) if store else None
+    except EcgscanError:
+        return None
+
+
+def _folds(manifest: Manifest | None) -> str | None:
+    settings = manifest.settings if manifest else {}
+    folds = {key.replace("_", " "): value for key, value in settings.items() if "fold" in key and value is not None}
+    found = [f"{name}: {value}" for name, value in folds.items()]
+    return "; ".join(found) or None

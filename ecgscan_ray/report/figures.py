@@ -1,0 +1,219 @@
+"""Pictures of a report as data URIs, so that the HTML needs no other file.
+
+Drawn with matplotlib's object interface: no global state, no display.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+from PIL import Image
+
+from ecgscan_ray.evaluation.features import Example
+from ecgscan_ray.recording.leads import LEADS
+from ecgscan_ray.report.metrics import Line, series
+
+INK, MUTED, ACCENT, SECOND = "#1d2733", "#8a94a0", "#b3261e", "#1f5f8b"
+SHADES = {"shown": "#ffffff", "derivable": "#dcebf5", "unseen": "#f6e9d5"}
+"""Background of a stretch of a lead by what the page says of it."""
+
+_STYLE = {
+    "font.size": 8.5,
+    "font.family": "DejaVu Sans",
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.frameon": False,
+    "svg.hashsalt": "ecgscan",
+}
+
+
+def data_uri(figure: Figure, kind: str = "svg", dpi: int = 120) -> str:
+    """The figure as ``data:`` URI; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
+    mime = "image/svg+xml" if kind == "svg" else "image/png"
+    return f"data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def page_sheet(pages: np.ndarray, columns: int = 4, gap: int = 10) -> str | None:
+    """Pages side by side at their own resolution.
+
+    Args:
+        pages: (n, H, W, C) uint8.
+        columns: Pages in a row.
+        gap: Pixels between pages.
+
+    Returns:
+        ``data:`` URI of a PNG, or ``None`` where there are no pages.
+    """
+    if not len(pages):
+        return None
+    count, height, width, channels = pages.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, np.uint8)
+    for index, page in enumerate(pages):
+        top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
+        sheet[top : top + height, left : left + width] = page
+    return png_uri(sheet)
+
+
+def png_uri(image: np.ndarray) -> str:
+    """(H, W, C) uint8 as ``data:`` URI."""
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def learning_curves(lines: Sequence[Line]) -> str | None:
+    """Loss terms, validation scores and throughput over steps; ``None`` where there are no lines."""
+    panels = _curve_panels(lines)
+    if not panels:
+        return None
+    with rc_context(_STYLE):
+        columns = min(3, len(panels))
+        rows = -(-len(panels) // columns)
+        figure = Figure(figsize=(10.4, 2.35 * rows), layout="constrained")
+        for index, (title, curves) in enumerate(panels):
+            axes = figure.add_subplot(rows, columns, index + 1)
+            for (name, (steps, values)), colour in zip(curves.items(), (INK, ACCENT, SECOND, MUTED), strict=False):
+                marker = "o" if len(steps) < 25 else None
+                axes.plot(steps, values, color=colour, lw=1.2, marker=marker, ms=2.5, label=name)
+            axes.set_title(title, color=INK)
+            axes.set_xlabel("step")
+            axes.margins(x=0.02)
+            if set(curves) & {"images_per_s", "data_wait_share"}:
+                axes.set_ylim(bottom=0)
+            if len(curves) > 1:
+                axes.legend(fontsize=7.5)
+        return data_uri(figure)
+
+
+def _curve_panels(lines: Sequence[Line]) -> list[tuple[str, dict[str, tuple[list[int], list[float]]]]]:
+    terms = sorted({name for line in lines for name in line if name.endswith("_loss")})
+    wanted: list[tuple[str, str, dict[str, str]]] = [("loss", "train", {"loss": "loss"})]
+    wanted += [(name.replace("_", " "), "train", {name: name}) for name in terms]
+    validation = {
+        "score": "validation.score",
+        "MRR page to signal": "validation.mrr_page_to_signal",
+        "MRR page to text": "validation.mrr_page_to_text",
+        "r, shown leads": "validation.r_shown",
+    }
+    wanted.append(("on validation patients", "validation", validation))
+    wanted.append(("pages per second", "train", {"images_per_s": "images_per_s"}))
+    wanted.append(("share of time waiting for data", "train", {"data_wait_share": "data_wait_share"}))
+    panels = []
+    for title, kind, names in wanted:
+        curves = {label: series(lines, kind, name) for label, name in names.items()}
+        curves = {label: curve for label, curve in curves.items() if curve[0]}
+        if curves:
+            panels.append((title, curves))
+    return panels
+
+
+def redrawn_leads(example: Example, fs: float) -> str:
+    """The redrawn twelve leads over the truth; the background tells shown, derivable and unseen apart."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(10.4, 7.2), layout="constrained")
+        grid = figure.subplots(6, 2, sharex=True)
+        low, high = _limits(example)
+        for index, lead in enumerate(LEADS):
+            axes = grid[index % 6][index // 6]
+            _one_lead(axes, example, index, fs)
+            axes.set_ylim(low, high)
+            axes.text(0.008, 0.96, lead, transform=axes.transAxes, va="top", fontweight="bold", color=INK)
+            axes.set_xlim(0, example.truth_mv.shape[1] / fs)
+        for axes in grid[-1]:
+            axes.set_xlabel("s")
+        for row in grid:
+            row[0].set_ylabel("mV")
+        return data_uri(figure, "png")
+
+
+def _limits(example: Example) -> tuple[float, float]:
+    """The axis in mV: the same for all leads, so that heights can be compared; single spikes may leave it."""
+    values = example.truth_mv[example.valid]
+    if not len(values):
+        return -1.0, 1.0
+    low, high = np.quantile(values, [0.0005, 0.9995])
+    return float(min(-0.5, 1.1 * low)), float(max(0.6, 1.15 * high))
+
+
+def _one_lead(axes: Axes, example: Example, lead: int, fs: float) -> None:
+    time = np.arange(example.truth_mv.shape[1]) / fs
+    state = np.where(example.shown[lead], 0, np.where(example.derivable[lead], 1, 2))
+    start = 0
+    for value, run in groupby(state):
+        stop = start + len(list(run))
+        axes.axvspan(start / fs, stop / fs, color=list(SHADES.values())[int(value)], lw=0)
+        start = stop
+    truth = np.where(example.valid[lead], example.truth_mv[lead], np.nan)
+    axes.plot(time, truth, color=INK, lw=0.8)
+    axes.plot(time, example.redrawn_mv[lead], color=ACCENT, lw=0.9, alpha=0.9)
+
+
+def scatter_grid(points: Mapping[str, Sequence[tuple[object, float]]], scales: Mapping[str, bool], ylabel: str) -> str:
+    """One panel a setting: its value against the score.
+
+    Args:
+        points: Setting -> (value, score) of each trial.
+        scales: Setting -> whether its axis is logarithmic.
+        ylabel: Name of the score.
+    """
+    with rc_context(_STYLE):
+        columns = min(3, max(len(points), 1))
+        rows = -(-len(points) // columns)
+        figure = Figure(figsize=(10.4, 2.5 * rows), layout="constrained")
+        for index, (name, pairs) in enumerate(points.items()):
+            axes = figure.add_subplot(rows, columns, index + 1)
+            numbers = [float(v) for v, _ in pairs if isinstance(v, int | float) and not isinstance(v, bool)]
+            scores = [score for _, score in pairs]
+            if len(numbers) == len(pairs):
+                axes.plot(numbers, scores, "o", color=SECOND, ms=4)
+                if scales.get(name):
+                    axes.set_xscale("log")
+                    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                    axes.xaxis.set_major_formatter("{x:g}")
+                    axes.xaxis.set_minor_locator(NullLocator())
+            else:
+                axes.plot([str(value) for value, _ in pairs], scores, "o", color=SECOND, ms=4)
+            axes.set_xlabel(name)
+            axes.set_ylabel(ylabel if index % columns == 0 else "")
+        return data_uri(figure)
+
+
+def trial_curves(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], best: str | None, ylabel: str) -> str:
+    """Learning curves of all trials; the best one stands out."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(10.4, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        for name, (steps, values) in curves.items():
+            chosen = name == best
+            colour, width, label = (ACCENT, 1.8, f"best: {name}") if chosen else (MUTED, 1.0, None)
+            axes.plot(steps, values, color=colour, lw=width, marker="o", ms=3, label=label, zorder=3 if chosen else 2)
+            end, offset = (steps[-1], values[-1]), (4, 0)
+            axes.annotate(name, end, xytext=offset, textcoords="offset points", fontsize=7, color=colour)
+        axes.set_xlabel("step")
+        axes.set_ylabel(ylabel)
+        axes.margins(x=0.06)
+        if best in curves:
+            axes.legend(loc="lower right")
+        return data_uri(figure)

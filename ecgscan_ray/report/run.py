@@ -1,0 +1,195 @@
+"""The report of one run: what the encoder learned, beside chance, a random encoder and an oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ecgscan_ray.config import Config, dump_yaml
+from ecgscan_ray.evaluation.bootstrap import Estimate
+from ecgscan_ray.evaluation.evaluate import Evaluation
+from ecgscan_ray.evaluation.redraw import MASKS
+from ecgscan_ray.evaluation.retrieval import RECALL_AT
+from ecgscan_ray.recording.labels import SUPERCLASSES
+from ecgscan_ray.recording.leads import LEADS
+from ecgscan_ray.report import figures
+from ecgscan_ray.report.html import bounds, number, render, write_report
+from ecgscan_ray.report.metrics import Line, training_figures
+
+Figures = Mapping[str, Estimate]
+
+DIRECTION_NAMES = {
+    "page_to_signal": "page to signal",
+    "page_to_text": "page to report",
+    "signal_to_page": "signal to page",
+}
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a report says of the run besides figures.
+
+    Attributes:
+        name: Of the run, for the title.
+        config: Its settings.
+        step: Optimiser steps of the checkpoint that was measured.
+        samples_seen: Pages until then.
+        checkpoint: ``best`` or ``last``.
+        source: Where the recordings come from.
+        licence: Theirs.
+        rows: Split -> recordings.
+        environment: Hardware and versions.
+    """
+
+    name: str
+    config: Config
+    step: int
+    samples_seen: int
+    checkpoint: str = "last"
+    source: str = "unknown"
+    licence: str | None = None
+    rows: Mapping[str, int] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_figures(evaluation: Evaluation, lines: Sequence[Line]) -> dict[str, Estimate]:
+    """The figures of the evaluation and those of the training itself."""
+    training = {name: Estimate(value) for name, value in training_figures(lines).items()}
+    return {**evaluation.figures, **training}
+
+
+def write_run_report(out_uri: str, evaluation: Evaluation, lines: Sequence[Line], facts: RunFacts) -> dict[str, Any]:
+    """Write ``report.html`` and ``report.json`` into the run folder.
+
+    Args:
+        out_uri: The run folder, local or in a bucket.
+        evaluation: What was measured.
+        lines: Metric lines of the run.
+        facts: What else the report says.
+
+    Returns:
+        The content of ``report.json``: name -> value, low, high, n.
+    """
+    all_figures = run_figures(evaluation, lines)
+    content = {name: figure.as_dict() for name, figure in all_figures.items()}
+    write_report(out_uri, run_html(all_figures, evaluation, lines, facts), content)
+    return content
+
+
+def run_html(all_figures: Figures, evaluation: Evaluation, lines: Sequence[Line], facts: RunFacts) -> str:
+    """The whole page as text; it loads nothing from anywhere."""
+    fs = facts.config.model.signal_fs
+    return render(
+        "run.html.j2",
+        facts=facts,
+        headline=_headline(all_figures, facts.name),
+        f=all_figures,
+        cards=_cards(all_figures),
+        retrieval=_retrieval_rows(all_figures),
+        recall_at=RECALL_AT,
+        class_rows=_class_rows(all_figures),
+        redraw_rows=_redraw_rows(all_figures),
+        lead_rows=_lead_rows(all_figures),
+        leads=LEADS,
+        masks=MASKS,
+        curves=figures.learning_curves(lines),
+        sheet=figures.page_sheet(evaluation.training_pages),
+        examples=[
+            {"id": example.id, "page": figures.png_uri(example.page), "leads": figures.redrawn_leads(example, fs)}
+            for example in evaluation.examples
+        ],
+        shades=figures.SHADES,
+        colours={"truth": figures.INK, "redrawn": figures.ACCENT},
+        skipped=evaluation.skipped,
+        config_yaml=dump_yaml(facts.config),
+    )
+
+
+def _headline(f: Figures, name: str) -> str:
+    """What was found, in one sentence; the intervals decide the words."""
+    recall = f.get("retrieval.page_to_signal.recall_at_1")
+    if recall is None or recall.low is None:
+        return f"Run {name}"
+    chance, gallery = f["retrieval.page_to_signal.chance_at_1"].value, f["retrieval.page_to_signal.gallery"].value
+    if recall.low <= chance:
+        return f"Run {name}: pages do not find their own signals better than by chance"
+    return f"Run {name}: {100 * recall.value:.0f} % of pages find their own signal first among {gallery:.0f}"
+
+
+def _cards(f: Figures) -> list[dict[str, Any]]:
+    """The four figures that a reader wants first, each with what to compare it with."""
+    cards = []
+    retrieval = "retrieval.page_to_signal"
+    if f"{retrieval}.recall_at_1" in f:
+        first, tenth, chance = (f[f"{retrieval}.{name}"] for name in ("recall_at_1", "recall_at_10", "chance_at_1"))
+        against = f"first among {f[f'{retrieval}.gallery'].value:.0f} recordings (chance {100 * chance.value:.1f} %); "
+        against += f"among the first ten: {100 * tenth.value:.0f} %"
+        title, value = "Page finds its own signal", f"{100 * first.value:.0f} %"
+        cards.append({"title": title, "value": value, "interval": _percent_interval(first), "against": against})
+    probe = "linear_probe.superclass.macro_auroc"
+    for task, title in (("linear_probe", "Linear probe, 5 classes"), ("zero_shot", "Zero-shot, 5 classes")):
+        name = f"{task}.superclass.macro_auroc"
+        if name in f:
+            against = f"macro AUROC; random encoder {f[f'random.{name}'].value:.2f}"
+            if name == probe:
+                difference = f[f"{name}.minus_random"]
+                against += f", difference {number(difference.value)} {bounds(difference)}"
+            cards.append(
+                {"title": title, "value": f"{number(f[name].value)}", "interval": bounds(f[name]), "against": against}
+            )
+    if "reconstruction.shown.pearson_r" in f:
+        figure = f["reconstruction.shown.pearson_r"]
+        against = "correlation with the truth on what the page shows"
+        cards.append(
+            {"title": "Redrawn leads", "value": number(figure.value), "interval": bounds(figure), "against": against}
+        )
+    return cards
+
+
+def _percent_interval(figure: Estimate) -> str:
+    return "" if figure.low is None or figure.high is None else f"({100 * figure.low:.0f} to {100 * figure.high:.0f} %)"
+
+
+def _retrieval_rows(f: Figures) -> list[dict[str, Any]]:
+    rows = []
+    for direction, title in DIRECTION_NAMES.items():
+        name = f"retrieval.{direction}"
+        if f"{name}.mrr" not in f:
+            continue
+        size = f"{f[f'{name}.gallery'].value:.0f}"
+        for who, prefix in (("trained", ""), ("random encoder", "random.")):
+            cells = [f[f"{prefix}{name}.recall_at_{k}"] for k in RECALL_AT] + [f[f"{prefix}{name}.mrr"]]
+            rank = f"{f[f'{prefix}{name}.median_rank'].value:.0f}"
+            rows.append({"title": title if not prefix else "", "who": who, "cells": cells, "rank": rank, "among": size})
+        cells = [f[f"{name}.chance_at_{k}"] for k in RECALL_AT] + [f[f"{name}.chance_mrr"]]
+        middle = f"{(f[f'{name}.gallery'].value + 1) / 2:.0f}"
+        rows.append({"title": "", "who": "chance", "cells": cells, "rank": middle, "among": size})
+    return rows
+
+
+def _class_rows(f: Figures) -> list[dict[str, Any]]:
+    rows = []
+    for title in (*SUPERCLASSES, "macro"):
+        tail = "superclass.macro_auroc" if title == "macro" else f"superclass.{title}.auroc"
+        names = [f"{prefix}{task}.{tail}" for task in ("linear_probe", "zero_shot") for prefix in ("", "random.")]
+        if all(name in f for name in names):
+            rows.append({"title": title, "cells": [f[name] for name in names]})
+    return rows
+
+
+def _redraw_rows(f: Figures) -> list[dict[str, Any]]:
+    rows = []
+    for who, title in (("reconstruction", "redrawn by the decoder"), ("mean_beat", "mean-beat oracle")):
+        cells = [f.get(f"{who}.{mask}.{metric}") for metric in ("pearson_r", "rmse_mv") for mask in MASKS]
+        rows.append({"title": title, "cells": cells})
+    return rows
+
+
+def _lead_rows(f: Figures) -> list[dict[str, Any]]:
+    rows = []
+    for mask in MASKS:
+        cells = [f.get(f"reconstruction.{mask}.lead.{lead}.pearson_r") for lead in LEADS]
+        rows.append({"title": mask, "cells": cells})
+    cells = [f.get(f"mean_beat.unseen.lead.{lead}.pearson_r") for lead in LEADS]
+    return [*rows, {"title": "unseen, mean-beat oracle", "cells": cells}]

@@ -1,0 +1,106 @@
+"""Evaluation of a run on one machine: opens run and store, measures, writes the report into the run folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+
+from ecgscan_ray.batch import BatchMaker
+from ecgscan_ray.config import Config, build
+from ecgscan_ray.errors import RunError, StoreError
+from ecgscan_ray.evaluation.evaluate import evaluate_run
+from ecgscan_ray.recording.recording import Recording
+from ecgscan_ray.report.metrics import read_metrics
+from ecgscan_ray.report.run import RunFacts, write_run_report
+from ecgscan_ray.runtime.run_folder import read_environment
+from ecgscan_ray.store.filesystem import exists, join
+from ecgscan_ray.store.manifest import SPLITS, read_manifest
+from ecgscan_ray.store.shards import iterate_rows
+from ecgscan_ray.training.checkpoint import build_model, load_run
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(
+    run: str,
+    *,
+    store: str | None = None,
+    which: Literal["best", "last"] = "best",
+    settings: dict[str, Any] | None = None,
+    device: str | None = None,
+) -> dict[str, dict[str, float | int | None]]:
+    """Measure a run and write ``report.html`` and ``report.json`` into its folder.
+
+    Args:
+        run: URI of the run folder.
+        store: URI of the store; by default the one it was trained on.
+        which: Checkpoint.
+        settings: Changes to the ``evaluation`` section, e.g. ``{"bootstrap": 200}``.
+        device: Where to compute; by default a GPU if there is one.
+
+    Returns:
+        The content of ``report.json``.
+
+    Raises:
+        RunError: No run, or no checkpoint in it.
+        StoreError: The store is not there, or has no rows of a split.
+    """
+    if not exists(join(run, "config.yaml")):
+        raise RunError("not a run folder: it has no config.yaml", where=run, fix="Make a run by 'ecgscan pretrain'.")
+    environment = read_environment(run)
+    store = store or environment.get("store")
+    if not store:
+        raise RunError("does not say which store it was trained on", where=run, fix="Give --store.")
+    manifest = read_manifest(store)
+    if manifest.digest() != environment.get("manifest_digest"):
+        logger.warning("%s is not the store that %s was trained on: its patients may have been trained on", store, run)
+    loaded = load_run(run, which)
+    config = _with_evaluation(loaded.config, settings or {})
+    for split in {"train", "validation", config.evaluation.split}:
+        if not manifest.rows(split):
+            raise StoreError(f"has no recordings in the split '{split}'", where=store)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+    def recordings_of(split: str) -> Iterator[Recording]:
+        return iterate_rows(store, manifest, split)
+
+    evaluation = evaluate_run(
+        loaded.model.to(device),
+        build_model(config, loaded.tokenizer).to(device),
+        BatchMaker(config, loaded.tokenizer),
+        recordings_of,
+        device=device,
+    )
+    facts = RunFacts(
+        name=run.rstrip("/").rpartition("/")[2],
+        config=config,
+        step=loaded.state.step,
+        samples_seen=loaded.state.samples_seen,
+        checkpoint=which,
+        source=manifest.source,
+        licence=manifest.licence,
+        rows={split: manifest.rows(split) for split in SPLITS},
+        environment=_spoken(environment),
+    )
+    return write_run_report(run, evaluation, read_metrics(run), facts)
+
+
+def _with_evaluation(config: Config, settings: dict[str, Any]) -> Config:
+    content = config.model_dump(mode="json")
+    content["evaluation"] |= settings
+    return build(Config, content, where="evaluation")
+
+
+def _spoken(environment: dict[str, Any]) -> dict[str, str]:
+    """What the report prints of the environment; paths and places of the machine stay out of it."""
+    versions = ", ".join(f"{name} {version}" for name, version in environment.get("versions", {}).items())
+    spoken = {
+        "Python": environment.get("python"),
+        "Machine": environment.get("machine"),
+        "Packages": versions,
+        "Git revision": environment.get("git_revision"),
+    }
+    return {name: str(value) for name, value in spoken.items() if value}

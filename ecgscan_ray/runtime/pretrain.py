@@ -1,0 +1,269 @@
+"""Pretraining as a Ray Train job: the stream into the step loop, on 1..N workers, from the last checkpoint to the end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ecgscan_ray import text
+from ecgscan_ray.batch import BatchMaker
+from ecgscan_ray.config import Config
+from ecgscan_ray.errors import EcgscanError, WorkError
+from ecgscan_ray.evaluation.score import validation_score
+from ecgscan_ray.runtime import run_folder, stream
+from ecgscan_ray.runtime.cluster import start_ray
+from ecgscan_ray.runtime.progress import ProgressLine
+from ecgscan_ray.store.filesystem import exists, join, open_filesystem, read_bytes, write_bytes_atomic
+from ecgscan_ray.store.manifest import Manifest, read_manifest
+from ecgscan_ray.store.shards import iterate_rows
+from ecgscan_ray.training.checkpoint import build_model, load_run
+from ecgscan_ray.training.loop import Job, train
+from ecgscan_ray.training.meters import RunLog
+from ecgscan_ray.training.tensors import to_device
+
+logger = logging.getLogger(__name__)
+
+VALIDATION_EPOCH = 2**31
+"""Epoch number behind the keys of validation pages: the same pages at every checkpoint, none of them trained on."""
+
+MAX_TOKENIZER_REPORTS = 200_000
+
+StopRule = Callable[[int, dict[str, float]], bool]
+"""(step, metrics) -> whether the run should end here; asked with every checkpoint."""
+
+
+@dataclass(frozen=True)
+class WorkerArguments:
+    """What each training worker gets."""
+
+    job: Job
+    store: str
+    out: str
+    manifest: Manifest
+    init_from: str | None
+    stop_rule: StopRule | None
+
+
+def total_steps(config: Config, manifest: Manifest) -> int:
+    """Optimiser steps of the run."""
+    if config.training.steps is not None:
+        return config.training.steps
+    assert config.training.epochs is not None  # the config has exactly one of the two
+    return max(1, math.ceil(config.training.epochs * manifest.rows("train") / config.training.global_batch_size))
+
+
+def pretrain(
+    config: Config,
+    store: str,
+    out: str,
+    *,
+    fresh: bool = False,
+    init_from: str | None = None,
+    callbacks: Sequence[Any] = (),
+    stop_rule: StopRule | None = None,
+    quiet: bool = False,
+) -> None:
+    """Pretrain on a store; the same call on an unfinished run goes on from its last checkpoint.
+
+    Args:
+        config: Settings.
+        store: URI of a prepared store.
+        out: URI of the run folder; on a cluster, one that all nodes reach.
+        fresh: Refuse a folder that is not empty.
+        init_from: Run to take the first weights from.
+        callbacks: Ray Train callbacks (a sweep's reporter).
+        stop_rule: Ends the run early, e.g. when a sweep's trial falls behind.
+        quiet: No progress line.
+
+    Raises:
+        InputError: Settings, store or folder cannot be used.
+        WorkError: Training failed.
+    """
+    manifest = read_manifest(store)
+    steps = total_steps(config, manifest)
+    stream.Source(config, store, manifest, "").plan()
+    standing = run_folder.claim(out, config, manifest, store, fresh)
+    if standing == "finished":
+        logger.info("%s: finished already; nothing to do", out)
+        return
+    tokenizer_json = _tokenizer(config, store, manifest, out)
+    start_ray(config.resources)
+    stream.preflight(config)
+    job = Job(config, steps, tokenizer_json, manifest.digest())
+    source = stream.Source(config, store, manifest, tokenizer_json)
+    done = _registered_step(out)
+    if standing == "unfinished":
+        logger.info("%s: going on from step %d of %d", out, done, steps)
+    if done < steps:
+        arguments = WorkerArguments(job, store, out, manifest, init_from, stop_rule)
+        _fit(arguments, source, list(callbacks), quiet)
+    write_bytes_atomic(join(out, "finished.json"), json.dumps({"step": _registered_step(out)}).encode())
+
+
+def _fit(arguments: WorkerArguments, source: stream.Source, callbacks: list[Any], quiet: bool) -> None:
+    config, out = source.config, arguments.out
+    filesystem, path = open_filesystem(out)
+    resources = config.resources
+    batch = config.training.global_batch_size
+
+    def rest_of_the_run() -> ray.data.Dataset:
+        """Called whenever a worker group is set up: what the last registered checkpoint has not consumed."""
+        return stream.build(source, _registered_step(out) * batch, arguments.job.total_steps * batch)
+
+    worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
+    if resources.use_gpu:
+        worker["GPU"] = 1
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"arguments": arguments},
+        scaling_config=ScalingConfig(
+            num_workers=resources.num_workers,
+            use_gpu=resources.use_gpu,
+            resources_per_worker=worker,
+            label_selector=dict(resources.train_label) or None,
+        ),
+        run_config=RunConfig(
+            name="checkpoints",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=resources.max_failures),
+            checkpoint_config=_kept(config),
+            callbacks=callbacks,
+        ),
+        datasets={"train": rest_of_the_run},
+        dataset_config=DataConfig(execution_options=stream.execution_options(config)),
+    )
+    try:
+        with ProgressLine(out, enabled=not quiet):
+            trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise _root_cause(error, out) from error
+
+
+def _kept(config: Config) -> CheckpointConfig:
+    """Best and last; where nothing is validated, the last two."""
+    if config.training.validation_rows:
+        return CheckpointConfig(num_to_keep=2, checkpoint_score_attribute="validation.score")
+    return CheckpointConfig(num_to_keep=2)
+
+
+def _root_cause(error: BaseException, out: str) -> EcgscanError:
+    """Our own error behind Ray's, or one line on somebody else's."""
+    causes: list[BaseException] = list(getattr(error, "worker_failures", {}).values()) or [error]
+    cause: BaseException | None = causes[0]
+    while cause is not None:
+        inner = getattr(cause, "cause", None) or cause.__cause__
+        if isinstance(cause, EcgscanError):
+            return cause
+        if not isinstance(inner, BaseException):
+            break
+        cause = inner
+    lines = [line for line in str(cause).splitlines() if line.strip()]
+    return WorkError(f"training failed: {lines[-1] if lines else type(cause).__name__}", where=out)
+
+
+def _registered_step(out: str) -> int:
+    """Step of the last checkpoint that Ray Train has registered, 0 without one: the one a new worker group gets."""
+    uri = join(out, "checkpoints", "checkpoint_manager_snapshot.json")
+    if not exists(uri):
+        return 0
+    latest = json.loads(read_bytes(uri)).get("latest_checkpoint_result")
+    return int(latest["metrics"]["step"]) if latest else 0
+
+
+def _tokenizer(config: Config, store: str, manifest: Manifest, out: str) -> str:
+    """The run's tokenizer as JSON: kept in its folder, fitted on the training reports (or the named encoder's own)."""
+    uri = join(out, "tokenizer.json")
+    if exists(uri):
+        return read_bytes(uri).decode()
+    if config.model.text.name == "small":
+        rows = iterate_rows(store, manifest, "train", limit=MAX_TOKENIZER_REPORTS)
+        reports = [text.normalise(row.report or "") for row in rows if text.is_finding(row.report)]
+        tokenizer = text.fit_tokenizer(reports, config.model.text.vocab_size)
+    else:
+        tokenizer = text.load_tokenizer(config.model.text.name)
+    write_bytes_atomic(uri, tokenizer.to_str().encode())
+    return tokenizer.to_str()
+
+
+def _worker(loop_config: dict[str, Any]) -> None:
+    """One training worker's life."""
+    arguments: WorkerArguments = loop_config["arguments"]
+    job, config = arguments.job, arguments.job.config
+    context = ray.train.get_context()
+    torch.set_num_threads(config.resources.torch_threads or os.cpu_count() or 1)
+    device = get_device()
+    tokenizer = text.load_tokenizer(job.tokenizer_json)
+    model = build_model(config, tokenizer)
+    if arguments.init_from:
+        model.load_state_dict(load_run(arguments.init_from).model.state_dict())
+    model = model.to(device, memory_format=torch.channels_last)
+    first = context.get_world_rank() == 0
+    train(
+        job,
+        model,
+        stream.batches(ray.train.get_dataset_shard("train"), config, context.get_world_size()),
+        RayReporter(arguments.stop_rule),
+        device=device,
+        wrap=_data_parallel if context.get_world_size() > 1 else lambda module: module,
+        validate=_validator(arguments, device) if first and config.training.validation_rows else None,
+        log=RunLog(arguments.out) if first else None,
+    )
+
+
+def _data_parallel(model: nn.Module) -> nn.Module:
+    device = next(model.parameters()).device
+    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
+
+def _validator(arguments: WorkerArguments, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
+    """Measures ``validation.score`` on pages that are drawn once and kept."""
+    config = arguments.job.config
+    rows = list(iterate_rows(arguments.store, arguments.manifest, "validation", limit=config.training.validation_rows))
+    maker = BatchMaker(config, text.load_tokenizer(arguments.job.tokenizer_json))
+    size = config.evaluation.batch_size
+    kept = []
+    for start in range(0, len(rows), size):
+        some = rows[start : start + size]
+        kept.append(maker.make(some, range(start, start + len(some)), [VALIDATION_EPOCH] * len(some)))
+    fs = config.model.signal_fs
+    return lambda model: validation_score(model, (to_device(batch, device, fs) for batch in kept))
+
+
+class RayReporter:
+    """The loop's link to Ray Train."""
+
+    def __init__(self, stop_rule: StopRule | None) -> None:
+        self._stop_rule = stop_rule
+
+    def last_checkpoint(self) -> Path | None:
+        checkpoint = ray.train.get_checkpoint()
+        return Path(checkpoint.to_directory(mkdtemp(prefix="ecgscan-resume-"))) if checkpoint else None
+
+    def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
+        kept = Checkpoint.from_directory(str(checkpoint)) if checkpoint else None
+        ray.train.report(metrics, checkpoint=kept, checkpoint_dir_name=f"checkpoint_{int(metrics['step']):09d}")
+        if checkpoint:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+    def should_stop(self, step: int, metrics: dict[str, float]) -> bool:
+        if self._stop_rule is None:
+            return False
+        mine = self._stop_rule(step, metrics) if ray.train.get_context().get_world_rank() == 0 else False
+        return bool(ray.train.collective.broadcast_from_rank_zero(mine))

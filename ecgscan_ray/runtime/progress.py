@@ -1,0 +1,84 @@
+"""One live line on the driver: step, loss terms, images/s, share of time waiting for data, time left."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from types import TracebackType
+
+from rich.console import Console
+
+from ecgscan_ray.errors import EcgscanError
+from ecgscan_ray.store.filesystem import exists, join, read_bytes
+
+PLAIN_EVERY_S = 10.0
+"""Without a terminal, a line this often."""
+
+
+class ProgressLine:
+    """Shows what rank 0 writes to ``progress.json`` of the run folder while the block runs.
+
+    A file serves every arrangement (a driver on the head, workers elsewhere, a bucket between them) without a further
+    process or an open port.
+
+    Args:
+        out: URI of the run folder.
+        enabled: Whether to show anything.
+    """
+
+    def __init__(self, out: str, enabled: bool = True) -> None:
+        self._uri, self._enabled = join(out, "progress.json"), enabled
+        self._stop, self._console = threading.Event(), Console(stderr=True, highlight=False)
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> ProgressLine:
+        self._began = time.time()
+        if self._enabled:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._enabled:
+            self._thread.join(timeout=10)
+
+    def _follow(self) -> None:
+        live, last, shown = self._console.is_terminal, None, 0.0
+        while True:
+            over = self._stop.wait(1.0)
+            state = self._read()
+            if state and state["time"] > self._began and state["step"] != last:
+                due = live or over or time.monotonic() - shown > PLAIN_EVERY_S
+                if due:
+                    last, shown = state["step"], time.monotonic()
+                    self._console.file.write(("\r\x1b[2K" if live else "") + describe(state) + ("" if live else "\n"))
+                    self._console.file.flush()
+            if over:
+                if live and last is not None:
+                    self._console.file.write("\n")
+                return
+
+    def _read(self) -> dict | None:
+        try:
+            return json.loads(read_bytes(self._uri)) if exists(self._uri) else None
+        except (EcgscanError, ValueError):
+            return None
+
+
+def describe(state: dict) -> str:
+    """The line itself."""
+    left = (state["total_steps"] - state["step"]) * state.get("step_s", 0)
+    terms = "  ".join(
+        f"{name.removesuffix('_loss')} {state[name]:.3f}"
+        for name in ("gram_loss", "pair_loss", "reconstruction_loss", "soft_lead_loss")
+        if name in state
+    )
+    return (
+        f"step {state['step']}/{state['total_steps']}  loss {state['loss']:.3f} ({terms})  "
+        f"{state['images_per_s']:.0f} images/s  waiting for data {100 * state['data_wait_share']:.0f} %  "
+        f"{int(left // 60)}:{int(left % 60):02d} left"
+    )
+

@@ -1,0 +1,242 @@
+"""From the store to each trainer's batches, by Ray Data: plan, spans, units.
+
+The plan is Ray Data's input. Stage 1 (tasks) reads a span of the plan and yields packed rows cut into units; stage 2 (an
+actor pool, which keeps the renderer's caches) turns a unit into arrays. A unit is one row and one block throughout, so that
+order is kept, unit j goes to rank j mod W, and nothing is copied together on the way.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions
+
+from ecgscan_ray import text
+from ecgscan_ray.batch import Batch, BatchMaker, concatenate
+from ecgscan_ray.config import Config
+from ecgscan_ray.errors import ConfigError
+from ecgscan_ray.store.manifest import Manifest
+from ecgscan_ray.store.plan import Plan
+from ecgscan_ray.store.schema import unpack
+from ecgscan_ray.store.shards import read_row_groups
+
+ROW_BLOCKS = 1
+"""``target_max_block_size`` in bytes: below any row, so that each row (a unit) leaves a stage as a block of its own."""
+
+MAX_UNIT_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything a stream needs; small, and the same on every worker."""
+
+    config: Config
+    store: str
+    manifest: Manifest
+    tokenizer_json: str
+    split: str = "train"
+
+    def plan(self) -> Plan:
+        return Plan(self.manifest, self.split, self.config.seed, self.config.stream.window_row_groups)
+
+
+class Read:
+    """Stage 1: spans of the plan to packed units."""
+
+    def __init__(self, source: Source) -> None:
+        self._source, self._plan = source, source.plan()
+
+    def __call__(self, spans: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        unit = self._source.config.stream.unit_rows
+        for start, stop in zip(spans["start"].tolist(), spans["stop"].tolist(), strict=True):
+            rows = read_span(self._source.store, self._plan, start, stop)
+            for first in range(0, stop - start, unit):
+                yield {"unit": np.array([serialise(rows.slice(first, unit))], dtype=object)}
+
+
+def read_span(store: str, plan: Plan, start: int, stop: int) -> pa.Table:
+    """Packed rows of positions [start, stop) in their order, with columns ``position`` and ``epoch``."""
+    tables, positions = [], []
+    for piece in plan.pieces(start, stop):
+        rows = read_row_groups(store, piece.shard, [piece.row_group]).take(pa.array(piece.rows))
+        epoch = pa.array(np.full(len(rows), piece.epoch, np.int64))
+        tables.append(rows.append_column("epoch", epoch).append_column("position", pa.array(piece.positions)))
+        positions.append(piece.positions)
+    order = np.argsort(np.concatenate(positions), kind="stable")
+    return pa.concat_tables(tables).take(pa.array(order)).combine_chunks()
+
+
+def serialise(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def make_unit(maker: BatchMaker, rows: pa.Table) -> Batch:
+    """Packed rows with ``position`` and ``epoch`` to arrays."""
+    positions, epochs = rows["position"].to_pylist(), rows["epoch"].to_pylist()
+    return maker.make(unpack(rows.drop_columns(["position", "epoch"])), positions, epochs)
+
+
+class Render:
+    """Stage 2: one packed unit to one row of arrays."""
+
+    def __init__(self, source: Source) -> None:
+        self._maker = BatchMaker(source.config, text.load_tokenizer(source.tokenizer_json))
+
+    def __call__(self, block: dict[str, np.ndarray]) -> Batch:
+        with pa.ipc.open_stream(block["unit"][0]) as reader:
+            return {name: array[None] for name, array in make_unit(self._maker, reader.read_all()).items()}
+
+
+def build(source: Source, start: int, stop: int) -> ray.data.Dataset:
+    """The units of plan positions [start, stop) as a lazy dataset, one row each."""
+    resources = source.config.resources
+    DataContext.get_current().target_max_block_size = ROW_BLOCKS
+    spans = list(source.plan().spans(start, stop, source.config.stream.unit_rows))
+    items = [{"start": first, "stop": last} for first, last in spans]
+    return (
+        ray.data.from_items(items, override_num_blocks=len(items))
+        .map_batches(
+            Read,
+            fn_constructor_args=(source,),
+            batch_size=1,
+            num_cpus=resources.cpus_per_read,
+            compute=ActorPoolStrategy(size=resources.read_actors),
+        )
+        .map_batches(
+            Render,
+            fn_constructor_args=(source,),
+            batch_size=1,
+            num_cpus=resources.cpus_per_render_actor,
+            compute=ActorPoolStrategy(size=resources.render_actors),
+        )
+    )
+
+
+def execution_options(config: Config) -> ExecutionOptions:
+    """Order kept; stages placed on nodes with the render label, where there is one."""
+    options = ExecutionOptions(preserve_order=True)
+    if config.resources.render_label:
+        options.label_selector = dict(config.resources.render_label)
+    return options
+
+
+def batches(shard: ray.data.DataIterator, config: Config, num_workers: int) -> Iterator[Batch]:
+    """This rank's part of each global batch, from its shard of units."""
+    units_per_batch = config.training.global_batch_size // (config.stream.unit_rows * num_workers)
+    held: list[Batch] = []
+    with StallWatch(config) as watch:
+        for row in shard.iter_batches(
+            batch_size=1, batch_format="numpy", prefetch_batches=config.stream.prefetch_units, drop_last=False
+        ):
+            watch.seen()
+            held.append({name: array[0] for name, array in row.items()})
+            if len(held) == units_per_batch:
+                watch.pause()
+                yield concatenate(held)
+                held = []
+                watch.seen()
+
+
+class StallWatch:
+    """Says in a log line which stage waits for what when no unit has come for ``stream.stall_timeout_s``."""
+
+    def __init__(self, config: Config) -> None:
+        self._timeout, self._beat, self._stop = config.stream.stall_timeout_s, threading.Event(), threading.Event()
+        self._paused = False
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> StallWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stop.set()
+        self._beat.set()
+
+    def seen(self) -> None:
+        self._paused = False
+        self._beat.set()
+
+    def pause(self) -> None:
+        """The consumer is at work: silence is not the stream's fault."""
+        self._paused = True
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            self._beat.clear()
+            if not self._beat.wait(self._timeout) and not self._paused and not self._stop.is_set():
+                print(f"warning: {diagnosis(self._timeout)}", flush=True)
+
+
+def diagnosis(seconds: float) -> str:
+    """One line on a stream that stands still: free and total CPUs, and how far each stage is."""
+    free, total = ray.available_resources(), ray.cluster_resources()
+    return (
+        f"no page has come for {seconds:.0f} s; free CPUs {free.get('CPU', 0):g} of {total.get('CPU', 0):g}, "
+        f"object store free {free.get('object_store_memory', 0) / 2**20:.0f} MB; {stage_states()}"
+    )
+
+
+def stage_states() -> str:
+    """What Ray Data itself knows of its running stages; empty where it keeps that to itself."""
+    try:
+        from ray.data._internal.stats import get_or_create_stats_actor  # no public way to ask (Ray 2.60)
+
+        datasets = ray.get(get_or_create_stats_actor().get_datasets.remote(None), timeout=5)
+    except Exception as error:  # noqa: BLE001 - a diagnosis must not end the run
+        return f"stages unknown ({type(error).__name__})"
+    lines = []
+    for dataset in datasets.values():
+        if dataset.get("state") == "RUNNING":
+            for name, stage in dataset.get("operators", {}).items():
+                lines.append(f"{name}: {stage.get('state')}, {stage.get('progress')} of {stage.get('total')} done, "
+                             f"{stage.get('queued_blocks', '?')} queued")
+    return "; ".join(lines) or "no stage is running"
+
+
+def needed_cpus(config: Config, extra: float = 0.0) -> dict[str, float]:
+    """Logical CPUs that trainers, reading and rendering hold at the same time."""
+    resources = config.resources
+    return {
+        "trainers": resources.num_workers * resources.cpus_per_worker,
+        "rendering": resources.render_actors * resources.cpus_per_render_actor,
+        "reading": resources.read_actors * resources.cpus_per_read,
+        "others": extra,
+    }
+
+
+def preflight(config: Config, extra: float = 0.0) -> None:
+    """Refuse to start what would stand still: too few CPUs or GPUs, units too big, memory too small.
+
+    Raises:
+        ConfigError: With the sum and what to change.
+    """
+    total, needs = ray.cluster_resources(), needed_cpus(config, extra)
+    if sum(needs.values()) > total.get("CPU", 0):
+        parts = " + ".join(f"{name} {cpus:g}" for name, cpus in needs.items() if cpus)
+        raise ConfigError(
+            f"needs {sum(needs.values()):g} CPUs ({parts}), the cluster has {total.get('CPU', 0):g}",
+            where="resources",
+            fix="Lower num_workers, render_actors or the cpus_per_* settings, or add nodes.",
+        )
+    gpus = config.resources.num_workers if config.resources.use_gpu else 0
+    if gpus > total.get("GPU", 0):
+        raise ConfigError(f"needs {gpus} GPUs, the cluster has {total.get('GPU', 0):g}", where="resources.num_workers")
+    page, rows = config.page, config.stream.unit_rows
+    unit_bytes = rows * (page.height * page.width * page.channels + 24 * config.model.sig_len + 2048)
+    if unit_bytes > MAX_UNIT_BYTES:
+        raise ConfigError(
+            f"a unit would be {unit_bytes / 2**20:.0f} MB, at most {MAX_UNIT_BYTES // 2**20} MB", where="stream.unit_rows",
+            fix=f"Use at most {MAX_UNIT_BYTES * rows // unit_bytes} rows.",
+        )
+
+

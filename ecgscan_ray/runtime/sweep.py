@@ -1,0 +1,297 @@
+"""A search over settings: Ray Tune and Optuna around the same pretraining, one short run a trial.
+
+The sweep keeps its own book (``trials.py``) instead of Tune's: a command given again reads the book, hands Optuna what is
+known, and goes on with what was running. Tune is left with what it does well: starting trials and asking Optuna.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import ray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from ray import tune
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from ecgscan_ray.config import Config, SearchRange, SweepConfig, build, dump_yaml, merge, read_yaml
+from ecgscan_ray.errors import ConfigError, EcgscanError, RunError, near_miss
+from ecgscan_ray.report.sweep import Trial, write_sweep_report
+from ecgscan_ray.runtime.cluster import root_cause, start_ray
+from ecgscan_ray.runtime.pretrain import pretrain, total_steps
+from ecgscan_ray.runtime.stream import needed_cpus
+from ecgscan_ray.runtime.trials import StopRule, TrialBook, trial_id
+from ecgscan_ray.store.filesystem import exists, is_local, join, list_files, open_filesystem, read_bytes, write_bytes_atomic
+from ecgscan_ray.store.manifest import read_manifest
+
+logger = logging.getLogger(__name__)
+
+Train = Callable[..., None]
+
+TRIAL_CPUS = 0.01
+"""A trial's own process holds nearly nothing: the work is done by the workers that it starts."""
+
+_TUNE_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints boxes at any verbosity
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in settings mean what they mean here
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a trial's metrics are in its run folder
+}
+
+_MAY_CHANGE = {"trials", "concurrent", "deadline_s"}
+"""Settings in which a command may differ from the one that began the sweep."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What each trial gets."""
+
+    base: dict[str, Any]
+    store: str
+    book: TrialBook
+    quantile: float
+    grace_reports: int
+    deadline: float
+    train: Train
+
+    def config(self, settings: dict[str, Any]) -> Config:
+        return build(Config, merge(self.base, settings), where="the sweep's space")
+
+
+def sweep(config: SweepConfig, store: str, out: str, *, fresh: bool = False, train: Train = pretrain) -> dict[str, Any]:
+    """Search; the same call on an unfinished sweep goes on where it stopped.
+
+    Trials that ended, however they ended, stay as they are; one that was running goes on from its own last checkpoint.
+
+    Args:
+        config: What to search.
+        store: URI of a prepared store.
+        out: URI of the sweep's folder; gets ``best.yaml``, the report and ``trials/``.
+        fresh: Refuse a folder that is not empty.
+        train: Runs one trial; takes what ``pretrain`` takes.
+
+    Returns:
+        The content of ``report.json``.
+
+    Raises:
+        InputError: Settings, store or folder cannot be used.
+    """
+    store, out = (os.path.abspath(uri) if is_local(uri) else uri for uri in (store, out))
+    base = merge(read_yaml(config.base), config.base_overrides)
+    _check_space(config, base)
+    manifest = read_manifest(store)
+    book = TrialBook(out, config.metric)
+    _claim(config, base, manifest.digest(), out, fresh)
+    left = config.trials - sum(trial.state != "running" for trial in book.trials())
+    if left > 0 and not _exhausted(out, config):
+        plan = _Plan(base, store, book, config.stop_behind, config.grace_reports, time.time() + config.deadline_s, train)
+        _search(config, plan, left)
+    else:
+        logger.info("%s: finished already; nothing to do", out)
+    return _conclude(config, book)
+
+
+def _check_space(config: SweepConfig, base: dict[str, Any]) -> None:
+    """Every value that a trial may get is tried on the config now, not in the middle of the night."""
+    resolved = build(Config, base, where=f"base {config.base}")
+    if config.metric.startswith("validation.") and not resolved.training.validation_rows:
+        raise ConfigError("the metric is never measured: training.validation_rows is 0", where=config.metric)
+    known = _flat(resolved.model_dump(mode="json"))
+    for key, span in config.space.items():
+        if key not in known:
+            raise ConfigError(f"unknown setting '{key}'", where="space", fix=near_miss(key, known))
+        if span.choices is not None:
+            values = span.choices
+        else:
+            assert span.low is not None  # the config's own check
+            assert span.high is not None
+            values = [span.low, span.high, span.low + (span.high - span.low) * 0.3737]
+        for value in values:
+            build(Config, merge(base, {key: value}), where="space")
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat
+
+
+def _claim(config: SweepConfig, base: dict[str, Any], digest: str, out: str, fresh: bool) -> None:
+    """Take an empty folder, or recognise the sweep that is in it."""
+    open_filesystem(out, create=True)
+    mine: dict[str, Any] = {
+        "sweep": config.model_dump(mode="json", exclude=_MAY_CHANGE),
+        "base": build(Config, base, where=f"base {config.base}").model_dump(mode="json", exclude={"resources", "evaluation"}),
+        "manifest_digest": digest,
+    }
+    uri = join(out, "sweep.json")
+    if not exists(uri):
+        others = [name for name in list_files(out) if not name.startswith(".")]
+        if others:
+            raise RunError(f"the folder holds other things ({others[0]}, ...)", where=out, fix="Give --out an empty folder.")
+        write_bytes_atomic(uri, json.dumps(mine, indent=1).encode())
+        return
+    if fresh:
+        raise RunError("--fresh wants an empty folder, this one holds a sweep", where=out)
+    theirs = json.loads(read_bytes(uri))
+    if theirs["manifest_digest"] != digest:
+        raise RunError("holds a sweep on another store", where=out, fix="Give another --out.")
+    before, after = _flat(theirs), _flat(mine)
+    differ = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+    if differ:
+        raise RunError(f"holds a sweep with other settings: {', '.join(differ)}", where=out, fix="Give another --out.")
+
+
+def _exhausted(out: str, config: SweepConfig) -> bool:
+    """Whether an earlier command asked for as many trials and ran them all (some may have been the same trial)."""
+    uri = join(out, "finished.json")
+    return exists(uri) and json.loads(read_bytes(uri))["trials"] >= config.trials
+
+
+def _search(config: SweepConfig, plan: _Plan, left: int) -> None:
+    resources = build(Config, plan.base, where="base").resources
+    for name, value in _TUNE_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    start_ray(resources)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # misses the files of the loggers switched off above
+    _preflight(config, plan)
+    filesystem, path = open_filesystem(join(plan.book.out, "tune"), create=True)
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(_trial, plan=plan), {"CPU": TRIAL_CPUS}),
+        tune_config=tune.TuneConfig(
+            metric=config.metric,
+            mode="max",
+            num_samples=left,
+            max_concurrent_trials=config.concurrent,
+            search_alg=_searcher(config, plan),
+        ),
+        run_config=tune.RunConfig(
+            name=f"session-{int(time.time())}",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            verbose=0,
+            callbacks=[_Told(plan.book, config.trials)],
+        ),
+    )
+    results = tuner.fit()
+    for result in results:
+        if result.error is not None and result.config:  # its process died before it could write its own end
+            if plan.book.trial(trial_id(result.config)).state == "running":
+                plan.book.write(result.config, "failed", str(root_cause(result.error, trial_id(result.config))))
+    if time.time() < plan.deadline:
+        write_bytes_atomic(join(plan.book.out, "finished.json"), json.dumps({"trials": config.trials}).encode())
+
+
+def _preflight(config: SweepConfig, plan: _Plan) -> None:
+    each = sum(needed_cpus(build(Config, plan.base, where="base"), TRIAL_CPUS).values())
+    total = ray.cluster_resources().get("CPU", 0)
+    if each * config.concurrent > total:
+        raise ConfigError(
+            f"{config.concurrent} trials at a time need {each * config.concurrent:g} CPUs, the cluster has {total:g}",
+            where="concurrent",
+            fix="Lower it, or add nodes.",
+        )
+
+
+def _distribution(span: SearchRange) -> BaseDistribution:
+    if span.choices is not None:
+        return CategoricalDistribution(span.choices)
+    assert span.low is not None  # the config's own check
+    assert span.high is not None
+    return FloatDistribution(span.low, span.high, log=span.log)
+
+
+class _UntilDeadline(OptunaSearch):
+    """Optuna, which suggests nothing after the deadline: running trials end by themselves, none is killed."""
+
+    deadline: float
+
+    def suggest(self, trial_id: str) -> Any:
+        return Searcher.FINISHED if time.time() > self.deadline else super().suggest(trial_id)
+
+
+def _searcher(config: SweepConfig, plan: _Plan) -> OptunaSearch:
+    """Optuna with what is known: ended trials as points with their score, trials that were running first of all."""
+    trials = plan.book.trials()
+    searcher = _UntilDeadline(
+        space={key: _distribution(span) for key, span in config.space.items()},
+        metric=config.metric,
+        mode="max",
+        points_to_evaluate=[trial.config for trial in trials if trial.state == "running"] or None,
+        seed=config.seed + len(trials),  # else a second session would draw the first one's points again
+    )
+    searcher.deadline = plan.deadline
+    for trial in trials:
+        score = trial.score(config.metric)
+        if trial.state in ("done", "stopped") and score is not None:
+            searcher.add_evaluated_point(trial.config, score)
+    return searcher
+
+
+def _trial(settings: dict[str, Any], plan: _Plan) -> None:
+    """One trial, in a process of its own."""
+    name, config = trial_id(settings), plan.config(settings)
+    steps = total_steps(config, read_manifest(plan.store))
+    rule = StopRule(plan.book, name, plan.quantile, plan.grace_reports, steps, plan.deadline)
+    plan.book.write(settings, "running")
+    try:
+        plan.train(config, plan.store, plan.book.run_folder(name), stop_rule=rule, quiet=True)
+    except Exception as error:
+        plan.book.write(settings, "failed", str(root_cause(error, name)))
+        raise
+    plan.book.write(settings, "done")
+    score = plan.book.trial(name).score(plan.book.metric)
+    if score is not None:
+        tune.report({plan.book.metric: score})
+
+
+class _Told(tune.Callback):
+    """One log line for each trial that ends."""
+
+    def __init__(self, book: TrialBook, total: int) -> None:
+        self._book, self._total = book, total
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._tell(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._tell(trial)
+
+    def _tell(self, trial: Any) -> None:
+        name = trial_id(trial.config)
+        try:
+            known = self._book.trial(name)
+        except EcgscanError:
+            return  # died before it wrote a line; told after the search
+        ended = sum(other.state != "running" for other in self._book.trials())
+        score = known.score(self._book.metric)
+        found = known.error or f"{self._book.metric} " + ("not measured" if score is None else f"{score:.4f}")
+        settings = "  ".join(f"{key}={_short(value)}" for key, value in known.config.items())
+        logger.info("%s (%d of %d) %s: %s  %s", name, ended, self._total, known.state, found, settings)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _conclude(config: SweepConfig, book: TrialBook) -> dict[str, Any]:
+    """Report, and the best trial's settings as a config for a whole run."""
+    trials: list[Trial] = book.trials()
+    content = write_sweep_report(book.out, trials, config.space, config.metric)
+    if content["best"]:
+        best = build(Config, merge(read_yaml(config.base), content["best"]["config"]), where=f"base {config.base}")
+        shortened = ", ".join(f"{key}={value}" for key, value in config.base_overrides.items()) or "nothing"
+        head = (
+            f"# The best of {len(trials)} trials ({content['best']['id']}, {config.metric} {content['best']['score']:.4f})\n"
+            f"# on {config.base}, for a whole run; what the trials changed to be short is left out ({shortened}).\n"
+        )
+        write_bytes_atomic(join(book.out, "best.yaml"), (head + dump_yaml(best)).encode())
+    return content

@@ -1,0 +1,119 @@
+"""The book of a sweep: which trials there are, how each one stands, and when one stops itself. No Ray in it.
+
+A trial's id is the digest of its settings, so that the same settings are the same trial in whatever process or session.
+Layout: ``trials/<id>.json`` (settings and standing), ``trials/<id>.stopped.json`` (why), ``trials/<id>/`` (its run).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ecgscan_ray.report.metrics import read_metrics, series
+from ecgscan_ray.report.sweep import Trial
+from ecgscan_ray.store.filesystem import exists, join, list_files, read_bytes, write_bytes_atomic
+
+MIN_PEERS = 2
+"""A trial is compared with earlier ones only where so many reached the same step."""
+
+
+def trial_id(settings: dict[str, Any]) -> str:
+    """Short name of the trial with these settings."""
+    return "trial-" + hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class TrialBook:
+    """What is known of a sweep's trials, in its folder.
+
+    Attributes:
+        out: URI of the sweep's folder.
+        metric: What trials are ranked by.
+    """
+
+    out: str
+    metric: str
+
+    def run_folder(self, name: str) -> str:
+        """URI of the trial's run."""
+        return join(self.out, "trials", name)
+
+    def write(self, settings: dict[str, Any], state: str, error: str | None = None) -> None:
+        """Note how the trial with these settings stands: ``running``, ``done`` or ``failed``."""
+        content = {"config": settings, "state": state, "error": error}
+        write_bytes_atomic(f"{self.run_folder(trial_id(settings))}.json", json.dumps(content, indent=1).encode())
+
+    def write_stop(self, name: str, reason: str) -> None:
+        """Note that the trial stopped itself, and why."""
+        write_bytes_atomic(f"{self.run_folder(name)}.stopped.json", json.dumps({"reason": reason}).encode())
+
+    def names(self) -> list[str]:
+        """Ids of all trials that began."""
+        files = list_files(join(self.out, "trials"))
+        return [file[: -len(".json")] for file in files if file.endswith(".json") and not file.endswith(".stopped.json")]
+
+    def trial(self, name: str) -> Trial:
+        """One trial with its reports so far."""
+        entry = json.loads(read_bytes(f"{self.run_folder(name)}.json"))
+        lines = [line for line in read_metrics(self.run_folder(name)) if line["kind"] == "validation"]
+        state, reason, stopped = entry["state"], None, f"{self.run_folder(name)}.stopped.json"
+        if state == "done" and exists(stopped):
+            state, reason = "stopped", json.loads(read_bytes(stopped))["reason"]
+        return Trial(name, state, entry["config"], lines, entry["error"], reason)
+
+    def trials(self) -> list[Trial]:
+        """All trials that began."""
+        return [self.trial(name) for name in self.names()]
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """Lets a trial stop itself at a report; a trial killed from outside would leave its reserved CPUs behind.
+
+    Attributes:
+        book: Of the sweep.
+        name: The trial's id.
+        quantile: It stops when its metric lies below this quantile of the other trials at the same step; 0 = never.
+        grace_reports: Reports that it may make in any case.
+        last_step: Of a whole trial, at which there is nothing left to stop.
+        deadline: Of the sweep, seconds since 1970.
+    """
+
+    book: TrialBook
+    name: str
+    quantile: float
+    grace_reports: int
+    last_step: int
+    deadline: float
+
+    def __call__(self, step: int, metrics: dict[str, float]) -> bool:
+        reason = None if step >= self.last_step else self._reason(step, metrics)
+        if reason:
+            self.book.write_stop(self.name, reason)
+        return reason is not None
+
+    def _reason(self, step: int, metrics: dict[str, float]) -> str | None:
+        if time.time() > self.deadline:
+            return f"the sweep's deadline came at step {step}"
+        mine = metrics.get(self.book.metric)
+        if not self.quantile or mine is None:
+            return None
+        if len(self._curve(self.name)) <= self.grace_reports:
+            return None
+        peers = [self._curve(name) for name in self.book.names() if name != self.name]
+        scores = [curve[step] for curve in peers if step in curve]
+        if len(scores) < MIN_PEERS:
+            return None
+        threshold = float(np.quantile(scores, self.quantile))
+        if mine >= threshold:
+            return None
+        return f"{mine:.4f} at step {step} lies below {threshold:.4f}, quantile {self.quantile:g} of {len(scores)} trials"
+
+    def _curve(self, name: str) -> dict[int, float]:
+        steps, values = series(read_metrics(self.book.run_folder(name)), "validation", self.book.metric)
+        return dict(zip(steps, values, strict=True))

@@ -1,0 +1,122 @@
+"""What a store holds, counted from its rows rather than believed: for ``ecgscan inspect``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ecgscan_ray.recording.labels import superclasses
+from ecgscan_ray.store import filesystem
+from ecgscan_ray.store.manifest import SPLITS, Manifest, Shard, read_manifest
+from ecgscan_ray.store.schema import SCHEMA, unpack_signals
+
+_LAW_UV = 2.0
+
+
+def inspect(store_uri: str) -> dict[str, Any]:
+    """Read every row of a store and say what is there.
+
+    Returns:
+        ``digest``, ``source``, ``licence``, ``settings``, ``schema`` (column -> type), ``shards``, ``bytes``,
+        ``bytes_per_row``, ``splits`` (split -> rows, patients, superclass, language, fs, report), ``quarantined``,
+        ``patients_in_two_splits``, ``missing_share`` (of all samples), ``flat_leads`` (recordings with one),
+        ``lead_residual_uv`` (median, max, and recordings above 2 uV), ``rounding_uv`` (largest), and ``damaged``
+        (shards that are missing or differ from the manifest; their rows are not counted).
+
+    Raises:
+        StoreError: There is no store.
+    """
+    manifest = read_manifest(store_uri)
+    tally = _Tally()
+    damaged = [shard.path for shard in manifest.shards if not _count(store_uri, shard, tally)]
+    residual = np.array(tally.residual_uv or [0.0])
+    size = sum(shard.bytes for shard in manifest.shards)
+    return {
+        "digest": manifest.digest(),
+        "source": manifest.source,
+        "licence": manifest.licence,
+        "settings": manifest.settings,
+        "schema_version": manifest.schema_version,
+        "schema": {field.name: str(field.type) for field in SCHEMA},
+        "shards": len(manifest.shards),
+        "bytes": size,
+        "bytes_per_row": round(size / max(1, _rows(manifest)), 1),
+        "splits": {split: tally.split(split) for split in SPLITS},
+        "quarantined": manifest.quarantined,
+        "patients_in_two_splits": tally.leaks(),
+        "missing_share": tally.missing / max(1, tally.samples),
+        "flat_leads": tally.flat,
+        "lead_residual_uv": {
+            "median": float(np.median(residual)),
+            "max": float(residual.max()),
+            "recordings_above_2": int((residual > _LAW_UV).sum()),
+        },
+        "rounding_uv": tally.rounding_uv,
+        "damaged": damaged,
+    }
+
+
+def _rows(manifest: Manifest) -> int:
+    return sum(shard.rows for shard in manifest.shards)
+
+
+def _count(store_uri: str, shard: Shard, tally: _Tally) -> bool:
+    """Add a shard's rows to the tally; False if its bytes are not those of the manifest."""
+    uri = filesystem.join(store_uri, shard.path)
+    if not filesystem.exists(uri):
+        return False
+    content = filesystem.read_bytes(uri)
+    if hashlib.sha256(content).hexdigest() != shard.sha256:
+        return False
+    file = pq.ParquetFile(pa.BufferReader(content))
+    for group in range(file.num_row_groups):
+        tally.add(shard.split, file.read_row_group(group))
+    return True
+
+
+class _Tally:
+    """Running counts over the rows of a store."""
+
+    def __init__(self) -> None:
+        self.facets: dict[str, dict[str, Counter[str]]] = {split: defaultdict(Counter) for split in SPLITS}
+        self.patients: dict[str, set[tuple[str, str]]] = {split: set() for split in SPLITS}
+        self.rows: Counter[str] = Counter()
+        self.residual_uv: list[float] = []
+        self.rounding_uv = 0.0
+        self.samples = self.missing = self.flat = 0
+
+    def add(self, split: str, table: pa.Table) -> None:
+        """Count the rows of one row group."""
+        facets = self.facets[split]
+        columns = ["source", "patient_id", "report", "language", "labels", "fs"]
+        for row in table.select(columns).to_pylist():
+            facets["superclass"].update(superclasses(code for code, _ in row["labels"]) or {"none"})
+            facets["language"][row["language"] or "none"] += 1
+            facets["fs"][f"{row['fs']:g}"] += 1
+            facets["report"]["with" if row["report"] else "without"] += 1
+            if row["patient_id"] is not None:
+                self.patients[split].add((row["source"], row["patient_id"]))
+        self.rows[split] += len(table)
+        self.residual_uv += table["lead_residual_uv"].to_pylist()
+        self.rounding_uv = max([self.rounding_uv, *table["rounding_uv"].to_pylist()])
+        for signal in unpack_signals(table):
+            missing = np.isnan(signal)
+            self.samples += signal.size
+            self.missing += int(missing.sum())
+            low = np.where(missing, np.inf, signal).min(axis=1, initial=np.inf)
+            high = np.where(missing, -np.inf, signal).max(axis=1, initial=-np.inf)
+            self.flat += bool((low >= high).any())
+
+    def split(self, split: str) -> dict[str, Any]:
+        """Counts of one split."""
+        facets = {facet: dict(sorted(values.items())) for facet, values in self.facets[split].items()}
+        return {"rows": self.rows[split], "patients": len(self.patients[split]), **facets}
+
+    def leaks(self) -> int:
+        """Patients in more than one split."""
+        return sum(count > 1 for count in Counter(who for split in SPLITS for who in self.patients[split]).values())

@@ -1,0 +1,110 @@
+"""The table of contents of a store: written last, so that a store without one is not a store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ecgscan_ray.errors import StoreError, near_miss
+from ecgscan_ray.store import filesystem
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+QUARANTINE_NAME = "quarantine.parquet"
+SPLITS: tuple[str, ...] = ("train", "validation", "test")
+
+Counts = dict[str, dict[str, dict[str, int]]]
+"""split -> facet (``superclass``, ``language``, ``fs``, ``patients``) -> value -> rows."""
+
+
+class Shard(BaseModel):
+    """One Parquet file of a store.
+
+    Attributes:
+        path: Relative to the store.
+        split: ``train``, ``validation`` or ``test``.
+        rows: Recordings in it.
+        row_groups: Rows of each row group.
+        bytes: Size of the file.
+        sha256: Of the file.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    split: str
+    rows: int
+    row_groups: list[int]
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What a store holds.
+
+    Attributes:
+        schema_version: Of the rows; another version is refused.
+        source: Name of the source, e.g. ``ptbxl``.
+        licence: Of the recordings, where the source knows it.
+        settings: What ``prepare`` was asked for (rate, folds, seed, ...).
+        shards: All Parquet files with rows, in the order of split and number.
+        counts: Rows by split, facet and value.
+        quarantined: Recordings left out, by reason.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = SCHEMA_VERSION
+    source: str
+    licence: str | None = None
+    settings: dict[str, int | float | str | list[int] | None] = {}
+    shards: list[Shard]
+    counts: Counts = {}
+    quarantined: dict[str, int] = {}
+
+    def digest(self) -> str:
+        """sha256 of the content: equal for stores with equal rows in equal order."""
+        content = [self.schema_version, self.source, [(s.path, s.split, s.row_groups, s.sha256) for s in self.shards]]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def shards_of(self, split: str) -> list[Shard]:
+        """Shards of one split, in order.
+
+        Raises:
+            StoreError: There is no split of this name.
+        """
+        if split not in SPLITS:
+            raise StoreError(f"no split named '{split}'", fix=near_miss(split, SPLITS))
+        return [shard for shard in self.shards if shard.split == split]
+
+    def rows(self, split: str) -> int:
+        """Recordings in one split."""
+        return sum(shard.rows for shard in self.shards_of(split))
+
+
+def read_manifest(store_uri: str) -> Manifest:
+    """The manifest of a store.
+
+    Raises:
+        StoreError: There is none, or it is of another schema version.
+    """
+    uri = filesystem.join(store_uri, MANIFEST_NAME)
+    if not filesystem.exists(uri):
+        raise StoreError("not a store: it has no manifest.json", where=store_uri, fix="Make one by 'ecgscan prepare'.")
+    try:
+        content = json.loads(filesystem.read_bytes(uri))
+        version = content.get("schema_version")
+        if version != SCHEMA_VERSION:
+            fix = "Prepare it again with this version."
+            raise StoreError(f"schema version {version}, not {SCHEMA_VERSION}", where=uri, fix=fix)
+        return Manifest.model_validate(content)
+    except (ValueError, AttributeError, ValidationError):
+        raise StoreError("damaged manifest", where=uri, fix="Prepare the store again.") from None
+
+
+def write_manifest(store_uri: str, manifest: Manifest) -> None:
+    """Write the manifest, whole or not at all. Call it when everything else of the store is in place."""
+    text = manifest.model_dump_json(indent=1)
+    filesystem.write_bytes_atomic(filesystem.join(store_uri, MANIFEST_NAME), text.encode())

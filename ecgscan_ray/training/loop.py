@@ -1,0 +1,217 @@
+"""The step loop. No Ray in it: an iterator of batches, a model, an objective, an optimiser, a reporter.
+
+Order of one step: batch, forward, loss, backward, clip, optimiser, schedule. All ranks report; none skips a step alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ecgscan_ray.batch import Batch
+from ecgscan_ray.config import Config
+from ecgscan_ray.errors import WorkError
+from ecgscan_ray.objective.gather import rank, world_size
+from ecgscan_ray.objective.objective import Objective, batch_metrics
+from ecgscan_ray.training.checkpoint import TrainingState, restore, save_checkpoint
+from ecgscan_ray.training.meters import Meter, RunLog
+from ecgscan_ray.training.optimizer import build_optimizer, learning_rate, set_learning_rate
+from ecgscan_ray.training.precision import choose_precision
+from ecgscan_ray.training.tensors import to_device
+
+Validate = Callable[[nn.Module], dict[str, float]]
+
+
+class Reporter(Protocol):
+    """The loop's link to whoever runs it; every rank calls ``report`` the same number of times."""
+
+    def last_checkpoint(self) -> Path | None:
+        """Local folder of the checkpoint to go on from."""
+
+    def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
+        """Hand over metrics and (rank 0) a checkpoint folder, which the receiver may move."""
+
+    def should_stop(self, step: int, metrics: dict[str, float]) -> bool:
+        """Asked at each report; the same answer on every rank."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one worker group has to do."""
+
+    config: Config
+    total_steps: int
+    tokenizer_json: str
+    manifest_digest: str
+
+
+def expected_positions(config: Config, step: int) -> np.ndarray:
+    """Plan positions of this rank's rows at ``step``: unit j of the run belongs to rank j mod W."""
+    unit, batch, workers = config.stream.unit_rows, config.training.global_batch_size, world_size()
+    starts = step * batch + (np.arange(batch // (unit * workers)) * workers + rank()) * unit
+    return (starts[:, None] + np.arange(unit)).reshape(-1)
+
+
+def train(
+    job: Job,
+    model: nn.Module,
+    batches: Iterable[Batch],
+    reporter: Reporter,
+    *,
+    device: torch.device,
+    wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
+    validate: Validate | None = None,
+    log: RunLog | None = None,
+) -> None:
+    """Train from the reporter's last checkpoint to ``job.total_steps``.
+
+    Args:
+        job: Config, length, tokenizer, digest of the manifest.
+        model: On the device.
+        batches: This rank's batches from the checkpoint's cursor on; positions are checked.
+        reporter: Where metrics and checkpoints go.
+        device: Of the model.
+        wrap: Makes the model data-parallel.
+        validate: Measures ``validation.*`` on rank 0.
+        log: Metric lines (rank 0 only).
+
+    Raises:
+        WorkError: The stream ends early or skips rows, or the loss is not finite.
+    """
+    config, training = job.config, job.config.training
+    objective, optimizer = Objective(config.objective), build_optimizer(model, training)
+    folder = reporter.last_checkpoint()
+    first = restore(folder, model, optimizer).step if folder else 0
+    parallel = wrap(model)
+    precision = choose_precision(training.precision, device)
+    meter, source, clock = Meter(), iter(batches), _Clock()
+    model.train()
+    for step in range(first, job.total_steps):
+        with clock.waiting():
+            batch = _next_batch(source, step, config)
+        torch.manual_seed(hash((config.seed, step, rank())) & 0x7FFFFFFF)  # dropout: the same after a resume
+        tensors = to_device(batch, device, config.model.signal_fs)
+        if training.shuffle_pairs:
+            _shuffle_pairs(tensors)
+        set_learning_rate(optimizer, learning_rate(step, job.total_steps, training))
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            output = parallel(tensors)
+        losses = objective(output, tensors, progress=step / job.total_steps)
+        optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        grad_norm = nn.utils.clip_grad_norm_(model.parameters(), training.grad_clip_norm)
+        optimizer.step()
+        model.clamp_scales()
+        meter.add({**losses, "grad_norm": grad_norm})
+        clock.tick(training.global_batch_size)
+
+        done = step + 1
+        saves = done % training.checkpoint_every == 0 or done == job.total_steps
+        if done % training.log_every == 0 or saves:
+            extra = {name: value.item() for name, value in batch_metrics(output, tensors).items()} if log else {}
+            metrics = _finite(meter.read(), step, batch) | extra | clock.read()
+            metrics |= {"learning_rate": optimizer.param_groups[0]["lr"], "bad_pages": float((~batch["page_ok"]).sum())}
+            if log:
+                log.write("train", done, metrics)
+                log.progress({"step": done, "total_steps": job.total_steps, "precision": precision, **metrics})
+        if saves and not _save(job, model, optimizer, done, reporter, validate, log, metrics):
+            break
+    if log:
+        log.close()
+
+
+def _next_batch(source, step: int, config: Config) -> Batch:
+    batch = next(source, None)
+    if batch is None:
+        raise WorkError(f"the stream ended before step {step + 1}")
+    expected = expected_positions(config, step)
+    if not np.array_equal(batch["position"], expected):
+        raise WorkError(
+            f"the stream gave plan position {int(batch['position'][0])} where step {step + 1} of rank {rank()} wants "
+            f"{int(expected[0])}: rows would be lost or repeated"
+        )
+    return batch
+
+
+def _shuffle_pairs(tensors: dict[str, Tensor]) -> None:
+    """Control experiment: each page meets its neighbour's signal and report, anew every epoch."""
+    for name in ("signal_mv", "centred_mv", "valid", "token_ids", "attention_mask", "has_text", "has_signal"):
+        tensors[name] = tensors[name].roll(1, dims=0)
+
+
+def _finite(means: dict[str, float], step: int, batch: Batch) -> dict[str, float]:
+    """The means, unless one is NaN or infinite: then nothing more is saved. (A NaN reaches every rank with the gradient.)"""
+    wrong = [name for name, value in means.items() if not np.isfinite(value)]
+    if wrong:
+        raise WorkError(
+            f"{', '.join(wrong)} not finite at step {step + 1} (recording keys {batch['recording_key'][:4].tolist()} ...)",
+            fix="The last checkpoint is good; lower training.learning_rate or raise training.warmup_steps.",
+        )
+    return means
+
+
+def _save(job, model, optimizer, done, reporter, validate, log, metrics) -> bool:
+    """Validate, write a checkpoint, report on all ranks; False = stop here."""
+    folder, scores = None, {}
+    if rank() == 0:
+        if validate:
+            model.eval()
+            scores = validate(model)
+            model.train()
+        if log:
+            log.write("validation", done, scores) if scores else None
+            log.flush()
+        folder = Path(mkdtemp(prefix="ecgscan-checkpoint-"))
+        batch = job.config.training.global_batch_size
+        state = TrainingState(
+            step=done,
+            cursor=done * batch,
+            samples_seen=done * batch,
+            world_size=world_size(),
+            config_digest=job.config.digest(),
+            manifest_digest=job.manifest_digest,
+            score=scores.get("validation.score"),
+        )
+        save_checkpoint(folder, model, optimizer, job.config, job.tokenizer_json, state)
+    reported = {"step": done, **metrics, **scores}
+    reporter.report(reported, folder)
+    return not reporter.should_stop(done, reported)
+
+
+class _Clock:
+    """Throughput and the share of time spent waiting for data."""
+
+    def __init__(self) -> None:
+        self._restart()
+
+    def _restart(self) -> None:
+        self._images, self._steps, self._waited, self._start = 0, 0, 0.0, time.perf_counter()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        entered = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - entered
+
+    def tick(self, images: int) -> None:
+        self._images, self._steps = self._images + images, self._steps + 1
+
+    def read(self) -> dict[str, float]:
+        """Figures since the last call."""
+        passed = time.perf_counter() - self._start
+        figures = {
+            "images_per_s": self._images / passed,
+            "data_wait_share": self._waited / passed,
+            "step_s": passed / max(self._steps, 1),
+        }
+        self._restart()
+        return figures

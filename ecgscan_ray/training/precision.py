@@ -1,0 +1,41 @@
+"""Which arithmetic to use: decided by a probe, because hardware differs from day to day.
+
+On CPUs without bf16 instructions a bf16 product runs hundreds of times slower than an fp32 one; a device type alone says
+nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+import torch
+
+Precision = Literal["fp32", "bf16"]
+
+
+def _matmul_seconds(dtype: torch.dtype, device: torch.device, size: int) -> float:
+    a = torch.ones(size, size, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        (a @ a).sum().item()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def choose_precision(setting: str, device: torch.device | str) -> Precision:
+    """``fp32`` or ``bf16``.
+
+    Args:
+        setting: ``fp32``, ``bf16``, or ``auto``: bf16 where a product of two matrices is clearly faster in it.
+        device: Where the model runs.
+    """
+    if setting == "fp32" or setting == "bf16":
+        return setting  # type: ignore[return-value]
+    device = torch.device(device)
+    size = 1024 if device.type == "cuda" else 192  # small on a CPU: the slow case takes 50 ms, not minutes
+    try:
+        return "bf16" if _matmul_seconds(torch.bfloat16, device, size) < 0.8 * _matmul_seconds(torch.float32, device, size) else "fp32"
+    except RuntimeError:  # a device that has no bf16 at all
+        return "fp32"

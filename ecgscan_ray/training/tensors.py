@@ -1,0 +1,70 @@
+"""A numpy batch to tensors on the device: widened, normalised, its masks expanded."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ecgscan_ray.batch import Batch
+
+NUM_LIMB_LEADS = 6
+
+
+def centred(signal_mv: Tensor, valid: Tensor) -> Tensor:
+    """Each lead minus its mean over valid samples; 0 where invalid. (N, 12, T) -> (N, 12, T).
+
+    The page does not tell a lead's offset (carts remove it). A mean is linear and keeps the lead laws.
+    """
+    mean = (signal_mv * valid).sum(-1, keepdim=True) / valid.sum(-1, keepdim=True).clamp_min(1)
+    return (signal_mv - mean) * valid
+
+
+def shown_and_derivable(windows: Tensor, fs: float, sig_len: int) -> tuple[Tensor, Tensor]:
+    """Which samples a page shows, and which follow from these by the lead laws.
+
+    Args:
+        windows: (N, S, 3): lead index (-1 = unused), start and stop in seconds.
+        fs: Samples a second.
+        sig_len: T.
+
+    Returns:
+        Two bool masks (N, 12, T). A limb lead that is not shown is derivable where two other limb leads are.
+    """
+    time = (torch.arange(sig_len, device=windows.device) + 0.5) / fs
+    inside = (windows[:, :, 1, None] <= time) & (time < windows[:, :, 2, None])  # (N, S, T)
+    is_lead = windows[:, :, 0, None] == torch.arange(12, device=windows.device)  # (N, S, 12)
+    shown = torch.einsum("nst,nsl->nlt", inside.float(), is_lead.float()) > 0
+    enough = shown[:, :NUM_LIMB_LEADS].sum(1, keepdim=True) >= 2
+    derivable = torch.zeros_like(shown)
+    derivable[:, :NUM_LIMB_LEADS] = enough & ~shown[:, :NUM_LIMB_LEADS]
+    return shown, derivable
+
+
+def to_device(batch: Batch, device: torch.device | str, fs: float) -> dict[str, Tensor]:
+    """Tensors of a batch.
+
+    Returns:
+        ``image`` uint8 (N, C, H, W); ``signal_mv``, ``centred_mv`` float32 (N, 12, T); ``valid``, ``shown``,
+        ``derivable``, ``unseen`` bool (N, 12, T); the other entries as they are.
+    """
+    longest = max(int(batch["attention_mask"].any(0).sum()), 1)  # padding that no row needs costs attention time
+    batch = {**batch, **{name: batch[name][:, :longest] for name in ("token_ids", "attention_mask")}}
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True) for name, array in batch.items()}
+    signal = tensors.pop("signal").float() * tensors.pop("signal_scale_mv")[:, None, None]
+    sig_len = signal.shape[-1]
+    bits = tensors.pop("valid_bits")
+    place = torch.arange(7, -1, -1, device=bits.device, dtype=torch.uint8)
+    valid = ((bits[..., None] >> place) & 1).flatten(2)[..., :sig_len].bool()
+    shown, derivable = shown_and_derivable(tensors["windows"], fs, sig_len)
+    return {
+        **tensors,
+        "image": tensors["image"].permute(0, 3, 1, 2),
+        "token_ids": tensors["token_ids"].long(),
+        "signal_mv": signal,
+        "centred_mv": centred(signal, valid),
+        "valid": valid,
+        "shown": shown,
+        "derivable": derivable,
+        "unseen": ~(shown | derivable),
+    }

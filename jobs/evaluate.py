@@ -1,0 +1,12 @@
+"""``ecgscan evaluate`` as a Ray job; paths must be absolute, or URIs.
+
+ray job submit --working-dir . -- python jobs/evaluate.py s3://bucket/runs/1
+"""
+
+import sys
+
+from ecgscan_ray.cli import main
+
+if __name__ == "__main__":
+    sys.argv[1:1] = ["evaluate"]
+    main()

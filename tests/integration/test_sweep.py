@@ -1,0 +1,140 @@
+"""The sweep around a trial that costs nothing: what is kept, what goes on, what is told. Real Ray Tune and Optuna."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ecgscan_ray.config import Config, SweepConfig, build, load
+from ecgscan_ray.errors import ConfigError, RunError, StoreError
+from ecgscan_ray.runtime.sweep import sweep
+from ecgscan_ray.store.manifest import Manifest, Shard, write_manifest
+
+SPACE = {
+    "objective.gram_weight": {"low": 0.1, "high": 4.0, "log": True},
+    "objective.temperature": {"low": 0.03, "high": 0.2},
+}
+
+
+def make_sweep(**changes: Any) -> SweepConfig:
+    content = {"base": "laptop", "base_overrides": {"training.steps": 20}, "space": SPACE, "trials": 2, "seed": 5}
+    return build(SweepConfig, content | changes, where="test")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    shard = Shard(path="train-00000.parquet", split="train", rows=64, row_groups=[64], bytes=1, sha256="0")
+    write_manifest(str(tmp_path / "store"), Manifest(source="test", shards=[shard]))
+    return str(tmp_path / "store")
+
+
+def trainer(log: Path, fail_on: int = 0, die_on: int = 0) -> Callable[..., None]:
+    """Stands in for ``pretrain``: best at gram_weight 1; notes each call; goes on from what its folder holds."""
+
+    def train(config: Config, store: str, out: str, *, stop_rule: Any, quiet: bool) -> None:
+        with log.open("a") as file:
+            file.write(f"{Path(out).name}\n")
+        calls = len(log.read_text().splitlines())
+        weight = config.objective.gram_weight
+        folder = Path(out, "metrics")
+        folder.mkdir(parents=True, exist_ok=True)
+        for step in (10, 20):
+            score = (1 - abs(math.log(weight)) / 4) * step / 20
+            part = folder / f"part-{step:05d}.jsonl"
+            part.write_text(json.dumps({"step": step, "kind": "validation", "validation.score": score}) + "\n")
+            if calls == die_on:
+                os._exit(1)  # as by a lost node: no line is written, no error raised
+            if stop_rule(step, {"validation.score": score}):
+                return
+        if calls == fail_on:
+            raise ValueError(f"call {calls} is refused\nfor a reason")
+
+    return train
+
+
+def test_a_sweep_ranks_goes_on_and_ends(ray_cluster: None, store: str, tmp_path: Path) -> None:
+    out, log = tmp_path / "sweep", tmp_path / "calls"
+    train = trainer(log)
+    late = sweep(make_sweep(deadline_s=0.001), store, str(out), train=train)
+    assert late["trials"] == [], "nothing starts after the deadline"
+    assert late["best"] is None
+    assert not (out / "finished.json").exists(), "the next command may go on"
+
+    report = sweep(make_sweep(), store, str(out), train=train)
+    assert report["counts"]["done"] == 2
+    scores = [entry["score"] for entry in report["trials"]]
+    assert scores == sorted(scores, reverse=True)
+    assert report["best"]["score"] == scores[0]
+    assert (out / "report.html").stat().st_size > 10_000
+    assert len((out / "trials.csv").read_text().splitlines()) == 3
+    best = load(Config, str(out / "best.yaml"))
+    assert best.objective.gram_weight == report["best"]["config"]["objective.gram_weight"]
+    assert best.training.steps == load(Config, "laptop").training.steps, "the trials' shortening is left out"
+
+    assert sweep(make_sweep(), store, str(out), train=train) == report
+    assert len(log.read_text().splitlines()) == 2, "the same command on a finished sweep runs nothing"
+
+    # what a killed driver leaves: one trial done, one marked as running; and the next command asks for one more
+    _, second = log.read_text().splitlines()
+    entry = json.loads((out / "trials" / f"{second}.json").read_text())
+    (out / "trials" / f"{second}.json").write_text(json.dumps(entry | {"state": "running"}))
+    (out / "finished.json").unlink()
+    longer = sweep(make_sweep(trials=3), store, str(out), train=train)
+    calls = log.read_text().splitlines()
+    assert calls[2] == second, "what was running goes on before anything new"
+    assert len(calls) == 4
+    assert len(set(calls)) == 3, "no point is drawn twice"
+    assert longer["counts"]["done"] == 3
+
+    with pytest.raises(RunError, match=r"other settings: sweep\.space\.objective\.temperature\.high"):
+        changed = {**SPACE, "objective.temperature": {"low": 0.03, "high": 0.3}}
+        sweep(make_sweep(space=changed), store, str(out), train=train)
+    with pytest.raises(RunError, match="--fresh"):
+        sweep(make_sweep(), store, str(out), fresh=True, train=train)
+
+
+def test_failed_and_lost_trials_are_told_and_the_sweep_goes_on(ray_cluster: None, store: str, tmp_path: Path) -> None:
+    out, log = tmp_path / "sweep", tmp_path / "calls"
+    report = sweep(make_sweep(trials=3), store, str(out), train=trainer(log, fail_on=1, die_on=2))
+    failed, lost, good = log.read_text().splitlines()
+    entries = {entry["id"]: entry for entry in report["trials"]}
+    assert report["counts"] == {"done": 1, "stopped": 0, "failed": 2, "running": 0}
+    assert "call 1 is refused" in entries[failed]["error"]
+    assert entries[lost]["error"]
+    assert all("\n" not in entries[name]["error"] for name in (failed, lost))
+    assert report["best"]["id"] == good
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": {"objective.gram_wait": {"low": 0.1, "high": 1.0}}}, r"gram_wait.*Did you mean 'objective.gram_weight'"),
+        ({"space": {"objective.temperature": {"low": -1.0, "high": 1.0}}}, r"objective\.temperature.*greater than 0"),
+        ({"space": {"training.steps": {"low": 10, "high": 50}}}, r"training\.steps.*integer"),
+        ({"base_overrides": {"training.validation_rows": 0}}, "validation_rows is 0"),
+        ({"concurrent": 50}, "50 trials at a time need"),
+        ({"base": "lap-top"}, "Did you mean 'laptop'"),
+    ],
+)
+def test_bad_searches_are_refused_before_a_trial(
+    ray_cluster: None, store: str, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        sweep(make_sweep(**changes), store, str(tmp_path / "sweep"), train=trainer(tmp_path / "calls"))
+    assert not (tmp_path / "calls").exists()
+
+
+def test_bad_places_are_refused(store: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="not a store"):
+        sweep(make_sweep(), str(tmp_path), str(tmp_path / "sweep"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text(yaml.safe_dump({}))
+    with pytest.raises(RunError, match="holds other things"):
+        sweep(make_sweep(), store, str(tmp_path / "full"))

@@ -1,0 +1,161 @@
+"""Score and whole evaluation with the real model, renderer and batches, on a few synthetic recordings."""
+
+import numpy as np
+import pytest
+import torch
+
+from ecgscan_ray import text
+from ecgscan_ray.batch import BatchMaker
+from ecgscan_ray.config import Config, build
+from ecgscan_ray.evaluation.evaluate import evaluate_run
+from ecgscan_ray.evaluation.features import EVALUATION_EPOCH, extract
+from ecgscan_ray.evaluation.score import validation_score
+from ecgscan_ray.recording.labels import SUPERCLASSES
+from ecgscan_ray.recording.recording import Recording
+from ecgscan_ray.training.checkpoint import build_model
+from ecgscan_ray.training.tensors import to_device
+
+CODES = ("NORM", "IMI", "NDT", "LAFB", "LVH")
+
+
+def recording(number: int) -> Recording:
+    rng = np.random.default_rng(number)
+    time = np.arange(1000) / 100
+    beat = np.exp(-(((((time + rng.uniform()) % rng.uniform(0.6, 1.0)) - 0.3) / 0.02) ** 2))
+    free = np.outer(rng.uniform(-1, 1, 8), beat)
+    i, ii = free[:2]
+    limb = np.stack([i, ii, ii - i, -(i + ii) / 2, i - ii / 2, ii - i / 2])
+    code = CODES[number % 5]
+    return Recording(
+        id=str(number),
+        source="synthetic",
+        patient_id=str(number // 2),
+        signal_mv=np.concatenate([limb, free[2:]]).astype(np.float32),
+        fs=100.0,
+        report=f"sinusrhythmus, befund {code} nummer {number % 7}",
+        labels={code: 100.0},
+    )
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    content = {
+        "page": {"height": 80, "width": 104, "effects": "clean"},
+        "model": {
+            "image": {"name": "resnet10t", "kwargs": {"channels": [8, 8, 16, 16], "stem_type": ""}},
+            "embed_dim": 16,
+            "signal": {"width": 8, "depth": 2},
+            "text": {"width": 16, "depth": 1, "heads": 2, "vocab_size": 300},
+            "decoder": {"width": 16},
+        },
+        "evaluation": {"bootstrap": 50, "batch_size": 7, "probe_views": 1, "pages_shown": 3, "redrawn_shown": 2},
+    }
+    return build(Config, content, where="test")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(config):
+    return text.fit_tokenizer([recording(n).report for n in range(20)], config.model.text.vocab_size)
+
+
+@pytest.fixture(scope="module")
+def maker(config, tokenizer):
+    return BatchMaker(config, tokenizer)
+
+
+def test_evaluation_has_every_figure_of_the_report(config, tokenizer, maker):
+    splits = {"train": range(20), "validation": range(20, 32), "test": range(32, 52)}
+    evaluation = evaluate_run(
+        build_model(config, tokenizer),
+        build_model(config.model_copy(update={"seed": 1}), tokenizer),
+        maker,
+        lambda split: (recording(n) for n in splits[split]),
+    )
+    content = evaluation.as_dict()
+    wanted = [f"retrieval.page_to_signal.{kind}_at_{k}" for kind in ("recall", "chance") for k in (1, 5, 10)]
+    wanted += ["retrieval.page_to_text.recall_at_10", "random.retrieval.page_to_signal.recall_at_1", "lead_residual_mv"]
+    wanted += [f"{p}linear_probe.superclass.macro_auroc" for p in ("", "random.")]
+    wanted += ["linear_probe.superclass.macro_auroc.minus_random", "zero_shot.superclass.macro_auroc"]
+    wanted += [
+        f"reconstruction.{mask}.{m}" for mask in ("shown", "derivable", "unseen") for m in ("pearson_r", "rmse_mv")
+    ]
+    wanted += ["mean_beat.unseen.pearson_r", "retrieval.page_to_signal.mrr"]
+    assert not [name for name in wanted if name not in content]
+    for name in wanted:
+        entry = content[name]
+        assert set(entry) == {"value", "low", "high", "n"}
+        assert entry["value"] is not None, name
+        if "chance" not in name:
+            assert entry["low"] <= entry["value"] <= entry["high"] or name.endswith("auroc"), name
+    assert content["evaluation.patients"]["value"] == 10
+    assert content["retrieval.page_to_signal.gallery"]["value"] == 20
+    assert content["retrieval.page_to_text.gallery"]["value"] < 35
+    assert evaluation.training_pages.shape == (3, 80, 104, 1)
+    assert [example.id for example in evaluation.examples] == ["32", "33"]
+
+
+def test_features_do_not_depend_on_batch_size_and_pages_are_not_those_of_training(config, tokenizer, maker):
+    models = {"trained": build_model(config, tokenizer).eval()}
+    recordings = [recording(n) for n in range(9)]
+    one, other = (extract(models, maker, recordings, batch_size=size, fs=100) for size in (9, 4))
+    assert one.ids == other.ids == [r.id for r in recordings]
+    for name in ("page", "signal", "text", "unseen.r"):
+        np.testing.assert_allclose(one[name], other[name], atol=1e-4)
+    np.testing.assert_array_equal(one["labels"].argmax(1), [n % 5 for n in range(9)])
+    assert len(SUPERCLASSES) == one["labels"].shape[1]
+    assert config.training.steps < EVALUATION_EPOCH
+
+
+class Stub(torch.nn.Module):
+    """Pages, signals and reports all meet at the recording's own vector; the leads are redrawn as is."""
+
+    def __init__(self, right: bool):
+        super().__init__()
+        self.right, self.seen = right, 0
+
+    def encode_image(self, image):
+        rows = torch.arange(len(image)) + self.seen
+        self.seen += len(image)
+        rows = rows if self.right else rows.flip(0)
+        return torch.eye(64)[rows], None, self.truth[: len(image)]
+
+    def encode_signal(self, signal):
+        self.now = self.seen - len(signal)
+        return torch.eye(64)[self.now : self.seen]
+
+    def encode_text(self, ids, mask):
+        return torch.eye(64)[self.now : self.seen]
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_validation_score_is_one_for_a_perfect_model(config, maker, right):
+    recordings = [recording(n) for n in range(12)]
+    batches = [to_device(maker.make(recordings[k : k + 6], range(6), [0] * 6), "cpu", 100.0) for k in (0, 6)]
+    for number, batch in enumerate(batches):
+        batch["report_key"] = torch.arange(6) + 6 * number
+    model = Stub(right).train()
+
+    def in_order():
+        for batch in batches:
+            model.truth = batch["centred_mv"] if right else batch["centred_mv"].flip(0)
+            yield batch
+
+    scores = validation_score(model, in_order())
+    assert model.training
+    if right:
+        assert scores["validation.mrr_page_to_signal"] == scores["validation.mrr_page_to_text"] == 1
+        assert scores["validation.r_shown"] == pytest.approx(1, abs=1e-3)
+        assert scores["validation.score"] == pytest.approx(1, abs=1e-3)
+    else:
+        assert scores["validation.score"] < 0.5
+
+
+def test_validation_score_without_reports_and_without_rows(config, tokenizer, maker):
+    model = build_model(config, tokenizer)
+    batch = to_device(maker.make([recording(n) for n in range(4)], range(4), [0] * 4), "cpu", 100.0)
+    batch["has_text"] = torch.zeros(4, dtype=torch.bool)
+    scores = validation_score(model, [batch])
+    assert "validation.mrr_page_to_text" not in scores
+    parts = [scores["validation.mrr_page_to_signal"], scores["validation.r_shown"]]
+    assert scores["validation.score"] == pytest.approx(np.mean(parts))
+    assert validation_score(model, []) == {}

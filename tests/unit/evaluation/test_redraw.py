@@ -1,0 +1,110 @@
+"""Masks, correlations and the mean-beat oracle on signals whose answer is known."""
+
+import numpy as np
+import pytest
+import torch
+
+from ecgscan_ray.evaluation.mean_beat import find_beats, mean_beat_redraw, r_peaks
+from ecgscan_ray.evaluation.redraw import lead_pearson, lead_residual_mv, recording_pearson, recording_rmse
+from ecgscan_ray.recording.leads import LEADS
+
+FS = 100.0
+
+
+def page_mask() -> np.ndarray:
+    """What a 3x4 page with rhythm strip II shows of ten seconds."""
+    shown = np.zeros((12, 1000), bool)
+    for lead in range(12):
+        column = lead // 3
+        shown[lead, column * 250 : (column + 1) * 250] = True
+    shown[LEADS.index("II")] = True
+    return shown
+
+
+def beats(rr_s=0.8, jitter_s=0.0, seed=0) -> tuple[np.ndarray, np.ndarray]:
+    """Twelve leads of one beat with other heights (some upside down); R peaks in samples."""
+    rng = np.random.default_rng(seed)
+    peaks = np.cumsum(rr_s + jitter_s * rng.uniform(-1, 1, 14)) - 0.5
+    time = np.arange(1000) / FS
+    shape = np.zeros(1000)
+    for peak in peaks:
+        shape += np.exp(-(((time - peak) / 0.02) ** 2)) + 0.2 * np.exp(-(((time - peak - 0.25) / 0.06) ** 2))
+    heights = np.array([0.8, 1.2, 0.4, -1.0, 0.2, 0.8, -0.6, -0.9, 0.5, 1.1, 1.3, 1.0])
+    return heights[:, None] * shape, np.round(peaks[peaks < 10] * FS).astype(int)
+
+
+def test_pearson_looks_at_masked_samples_only():
+    rng = np.random.default_rng(0)
+    truth = torch.as_tensor(rng.normal(size=(2, 12, 200)), dtype=torch.float32)
+    redrawn = truth.clone()
+    mask = torch.zeros(2, 12, 200, dtype=torch.bool)
+    mask[..., :80] = True
+    redrawn[..., 80:] = 1e3
+    assert recording_pearson(redrawn, truth, mask).numpy() == pytest.approx([1, 1], abs=1e-4)
+    assert recording_rmse(redrawn, truth, mask).numpy() == pytest.approx([0, 0])
+    reference = np.corrcoef(redrawn[0, 3, 60:120].numpy(), truth[0, 3, 60:120].numpy())[0, 1]
+    window = torch.zeros_like(mask)
+    window[..., 60:120] = True
+    assert lead_pearson(redrawn, truth, window)[0, 3].item() == pytest.approx(reference, abs=1e-4)
+
+
+def test_pearson_skips_what_has_no_meaning_and_does_not_forgive_a_flat_line():
+    truth = torch.randn(1, 12, 200, generator=torch.Generator().manual_seed(0))
+    truth[0, 5] = 0.0
+    mask = torch.ones(1, 12, 200, dtype=torch.bool)
+    mask[0, 7, 5:] = False
+    r = lead_pearson(torch.zeros(1, 12, 200), truth, mask)[0]
+    assert torch.isnan(r[5]), "the truth is constant"
+    assert torch.isnan(r[7]), "too few samples"
+    assert (r[[0, 1, 2, 3, 4, 6]] == 0).all(), "a flat line is no correlation, not a missing one"
+    assert torch.isnan(recording_pearson(truth, truth, torch.zeros_like(mask))).all()
+
+
+def test_rmse_counts_offsets():
+    truth = torch.zeros(1, 12, 100)
+    assert recording_rmse(truth + 0.25, truth, torch.ones_like(truth, dtype=torch.bool)).item() == pytest.approx(0.25)
+
+
+def test_lead_residual_is_zero_by_the_laws_and_sees_a_swap():
+    rng = np.random.default_rng(1)
+    i, ii = rng.normal(size=(2, 50))
+    limb = np.stack([i, ii, ii - i, -(i + ii) / 2, i - ii / 2, ii - i / 2])
+    signal = torch.as_tensor(np.concatenate([limb, rng.normal(size=(6, 50))])[None], dtype=torch.float32)
+    assert lead_residual_mv(signal).item() < 1e-6
+    swapped = signal[:, [0, 1, 2, 3, 5, 4, 6, 7, 8, 9, 10, 11]]
+    assert lead_residual_mv(swapped).item() > 0.1
+
+
+def test_r_peaks_are_found_upright_and_inverted():
+    signal, peaks = beats(jitter_s=0.1)
+    for sign in (1, -1):
+        found = r_peaks(sign * signal[1], FS)
+        inside = peaks[(peaks > 10) & (peaks < 990)]
+        assert np.abs(found[:, None] - inside).min(axis=0).max() <= 1
+        assert len(found) == pytest.approx(len(inside), abs=1)
+
+
+def test_oracle_redraws_a_regular_rhythm_from_what_is_shown():
+    signal, _ = beats(jitter_s=0.08)
+    shown = page_mask()
+    drawn = mean_beat_redraw(signal, shown, FS)
+    unseen = torch.as_tensor(~shown[None])
+    r = recording_pearson(torch.as_tensor(drawn[None]).float(), torch.as_tensor(signal[None]).float(), unseen)
+    assert r.item() > 0.93  # what is lost is the fraction of a sample by which peaks are rounded
+
+
+def test_oracle_knows_nothing_of_the_unseen_samples():
+    signal, _ = beats()
+    shown = page_mask()
+    changed = np.where(shown, signal, np.random.default_rng(0).normal(size=signal.shape))
+    np.testing.assert_array_equal(mean_beat_redraw(signal, shown, FS), mean_beat_redraw(changed, shown, FS))
+
+
+def test_oracle_has_no_beat_for_a_lead_that_is_never_shown():
+    signal, _ = beats()
+    shown = page_mask()
+    shown[8] = False
+    drawn = mean_beat_redraw(signal, shown, FS)
+    assert np.isnan(drawn[8]).all()
+    assert np.isfinite(drawn[[0, 1, 11]]).all()
+    assert find_beats(np.zeros((12, 1000)), shown, FS) is None

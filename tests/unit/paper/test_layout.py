@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+
+from ecgscan_ray.config import PageConfig
+from ecgscan_ray.errors import ConfigError
+from ecgscan_ray.paper import LAYOUTS, Renderer, strip_boxes, windows_of
+from ecgscan_ray.paper.layout import WINDOWS, make_layout, timed
+from ecgscan_ray.recording.leads import LEADS
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_each_lead_stands_once_outside_rhythm_rows(name):
+    layout = LAYOUTS[name]
+    assert sorted(s.lead for s in layout.strips if not s.rhythm) == list(range(12))
+    assert len(layout.strips) <= WINDOWS
+    cells = {(s.row, s.x_s) for s in layout.strips}
+    assert len(cells) == len(layout.strips)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_columns_follow_each_other_in_time_unless_simultaneous(name):
+    layout = LAYOUTS[name]
+    for strip in layout.strips:
+        assert strip.start_s == (0.0 if layout.simultaneous else strip.x_s)
+    rows = {row: [s for s in layout.strips if s.row == row] for row in range(layout.rows)}
+    for strips in rows.values():
+        assert sum(s.stop_s - s.start_s for s in strips) == pytest.approx(10.0)
+
+
+def test_two_columns_are_shifted_too():
+    assert windows_of("6x2")[6].tolist() == [LEADS.index("V1"), 5.0, 10.0]
+
+
+def test_cabrera_turns_avr_upside_down():
+    labels = [s.label for s in LAYOUTS["3x4/cabrera"].strips]
+    assert labels[:6] == ["aVL", "I", "-aVR", "II", "aVF", "III"]
+    assert [s.sign for s in LAYOUTS["3x4/cabrera"].strips][2] == -1
+
+
+def test_fast_paper_shows_less_time():
+    layout = timed("3x4+1", 50.0)
+    assert max(s.stop_s for s in layout.strips) == 5.0
+    assert windows_of("3x4+1", 50.0)[3].tolist() == [3.0, 1.25, 2.5]
+
+
+@pytest.mark.parametrize(("height", "width", "fit"), [(160, 208, "stretch"), (336, 336, "pad"), (384, 512, "stretch")])
+@pytest.mark.parametrize("name", ["3x4+1", "3x4+3", "12x1", "6x2"])
+def test_strip_boxes_lie_on_the_page_and_do_not_overlap_in_a_column(name, height, width, fit):
+    boxes = strip_boxes(PageConfig(height=height, width=width, fit=fit), name)
+    assert boxes.shape == (len(LAYOUTS[name].strips), 4)
+    assert (boxes > 0).all()
+    assert (boxes < 1).all()
+    assert (boxes[:, 2] > boxes[:, 0]).all()
+    first = [b for b, s in zip(boxes, LAYOUTS[name].strips, strict=True) if s.x_s == 0]
+    assert all(a[3] <= b[1] + 1e-6 for a, b in zip(first, first[1:], strict=False))
+
+
+def test_strip_boxes_are_the_mean_of_drawn_pages():
+    page = PageConfig(effects="clean")
+    keys = np.arange(400, dtype=np.uint64) * 977
+    from tests.unit.paper.pages import sheet
+
+    truth = Renderer(page).render([sheet()] * 400, keys).truth
+    left = np.mean([t.rows_mm[0] for t in truth]) / 279.4
+    first = np.mean([t.rows_mm[1] for t in truth]) / 215.9
+    boxes = strip_boxes(page, "3x4+1")
+    assert boxes[0, 0] == pytest.approx(left, abs=0.004)
+    assert (boxes[0, 1] + boxes[0, 3]) / 2 == pytest.approx(first, abs=0.004)
+
+
+@pytest.mark.parametrize(
+    ("order", "columns"),
+    [
+        (("I",) * 12, 4),  # one lead twelve times
+        (("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V9"), 4),
+        (("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"), 5),
+    ],
+)
+def test_wrong_layouts_are_refused(order, columns):
+    with pytest.raises(ConfigError):
+        make_layout("mine", columns, order)
+
+
+def test_unknown_layout_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"Did you mean '3x4\+1'"):
+        Renderer(PageConfig(layouts={"3x4-1": 1.0}))

@@ -1,0 +1,224 @@
+import hashlib
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ecgscan_ray.config import PageConfig
+from ecgscan_ray.errors import ConfigError, RecordingError
+from ecgscan_ray.paper import Renderer, marks, page_key, windows_of
+from ecgscan_ray.paper.key import SLOTS, Draws, uniforms
+from ecgscan_ray.paper.layout import page_to_image, place, timed
+from ecgscan_ray.paper.truth import expand
+from tests.unit.paper.pages import Sheet, sheet
+
+MANY = {"3x4": 1.0, "3x4+1": 1.0, "3x4+3": 1.0, "6x2": 1.0, "12x1": 1.0, "6x2/cabrera": 1.0}
+
+
+def some(count: int) -> tuple[list[Sheet], np.ndarray]:
+    sheets = [sheet(seed=i, name=f"made/{i}") for i in range(count)]
+    return sheets, np.array([page_key(1, 0, s.id, 0) for s in sheets], np.uint64)
+
+
+@pytest.mark.parametrize("effects", ["clean", "scan", "photo", "mixed"])
+@pytest.mark.parametrize(("height", "width", "channels"), [(160, 208, 1), (336, 336, 3)])
+def test_same_key_same_bytes_in_any_order_and_batch(effects, height, width, channels):
+    page = PageConfig(height=height, width=width, channels=channels, effects=effects, layouts=MANY)
+    sheets, keys = some(6)
+    first = Renderer(page).render(sheets, keys)
+    assert first.image.shape == (6, height, width, channels)
+    renderer = Renderer(page)
+    for n in (4, 1, 5, 0):
+        alone = renderer.render([sheets[n]], keys[n : n + 1])
+        np.testing.assert_array_equal(alone.image[0], first.image[n])
+        assert alone.truth[0] == first.truth[n]
+    assert len({image.tobytes() for image in first.image}) == 6
+
+
+def test_same_bytes_in_another_process():
+    code = (
+        "import hashlib; from tests.unit.paper.test_renderer import *; s, k = some(4);"
+        "p = Renderer(PageConfig(layouts=MANY)).render(s, k); print(hashlib.sha256(p.image.tobytes()).hexdigest())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    sheets, keys = some(4)
+    assert found == hashlib.sha256(Renderer(PageConfig(layouts=MANY)).render(sheets, keys).image.tobytes()).hexdigest()
+
+
+def test_numpy_pages_are_numba_pages():
+    pytest.importorskip("numba")
+    sheets, keys = some(3)
+    for effects in ("clean", "photo"):
+        page = PageConfig(effects=effects, layouts=MANY)
+        one, other = (Renderer(page, drawing).render(sheets, keys).image for drawing in ("compiled", "plain"))
+        np.testing.assert_array_equal(one, other)
+
+
+def test_global_random_states_are_left_alone():
+    random.seed(5)
+    np.random.seed(5)  # noqa: NPY002 - the legacy state is what is guarded here
+    before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    sheets, keys = some(2)
+    Renderer(PageConfig()).render(sheets, keys)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
+
+
+def test_keys_differ_by_each_of_their_parts():
+    keys = {page_key(*parts) for parts in [(0, 0, "a", 0), (1, 0, "a", 0), (0, 1, "a", 0), (0, 0, "b", 0), (0, 0, "a", 1)]}
+    assert len(keys) == 5
+    assert all(0 <= key < 2**64 for key in keys)
+
+
+def test_uniforms_are_uniform_and_slots_unique():
+    values = uniforms(np.arange(2000, dtype=np.uint64))
+    assert len(set(SLOTS)) == len(SLOTS)
+    assert values.min() >= 0
+    assert values.max() < 1
+    assert np.abs(values.mean(0) - 0.5).max() < 0.04
+    assert np.abs(np.corrcoef(values.T) - np.eye(len(SLOTS))).max() < 0.12
+
+
+def test_windows_and_scale():
+    sheets, keys = some(2)
+    pages = Renderer(PageConfig(effects="clean")).render(sheets, keys)
+    np.testing.assert_array_equal(pages.windows[0, :13], windows_of("3x4+1"))
+    assert (pages.windows[0, 13:, 0] == -1).all()
+    np.testing.assert_allclose(pages.px_per_mm[0], (208 / 279.4, 160 / 215.9), rtol=1e-4)
+
+
+def test_a_missing_lead_keeps_its_label_and_has_no_ink_and_no_truth():
+    signal = sheet().signal_mv.copy()
+    signal[6] = np.nan
+    page = PageConfig(height=850, width=1100, effects="clean", layouts={"3x4": 1.0})
+    key = np.array([page_key(0, 0, "x", 0)], np.uint64)
+    missing, whole = (Renderer(page).render([Sheet("x", s, 100.0)], key) for s in (signal, sheet().signal_mv))
+    assert missing.windows[0, 6, 0] == -1
+    assert sorted(missing.windows[0, :12, 0]) == [-1, 0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11]
+    truth = expand(missing.truth[0], signal, 100.0)
+    assert truth.leads[6] == -1
+    assert np.isnan(truth.points[6][:, 1]).all()
+    x0, y0 = truth.label_corners[6, 0].round().astype(int)
+    x1, y1 = truth.label_corners[6, 2].round().astype(int)
+    paper = np.median(missing.image)
+    assert (missing.image[0, y0 : y1 + 1, x0 : x1 + 1] < paper - 60).any()
+    changed = np.argwhere(missing.image[0, ..., 0] != whole.image[0, ..., 0])
+    inside = expand(whole.truth[0], sheet().signal_mv, 100.0).points[6]
+    assert len(changed) > 100
+    assert changed[:, 1].min() >= inside[:, 0].min() - 3
+    assert changed[:, 1].max() <= inside[:, 0].max() + 4
+
+
+def test_a_short_recording_leaves_the_rest_empty():
+    page = PageConfig(effects="clean", layouts={"3x4+1": 1.0})
+    short = Sheet("short", sheet().signal_mv[:, :400], 100.0)
+    pages = Renderer(page).render([short], np.array([7], np.uint64))
+    assert (pages.windows[0, 6:12, 0] == -1).all(), "columns from 5 s on show nothing"
+    assert (pages.windows[0, [0, 3, 12], 0] == [0, 3, 1]).all()
+
+
+def test_spikes_of_all_columns_stand_above_those_of_the_rhythm_strip():
+    """One spike a second in every lead: in time order each lies exactly above the rhythm strip's own."""
+    signal = np.zeros((12, 5000), np.float32)
+    signal[:, 250::500] = 0.8
+    page = PageConfig(height=850, width=1100, effects="clean", layouts={"3x4+1": 1.0}, jitter=0.0)
+    pages = Renderer(page).render([Sheet("s", signal, 500.0)], np.array([3], np.uint64))
+    truth = expand(pages.truth[0], signal, 500.0)
+    _, sy, _, _ = page_to_image(page)
+    tops = {}
+    for row in range(4):
+        y = (pages.truth[0].geometry.first + row * pages.truth[0].geometry.pitch - 5.0) * sy
+        dark = pages.image[0, round(y) - 2 : round(y) + 3, :, 0].mean(0) < 120
+        tops[row] = np.flatnonzero(dark)
+    rhythm = truth.points[12][signal[1] > 0.5][:, 0]
+    assert len(rhythm) == 10
+    for row, columns in tops.items():
+        for x in rhythm:
+            assert np.abs(columns - x).min() <= 1.0, (row, x)
+
+
+def test_the_footer_states_the_scale_that_is_drawn():
+    for speed, gain in ((25.0, 10.0), (50.0, 5.0), (12.5, 20.0)):
+        page = PageConfig(paper_speed_mm_per_s=speed, gain_mm_per_mv=gain)
+        where = place(page, timed("3x4+1", speed), "left")
+        for key in range(30):
+            text = marks.scale_text(where, Draws(key)).replace(" ", "")
+            assert f"{speed:g}mm/s" in text
+            assert f"{gain:g}mm/mV" in text
+
+
+def test_a_millivolt_is_ten_millimetres_and_the_pulse_too():
+    page = PageConfig(height=2159, width=2794, effects="clean", layouts={"12x1": 1.0}, jitter=0.0)
+    signal = np.zeros((12, 1000), np.float32)
+    signal[1, 300:600] = 1.0
+    signal[1, 800:1000] = -0.2
+    truth = Renderer(page).render([Sheet("x", signal, 100.0)], np.array([1], np.uint64)).truth[0]
+    points = expand(truth, signal, 100.0).points[1]
+    assert points[0, 1] - points[400, 1] == pytest.approx(100.0, abs=0.01)
+    assert points[100, 0] - points[0, 0] == pytest.approx(250.0, abs=0.01)
+    _, ys = marks.pulse_paths("left", 12, False, truth.geometry)
+    assert ys.max() - truth.geometry.first == pytest.approx(11 * truth.geometry.pitch)
+    assert np.ptp(ys[0]) == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize(
+    ("signal", "fs", "reason"),
+    [
+        (np.zeros((0, 0), np.float32), 100.0, "shape"),
+        (np.zeros((15, 1000), np.float32), 100.0, "shape"),
+        (np.zeros(1000, np.float32), 100.0, "shape"),
+        (np.zeros((12, 0), np.float32), 100.0, "empty"),
+        (np.full((12, 1000), np.nan, np.float32), 100.0, "empty"),
+        (np.full((12, 1000), np.inf, np.float32), 100.0, "infinite"),
+        (np.zeros((12, 1000), np.float32), 0.0, "rate"),
+        (np.zeros((12, 1000), np.float32), float("nan"), "rate"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(signal, fs, reason):
+    renderer, (sheets, keys) = Renderer(PageConfig()), some(1)
+    with pytest.raises(RecordingError, match="made/bad") as caught:
+        renderer.render([Sheet("made/bad", signal, fs)], np.array([1], np.uint64))
+    assert caught.value.reason == reason
+    np.testing.assert_array_equal(  # and leaves no ink on the next page
+        renderer.render(sheets, keys).image, Renderer(PageConfig()).render(sheets, keys).image
+    )
+
+
+def test_one_sample_and_readonly_and_float64_signals_are_drawn():
+    signal = np.zeros((12, 1))
+    signal.flags.writeable = False
+    pages = Renderer(PageConfig(effects="clean")).render([Sheet("dot", signal, 100.0)], np.array([1], np.uint64))
+    assert pages.image.min() < 120
+
+
+def test_numbers_of_keys_and_recordings_must_agree():
+    with pytest.raises(ConfigError, match="1 recordings but 2 keys"):
+        Renderer(PageConfig()).render([sheet()], np.array([1, 2], np.uint64))
+
+
+def test_an_empty_batch_is_an_empty_batch():
+    pages = Renderer(PageConfig()).render([], np.zeros(0, np.uint64))
+    assert pages.image.shape == (0, 160, 208, 1)
+
+
+def test_strength_zero_is_clean():
+    sheets, keys = some(2)
+    one, other = (Renderer(page).render(sheets, keys).image for page in (PageConfig(strength=0), PageConfig(effects="clean")))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_mixed_is_as_degraded_as_promised():
+    sheets, _ = some(1)
+    keys = np.arange(300, dtype=np.uint64) * 31
+    truths = Renderer(PageConfig()).render(sheets * 300, keys).truth
+    share = {name: np.mean([name in t.effects for t in truths]) for name in ("warp", "light", "blur", "noise", "jpeg")}
+    assert share["warp"] == 1
+    assert min(share["light"], share["blur"], share["noise"]) >= 0.8
+    assert share["jpeg"] >= 0.5
+
+
+def test_importing_the_paper_loads_no_heavy_library():
+    code = "import sys, ecgscan_ray.paper; print([m for m in ('torch', 'ray', 'pyarrow', 'numba') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

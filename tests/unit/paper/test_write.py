@@ -1,0 +1,58 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from ecgscan_ray.config import PageConfig
+from ecgscan_ray.errors import InputError, RecordingError
+from ecgscan_ray.paper.write import contact_sheet, file_name, write_pages
+from tests.unit.paper.pages import sheet
+
+
+@pytest.mark.parametrize(("channels", "image_format"), [(1, "png"), (3, "png"), (3, "jpg")])
+def test_pages_and_truth_are_written(tmp_path, channels, image_format):
+    recordings = [sheet(seed=i, name=f"set/a b{i}") for i in range(2)]
+    recordings[0].signal_mv[2, 50:60] = np.nan
+    counts = []
+    page = PageConfig(height=336, width=448, channels=channels)
+    paths = write_pages(recordings, tmp_path / "new", page, 5, image_format=image_format, progress=counts.append)
+    assert [p.name for p in paths] == [f"set_a_b{i}.{image_format}" for i in range(2)]
+    assert counts == [2]
+    assert cv2.imread(str(paths[0])).shape == (336, 448, 3)
+    record = json.loads(paths[0].with_suffix(".json").read_text())
+    strip = record["strips"][2]
+    assert (strip["lead"], len(strip["trace_px"]), strip["trace_px"][55]) == ("III", 250, None)
+    assert not list((tmp_path / "new").glob("*.part"))
+
+
+def test_png_is_the_rendered_page_in_the_right_colours(tmp_path):
+    from ecgscan_ray.paper import Renderer, page_key
+
+    page, recording = PageConfig(channels=3, effects="clean"), sheet()
+    path = write_pages([recording], tmp_path, page, 9, truth=False)[0]
+    image = Renderer(page).render([recording], np.array([page_key(9, 0, recording.id, 0)], np.uint64)).image[0]
+    np.testing.assert_array_equal(cv2.imread(str(path))[..., ::-1], image)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_recordings_of_one_file_name_are_refused(tmp_path):
+    with pytest.raises(RecordingError, match="a/b: shares its file name with a_b"):
+        write_pages([sheet(name="a_b"), sheet(name="a/b")], tmp_path, PageConfig(), 0)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file"):
+        write_pages([sheet()], tmp_path / "file", PageConfig(), 0)
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("../../etc/x", "etc_x"), ("", "recording"), ("ptbxl/7", "ptbxl_7")])
+def test_file_names_stay_in_their_folder(name, wanted):
+    assert file_name(name) == wanted
+
+
+def test_contact_sheet_shows_every_preset():
+    image = contact_sheet([sheet(seed=i) for i in range(3)], PageConfig(), columns=2)
+    assert image.shape[1] == 2 * 214
+    assert image.shape[0] % 166 == 0

@@ -1,0 +1,147 @@
+"""PTB-XL as published, and one's own folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ecgscan_ray.errors import InputError, RecordingError
+from ecgscan_ray.recording.labels import SUPERCLASS_OF, superclasses
+from ecgscan_ray.recording.language import language
+from ecgscan_ray.recording.sources import open_source
+from tests.records import heart_uv, write_record
+
+HEAD = "ecg_id,patient_id,age,sex,report,scp_codes,strat_fold,filename_lr,filename_hr"
+
+
+def ptbxl_tree(folder: Path, *rows: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "scp_statements.csv").write_text(",description,diagnostic_class\nNORM,normal,NORM\nSR,sinus,\n")
+    (folder / "ptbxl_database.csv").write_text("\n".join([HEAD, *rows]) + "\n", encoding="utf-8")
+    write_record(folder / "records100/00000", "00001_lr")
+    write_record(folder / "records500/00000", "00001_hr", heart_uv(fs=500), fs=500)
+    return folder
+
+
+ROW = "1,15709.0,300.0,1,verlÄngert,\"{'NORM': 80.0, 'SR': 0.0}\",3,records100/00000/00001_lr,records500/00000/00001_hr"
+
+
+@pytest.mark.parametrize(("rate", "samples"), [(100, 1000), (500, 5000)])
+def test_ptbxl(tmp_path: Path, rate: int, samples: int) -> None:
+    source = open_source("ptbxl", rate)
+    (item,) = source.list_records(ptbxl_tree(tmp_path, ROW))
+    recording = source.read(item)
+    assert (recording.id, recording.patient_id, recording.fold, recording.fs) == ("1", "15709", 3, rate)
+    assert recording.signal_mv.shape == (12, samples)
+    assert recording.report == "verlÄngert"
+    assert recording.labels == {"NORM": 80.0, "SR": 0.0}
+    assert recording.sex == "female"
+    assert recording.age == 90.0  # 300 = over 89
+
+
+@pytest.mark.parametrize("codes", ["{'NORM': 100.0", "{'NONSENSE': 1.0}", "sinus", "['NORM']"])
+def test_ptbxl_row_with_bad_statements_is_one_bad_recording(tmp_path: Path, codes: str) -> None:
+    source = open_source("ptbxl")
+    bad = ROW.replace("{'NORM': 80.0, 'SR': 0.0}", codes)
+    items = source.list_records(ptbxl_tree(tmp_path, ROW, bad))
+    assert source.read(items[0]).id == "1"
+    with pytest.raises(RecordingError) as caught:
+        source.read(items[1])
+    assert caught.value.reason == "labels"
+
+
+@pytest.mark.parametrize("gone", ["ptbxl_database.csv", "scp_statements.csv", "records100"])
+def test_incomplete_ptbxl(tmp_path: Path, gone: str) -> None:
+    tree = ptbxl_tree(tmp_path, ROW)
+    (tree / gone).rename(tree / "elsewhere")
+    with pytest.raises(InputError, match=gone):
+        open_source("ptbxl").list_records(tree)
+
+
+def test_ptbxl_table_without_a_column(tmp_path: Path) -> None:
+    tree = ptbxl_tree(tmp_path, ROW)
+    (tree / "ptbxl_database.csv").write_text("ecg_id,patient_id\n1,2\n")
+    with pytest.raises(InputError, match="no column strat_fold"):
+        open_source("ptbxl").list_records(tree)
+
+
+def test_ptbxl_at_another_rate() -> None:
+    with pytest.raises(InputError, match="250 Hz"):
+        open_source("ptbxl", 250)
+
+
+def test_unknown_source() -> None:
+    with pytest.raises(InputError, match="Did you mean 'ptbxl'"):
+        open_source("ptb-xl")
+
+
+def test_folder_with_table(tmp_path: Path) -> None:
+    write_record(tmp_path / "deep/er", "a")
+    write_record(tmp_path, "b", comments=["Age: 40", "Sex: M", "Dx: 1,2", "Patient ID: 77"])
+    (tmp_path / "recordings.csv").write_text(
+        "Record,patient_id,report,labels,age,sex,fold,split,other\n"
+        "deep/er/a,p1,normales ekg,NORM; SR,56,female,4,val,x\n"
+        "c.hea,p2,,{'MI': 50},,,,,\n"
+    )
+    source = open_source("folder", None)
+    b, c, a = source.list_records(tmp_path)
+    recording = source.read(a)
+    assert (recording.id, recording.patient_id, recording.report) == ("deep/er/a", "p1", "normales ekg")
+    assert (recording.age, recording.sex, recording.fold, a.split) == (56.0, "female", 4, "validation")
+    assert recording.labels == {"NORM": 100.0, "SR": 100.0}
+    assert b.patient_id == "77"  # known before the split
+    recording = source.read(b)
+    assert (recording.age, recording.sex, list(recording.labels), recording.report) == (40.0, "male", ["1", "2"], None)
+    with pytest.raises(RecordingError) as caught:
+        source.read(c)
+    assert caught.value.reason == "missing_file"
+
+
+def test_folder_without_table(tmp_path: Path) -> None:
+    write_record(tmp_path, "a")
+    source = open_source("folder", None)
+    (item,) = source.list_records(tmp_path)
+    np.testing.assert_allclose(source.read(item).signal_mv, heart_uv() / 1000, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [("record,split\na,holdout\n", "holdout"), ("name\na\n", "no column record"), ("record\n../a\n", "outside")],
+)
+def test_folder_with_a_bad_table(tmp_path: Path, table: str, message: str) -> None:
+    write_record(tmp_path, "a")
+    (tmp_path / "my.csv").write_text(table)
+    with pytest.raises(InputError, match=message):
+        open_source("folder", None).list_records(tmp_path)
+
+
+def test_folder_without_recordings(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no recordings"):
+        open_source("folder", None).list_records(tmp_path)
+    with pytest.raises(InputError, match="no such folder"):
+        open_source("folder", None).list_records(tmp_path / "nowhere")
+
+
+def test_superclasses() -> None:
+    assert len(SUPERCLASS_OF) == 44
+    assert superclasses({"IMI": 0.0, "SR": 100.0, "LVH": 15.0, "ISC_": 50.0}) == {"MI", "HYP", "STTC"}
+    assert superclasses({"SR": 0.0}) == set()
+    assert superclasses(["CD"]) == {"CD"}
+
+
+@pytest.mark.parametrize(
+    ("report", "expected"),
+    [
+        ("sinusrhythmus normales ekg", "de"),
+        ("linkstyp, verdacht auf infarkt", "de"),
+        ("sinus rhythm. left axis deviation.", "en"),
+        ("atrial fibrillation", "en"),
+        ("sinusrytm", "other"),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_language(report: str | None, expected: str | None) -> None:
+    assert language(report) == expected

@@ -1,0 +1,151 @@
+"""Reports open offline, say what was measured, and come whole."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+
+from ecgscan_ray.config import Config, SearchRange
+from ecgscan_ray.evaluation.bootstrap import Estimate
+from ecgscan_ray.evaluation.evaluate import Evaluation
+from ecgscan_ray.evaluation.features import Example
+from ecgscan_ray.report.run import RunFacts, write_run_report
+from ecgscan_ray.report.sweep import Trial, compare_best, ranked, write_sweep_report
+
+METRIC = "validation.score"
+
+
+def figures(recall: float) -> dict[str, Estimate]:
+    found = {
+        "evaluation.recordings": Estimate(20.0),
+        "evaluation.patients": Estimate(18.0),
+        "lead_residual_mv": Estimate(0.01, 0.009, 0.011, 20),
+        "reconstruction.shown.pearson_r": Estimate(-0.001, -0.004, 0.7, 20),
+    }
+    for prefix in ("", "random."):
+        name = f"{prefix}retrieval.page_to_signal"
+        for k in (1, 5, 10):
+            found[f"{name}.recall_at_{k}"] = Estimate(recall, recall - 0.1, recall + 0.1, 20)
+            found[f"{name}.chance_at_{k}"] = Estimate(k / 20)
+        found |= {f"{name}.mrr": Estimate(0.5, 0.4, 0.6, 20), f"{name}.chance_mrr": Estimate(0.18)}
+        found |= {f"{name}.median_rank": Estimate(1.0, 1.0, 2.0, 20), f"{name}.gallery": Estimate(20.0)}
+    return found
+
+
+def evaluation(recall: float = 0.6) -> Evaluation:
+    rng = np.random.default_rng(0)
+    mask = rng.random((12, 300)) < 0.5
+    signal = rng.normal(size=(12, 300))
+    page = rng.integers(0, 255, (40, 52, 1), dtype=np.uint8)
+    example = Example("<b>4711</b>", page, signal, signal * 0.9, np.ones_like(mask), mask, ~mask)
+    return Evaluation(figures(recall), [example], np.stack([page] * 5), ["0815"])
+
+
+LINES = [
+    {
+        "kind": "train",
+        "step": s,
+        "loss": 3 / s,
+        "pair_loss": 1 / s,
+        "seconds": 1.0,
+        "images_per_s": 9.0,
+        "data_wait_share": 0.1,
+    }
+    for s in (10, 20)
+] + [{"kind": "validation", "step": 20, METRIC: 0.4}]
+
+
+def assert_self_contained(html: str) -> None:
+    assert html.startswith("<!doctype html>")
+    sources = re.findall(r"""(?:src|href|url|srcset|action)\s*[=(]\s*["']?([^"')\s>]+)""", html)
+    assert sources
+    assert all(source.startswith("data:image/") for source in sources)
+    assert not re.search(r"<script|<link|<iframe|@import", html)
+
+
+def test_run_report(tmp_path):
+    facts = RunFacts("demo", Config(), 20, 480, source="PTB-XL", licence="CC BY 4.0", rows={"train": 9, "test": 20})
+    content = write_run_report(str(tmp_path), evaluation(), LINES, facts)
+    assert json.loads((tmp_path / "report.json").read_text()) == content
+    assert content["data_wait_share"]["value"] == pytest.approx(0.1)
+    html = (tmp_path / "report.html").read_text()
+    assert_self_contained(html)
+    assert "60 % of pages find their own signal first among 20" in html
+    assert "Not for clinical use" in html
+    assert "0815" in html
+    assert "<b>4711" not in html, "names from data are escaped"
+    assert "-0.00<" not in html
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.json"]
+
+
+def test_headline_claims_nothing_that_the_interval_denies(tmp_path):
+    write_run_report(str(tmp_path), evaluation(recall=0.12), [], RunFacts("shuffled", Config(), 20, 480))
+    html = (tmp_path / "report.html").read_text()
+    assert "not find their own signals better than by chance" in html
+    assert "holds no metrics" in html
+
+
+def trial(name, state, scores, **settings) -> Trial:
+    reports = [{"step": 10.0 * (k + 1), METRIC: score} for k, score in enumerate(scores)]
+    return Trial(name, state, {f"objective.{key}": value for key, value in settings.items()}, reports)
+
+
+TRIALS = [
+    trial("a", "done", [0.1, 0.2, 0.30, 0.31], gram_weight=0.5, pair_weight=1.0),
+    trial("b", "done", [0.1, 0.25, 0.4, 0.5], gram_weight=1.5, pair_weight=0.3),
+    trial("c", "stopped", [0.9], gram_weight=0.1, pair_weight=0.3),
+    Trial("d", "failed", {"objective.gram_weight": 0.2}, error="loss not finite at step 3"),
+    trial("e", "done", [float("nan")], gram_weight=0.3),
+]
+SPACE = {
+    "objective.gram_weight": SearchRange(low=0.1, high=2.0, log=True),
+    "objective.pair_weight": SearchRange(choices=[0.3, 1.0]),
+}
+
+
+def test_ranking_puts_stopped_after_finished_and_scoreless_last():
+    assert [t.id for t in ranked(TRIALS, METRIC)] == ["b", "a", "c", "d", "e"]
+
+
+def test_sweep_report(tmp_path):
+    content = write_sweep_report(str(tmp_path), TRIALS, SPACE, METRIC)
+    assert json.loads((tmp_path / "report.json").read_text()) == content
+    assert content["best"] == {"id": "b", "score": 0.5, "config": TRIALS[1].config}
+    assert content["counts"] == {"done": 3, "stopped": 1, "failed": 1, "running": 0}
+    html = (tmp_path / "report.html").read_text()
+    assert_self_contained(html)
+    assert "loss not finite at step 3" in html
+    rows = list(csv.DictReader((tmp_path / "trials.csv").open()))
+    assert [row["trial"] for row in rows] == ["b", "a", "c", "d", "e"]
+    assert rows[3]["error"] == "loss not finite at step 3"
+    assert rows[0]["objective.gram_weight"] == "1.5"
+
+
+def test_sweep_report_without_any_good_trial(tmp_path):
+    content = write_sweep_report(str(tmp_path), [TRIALS[3]], SPACE, METRIC)
+    assert content["best"] is None
+    assert "none finished with a score" in (tmp_path / "report.html").read_text()
+
+
+def test_noise_comes_from_repeated_seeds_where_there_are_some():
+    def seeded(name, score, weight, seed):
+        return Trial(name, "done", {"objective.gram_weight": weight, "seed": seed}, [{"step": 1.0, METRIC: score}])
+
+    close = [seeded("a", 0.50, 1.0, 0), seeded("b", 0.54, 1.0, 1), seeded("c", 0.45, 2.0, 0)]
+    verdict = compare_best(close, METRIC)
+    assert verdict.noise == pytest.approx(np.std([0.50, 0.54], ddof=1))
+    assert verdict.within_noise
+    far = [seeded("a", 0.50, 1.0, 0), seeded("b", 0.501, 1.0, 1), seeded("c", 0.9, 2.0, 0)]
+    assert compare_best(far, METRIC).within_noise is False
+
+
+def test_noise_without_seeds_is_the_jitter_of_the_curves():
+    rng = np.random.default_rng(0)
+    course = np.linspace(0.1, 0.6, 200)
+    noisy = [trial(str(k), "done", course + 0.02 * rng.normal(size=200), gram_weight=k) for k in range(3)]
+    assert compare_best(noisy, METRIC).noise == pytest.approx(0.02, rel=0.15)
+    smooth = [trial("a", "done", course, gram_weight=1), trial("b", "done", course + 0.01, gram_weight=2)]
+    assert compare_best(smooth, METRIC).within_noise is False
+    assert compare_best([TRIALS[0]], METRIC).within_noise is None

@@ -1,0 +1,59 @@
+"""Presets: each loads, says what it is for, and searches only settings that exist."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any
+
+import pytest
+import yaml
+
+from ecgscan_ray.config import Config, SweepConfig, build, load, merge, preset_names, read_yaml
+
+SWEEPS = [name for name in preset_names() if name.startswith("sweep-")]
+RUNS = [name for name in preset_names() if name not in SWEEPS]
+
+
+def dotted(tree: dict[str, Any], prefix: str = "") -> set[str]:
+    """Every dotted key of a nested mapping."""
+    found: set[str] = set()
+    for key, value in tree.items():
+        found |= dotted(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}"}
+    return found
+
+
+def test_the_presets_of_the_design_are_there() -> None:
+    assert {"laptop", "gpu", "paper", "sweep-laptop"} <= set(preset_names())
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_preset_loads(name: str) -> None:
+    load(Config, name)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_the_head_comment_names_command_and_score(name: str) -> None:
+    text = (resources.files("ecgscan_ray") / "presets" / f"{name}.yaml").read_text()
+    head = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    assert f"--preset {name}" in head
+    for word in ("Hardware", "Time", "Expected"):
+        assert word.lower() in head.lower(), f"{name}: no {word}"
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_sweep_searches_settings_that_exist_within_their_ranges(name: str) -> None:
+    sweep = load(SweepConfig, name)
+    base = merge(read_yaml(sweep.base), sweep.base_overrides)
+    known = dotted(build(Config, base, where=name).model_dump(mode="json"))
+    assert set(sweep.space) <= known
+    assert set(sweep.base_overrides) <= known
+    for key, span in sweep.space.items():
+        for value in span.choices or [span.low, span.high]:
+            build(Config, merge(base, {key: value}), where=f"{name} {key}")
+
+
+def test_a_misspelt_key_would_be_noticed() -> None:
+    content = yaml.safe_load("space: {objective.gram_wait: {low: 0.1, high: 1.0}}")
+    sweep = build(SweepConfig, content, where="test")
+    known = dotted(load(Config, "laptop").model_dump(mode="json"))
+    assert not set(sweep.space) <= known
