@@ -11,8 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 import typer.core
@@ -53,71 +52,79 @@ ConfigFile = Annotated[str | None, typer.Option("--config", help="A YAML file of
 Settings = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; can be repeated.")]
 Store = Annotated[str, typer.Option(help="URI of a prepared store: a folder or s3://bucket/prefix.")]
 StoreOfRun = Annotated[str | None, typer.Option(help="URI of the store, if it is not where the run was trained on.")]
-Out = Annotated[str, typer.Option(help="URI of the folder to write: a folder or s3://bucket/prefix.")]
+Out = Annotated[str, typer.Option(help="URI of the folder to write (or to go on in).")]
 Run = Annotated[str, typer.Argument(help="URI of a run folder.")]
-Which = Annotated[str, typer.Option(help="Which checkpoint: best (by validation.score) or last.")]
+Which = Annotated[Literal["best", "last"], typer.Option(help="Which checkpoint; best is by validation.score.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Insist on an empty --out instead of going on in it.")]
 
 
-@app.command()
+@app.command(epilog="Example: ecgscan prepare --source ptbxl --from ptb-xl-1.0.3 --to store --test-folds 10")
 def prepare(
-    source: Annotated[str, typer.Option(help="Kind of archive: ptbxl, wfdb or folder.")],
-    from_dir: Annotated[str, typer.Option("--from", help="Folder (or s3://...) of the archive.")],
-    to: Annotated[str, typer.Option(help="URI of the store to write.")],
-    rate: Annotated[int, typer.Option(help="Which of the archive's sampling rates to read, Hz.")] = 100,
-    validation_folds: Annotated[str, typer.Option(help="Folds for validation, e.g. 8 or 7,8.")] = "9",
-    test_folds: Annotated[str, typer.Option(help="Folds for the test.")] = "10",
-    limit: Annotated[int | None, typer.Option(help="At most this many recordings.")] = None,
+    source: Annotated[str, typer.Option(help="Kind of archive: ptbxl, or folder for one's own WFDB files.")],
+    from_dir: Annotated[str, typer.Option("--from", help="Folder of the archive.")],
+    to: Annotated[str, typer.Option(help="URI of the store to write: a folder or s3://bucket/prefix.")],
+    rate: Annotated[float, typer.Option(help="Sampling rate in the store, Hz; 0 keeps each recording's own.")] = 100,
+    validation_folds: Annotated[list[int], typer.Option(help="Fold for validation; can be repeated.")] = [9],  # noqa: B006
+    test_folds: Annotated[list[int], typer.Option(help="Fold for the test; can be repeated.")] = [10],  # noqa: B006
+    limit: Annotated[int | None, typer.Option(help="At most this many recordings, chosen at random.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that is there.")] = False,
 ) -> None:
-    """Read an archive of recordings into a store of Parquet shards.
-
-    \b
-    Example: ecgscan prepare --source ptbxl --from ptb-xl-1.0.3 --to store --validation-folds 9 --test-folds 10
-    """
+    """Read an archive of recordings into a store of Parquet shards."""
     from ecgscan_ray.runtime.prepare import prepare as run
 
     _talk()
-    folds = {"validation_folds": _folds(validation_folds), "test_folds": _folds(test_folds)}
-    run(source, _place(from_dir), _place(to), rate=rate, **folds, limit=limit, overwrite=overwrite)
-    print(f"store: {to}")
+    manifest = run(
+        source,
+        _place(from_dir),
+        _place(to),
+        rate=rate or None,
+        validation_folds=validation_folds,
+        test_folds=test_folds,
+        limit=limit,
+        overwrite=overwrite,
+        progress=lambda done, total: logging.getLogger("ecgscan_ray").info("%d of %d recordings", done, total),
+    )
+    counts = {split: manifest.rows(split) for split in ("train", "validation", "test")}
+    _show({"store": to, "recordings": counts, "left out": manifest.quarantined or "none"}, as_json=False)
 
 
-@app.command()
+@app.command(epilog="Example: ecgscan inspect runs/demo-store --json")
 def inspect(store: Annotated[str, typer.Argument(help="URI of a store.")], as_json: AsJson = False) -> None:
-    """Check a store's shards against its manifest, and say what is in it.
-
-    \b
-    Example: ecgscan inspect runs/demo-store --json
-    """
+    """Check a store's shards against its manifest, and say what is in it."""
     from ecgscan_ray.store.inspect import inspect as run
 
-    _show(run(_place(store)), as_json)
+    found = run(_place(store))
+    _show(found, as_json)
+    if found["damaged"]:
+        raise InputError(f"damaged shards: {', '.join(found['damaged'])}", where=store, fix="Prepare the store again.")
 
 
-@app.command()
+@app.command(
+    epilog="Example: ecgscan render --store runs/demo-store --out pages --preset laptop --set page.effects=photo"
+)
 def render(
     store: Store,
-    out: Out,
+    out: Annotated[str, typer.Option(help="Folder to write.")],
     count: Annotated[int, typer.Option(help="Pages.", min=1)] = 12,
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Of the store.")] = "train",
     preset: Preset = None,
     config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
-    """Draw pages of a store as PNG files, as the training sees them.
-
-    \b
-    Example: ecgscan render --store runs/demo-store --out pages --preset laptop --set page.effects=photo
-    """
+    """Draw pages of a store as PNG files with their ground truth, as the training sees them."""
     from ecgscan_ray.config import Config
-    from ecgscan_ray.runtime.render import render as run
+    from ecgscan_ray.paper.write import write_pages
+    from ecgscan_ray.store.manifest import read_manifest
+    from ecgscan_ray.store.shards import iterate_rows
 
-    written = run(_load(Config, preset, config, settings), _place(store), _place(out), count)
-    print("\n".join(str(path) for path in written))
+    resolved, place = _load(Config, preset, config, settings), _place(store)
+    rows = iterate_rows(place, read_manifest(place), split, limit=count)
+    for path in write_pages(rows, _place(out), resolved.page, resolved.seed):
+        print(path)
 
 
-@app.command()
+@app.command(epilog="Example: ecgscan pretrain --preset laptop --store runs/demo-store --out runs/demo --set seed=1")
 def pretrain(
     store: Store,
     out: Annotated[str | None, typer.Option(help="URI of the run folder to write (or to go on in).")] = None,
@@ -128,54 +135,46 @@ def pretrain(
     fresh: Fresh = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
 ) -> None:
-    """Pretrain on a store; the same command on an unfinished run goes on where it stopped.
-
-    \b
-    Example: ecgscan pretrain --preset laptop --store runs/demo-store --out runs/demo --set training.steps=200
-    """
+    """Pretrain on a store; the same command on an unfinished run goes on where it stopped."""
     from ecgscan_ray.config import Config
 
     resolved = _load(Config, preset, config, settings)
-    if not dry_run and out is None:
-        raise InputError("no --out", fix="Say where the run is to be written, or ask for --dry-run.")
     _talk()
-    from ecgscan_ray.runtime import pretrain as runtime
+    if dry_run:
+        from ecgscan_ray.runtime.dry_run import dry_run as estimate
 
-    if dry_run or out is None:
-        _show(runtime.dry_run(resolved, _place(store)), as_json=False)
+        _show(estimate(resolved, _place(store)), as_json=False)
         return
-    start = _place(init_from) if init_from else None
-    runtime.pretrain(resolved, _place(store), _place(out), fresh=fresh, init_from=start)
+    if out is None:
+        raise InputError("no --out", fix="Say where the run is to be written, or ask for --dry-run.")
+    from ecgscan_ray.runtime.pretrain import pretrain as run
+
+    run(resolved, _place(store), _place(out), fresh=fresh, init_from=_place(init_from) if init_from else None)
     print(f"run: {out}")
 
 
-@app.command()
+@app.command(epilog="Example: ecgscan evaluate runs/demo --set evaluation.bootstrap=200")
 def evaluate(run: Run, store: StoreOfRun = None, which: Which = "best", settings: Settings = None) -> None:
-    """Measure a run on patients it was not trained on; writes report.html and report.json into it.
-
-    \b
-    Example: ecgscan evaluate runs/demo --set evaluation.bootstrap=200
-    """
+    """Measure a run on patients it was not trained on; writes report.html and report.json into it."""
     from ecgscan_ray.config import parse_overrides
     from ecgscan_ray.runtime.evaluate import evaluate as work
 
     _talk()
-    changes = {}
-    for key, value in parse_overrides(settings or []).items():
-        section, _, name = key.partition(".")
-        if section != "evaluation" or not name:
+    changes = parse_overrides(settings or [])
+    for key in changes:
+        if not key.startswith("evaluation."):
             raise InputError("only evaluation.* can be set here", where=f"--set {key}")
-        changes[name] = value
-    place = _place(store) if store else None
-    figures = work(_place(run), store=place, which=_choice(which, "best", "last"), settings=changes)
+    changes = {key.removeprefix("evaluation."): value for key, value in changes.items()}
+    figures = work(_place(run), store=_place(store) if store else None, which=which, settings=changes)
     for name, figure in figures.items():
         print(f"{name:<58} {_figure(figure)}")
-    for file in ("report.html", "report.json", "redrawn.png"):
-        if "://" in run or Path(run, file).exists():
-            print(f"{run.rstrip('/')}/{file}")
+    for file in ("report.json", "report.html", "redrawn.png"):
+        print(f"{run.rstrip('/')}/{file}")
 
 
-@app.command()
+@app.command(
+    epilog="Example: ecgscan sweep --preset sweep-laptop --store runs/demo-store --out runs/sweep --set trials=4"
+)
 def sweep(
     store: Store,
     out: Out,
@@ -184,36 +183,29 @@ def sweep(
     settings: Settings = None,
     fresh: Fresh = False,
 ) -> None:
-    """Search the space of a sweep's config; writes a report and best.yaml. The same command goes on where it stopped.
-
-    \b
-    Example: ecgscan sweep --preset sweep-laptop --store runs/demo-store --out runs/sweep --set trials=4
-    """
+    """Search the space of a sweep's config; writes a report and best.yaml. The same command goes on where it stopped."""
     from ecgscan_ray.config import SweepConfig
+    from ecgscan_ray.errors import WorkError
     from ecgscan_ray.runtime.sweep import sweep as run
 
     resolved = _load(SweepConfig, preset, config, settings)
     _talk()
     outcome = run(resolved, _place(store), _place(out), fresh=fresh)
-    best = outcome["best"]
-    print(f"best: {best['id']} ({resolved.metric} {best['score']:.4f})" if best else "best: no trial finished")
     print(outcome["verdict"]["text"])
-    for file in ("best.yaml", "report.html", "report.json") if best else ("report.html", "report.json"):
-        print(f"{out.rstrip('/')}/{file}")
+    print(f"{out.rstrip('/')}/report.html")
+    if not outcome["best"]:
+        raise WorkError("no trial finished", where=out, fix="The report says why; the same command goes on.")
+    print(f"{out.rstrip('/')}/best.yaml  ({resolved.metric} {outcome['best']['score']:.4f})")
 
 
-@app.command()
+@app.command(epilog="Example: ecgscan embed encoder my-scans embeddings.parquet")
 def embed(
     encoder: Annotated[str, typer.Argument(help="Exported encoder, or a run folder.")],
     images: Annotated[str, typer.Argument(help="Folder of pictures.")],
     out: Annotated[str, typer.Argument(help="Parquet file to write.")],
     projected: Annotated[bool, typer.Option("--projected", help="The aligned features, not the backbone's.")] = False,
 ) -> None:
-    """Embed every picture under a folder into one Parquet file.
-
-    \b
-    Example: ecgscan embed encoder my-scans embeddings.parquet
-    """
+    """Embed every picture under a folder into one Parquet file."""
     from ecgscan_ray.encoder import embed_folder
 
     done = embed_folder(_place(encoder), _place(images), _place(out), projected=projected)
@@ -222,70 +214,57 @@ def embed(
     print(f"{done.embedded} pages embedded, {len(done.bad)} files skipped: {out}")
 
 
-@app.command()
+@app.command(epilog="Example: ecgscan export runs/demo encoder")
 def export(run: Run, out: Annotated[str, typer.Argument(help="Folder to write.")], which: Which = "best") -> None:
-    """Write a run's image encoder as a folder that timm loads (local-dir:) and 'ecgscan embed' takes.
-
-    \b
-    Example: ecgscan export runs/demo encoder
-    """
+    """Write a run's image encoder as a folder that timm loads (local-dir:) and 'ecgscan embed' takes."""
     from ecgscan_ray.encoder import export as work
 
-    print(work(_place(run), _place(out), which=_choice(which, "best", "last")))
+    print(work(_place(run), _place(out), which=which))
 
 
-@app.command()
-def config(preset: Preset = None, config: ConfigFile = None, settings: Settings = None, as_json: AsJson = False) -> None:
-    """Print the resolved settings, or the names of all presets.
-
-    \b
-    Example: ecgscan config --preset laptop --set training.steps=200 > mine.yaml
-    """
+@app.command(epilog="Example: ecgscan config --preset laptop --set training.steps=200 > mine.yaml")
+def config(
+    preset: Preset = None, config: ConfigFile = None, settings: Settings = None, as_json: AsJson = False
+) -> None:
+    """Print the resolved settings; without a preset or file, the names of all presets."""
     from ecgscan_ray.config import Config, SweepConfig, dump_yaml, preset_names, read_yaml
 
     if preset is None and config is None:
         print(json.dumps(preset_names()) if as_json else "\n".join(preset_names()))
         return
-    searches = "space" in read_yaml(_named(preset, config))
-    resolved: Section = _load(SweepConfig if searches else Config, preset, config, settings)  # type: ignore[type-var]
-    print(resolved.model_dump_json(indent=1) if as_json else dump_yaml(resolved), end="\n" if as_json else "")
+    kind: type[Section] = SweepConfig if "space" in read_yaml(_named(preset, config)) else Config
+    resolved = _load(kind, preset, config, settings)
+    print(resolved.model_dump_json(indent=1) if as_json else dump_yaml(resolved).rstrip())
 
 
-@app.command()
+@app.command(epilog="Example: ecgscan doctor --store s3://bucket/store")
 def doctor(
     store: Annotated[str | None, typer.Option(help="Also try to reach this store.")] = None, as_json: AsJson = False
 ) -> None:
-    """Look at this machine: versions, cores, GPU, arithmetic, OpenCV, Ray.
-
-    \b
-    Example: ecgscan doctor --store s3://bucket/store
-    """
+    """Look at this machine: versions, cores, GPU, arithmetic, OpenCV, Ray."""
+    from ecgscan_ray.errors import WorkError
     from ecgscan_ray.runtime.doctor import examine
 
     findings, complaints = examine(_place(store) if store else None)
-    _show({**findings, "complaints": complaints} if as_json else findings, as_json)
+    _show({**findings, "complaints": complaints or "none"}, as_json)
     if complaints:
-        raise InputError("; ".join(complaints))
+        raise WorkError("; ".join(complaints))
 
 
 def _named(preset: str | None, config: str | None) -> str:
     """The preset or file that was asked for."""
     if preset is not None and config is not None:
         raise InputError("--preset and --config exclude each other", fix="Give one of the two.")
-    if preset is None and config is None:
+    name = preset if preset is not None else config
+    if name is None:
         raise InputError("no settings", fix="Give --preset NAME or --config FILE; 'ecgscan config' lists the presets.")
-    return str(preset if preset is not None else config)
+    return name
 
 
 def _load(kind: type[Kind], preset: str | None, config: str | None, settings: list[str] | None) -> Kind:
-    from ecgscan_ray.config import load, preset_names
+    from ecgscan_ray.config import load
 
-    name = _named(preset, config)
-    if preset is not None and preset not in preset_names():
-        from ecgscan_ray.errors import ConfigError, near_miss
-
-        raise ConfigError(f"no preset named '{preset}'", fix=near_miss(preset, preset_names()))
-    return load(kind, name, settings)
+    return load(kind, _named(preset, config), settings)
 
 
 def _place(uri: str) -> str:
@@ -297,19 +276,6 @@ def _place(uri: str) -> str:
     return uri
 
 
-def _choice(value: str, *allowed: str) -> Any:
-    if value not in allowed:
-        raise InputError(f"'{value}' is none of {', '.join(allowed)}")
-    return value
-
-
-def _folds(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.replace(",", " ").split())
-    except ValueError:
-        raise InputError(f"'{text}' is no list of folds", fix="Write e.g. 8 or 7,8.") from None
-
-
 def _figure(figure: Mapping[str, Any]) -> str:
     value, low, high = (figure.get(key) for key in ("value", "low", "high"))
     if value is None:
@@ -317,7 +283,8 @@ def _figure(figure: Mapping[str, Any]) -> str:
     return f"{value:.4g}" + ("" if low is None or high is None else f"  ({low:.4g} to {high:.4g})")
 
 
-def _show(content: Any, as_json: bool) -> None:
+def _show(content: Mapping[str, Any], as_json: bool) -> None:
+    """Findings as JSON, or a line each; nested ones are indented."""
     if as_json:
         print(json.dumps(content, indent=1, default=str))
         return

@@ -78,6 +78,8 @@ class ImageTowerConfig(Section):
     """Passed to ``timm.create_model``."""
     path: str | None = None
     """A local folder with weights and ``config.json`` (timm's ``local-dir:``) instead of random weights."""
+    flatten_px: int = Field(0, ge=0)
+    """Divide each page by its blurred self, a box of this many pixels: light and shadow go, ink stays. 0 = leave it."""
 
 
 class SignalTowerConfig(Section):

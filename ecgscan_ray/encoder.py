@@ -295,6 +295,11 @@ def write_encoder(loaded: LoadedCheckpoint, folder: Path) -> None:
             "crop_mode": "squash" if page.fit == "stretch" else "border",
         },
     )
+    # timm finds the number of classes at the root too; transformers' wrapper would pass it twice
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    content.get("model_args", {}).pop("num_classes", None)
+    path.write_text(json.dumps(content, indent=2) + "\n")
     state = {name: value.contiguous() for name, value in module.state_dict().items() if not name.startswith("tower.")}
     save_file(state, folder / PROJECTION_NAME)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import timm
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecgscan_ray.config import ImageTowerConfig, PageConfig
@@ -11,6 +12,8 @@ from ecgscan_ray.errors import ConfigError, near_miss
 
 # Pages are light: most pixels are paper. Fixed numbers, saved with every encoder, not fitted to any split.
 GREY_MEAN, GREY_STD = 0.85, 0.15
+FLAT_MEAN, FLAT_STD = [1.0], [0.2]
+"""Of a page divided by its surroundings: paper is 1, ink well below."""
 
 
 class ImageTower(nn.Module):
@@ -27,7 +30,8 @@ class ImageTower(nn.Module):
     def __init__(self, config: ImageTowerConfig, page: PageConfig) -> None:
         super().__init__()
         self.backbone = create_backbone(config, page)
-        mean, std = normalisation(self.backbone, page.channels)
+        self.flatten_px = config.flatten_px
+        mean, std = (FLAT_MEAN, FLAT_STD) if config.flatten_px else normalisation(self.backbone, page.channels)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         with torch.no_grad():
@@ -55,8 +59,21 @@ class ImageTower(nn.Module):
         Returns:
             final map (N, F, h, w), fine map (N, E, h', w'), pooled features (N, P).
         """
-        x = (image.float() / 255 - self.mean) / self.std
+        x = image.float() / 255
+        x = ((flattened(x, self.flatten_px) if self.flatten_px else x) - self.mean) / self.std
         return self._maps(x.contiguous(memory_format=torch.channels_last))
+
+
+def flattened(image: Tensor, box_px: int) -> Tensor:
+    """The page divided by its local brightness: (N, C, H, W) in 0..1 -> the same shape, about 1 on bare paper.
+
+    Two passes of a box blur stand for a Gaussian; light, shadow and paper colour are slow and go, ink stays.
+    """
+    radius = box_px // 2
+    light = image
+    for _ in range(2):
+        light = F.avg_pool2d(light, 2 * radius + 1, 1, radius, count_include_pad=False)
+    return image / (light + 0.02)
 
 
 def create_backbone(config: ImageTowerConfig, page: PageConfig) -> nn.Module:

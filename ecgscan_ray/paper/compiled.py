@@ -1,9 +1,12 @@
 """The drawing kernels, compiled by numba; ``plain.py`` holds the same functions in numpy with the same bytes.
 
 All positions are integers: x in 1/2**24 of a sub-column, y in 1/256 px, edges of pixels at whole numbers. Ink is summed
-up in a uint16 plane in which a full pixel counts 256 x (sub-columns a pixel). Pixels that receive ink are listed, so that
-composing and clearing touch nothing else.
+up in a uint16 plane in which a full pixel counts 256 x (sub-columns a pixel). Pixels that receive ink are listed, so
+that composing and clearing touch nothing else.
 """
+
+# mypy: ignore-errors
+# numba gives the kernels their types.
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ X_BITS = 24
 FAR = 1 << 22
 CAP = 60000
 SLOPE_BITS = 36
+INVERSE_BITS = 54
+INVERSE_MOST = (1 << 39) - 1
 
 
 PAD = 512
@@ -66,14 +71,18 @@ def _deposit(mask, touched, count, scratch, first, last, half, k):
     left = max(0, (first - reach) // k)
     right = min(mask.shape[1], (last + reach - 1) // k + 1)
     begin, stop = left * k + PAD, right * k + PAD
-    for c in range(begin, stop):
-        top[c] = lo[c] - half[0]
-        end[c] = hi[c] + half[0]
+    high, low = top[begin:stop], end[begin:stop]  # slices count from 0, so that the loops become vector code
+    high_0, low_0, rise = lo[begin:stop], hi[begin:stop], half[0]
+    for i in range(high.shape[0]):
+        high[i] = high_0[i] - rise
+        low[i] = low_0[i] + rise
     for distance in range(1, reach + 1):
         rise = half[distance]
-        for c in range(begin, stop):
-            top[c] = min(top[c], min(lo[c - distance], lo[c + distance]) - rise)
-            end[c] = max(end[c], max(hi[c - distance], hi[c + distance]) + rise)
+        high_1, high_2 = lo[begin - distance : stop - distance], lo[begin + distance : stop + distance]
+        low_1, low_2 = hi[begin - distance : stop - distance], hi[begin + distance : stop + distance]
+        for i in range(high.shape[0]):
+            high[i] = min(high[i], np.int32(min(high_1[i], high_2[i]) - rise))
+            low[i] = max(low[i], np.int32(max(low_1[i], low_2[i]) + rise))
     for column in range(left, right):
         c = column * k + PAD
         highest, lowest = np.int64(FAR), np.int64(0)
@@ -112,20 +121,25 @@ def deposit_strips(mask, touched, count, signal, places, scales, half, k, scratc
     for s in range(places.shape[0]):
         lead, start, stop, x, dx, first, last = places[s]
         zero, per_mv, offset = scales[s]
+        inverse = min((1 << INVERSE_BITS) // max(dx, 1), INVERSE_MOST)
         before = False
-        x_old, y_old = np.int64(0), np.int64(0)
-        for i in range(start, stop):
-            value = np.float64(signal[lead, i])
-            if np.isnan(value):
+        column_old, y_old = np.int64(0), np.int64(0)
+        for value32 in signal[lead, start:stop]:
+            value = np.float64(value32)
+            if value != value:
                 before = False
             else:
-                level = np.floor(zero - per_mv * (value - offset) + 0.5)
-                y = np.int64(max(-FAR, min(FAR - 1, level)))
-                _include(lo, hi, x >> X_BITS, first, last, np.int32(y))
-                if before:
-                    _segment(lo, hi, first, last, x_old, y_old, x, y)
+                y = np.int64(max(-FAR, min(FAR - 1, np.floor(zero - per_mv * (value - offset) + 0.5))))
+                column = x >> X_BITS
+                if before and column > column_old and column >= first and column_old < last:
+                    slope = ((y - y_old) * inverse) >> (INVERSE_BITS - SLOPE_BITS)
+                    for edge in range(max(column_old + 1, first), min(column, last) + 1):
+                        level = np.int32(y_old + ((slope * ((edge << X_BITS) - (x - dx))) >> SLOPE_BITS))
+                        _include(lo, hi, edge - 1, first, last, level)
+                        _include(lo, hi, edge, first, last, level)
+                _include(lo, hi, column, first, last, np.int32(y))
                 before = True
-                x_old, y_old = x, y
+                column_old, y_old = column, y
             x += dx
         _deposit(mask, touched, count, scratch, first, last, half, k)
 
@@ -149,7 +163,8 @@ def deposit_boxes(mask, touched, count, boxes, k):
     """Fill int64 (B, 4) boxes x0, y0, x1, y1 in 1/256 px."""
     height, width = mask.shape
     for b in range(boxes.shape[0]):
-        x0, y0, x1, y1 = max(0, boxes[b, 0]), max(0, boxes[b, 1]), min(width << 8, boxes[b, 2]), min(height << 8, boxes[b, 3])
+        x0, x1 = max(0, boxes[b, 0]), min(width << 8, boxes[b, 2])
+        y0, y1 = max(0, boxes[b, 1]), min(height << 8, boxes[b, 3])
         for row in range(y0 >> 8, (y1 + 255) >> 8):
             tall = min(y1, (row + 1) << 8) - max(y0, row << 8)
             for column in range(x0 >> 8, (x1 + 255) >> 8):
@@ -202,28 +217,44 @@ def compose(mask, touched, count, image, ink, k):
         row, column = touched[index] >> 16, touched[index] & 0xFFFF
         cover = min(np.int64(mask[row, column]), full)
         for channel in range(ink.shape[0]):
-            paper = np.int64(image[row, column, channel])
-            image[row, column, channel] = np.uint8((paper * (full - cover) + np.int64(ink[channel]) * cover + half) >> bits)
+            paper, colour = np.int64(image[row, column, channel]), np.int64(ink[channel])
+            image[row, column, channel] = np.uint8((paper * (full - cover) + colour * cover + half) >> bits)
         mask[row, column] = 0
     count[0] = 0
 
 
 @_jit
 def strip_medians(signal, places):
-    """float64 (S,) lower median of each strip's samples in steps of 0.02 mV within +-10 mV; NaN where nothing is finite."""
+    """float64 (S,) lower median of about 256 samples of each strip, in steps of 0.02 mV within +-10 mV.
+
+    It is what a strip is drawn around, so it need not be finer; NaN where a strip has no finite sample at all.
+    """
     medians = np.empty(places.shape[0], np.float64)
     bins = np.zeros(1001, np.int32)
     for s in range(places.shape[0]):
-        bins[:] = 0
+        lead, start, stop = places[s, 0], places[s, 1], places[s, 2]
+        step = max(1, (stop - start) // 256)
         total = 0
-        for i in range(places[s, 1], places[s, 2]):
-            value = np.float64(signal[places[s, 0], i])
-            if np.isfinite(value):
-                bins[np.int64(max(0.0, min(1000.0, np.floor(value * 50.0 + 500.5))))] += 1
-                total += 1
+        while total == 0 and step > 0:
+            bins[:] = 0
+            for i in range(start, stop, step):
+                value = np.float64(signal[lead, i])
+                if np.isfinite(value):
+                    bins[np.int64(max(0.0, min(1000.0, np.floor(value * 50.0 + 500.5))))] += 1
+                    total += 1
+            step = 1 if step > 1 and total == 0 else 0
         seen, level = 0, 0
         while total and seen + bins[level] < (total + 1) // 2:
             seen += bins[level]
             level += 1
         medians[s] = (level - 500) / 50.0 if total else np.nan
     return medians
+
+
+@_jit
+def any_infinite(signal):
+    """Whether float32 (12, T) holds an infinite value."""
+    found = 0
+    for value in signal.ravel():
+        found += np.abs(value) > np.float32(3.4028234e38)
+    return found > 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -39,8 +40,8 @@ PRESETS: dict[str, dict[str, Effect]] = {
         "noise": Effect(0.7, 0.5, 3.0),  # grey levels
         "jpeg": Effect(0.6, 60.0, 95.0),  # quality
         "fade": Effect(0.3, 0.05, 0.35),  # ink and grid towards paper
-        "streak": Effect(0.2, 2.0, 10.0),
-        "grade": Effect(0.35, 0.0, 1.0),  # share of colour lost
+        "streak": Effect(0.2, 3.0, 14.0),  # grey levels
+        "grade": Effect(0.35, 0.0, 1.0),  # above 0.5 the colours are lost
     },
     "photo": {
         "rotation": Effect(1.0, 2.0, 4.0),
@@ -106,23 +107,16 @@ class Plan:
     def raw(self, name: str) -> float:
         """The same without the factor, for what is no size: quality, page scale."""
         effect = self._preset.get(name)
-        if effect is None or self._strength == 0 or not self._draws.chance(name if name in _GATED else "turn", effect.chance):
+        if effect is None or self._strength == 0 or (effect.chance < 1 and not self._draws.chance(name, effect.chance)):
             return 0.0
-        return self._draws.uniform(_SIZED.get(name, name + "_size"), effect.low, effect.high)
-
-
-_GATED = {
-    "shading", "shadow", "cast", "gamma", "blur", "motion", "noise", "jpeg", "fold", "wrinkle", "glare", "stain", "fade",
-    "streak", "grade",
-}  # fmt: skip
-"""Effects that a page may lack; the others move the page and always apply."""
-_SIZED = {"rotation": "invert", "perspective": "threshold_size", "page_scale": "scale", "shift": "desk_edge", "cast": "stamp"}
+        return self._draws.uniform(f"{name}_size", effect.low, effect.high)
 
 
 def light_field(draws: Draws, plan: Plan, channels: int) -> np.ndarray | None:
     """float64 (16, 16, C) factor of light: gradient, shadow, glare and colour cast; none where nothing changes."""
     shading, shadow, glare, cast = (plan.size(name) for name in ("shading", "shadow", "glare", "cast"))
-    if not (shading or shadow or glare or cast):
+    stain = plan.size("stain")
+    if not (shading or shadow or glare or cast or stain):
         return None
     corners = [shading * draws.unit(f"shade_{i}") for i in range(4)]
     light = 1.0 - np.array(corners) @ _CORNERS
@@ -133,6 +127,9 @@ def light_field(draws: Draws, plan: Plan, channels: int) -> np.ndarray | None:
         light *= 1 - min(0.6, shadow) * np.clip(across * _X + along * _Y - middle, 0, 1)
     if glare:
         light += glare * np.maximum(0, 1 - 12 * ((_X - draws.unit("glare_x")) ** 2 + (_Y - draws.unit("glare_y")) ** 2))
+    if stain:
+        ring = np.hypot(_X - draws.unit("stain_x"), _Y - draws.unit("stain_y"))
+        light -= stain * np.clip(2.5 - 12 * np.abs(ring - 0.12), 0, 1)
     if channels == 1:
         return light.reshape(FIELD, FIELD, 1)
     colour = (1 + cast * draws.signed("cast_red"), 1.0, 1 + cast * draws.signed("cast_blue"))
@@ -143,7 +140,52 @@ def lit(image: np.ndarray, field: np.ndarray) -> np.ndarray:
     """Multiply the image by the field of light."""
     nodes = np.clip(field * _UNIT + 0.5, 0, 255).astype(np.uint8)
     gain = cv2.resize(nodes, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
+    if field.shape[2] < image.shape[2]:
+        gain = cv2.merge([gain] * image.shape[2])
     return cv2.multiply(image, gain.reshape(image.shape), scale=1 / _UNIT)
+
+
+def crumpled(draws: Draws, size: float) -> np.ndarray:
+    """float64 (128, 128, 1) factor of light on crumpled paper: facets, each lit by its own tilt."""
+    shade = _facets(draws.integer("wrinkle_kind", 6))
+    shade = shade[:: 1 if draws.chance("wrinkle_x", 0.5) else -1, :: 1 if draws.chance("wrinkle_y", 0.5) else -1]
+    return 1.0 - size * shade[:, :, None]
+
+
+@lru_cache(maxsize=8)
+def _facets(kind: int) -> np.ndarray:
+    numbers = uniforms(np.arange(14 + 8 * kind, dtype=np.uint64) + np.uint64((kind + 1) << 33), 5)
+    y, x = np.mgrid[0:128, 0:128] / 128.0
+    stretch = 0.4 + 1.2 * numbers[0, 4]  # long folds on some, round facets on others
+    far = (x[..., None] - numbers[:, 0]) ** 2 * stretch + (y[..., None] - numbers[:, 1]) ** 2 / stretch
+    near = far.argmin(-1)
+    tilt = 3.0 * ((x - numbers[near, 0]) * (numbers[near, 2] - 0.5) + (y - numbers[near, 1]) * (numbers[near, 3] - 0.5))
+    return np.clip(0.6 * numbers[near, 4] + tilt, -0.15, 1.0)
+
+
+def fold(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float, float]) -> None:
+    """Fold lines across the page, drawn on the canvas before it is warped: a dark and a bright edge side by side."""
+    profile = np.array([1.0, 1 - 0.4 * size, 1 - size, 1 - 0.2 * size, 1 + 0.35 * size, 1.0])
+    kind = draws.integer("fold", 997) % 3
+    for axis, slot in ((1, "fold_x"), (0, "fold_y")):
+        if kind in (axis, 2):
+            width = max(4, round(2.4 * px_per_mm[1 - axis]))
+            at = round(canvas.shape[axis] * (0.5 + 0.2 * draws.signed(slot)))
+            gain = np.interp(np.linspace(0, 5, width), np.arange(6), profile) * _UNIT
+            part = canvas[:, at : at + width] if axis else canvas[at : at + width]
+            shape = (1, width, 1) if axis else (width, 1, 1)
+            nodes = np.broadcast_to(np.clip(gain + 0.5, 0, 255).astype(np.uint8).reshape(shape), part.shape)
+            part[:] = cv2.multiply(np.ascontiguousarray(part), nodes.copy(), scale=1 / _UNIT).reshape(part.shape)
+
+
+def streaked(image: np.ndarray, draws: Draws, size: float) -> np.ndarray:
+    """A scanner's dirty sensor: a few lines down the image."""
+    at = draws.uniform("streak_x", 0, 0.9) * image.shape[1]
+    for step, sign in ((0.0, 1), (0.031, -1), (0.083, 1)):
+        column = int(at + step * image.shape[1])
+        part = np.ascontiguousarray(image[:, column : column + 1])
+        image[:, column : column + 1] = (cv2.add if sign > 0 else cv2.subtract)(part, (size,) * 4).reshape(part.shape)
+    return image
 
 
 def tone_curve(draws: Draws, gamma: float, fade: float) -> np.ndarray | None:
@@ -151,7 +193,7 @@ def tone_curve(draws: Draws, gamma: float, fade: float) -> np.ndarray | None:
     if not (gamma or fade):
         return None
     level = np.arange(256) / 255.0
-    level = level ** math.exp(gamma * draws.signed("gamma"))
+    level = level ** math.exp(gamma * draws.signed("gamma_sign"))
     level = 1 - (1 - level) * (1 - min(fade, 0.6))
     return np.floor(level * 255 + 0.5).astype(np.uint8)
 
@@ -176,7 +218,8 @@ def moved(image: np.ndarray, length: float, angle: float) -> np.ndarray:
 def jpeg(image: np.ndarray, quality: float) -> np.ndarray:
     """There and back through JPEG (RGB or grey)."""
     _, data = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, int(max(5, min(100, quality)))))
-    return cv2.imdecode(data, cv2.IMREAD_COLOR if image.shape[2] == 3 else cv2.IMREAD_GRAYSCALE).reshape(image.shape)
+    back = cv2.imdecode(data, cv2.IMREAD_COLOR if image.shape[2] == 3 else cv2.IMREAD_GRAYSCALE)
+    return np.asarray(back).reshape(image.shape)
 
 
 class NoiseBank:
@@ -211,8 +254,8 @@ class NoiseBank:
             count = shape[1] * (1 + channels) * 2
             # The mean of two uniforms: near enough to a bell, and exact on every machine.
             grain = uniforms(seeds, count).reshape(shape[0], shape[1], 1 + channels, 2).sum(-1) - 1.0
-            grain = (grain[..., :1] + 0.5 * grain[..., 1:]) if channels == 3 else grain[..., 1:]
-            steps = np.floor(grain * (self.LEVELS[level] * 2.45 / (1.118 if channels == 3 else 1.0)) + 0.5).astype(np.int16)
+            grain = (grain[..., :1] + 0.5 * grain[..., 1:]) / 1.118 if channels == 3 else grain[..., 1:]
+            steps = np.floor(grain * (self.LEVELS[level] * 2.45) + 0.5).astype(np.int16)
             self._planes[level] = (np.maximum(steps, 0).astype(np.uint8), np.maximum(-steps, 0).astype(np.uint8))
         return self._planes[level]
 
@@ -227,17 +270,26 @@ class DeskBank:
     """
 
     SPARE = 48
-    COLOURS = ((60, 62, 68), (120, 84, 58), (200, 196, 190), (35, 33, 34), (96, 104, 118), (228, 228, 226), (150, 118, 84))
+    COLOURS = (
+        (60, 62, 68),
+        (120, 84, 58),
+        (200, 196, 190),
+        (35, 33, 34),
+        (96, 104, 118),
+        (228, 228, 226),
+        (150, 118, 84),
+    )
 
     def __init__(self, height: int, width: int, channels: int) -> None:
-        self._shape, self._drawn = (height, width, channels), {}
+        self._shape = (height, width, channels)
+        self._drawn: dict[int, np.ndarray] = {}
 
     def window(self, draws: Draws, plain: bool) -> np.ndarray:
         """A fresh copy uint8 (H, W, C); ``plain`` gives the lid of a scanner."""
         index = 5 if plain else draws.integer("desk", len(self.COLOURS))
         if index not in self._drawn:
             self._drawn[index] = self._draw(index)
-        y, x = draws.integer("desk_phase_y", self.SPARE), draws.integer("desk_phase_x", self.SPARE)
+        y, x = draws.integer("desk_y", self.SPARE), draws.integer("desk_x", self.SPARE)
         return self._drawn[index][y : y + self._shape[0], x : x + self._shape[1]].copy()
 
     def _draw(self, index: int) -> np.ndarray:

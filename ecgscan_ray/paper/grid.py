@@ -49,7 +49,7 @@ def grid_style(index: int) -> GridStyle:
     kind = draws.pick("style", _KIND_SHARES)
     major, minor = _COLOURS[draws.pick("ink", _COLOUR_SHARES)]
     white = 252.0 + 6.0 * draws.signed("paper_tone") - 4.0
-    warm = draws.uniform("cast", 0.0, 10.0)
+    warm = draws.uniform("cast_blue", 0.0, 10.0)
     paper = (white, white - 0.4 * warm, white - warm)
     strength = draws.uniform("fade_size", 0.6, 1.1)  # faint prints to strong ones
 
@@ -67,7 +67,7 @@ def luma(colour: tuple[float, ...]) -> float:
 
 
 def line_cover(count: int, px_per_mm: float, every_mm: float, width_mm: float) -> np.ndarray:
-    """float64 (count,) share of each pixel covered by lines of ``width_mm`` centred on whole multiples of ``every_mm``."""
+    """float64 (count,) share of each pixel under lines of ``width_mm`` centred on whole multiples of ``every_mm``."""
     pitch, half = every_mm * px_per_mm, width_mm * px_per_mm / 2
 
     def inked(x: np.ndarray) -> np.ndarray:

@@ -16,17 +16,25 @@ RECIPE = 1
 """Version of the way from key to pixels; it is hashed into every key, so another recipe gives other pages."""
 
 SLOTS = (
+    # what is printed
     "layout style phase_x phase_y pitch top left pulse pulse_rows gap separator label_place label_size label_face "
-    "label_rise pen ink ink_tone header header_x header_y header_size header_face footer footer_x footer_y "
-    "rotation rotation_2 turn corner_0 corner_1 corner_2 corner_3 corner_4 corner_5 corner_6 corner_7 scale shift_x shift_y "
-    "desk desk_tone desk_phase_x desk_phase_y shading shading_size shade_0 shade_1 shade_2 shade_3 shade_4 shade_5 "
-    "shadow shadow_size shadow_angle shadow_place shadow_soft cast cast_red cast_blue gamma gamma_size "
-    "blur blur_size motion motion_size motion_angle noise noise_size noise_x noise_y jpeg jpeg_size "
-    "fold fold_size fold_count fold_0 fold_1 fold_2 fold_3 crease crease_size crease_count fade fade_size streak "
-    "streak_size curl curl_size curl_0 curl_1 curl_2 curl_3 stain stain_size stain_x stain_y glare glare_size glare_x "
-    "glare_y threshold threshold_size moire moire_size moire_angle moire_pitch stamp stamp_x stamp_y stamp_size writing "
-    "writing_x writing_y writing_size wrinkle wrinkle_size wrinkle_x wrinkle_y invert paper_tone grade_size grade desk_edge "
-    + " ".join(f"text_{index}" for index in range(24))
+    "label_rise pen ink header header_x header_y header_size header_face footer footer_x footer_y margin "
+    "margin_size paper_tone "
+    # where the page lies
+    "rotation rotation_size rotation_2 perspective perspective_size corner_0 corner_1 corner_2 corner_3 corner_4 "
+    "corner_5 corner_6 corner_7 page_scale page_scale_size shift shift_size shift_x shift_y curl curl_size curl_0 "
+    "curl_1 curl_2 curl_3 turn desk desk_x desk_y "
+    # light and colour
+    "shading shading_size shade_0 shade_1 shade_2 shade_3 shadow shadow_size shadow_angle shadow_place "
+    "shadow_soft glare glare_size glare_x glare_y cast cast_size cast_red cast_blue gamma gamma_size gamma_sign "
+    "fade fade_size grade grade_size "
+    # damage
+    "fold fold_size fold_x fold_y wrinkle wrinkle_size wrinkle_kind wrinkle_x wrinkle_y stain stain_size stain_x "
+    "stain_y streak streak_size streak_x stamp stamp_size stamp_x stamp_y writing writing_size writing_x "
+    "writing_y "
+    # the camera
+    "blur blur_size motion motion_size motion_angle noise noise_size noise_x noise_y threshold threshold_size "
+    "moire moire_size moire_angle moire_pitch jpeg jpeg_size " + " ".join(f"text_{index}" for index in range(24))
 ).split()
 _SLOT = {name: index for index, name in enumerate(SLOTS)}
 
@@ -62,7 +70,7 @@ def uniforms(keys: np.ndarray, count: int = len(SLOTS)) -> np.ndarray:
 class Draws:
     """The random numbers of one page, by the name of their slot."""
 
-    __slots__ = ("key", "_values")
+    __slots__ = ("_values", "key")
 
     def __init__(self, key: int, values: np.ndarray | None = None) -> None:
         self.key = int(key)

@@ -73,13 +73,27 @@ class Layout:
         """What the page calls each strip."""
         return tuple(strip.label for strip in self.strips)
 
+    @cached_property
+    def cells(self) -> np.ndarray:
+        """float64 (S, 2): start on the row in seconds, row."""
+        return np.array([(strip.x_s, strip.row) for strip in self.strips], np.float64)
+
+    @cached_property
+    def windows(self) -> np.ndarray:
+        """float32 (S, 3): lead index, start_s, stop_s."""
+        return np.array([(strip.lead, strip.start_s, strip.stop_s) for strip in self.strips], np.float32)
+
 
 _STANDARD = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 _CABRERA = ("aVL", "I", "-aVR", "II", "aVF", "III", "V1", "V2", "V3", "V4", "V5", "V6")
 
 
 def make_layout(
-    name: str, columns: int, order: tuple[str, ...] = _STANDARD, rhythm: tuple[str, ...] = (), simultaneous: bool = False
+    name: str,
+    columns: int,
+    order: tuple[str, ...] = _STANDARD,
+    rhythm: tuple[str, ...] = (),
+    simultaneous: bool = False,
 ) -> Layout:
     """Leads in ``order`` down the columns, then full-width rhythm rows.
 
@@ -147,8 +161,7 @@ def timed(name: str, speed_mm_per_s: float) -> Layout:
 
 def windows_of(layout_name: str, speed_mm_per_s: float = 25.0) -> np.ndarray:
     """float32 (S, 3): lead index, start_s, stop_s of every strip."""
-    strips = timed(layout_name, speed_mm_per_s).strips
-    return np.array([(s.lead, s.start_s, s.stop_s) for s in strips], np.float32)
+    return timed(layout_name, speed_mm_per_s).windows.copy()
 
 
 @dataclass(frozen=True)
@@ -183,8 +196,14 @@ class Geometry:
         """y of 0 mV, mm."""
         return self.first + strip.row * self.pitch
 
+    def origins(self, layout: Layout) -> np.ndarray:
+        """float64 (S, 2) mm of every strip's first second on 0 mV."""
+        return layout.cells * (self.speed, self.pitch) + (self.left, self.first)
 
-def place(page: PageConfig, layout: Layout, pulse: str, pitch: float = 0.0, top: float = 0.0, left: float = 0.0) -> Geometry:
+
+def place(
+    page: PageConfig, layout: Layout, pulse: str, pitch: float = 0.0, top: float = 0.0, left: float = 0.0
+) -> Geometry:
     """The rows on the page.
 
     Args:
@@ -204,7 +223,12 @@ def place(page: PageConfig, layout: Layout, pulse: str, pitch: float = 0.0, top:
     first = above + slack * (1 + top) / 2 + step / 2
     spare = (width - PAGES_MM["letter"][0]) / 2
     return Geometry(
-        (width, height), spare + LEFT_MM[pulse] + 5.0 * left, first, step, page.paper_speed_mm_per_s, page.gain_mm_per_mv
+        (width, height),
+        spare + LEFT_MM[pulse] + 5.0 * left,
+        first,
+        step,
+        page.paper_speed_mm_per_s,
+        page.gain_mm_per_mv,
     )
 
 

@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-FACES = {"sans": "DejaVuSans.ttf", "bold": "DejaVuSans-Bold.ttf", "mono": "DejaVuSansMono.ttf", "serif": "DejaVuSerif.ttf"}
+FACES = {
+    "sans": "DejaVuSans.ttf",
+    "bold": "DejaVuSans-Bold.ttf",
+    "mono": "DejaVuSansMono.ttf",
+    "serif": "DejaVuSerif.ttf",
+}
 EM = 40
 """Pixels an em in the atlas."""
 
@@ -32,7 +38,7 @@ def draw_face(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 if __name__ == "__main__":
-    arrays = {}
+    arrays: dict[str, Any] = {"em": np.array(EM)}
     for face, name in FACES.items():
         arrays[f"{face}_pixels"], arrays[f"{face}_table"] = draw_face(Path(sys.argv[1]) / name)
-    np.savez_compressed(Path(__file__).with_name("glyphs.npz"), em=np.array(EM), **arrays)
+    np.savez_compressed(Path(__file__).with_name("glyphs.npz"), **arrays)

@@ -13,7 +13,7 @@ from importlib import resources
 import numpy as np
 
 from ecgscan_ray.paper.key import Draws
-from ecgscan_ray.paper.layout import Geometry, Layout
+from ecgscan_ray.paper.layout import TRACE_MM, Geometry, Layout
 
 CAP_SHARE = 0.729
 """Height of a capital as a share of the em."""
@@ -24,7 +24,7 @@ FACES = ("sans", "bold", "mono", "serif")
 
 @dataclass(frozen=True)
 class Face:
-    """One face at one size: uint8 pixels, int64 (95, 6) glyph table (offset, width, height, left, top, advance / 256 px)."""
+    """One face at one size: uint8 pixels, int64 (95, 6) table of offset, width, height, left, top, advance / 256 px."""
 
     pixels: np.ndarray
     table: np.ndarray
@@ -104,30 +104,32 @@ def label_style(draws: Draws, pitch: float) -> LabelStyle:
 
 def label_starts(style: LabelStyle, layout: Layout, where: Geometry) -> np.ndarray:
     """float64 (S, 2) mm of the labels' base line starts."""
-    return np.array([(where.start(s) + style.right_mm, where.baseline(s) - style.up_mm) for s in layout.strips])
+    return where.origins(layout) + (style.right_mm, -style.up_mm)
 
 
-def pulse_paths(pulse: str, rows: int, last_only: bool, where: Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """float64 (P, 6) x and y, mm, of calibration pulses of 1 mV by 5 mm at the rows' start or end."""
-    first = where.left - PULSE_MM if pulse == "left" else where.left + 250.0 + 0.5
-    shape_x = np.array([0.0, 1.2, 1.2, 6.2, 6.2, 7.4])
-    shape_y = np.array([0.0, 0.0, -1.0, -1.0, 0.0, 0.0]) * where.gain
-    chosen = np.arange(rows - 1 if last_only else 0, rows)[:, None]
-    return np.repeat(first + shape_x[None, :], len(chosen), 0), where.first + chosen * where.pitch + shape_y[None, :]
+_PULSE = np.array([(0.0, 0.0), (1.2, 0.0), (1.2, -1.0), (6.2, -1.0), (6.2, 0.0), (7.4, 0.0)])
+
+
+def pulse_paths(pulse: str, rows: int, last_only: bool, where: Geometry) -> np.ndarray:
+    """float64 (P, 6, 2) points, mm, of calibration pulses of 1 mV by 5 mm at the rows' start or end."""
+    first = where.left - PULSE_MM if pulse == "left" else where.left + TRACE_MM + 0.5
+    chosen = np.arange(rows - 1 if last_only else 0, rows)
+    paths = np.empty((len(chosen), 6, 2))
+    paths[..., 0] = first + _PULSE[:, 0]
+    paths[..., 1] = where.first + chosen[:, None] * where.pitch + _PULSE[:, 1] * where.gain
+    return paths
 
 
 def separator_boxes(draws: Draws, layout: Layout, where: Geometry) -> np.ndarray:
     """float64 (B, 4) x0, y0, x1, y1, mm, of the ticks where one lead gives way to the next."""
-    joints = [s for s in layout.strips if s.x_s > 0]
-    if not joints or draws.chance("separator", 0.35):
+    if draws.chance("separator", 0.35):
         return np.zeros((0, 4))
     tall, wide = draws.uniform("gap", 1.5, 3.2), 0.2 + 0.3 * draws.unit("separator")
-    x = np.array([where.start(s) for s in joints])
-    y = np.array([where.baseline(s) for s in joints])
+    joints = where.origins(layout)[layout.cells[:, 0] > 0]
+    middle = np.concatenate([joints, joints], axis=1)
     if draws.chance("separator", 0.8):
-        return np.stack([x - wide, y - tall, x + wide, y + tall], 1)
-    upper = np.stack([x - wide, y - 2 * tall, x + wide, y - tall], 1)
-    return np.concatenate([upper, upper + np.array([0, 3 * tall, 0, 3 * tall])])
+        return middle + (-wide, -tall, wide, tall)
+    return np.concatenate([middle + (-wide, -2 * tall, wide, -tall), middle + (-wide, tall, wide, 2 * tall)])
 
 
 def scale_text(where: Geometry, draws: Draws) -> str:
@@ -146,14 +148,14 @@ def header_lines(draws: Draws) -> tuple[list[str], list[tuple[float, float]]]:
     """Made-up header text and each line's place: x as a share of the width, y in lines."""
     n = draws.text(0, 16)
     sex, finding = ("Male", "Female")[n[0] % 2], _STATEMENTS[n[1] % len(_STATEMENTS)]
-    left = [
-        f"ID: {n[2]:04d}{n[3]:04d}", f"{n[4] % 28 + 1:02d}-{_MONTHS[n[5] % 12]}-{1990 + n[6] % 36} {n[7] % 24:02d}:{n[8] % 60:02d}",
-        f"{20 + n[9] % 70} yr  {sex}",
-    ]  # fmt: skip
+    day = f"{n[4] % 28 + 1:02d}-{_MONTHS[n[5] % 12]}-{1990 + n[6] % 36} {n[7] % 24:02d}:{n[8] % 60:02d}"
+    left = [f"ID: {n[2]:04d}{n[3]:04d}", day, f"{20 + n[9] % 70} yr  {sex}"]
     middle = [
-        f"Vent. rate   {45 + n[10] % 90} BPM", f"PR interval  {110 + n[11] % 110} ms", f"QRS duration {70 + n[12] % 80} ms",
+        f"Vent. rate   {45 + n[10] % 90} BPM",
+        f"PR interval  {110 + n[11] % 110} ms",
+        f"QRS duration {70 + n[12] % 80} ms",
         f"QT/QTc   {340 + n[13] % 110}/{380 + n[14] % 110} ms",
-    ]  # fmt: skip
+    ]
     right = [finding, _STATEMENTS[n[15] % len(_STATEMENTS)], "Unconfirmed"]
     kind = draws.integer("header", 4)
     blocks = [(left, 0.0), (middle, 0.27), (right, 0.55)][: kind if kind else 1]
@@ -166,7 +168,8 @@ def header_lines(draws: Draws) -> tuple[list[str], list[tuple[float, float]]]:
 
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 _STATEMENTS = (
-    "*** Poor data quality, interpretation may be affected", "Technician: 4711", "Test ind: routine", "Standard 12-lead",
-    "Referred by:", "Requested by: Dr. A. Muster", "Unconfirmed diagnosis", "Overread by:", "Comments:", "Account: 00-000",
+    "*** Poor data quality, interpretation may be affected", "Technician: 4711", "Test ind: routine", "Comments:",
+    "Standard 12-lead", "Referred by:", "Requested by: Dr. A. Muster", "Unconfirmed diagnosis", "Overread by:",
+    "Account: 00-000",
 )  # fmt: skip
 """Lines that say nothing about the heart: a page must not tell by its text what its traces are to tell."""

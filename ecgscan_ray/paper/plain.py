@@ -8,6 +8,8 @@ X_BITS = 24
 FAR = 1 << 22
 CAP = 60000
 SLOPE_BITS = 36
+INVERSE_BITS = 54
+INVERSE_MOST = (1 << 39) - 1
 
 
 def _add(mask, rows, columns, ink):
@@ -15,7 +17,7 @@ def _add(mask, rows, columns, ink):
     mask[rows, columns] = np.minimum(mask[rows, columns].astype(np.int64) + ink, CAP)
 
 
-def _ranges(x, y, valid, first, last):
+def _ranges(x, y, valid, first, last, inverse=None):
     """int64 lowest and highest y of the polyline in each sub-column first .. last - 1."""
     lo = np.full(last - first, FAR, np.int64)
     hi = np.full(last - first, -FAR, np.int64)
@@ -34,14 +36,18 @@ def _ranges(x, y, valid, first, last):
         joined = valid[left] & valid[left + 1]
         edges, left = edges[joined], left[joined]
         rise, run = y[left + 1] - y[left], x[left + 1] - x[left]
-        slope = (rise << SLOPE_BITS) // run
+        if inverse is None:
+            slope = (rise << SLOPE_BITS) // run
+        else:
+            slope = (rise * inverse) >> (INVERSE_BITS - SLOPE_BITS)
         levels = y[left] + ((slope * ((edges << X_BITS) - x[left])) >> SLOPE_BITS)
         include(edges - 1, levels)
         include(edges, levels)
     return lo, hi
 
 
-def _deposit(mask, lo, hi, first, last, half, k):
+def _deposit(mask, ranges, first, last, half, k):
+    lo, hi = ranges
     reach, (height, width) = len(half) - 1, mask.shape
     size = last - first + 2 * reach
     top, end = np.full(size, FAR, np.int64), np.full(size, -FAR, np.int64)
@@ -74,7 +80,8 @@ def deposit_strips(mask, touched, count, signal, places, scales, half, k, scratc
         levels = np.floor(zero - per_mv * (np.where(valid, values, 0.0) - offset) + 0.5)
         y = np.clip(levels, -FAR, FAR - 1).astype(np.int64)
         xs = x + dx * np.arange(stop - start, dtype=np.int64)
-        _deposit(mask, *_ranges(xs, y, valid, first, last), first, last, half, k)
+        inverse = min((1 << INVERSE_BITS) // max(int(dx), 1), INVERSE_MOST)
+        _deposit(mask, _ranges(xs, y, valid, first, last, inverse), first, last, half, k)
 
 
 def deposit_paths(mask, touched, count, xs, ys, half, k, scratch):
@@ -82,7 +89,7 @@ def deposit_paths(mask, touched, count, xs, ys, half, k, scratch):
     for x, y in zip(xs, ys, strict=True):
         first, last = max(0, x[0] >> X_BITS), min(mask.shape[1] * k, (x[-1] >> X_BITS) + 1)
         if first < last:
-            _deposit(mask, *_ranges(x, y, np.ones(len(x), bool), first, last), first, last, half, k)
+            _deposit(mask, _ranges(x, y, np.ones(len(x), bool), first, last), first, last, half, k)
 
 
 def deposit_boxes(mask, touched, count, boxes, k):
@@ -132,9 +139,16 @@ def strip_medians(signal, places):
     """See ``compiled.strip_medians``."""
     medians = np.full(len(places), np.nan)
     for s, (lead, start, stop) in enumerate(places[:, :3]):
-        values = signal[lead, start:stop].astype(np.float64)
-        values = values[np.isfinite(values)]
-        if len(values):
-            levels = np.clip(np.floor(values * 50.0 + 500.5), 0, 1000).astype(np.int64)
-            medians[s] = (np.sort(levels)[(len(levels) + 1) // 2 - 1] - 500) / 50.0
+        for step in (max(1, (stop - start) // 256), 1):
+            values = signal[lead, start:stop:step].astype(np.float64)
+            values = values[np.isfinite(values)]
+            if len(values):
+                levels = np.clip(np.floor(values * 50.0 + 500.5), 0, 1000).astype(np.int64)
+                medians[s] = (np.sort(levels)[(len(levels) + 1) // 2 - 1] - 500) / 50.0
+                break
     return medians
+
+
+def any_infinite(signal):
+    """See ``compiled.any_infinite``."""
+    return bool(np.isinf(signal).any())

@@ -15,7 +15,17 @@ from ecgscan_ray.errors import ConfigError, EcgscanError, RecordingError
 from ecgscan_ray.paper import effects, marks, warp
 from ecgscan_ray.paper.grid import GridBank, luma
 from ecgscan_ray.paper.key import RECIPE, Draws, uniforms
-from ecgscan_ray.paper.layout import PAGES_MM, WINDOWS, Geometry, Layout, find_layout, page_to_image, place, timed
+from ecgscan_ray.paper.layout import (
+    PAGES_MM,
+    TRACE_MM,
+    WINDOWS,
+    Geometry,
+    Layout,
+    find_layout,
+    page_to_image,
+    place,
+    timed,
+)
 from ecgscan_ray.paper.trace import Ink, pen, snapped_pen, sub_columns
 from ecgscan_ray.paper.truth import PageTruth, strip_tables
 
@@ -116,16 +126,14 @@ class Renderer:
         for n, recording in enumerate(recordings):
             found = self._page(recording, Draws(int(keys[n]), numbers[n]), image[n])
             truth.append(found)
-            strips = timed(found.layout, page.paper_speed_mm_per_s).strips
-            windows[n, : len(strips)] = [
-                (-1 if offset is None else s.lead, s.start_s, s.stop_s)
-                for s, offset in zip(strips, found.offsets_mv, strict=True)
-            ]
+            shown = timed(found.layout, page.paper_speed_mm_per_s).windows
+            windows[n, : len(shown)] = shown
+            windows[n, [s for s, offset in enumerate(found.offsets_mv) if offset is None], 0] = -1
             px_per_mm[n] = _scale_at(found.homography, found.page_mm)
         return Pages(image, windows, px_per_mm, truth)
 
     def _page(self, recording: Drawable, draws: Draws, image: np.ndarray) -> PageTruth:
-        signal = checked_signal(recording)
+        signal = checked_signal(recording, self._ink)
         page, jitter = self.page, self.page.jitter
         layout = timed(draws.pick("layout", self._layouts), page.paper_speed_mm_per_s)
         pulse = draws.pick("pulse", _PULSES)
@@ -133,14 +141,14 @@ class Renderer:
         label = marks.label_style(draws, where.pitch)
         wanted = max(draws.uniform("pen", 0.3, 0.5) * self._mean, MIN_PEN_PX * self._times)
         pen_mm = snapped_pen(wanted, self._k) / self._mean
-        canvas = self._paper(draws, where)
+        canvas = self._paper(draws, None if self._warped or self._canvas != image.shape[:2] else image)
         offsets = self._draw(canvas, draws, signal, recording.fs, layout, where, (pulse, label, pen_mm))
         if all(offset is None for offset in offsets):
             raise RecordingError("no sample in the time that the page shows", reason="empty", where=recording.id)
         applied: tuple[str, ...] = ()
         matrix = warp.scaling(self._sx, self._sy, self._ox, self._oy)
         if self._warped:
-            matrix, applied = self._degrade(canvas, draws, _must_keep(layout, where), matrix, image)
+            matrix, applied = self._degrade(canvas, draws, _must_keep(layout, where, pulse), matrix, image)
         else:
             matrix = self._flat(canvas, matrix, image)
         return PageTruth(
@@ -149,13 +157,14 @@ class Renderer:
             (label.face, label.cap_mm, label.right_mm, label.up_mm), offsets, tuple(matrix.ravel().tolist()), applied,
         )  # fmt: skip
 
-    def _paper(self, draws: Draws, where: Geometry) -> np.ndarray:
-        """uint8 canvas with a grid, on some pages inside a blank margin."""
+    def _paper(self, draws: Draws, out: np.ndarray | None) -> np.ndarray:
+        """uint8 canvas with a grid, in ``out`` where it is given."""
         style = draws.integer("style", self._grids.styles)
-        canvas = np.ascontiguousarray(self._grids.window(style, draws.unit("phase_x"), draws.unit("phase_y")))
-        if canvas.base is not None:
-            canvas = canvas.copy()
-        return canvas
+        window = self._grids.window(style, draws.unit("phase_x"), draws.unit("phase_y"))
+        if out is None:
+            return window.copy()
+        out[:] = window
+        return out
 
     def _draw(
         self, canvas: np.ndarray, draws: Draws, signal: np.ndarray, fs: float, layout: Layout, where: Geometry,
@@ -165,22 +174,23 @@ class Renderer:
         pulse, label, pen_mm = style
         ink, scale = self._ink, np.array([self._cx, self._cy])
         half = pen(round(pen_mm * self._mean, 4), self._k)
-        places, scales = strip_tables(layout, where, signal.shape[1], fs, (self._cx, self._cy, self._k), self._canvas[1])
+        places, scales = strip_tables(
+            layout, where, signal.shape[1], fs, (self._cx, self._cy, self._k), self._canvas[1]
+        )
         medians = ink.medians(signal, places)
-        drawn = ~np.isnan(medians)
         if self.page.baseline == "median":
-            scales[:, 2] = np.where(drawn, medians, 0.0)
+            scales[:, 2] = np.nan_to_num(medians)
         ink.strips(signal, places, scales, half)
         if pulse != "none":
             rows = layout.rows
-            xs, ys = marks.pulse_paths(pulse, rows, draws.chance("pulse_rows", 0.3), where)
-            ink.paths(xs * scale[0], ys * scale[1], half)
+            ink.paths(marks.pulse_paths(pulse, rows, draws.chance("pulse_rows", 0.3), where) * scale, half)
         boxes = marks.separator_boxes(draws, layout, where)
         if len(boxes):
-            ink.boxes(boxes * np.tile(scale, 2))
+            ink.boxes(boxes * (self._cx, self._cy, self._cx, self._cy))
         self._letter(draws, layout, where, label)
         ink.compose(canvas, ink_colour(draws, self.page.channels))
-        return tuple(round(float(o), 4) if d else None for o, d in zip(scales[:, 2], drawn, strict=True))
+        found = zip(scales[:, 2].tolist(), medians.tolist(), strict=True)
+        return tuple(None if math.isnan(median) else round(offset, 4) for offset, median in found)
 
     def _letter(self, draws: Draws, layout: Layout, where: Geometry, label: marks.LabelStyle) -> None:
         """Lead labels, header and footer."""
@@ -188,7 +198,10 @@ class Renderer:
         face = marks.face_at(label.face, label.cap_mm, self._cx, self._cy)
         ink.text(face.pixels, face.table, layout.labels, marks.label_starts(label, layout, where) * scale)
         small = marks.face_at(
-            marks.FACES[draws.integer("header_face", 4)], 1.7 + 0.25 * draws.integer("header_size", 4), self._cx, self._cy
+            marks.FACES[draws.integer("header_face", 4)],
+            1.7 + 0.25 * draws.integer("header_size", 4),
+            self._cx,
+            self._cy,
         )
         lines, at = [], []
         if draws.chance("header", 0.85):
@@ -205,8 +218,7 @@ class Renderer:
 
     def _flat(self, canvas: np.ndarray, matrix: np.ndarray, image: np.ndarray) -> np.ndarray:
         """Put an undistorted page into the image; returns the map with whole pixels of margin."""
-        if canvas.shape == image.shape:
-            image[:] = canvas
+        if canvas is image:
             return matrix
         y, x = (image.shape[0] - canvas.shape[0]) // 2, (image.shape[1] - canvas.shape[1]) // 2
         image[:] = canvas[0, 0]
@@ -214,7 +226,12 @@ class Renderer:
         return warp.scaling(self._sx, self._sy, x, y)
 
     def _degrade(
-        self, canvas: np.ndarray, draws: Draws, keep_mm: tuple[float, float, float, float], flat: np.ndarray, image: np.ndarray
+        self,
+        canvas: np.ndarray,
+        draws: Draws,
+        keep_mm: tuple[float, float, float, float],
+        flat: np.ndarray,
+        image: np.ndarray,
     ) -> tuple[np.ndarray, tuple[str, ...]]:
         """Warp the canvas into the image once, then light, tone, blur, noise and JPEG."""
         page, plan = self.page, effects.Plan(draws, self._preset, self.page.strength)
@@ -222,18 +239,37 @@ class Renderer:
         matrix = warp.page_matrix(
             draws, PAGES_MM[page.paper], keep_mm, (page.height, page.width), flat,
             spread * warp.normal(draws, "rotation", "rotation_2", 3.0), plan.size("perspective"),
-            (self._preset["page_scale"].low, self._preset["page_scale"].high), plan.size("shift"),
+            plan.raw("page_scale"), plan.size("shift"),
         )  # fmt: skip
+        folded = plan.size("fold")
+        if folded:
+            effects.fold(canvas, draws, folded, (self._cx, self._cy))
         desk = self._desks.window(draws, page.effects == "scan")
         small = warp.to_index(matrix @ warp.scaling(1 / self._cx, 1 / self._cy))
         cv2.warpPerspective(
-            canvas, small, (page.width, page.height), dst=desk, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT
+            canvas,
+            small,
+            (page.width, page.height),
+            dst=desk,
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_TRANSPARENT,
         )
         result = desk if self._channels == page.channels else cv2.cvtColor(desk, cv2.COLOR_RGBA2RGB)
         return matrix, self._finish(result, draws, plan, image)
 
     def _finish(self, result: np.ndarray, draws: Draws, plan: effects.Plan, image: np.ndarray) -> tuple[str, ...]:
         applied = ["warp"]
+        if plan.size("fold"):
+            applied.append("fold")
+        if size := plan.size("wrinkle"):
+            result = effects.lit(result, effects.crumpled(draws, min(size, 0.7))).reshape(image.shape)
+            applied.append("wrinkle")
+        if plan.size("grade") > 0.5 and self.page.channels == 3:
+            result = cv2.cvtColor(cv2.cvtColor(result, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+            applied.append("grade")
+        if size := plan.size("streak"):
+            result = effects.streaked(result, draws, size)
+            applied.append("streak")
         field = effects.light_field(draws, plan, self.page.channels)
         if field is not None:
             result = effects.lit(result, field).reshape(image.shape)
@@ -259,11 +295,11 @@ class Renderer:
         return tuple(applied)
 
 
-def _must_keep(layout: Layout, where: Geometry) -> tuple[float, float, float, float]:
+def _must_keep(layout: Layout, where: Geometry, pulse: str) -> tuple[float, float, float, float]:
     """x0, y0, x1, y1 in mm of the traces with labels and pulses."""
-    bottom = where.first + (layout.rows - 0.4) * where.pitch
-    stop = max(where.stop(s) for s in layout.strips)
-    return where.left - 1.0, where.first - 0.6 * where.pitch, stop + 1.0, bottom
+    stop = where.left + TRACE_MM + 9.0 if pulse == "right" else max(where.stop(s) for s in layout.strips) + 1.0
+    start = where.left - (9.0 if pulse == "left" else 1.0)
+    return start, where.first - 0.6 * where.pitch, stop, where.first + (layout.rows - 0.4) * where.pitch
 
 
 @lru_cache(maxsize=1)
@@ -277,7 +313,7 @@ def ink_colour(draws: Draws, channels: int) -> np.ndarray:
     return np.array(colour if channels == 3 else [round(luma(colour))], np.uint8)
 
 
-def checked_signal(recording: Drawable) -> np.ndarray:
+def checked_signal(recording: Drawable, ink: Ink) -> np.ndarray:
     """The recording's signal as contiguous float32 (12, T).
 
     Raises:
@@ -286,13 +322,16 @@ def checked_signal(recording: Drawable) -> np.ndarray:
     signal = recording.signal_mv
     if not isinstance(signal, np.ndarray) or signal.ndim != 2 or signal.shape[0] != 12:
         shape = getattr(signal, "shape", type(signal).__name__)
-        raise RecordingError(f"a signal of shape {shape} cannot be drawn", reason="shape", where=recording.id, fix="Give (12, T).")
+        raise RecordingError(
+            f"a signal of shape {shape} cannot be drawn", reason="shape", where=recording.id, fix="Give (12, T)."
+        )
     if not (math.isfinite(recording.fs) and 1.0 <= recording.fs <= 1e5):
         raise RecordingError(f"a sampling rate of {recording.fs} Hz cannot be drawn", reason="rate", where=recording.id)
     ready = np.ascontiguousarray(signal, np.float32)
-    if np.isinf(ready).any():
+    ready = ready if ready.flags.writeable else ready.copy()  # one compiled form for all
+    if ink.any_infinite(ready):
         raise RecordingError("the signal has infinite values", reason="infinite", where=recording.id)
-    return ready if ready.flags.writeable else ready.copy()  # one compiled form for all
+    return ready
 
 
 def _scale_at(matrix: np.ndarray, page_mm: tuple[float, float]) -> tuple[float, float]:

@@ -1,8 +1,8 @@
 """The inked plane of a page: traces, pulses, boxes and glyphs by area coverage, then blended over the paper.
 
 A pixel's ink is the exact vertical overlap of the pen with ``k`` sub-columns. In each sub-column the polyline is its
-lowest and highest point, so the peak of an R wave is never lost, whatever the sampling rate. The kernels come from numba
-where it can be imported (it ships wheels for all our platforms and its cache starts in half a second, where a C
+lowest and highest point, so the peak of an R wave is never lost, whatever the sampling rate. The kernels come from
+numba where it can be imported (it ships wheels for all our platforms and its cache starts in half a second, where a C
 extension would need a compiler or wheels of our own), else from numpy with the same bytes.
 """
 
@@ -39,7 +39,9 @@ def kernels(kind: Literal["auto", "compiled", "plain"] = "auto") -> ModuleType:
     except ImportError as error:
         if kind == "auto":
             return plain
-        raise ConfigError(f"numba cannot be imported ({error})", where="page kernels", fix="pip install numba") from error
+        raise ConfigError(
+            f"numba cannot be imported ({error})", where="page kernels", fix="pip install numba"
+        ) from error
     return compiled
 
 
@@ -91,11 +93,10 @@ class Ink:
         """See ``compiled.deposit_strips``."""
         self._kernels.deposit_strips(*self._plane, signal, places, scales, half, self.k, self._scratch)
 
-    def paths(self, xs: np.ndarray, ys: np.ndarray, half: np.ndarray) -> None:
-        """Paths through float64 (P, n) points in px, x never falling."""
-        fixed_x = np.floor(xs * (self.k * X_ONE) + 0.5).astype(np.int64)
-        fixed_y = np.floor(ys * 256 + 0.5).astype(np.int64)
-        self._kernels.deposit_paths(*self._plane, fixed_x, fixed_y, half, self.k, self._scratch)
+    def paths(self, points: np.ndarray, half: np.ndarray) -> None:
+        """Paths through float64 (P, n, 2) points in px, x never falling."""
+        fixed = np.floor(points * (self.k * X_ONE, 256.0) + 0.5).astype(np.int64)
+        self._kernels.deposit_paths(*self._plane, fixed[..., 0], fixed[..., 1], half, self.k, self._scratch)
 
     def boxes(self, boxes: np.ndarray) -> None:
         """Filled float64 (B, 4) boxes x0, y0, x1, y1 in px."""
@@ -125,3 +126,7 @@ class Ink:
             lead, start, stop = places[s, :3]
             medians[s] = np.nanmedian(signal[lead, start:stop].astype(np.float64))
         return medians
+
+    def any_infinite(self, signal: np.ndarray) -> bool:
+        """Whether the signal holds an infinite value."""
+        return bool(self._kernels.any_infinite(signal))

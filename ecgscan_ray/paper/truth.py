@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -60,8 +61,8 @@ class PageTruth:
     @staticmethod
     def from_json(text: str) -> PageTruth:
         """Inverse of ``to_json``."""
-        content = json.loads(text)
-        return PageTruth(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+        content: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
+        return PageTruth(**content)
 
     @property
     def homography(self) -> np.ndarray:
@@ -208,8 +209,8 @@ def masks(truth: PageTruth, signal_mv: np.ndarray, fs: float) -> np.ndarray:
     layout, where = truth.layout_at_speed(), truth.geometry
     height, width = truth.size
     corners = truth.to_pixels(_corners(np.array([[0.0, 0.0, *truth.page_mm]])))[0]
-    across = np.linalg.norm(corners[1] - corners[0]) / truth.page_mm[0]
-    down = np.linalg.norm(corners[3] - corners[0]) / truth.page_mm[1]
+    across = float(np.linalg.norm(corners[1] - corners[0])) / truth.page_mm[0]
+    down = float(np.linalg.norm(corners[3] - corners[0])) / truth.page_mm[1]
     sx, sy = 2 * across, 2 * down
     canvas = (round(truth.page_mm[1] * sy), round(truth.page_mm[0] * sx))
     k = sub_columns((sx * sy) ** 0.5)

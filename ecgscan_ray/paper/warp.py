@@ -1,7 +1,7 @@
 """Where the page lies in the image: one homography from page millimetres to pixels.
 
-Continuous coordinates have their origin at the upper left corner of the first pixel; index coordinates, which OpenCV and
-all ground truth use, have it at that pixel's centre: index = continuous - 0.5. They are converted here and in
+Continuous coordinates have their origin at the upper left corner of the first pixel; index coordinates, which OpenCV
+and all ground truth use, have it at that pixel's centre: index = continuous - 0.5. They are converted here and in
 ``truth.py`` and nowhere else.
 """
 
@@ -30,7 +30,10 @@ def map_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     x, y = points[..., 0], points[..., 1]
     w = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2]
     return np.stack(
-        [(matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2]) / w, (matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2]) / w],
+        [
+            (matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2]) / w,
+            (matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2]) / w,
+        ],
         axis=-1,
     )
 
@@ -49,7 +52,7 @@ def page_matrix(
     flat: np.ndarray,
     rotation_deg: float,
     perspective: float,
-    scale: tuple[float, float],
+    scale: float,
     shift: float,
 ) -> np.ndarray:
     """The homography of one page, continuous mm to continuous px.
@@ -62,12 +65,12 @@ def page_matrix(
         flat: The undistorted map mm to px.
         rotation_deg: Angle.
         perspective: Corners move by up to this share of the page's width.
-        scale: Range of the page's size in the image.
+        scale: The page's size in the image, 1 = it fills it.
         shift: Share of the image's side by which the page moves at most.
     """
     width, height = page_mm
     turn = math.radians(rotation_deg)
-    grow = scale[0] + (scale[1] - scale[0]) * draws.unit("scale")
+    grow = scale
     cos, sin, push = grow * math.cos(turn), grow * math.sin(turn), perspective * width
     target = []
     for i, (x, y) in enumerate(((0.0, 0.0), (width, 0.0), (width, height), (0.0, height))):

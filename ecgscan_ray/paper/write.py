@@ -62,7 +62,9 @@ def write_pages(
             name = file_name(recording.id) + (f"_{view}" if views > 1 else "")
             path = folder / f"{name}.{image_format}"
             if path in written:
-                raise RecordingError(f"shares its file name with {written[path]}", reason="duplicate", where=recording.id)
+                raise RecordingError(
+                    f"shares its file name with {written[path]}", reason="duplicate", where=recording.id
+                )
             _write(path, encode(image, image_format))
             if truth:
                 text = json.dumps(truth_record(found, recording, path.name), allow_nan=False)

@@ -16,7 +16,9 @@ from ecgscan_ray.recording.leads import LEADS
 from ecgscan_ray.report import figures
 from ecgscan_ray.report.html import bounds, number, render, write_report
 from ecgscan_ray.report.metrics import Line, training_figures
+from ecgscan_ray.store.filesystem import join, write_bytes_atomic
 
+PICTURE_NAME = "redrawn.png"
 Figures = Mapping[str, Estimate]
 
 DIRECTION_NAMES = {
@@ -60,7 +62,7 @@ def run_figures(evaluation: Evaluation, lines: Sequence[Line]) -> dict[str, Esti
 
 
 def write_run_report(out_uri: str, evaluation: Evaluation, lines: Sequence[Line], facts: RunFacts) -> dict[str, Any]:
-    """Write ``report.html`` and ``report.json`` into the run folder.
+    """Write ``report.html``, ``report.json`` and ``redrawn.png`` into the run folder.
 
     Args:
         out_uri: The run folder, local or in a bucket.
@@ -73,6 +75,9 @@ def write_run_report(out_uri: str, evaluation: Evaluation, lines: Sequence[Line]
     """
     all_figures = run_figures(evaluation, lines)
     content = {name: figure.as_dict() for name, figure in all_figures.items()}
+    if evaluation.examples:
+        picture = figures.redrawn_picture(evaluation.examples[0], facts.config.model.signal_fs)
+        write_bytes_atomic(join(out_uri, PICTURE_NAME), picture)
     write_report(out_uri, run_html(all_figures, evaluation, lines, facts), content)
     return content
 

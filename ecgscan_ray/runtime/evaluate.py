@@ -32,7 +32,7 @@ def evaluate(
     settings: dict[str, Any] | None = None,
     device: str | None = None,
 ) -> dict[str, dict[str, float | int | None]]:
-    """Measure a run and write ``report.html`` and ``report.json`` into its folder.
+    """Measure a run and write ``report.html``, ``report.json`` and ``redrawn.png`` into its folder.
 
     Args:
         run: URI of the run folder.

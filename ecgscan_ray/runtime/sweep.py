@@ -22,13 +22,21 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from ecgscan_ray.config import Config, SearchRange, SweepConfig, build, dump_yaml, merge, read_yaml
-from ecgscan_ray.errors import ConfigError, EcgscanError, RunError, near_miss
+from ecgscan_ray.errors import ConfigError, RunError, WorkError, near_miss
 from ecgscan_ray.report.sweep import Trial, write_sweep_report
 from ecgscan_ray.runtime.cluster import root_cause, start_ray
 from ecgscan_ray.runtime.pretrain import pretrain, total_steps
 from ecgscan_ray.runtime.stream import needed_cpus
 from ecgscan_ray.runtime.trials import StopRule, TrialBook, trial_id
-from ecgscan_ray.store.filesystem import exists, is_local, join, list_files, open_filesystem, read_bytes, write_bytes_atomic
+from ecgscan_ray.store.filesystem import (
+    exists,
+    is_local,
+    join,
+    list_files,
+    open_filesystem,
+    read_bytes,
+    write_bytes_atomic,
+)
 from ecgscan_ray.store.manifest import read_manifest
 
 logger = logging.getLogger(__name__)
@@ -90,7 +98,9 @@ def sweep(config: SweepConfig, store: str, out: str, *, fresh: bool = False, tra
     _claim(config, base, manifest.digest(), out, fresh)
     left = config.trials - sum(trial.state != "running" for trial in book.trials())
     if left > 0 and not _exhausted(out, config):
-        plan = _Plan(base, store, book, config.stop_behind, config.grace_reports, time.time() + config.deadline_s, train)
+        plan = _Plan(
+            base, store, book, config.stop_behind, config.grace_reports, time.time() + config.deadline_s, train
+        )
         _search(config, plan, left)
     else:
         logger.info("%s: finished already; nothing to do", out)
@@ -128,14 +138,18 @@ def _claim(config: SweepConfig, base: dict[str, Any], digest: str, out: str, fre
     open_filesystem(out, create=True)
     mine: dict[str, Any] = {
         "sweep": config.model_dump(mode="json", exclude=_MAY_CHANGE),
-        "base": build(Config, base, where=f"base {config.base}").model_dump(mode="json", exclude={"resources", "evaluation"}),
+        "base": build(Config, base, where=f"base {config.base}").model_dump(
+            mode="json", exclude={"resources", "evaluation"}
+        ),
         "manifest_digest": digest,
     }
     uri = join(out, "sweep.json")
     if not exists(uri):
         others = [name for name in list_files(out) if not name.startswith(".")]
         if others:
-            raise RunError(f"the folder holds other things ({others[0]}, ...)", where=out, fix="Give --out an empty folder.")
+            raise RunError(
+                f"the folder holds other things ({others[0]}, ...)", where=out, fix="Give --out an empty folder."
+            )
         write_bytes_atomic(uri, json.dumps(mine, indent=1).encode())
         return
     if fresh:
@@ -181,11 +195,7 @@ def _search(config: SweepConfig, plan: _Plan, left: int) -> None:
             callbacks=[_Told(plan.book, config.trials)],
         ),
     )
-    results = tuner.fit()
-    for result in results:
-        if result.error is not None and result.config:  # its process died before it could write its own end
-            if plan.book.trial(trial_id(result.config)).state == "running":
-                plan.book.write(result.config, "failed", str(root_cause(result.error, trial_id(result.config))))
+    tuner.fit()
     if time.time() < plan.deadline:
         write_bytes_atomic(join(plan.book.out, "finished.json"), json.dumps({"trials": config.trials}).encode())
 
@@ -254,28 +264,28 @@ def _trial(settings: dict[str, Any], plan: _Plan) -> None:
 
 
 class _Told(tune.Callback):
-    """One log line for each trial that ends."""
+    """Notes trials whose process died before it could, and says one log line on each that ends."""
 
     def __init__(self, book: TrialBook, total: int) -> None:
         self._book, self._total = book, total
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tell(trial)
+        self._tell(trial.config)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tell(trial)
-
-    def _tell(self, trial: Any) -> None:
         name = trial_id(trial.config)
-        try:
-            known = self._book.trial(name)
-        except EcgscanError:
-            return  # died before it wrote a line; told after the search
+        if name not in self._book.names() or self._book.trial(name).state == "running":
+            error = trial.get_error() or WorkError("its process died")
+            self._book.write(trial.config, "failed", str(root_cause(error, name)))
+        self._tell(trial.config)
+
+    def _tell(self, settings: dict[str, Any]) -> None:
+        known = self._book.trial(trial_id(settings))
         ended = sum(other.state != "running" for other in self._book.trials())
         score = known.score(self._book.metric)
         found = known.error or f"{self._book.metric} " + ("not measured" if score is None else f"{score:.4f}")
-        settings = "  ".join(f"{key}={_short(value)}" for key, value in known.config.items())
-        logger.info("%s (%d of %d) %s: %s  %s", name, ended, self._total, known.state, found, settings)
+        values = "  ".join(f"{key}={_short(value)}" for key, value in settings.items())
+        logger.info("%s (%d of %d) %s: %s  %s", known.id, ended, self._total, known.state, found, values)
 
 
 def _short(value: Any) -> str:

@@ -55,7 +55,9 @@ class TrialBook:
     def names(self) -> list[str]:
         """Ids of all trials that began."""
         files = list_files(join(self.out, "trials"))
-        return [file[: -len(".json")] for file in files if file.endswith(".json") and not file.endswith(".stopped.json")]
+        return [
+            file[: -len(".json")] for file in files if file.endswith(".json") and not file.endswith(".stopped.json")
+        ]
 
     def trial(self, name: str) -> Trial:
         """One trial with its reports so far."""
@@ -112,7 +114,9 @@ class StopRule:
         threshold = float(np.quantile(scores, self.quantile))
         if mine >= threshold:
             return None
-        return f"{mine:.4f} at step {step} lies below {threshold:.4f}, quantile {self.quantile:g} of {len(scores)} trials"
+        return (
+            f"{mine:.4f} at step {step} lies below {threshold:.4f}, quantile {self.quantile:g} of {len(scores)} trials"
+        )
 
     def _curve(self, name: str) -> dict[int, float]:
         steps, values = series(read_metrics(self.book.run_folder(name)), "validation", self.book.metric)

@@ -102,20 +102,44 @@ def test_a_sweep_ranks_goes_on_and_ends(ray_cluster: None, store: str, tmp_path:
 
 def test_failed_and_lost_trials_are_told_and_the_sweep_goes_on(ray_cluster: None, store: str, tmp_path: Path) -> None:
     out, log = tmp_path / "sweep", tmp_path / "calls"
-    report = sweep(make_sweep(trials=3), store, str(out), train=trainer(log, fail_on=1, die_on=2))
-    failed, lost, good = log.read_text().splitlines()
+    report = sweep(make_sweep(), store, str(out), train=trainer(log, fail_on=1, die_on=2))
+    failed, lost = log.read_text().splitlines()
     entries = {entry["id"]: entry for entry in report["trials"]}
-    assert report["counts"] == {"done": 1, "stopped": 0, "failed": 2, "running": 0}
+    assert report["counts"] == {"done": 0, "stopped": 0, "failed": 2, "running": 0}
     assert "call 1 is refused" in entries[failed]["error"]
     assert entries[lost]["error"]
     assert all("\n" not in entries[name]["error"] for name in (failed, lost))
-    assert report["best"]["id"] == good
+    assert report["best"] is None
+    assert "call 1 is refused" in (out / "report.html").read_text()
+
+
+def test_a_sweep_of_real_pretrainings(sample_store: str, tmp_path: Path) -> None:
+    """Two trials of a few steps, streamed, trained and validated by Ray inside Ray Tune."""
+    short = {
+        "training.steps": 4,
+        "training.global_batch_size": 24,
+        "training.checkpoint_every": 2,
+        "training.validation_rows": 24,
+        "training.warmup_steps": 1,
+    }
+    content = {"base": "laptop", "base_overrides": short, "space": SPACE, "trials": 2}
+    report = sweep(build(SweepConfig, content, where="test"), sample_store, str(tmp_path / "sweep"))
+    assert report["counts"]["done"] == 2, report["trials"]
+    for entry in report["trials"]:
+        assert [step for step, _ in entry["curve"]] == [2, 4]
+        assert 0 < entry["score"] < 1
+        resolved = load(Config, str(tmp_path / "sweep" / "trials" / entry["id"] / "config.yaml"))
+        assert resolved.objective.gram_weight == entry["config"]["objective.gram_weight"]
+    load(Config, str(tmp_path / "sweep" / "best.yaml"))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"space": {"objective.gram_wait": {"low": 0.1, "high": 1.0}}}, r"gram_wait.*Did you mean 'objective.gram_weight'"),
+        (
+            {"space": {"objective.gram_wait": {"low": 0.1, "high": 1.0}}},
+            r"gram_wait.*Did you mean 'objective.gram_weight'",
+        ),
         ({"space": {"objective.temperature": {"low": -1.0, "high": 1.0}}}, r"objective\.temperature.*greater than 0"),
         ({"space": {"training.steps": {"low": 10, "high": 50}}}, r"training\.steps.*integer"),
         ({"base_overrides": {"training.validation_rows": 0}}, "validation_rows is 0"),

@@ -108,6 +108,17 @@ def test_timm_loads_the_export_offline(tmp_path, monkeypatch, name, channels, im
     assert {p.suffix for p in out.iterdir()} == {".safetensors", ".json", ".md"}, "no pickle"
 
 
+def test_transformers_loads_the_export_offline(exported, monkeypatch):
+    from transformers import AutoModel
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    wrapped = AutoModel.from_pretrained(exported).eval()
+    x = torch.randn(2, 1, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = load_encoder(exported).module.tower.backbone(x)
+        np.testing.assert_allclose(wrapped(pixel_values=x).pooler_output.numpy(), expected.numpy(), atol=1e-5)
+
+
 def test_timms_own_preprocessing_sees_the_whole_page(exported):
     import timm
     from timm.data import create_transform, resolve_data_config

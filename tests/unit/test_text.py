@@ -46,7 +46,9 @@ def test_normalise(report: str | None, cleaned: str) -> None:
     assert normalise(report) == cleaned
 
 
-@pytest.mark.parametrize("report", [None, "", "  ", "Trace only requested.", "4.46  unbestÄtigter bericht", "Edit: LVH"])
+@pytest.mark.parametrize(
+    "report", [None, "", "  ", "Trace only requested.", "4.46  unbestÄtigter bericht", "Edit: LVH"]
+)
 def test_no_finding(report: str | None) -> None:
     assert not is_finding(report)
     assert is_finding("sinus rhythm. trace only requested.")

@@ -40,7 +40,13 @@ def sheet(fs: float = 100.0, seconds: float = 10.0, seed: int = 0, name: str = "
 
 
 def traces_only(
-    signal: np.ndarray, fs: float, page: PageConfig, layout_name: str, pen_px: float, kind: str = "auto", k: int | None = None
+    signal: np.ndarray,
+    fs: float,
+    page: PageConfig,
+    layout_name: str,
+    pen_px: float,
+    kind: str = "auto",
+    k: int | None = None,
 ) -> tuple[np.ndarray, Layout, Geometry]:
     """uint8 (H, W) coverage by the traces alone on an undistorted page, 0 mV on the zero line."""
     sx, sy, _, _ = page_to_image(page)
@@ -61,7 +67,9 @@ def reference(
     total = np.zeros((page.height, page.width))
     for strip in layout.strips:
         inked = np.zeros((page.height * times, page.width * times), bool)
-        number = np.arange(max(0, math.ceil(strip.start_s * fs) - 1), min(signal.shape[1], math.floor(strip.stop_s * fs) + 2))
+        number = np.arange(
+            max(0, math.ceil(strip.start_s * fs) - 1), min(signal.shape[1], math.floor(strip.stop_s * fs) + 2)
+        )
         xs = (where.start(strip) + (number / fs - strip.start_s) * where.speed) * sx
         ys = (where.baseline(strip) - strip.sign * signal[strip.lead, number].astype(float) * where.gain) * sy
         begin, end = where.start(strip) * sx, where.stop(strip) * sx

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -52,7 +54,7 @@ def test_strip_boxes_lie_on_the_page_and_do_not_overlap_in_a_column(name, height
     assert (boxes < 1).all()
     assert (boxes[:, 2] > boxes[:, 0]).all()
     first = [b for b, s in zip(boxes, LAYOUTS[name].strips, strict=True) if s.x_s == 0]
-    assert all(a[3] <= b[1] + 1e-6 for a, b in zip(first, first[1:], strict=False))
+    assert all(a[3] <= b[1] + 1e-6 for a, b in itertools.pairwise(first))
 
 
 def test_strip_boxes_are_the_mean_of_drawn_pages():

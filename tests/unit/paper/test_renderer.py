@@ -66,7 +66,9 @@ def test_global_random_states_are_left_alone():
 
 
 def test_keys_differ_by_each_of_their_parts():
-    keys = {page_key(*parts) for parts in [(0, 0, "a", 0), (1, 0, "a", 0), (0, 1, "a", 0), (0, 0, "b", 0), (0, 0, "a", 1)]}
+    keys = {
+        page_key(*parts) for parts in [(0, 0, "a", 0), (1, 0, "a", 0), (0, 1, "a", 0), (0, 0, "b", 0), (0, 0, "a", 1)]
+    }
     assert len(keys) == 5
     assert all(0 <= key < 2**64 for key in keys)
 
@@ -157,7 +159,7 @@ def test_a_millivolt_is_ten_millimetres_and_the_pulse_too():
     points = expand(truth, signal, 100.0).points[1]
     assert points[0, 1] - points[400, 1] == pytest.approx(100.0, abs=0.01)
     assert points[100, 0] - points[0, 0] == pytest.approx(250.0, abs=0.01)
-    _, ys = marks.pulse_paths("left", 12, False, truth.geometry)
+    ys = marks.pulse_paths("left", 12, False, truth.geometry)[..., 1]
     assert ys.max() - truth.geometry.first == pytest.approx(11 * truth.geometry.pitch)
     assert np.ptp(ys[0]) == pytest.approx(10.0)
 
@@ -204,7 +206,9 @@ def test_an_empty_batch_is_an_empty_batch():
 
 def test_strength_zero_is_clean():
     sheets, keys = some(2)
-    one, other = (Renderer(page).render(sheets, keys).image for page in (PageConfig(strength=0), PageConfig(effects="clean")))
+    one, other = (
+        Renderer(page).render(sheets, keys).image for page in (PageConfig(strength=0), PageConfig(effects="clean"))
+    )
     np.testing.assert_array_equal(one, other)
 
 

@@ -36,7 +36,8 @@ def figures(recall: float) -> dict[str, Estimate]:
 
 def evaluation(recall: float = 0.6) -> Evaluation:
     rng = np.random.default_rng(0)
-    mask = rng.random((12, 300)) < 0.5
+    mask = np.zeros((12, 300), bool)
+    mask[:, :120] = True
     signal = rng.normal(size=(12, 300))
     page = rng.integers(0, 255, (40, 52, 1), dtype=np.uint8)
     example = Example("<b>4711</b>", page, signal, signal * 0.9, np.ones_like(mask), mask, ~mask)
@@ -77,7 +78,8 @@ def test_run_report(tmp_path):
     assert "0815" in html
     assert "<b>4711" not in html, "names from data are escaped"
     assert "-0.00<" not in html
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["redrawn.png", "report.html", "report.json"]
+    assert (tmp_path / "redrawn.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_headline_claims_nothing_that_the_interval_denies(tmp_path):

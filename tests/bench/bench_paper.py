@@ -1,0 +1,95 @@
+"""Pages a second of one thread, and the ratio to a matplotlib figure that is kept and blitted.
+
+``floor_ms`` is what a bare OpenCV warp of the same size takes in the same run: it tells how loaded the machine was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from ecgscan_ray.config import PageConfig
+from ecgscan_ray.paper import Renderer, page_key, windows_of
+from tests.unit.paper.pages import sheet
+
+SIZES = {
+    "clean_336": {"height": 336, "width": 336, "channels": 3, "effects": "clean"},
+    "mixed_336": {"height": 336, "width": 336, "channels": 3, "effects": "mixed"},
+    "laptop": {},
+    "clean_2200x1700": {"height": 1700, "width": 2200, "channels": 3, "effects": "clean"},
+    "photo_2200x1700": {"height": 1700, "width": 2200, "channels": 3, "effects": "photo"},
+}
+BATCHES = {"laptop": (32, 12), "clean_336": (32, 12), "mixed_336": (32, 12)}
+
+
+def run() -> dict[str, float]:
+    """Flat figures; each is the median over batches of the thread's own time a page, so that neighbours count less."""
+    figures = {}
+    for name, settings in SIZES.items():
+        count, rounds = BATCHES.get(name, (4, 5))
+        renderer = Renderer(PageConfig(**settings))
+        recordings = [sheet(fs=500.0 if name != "laptop" else 100.0, seed=i, name=f"bench/{i}") for i in range(count)]
+        for epoch in range(6):  # grids and faces are drawn on first use
+            _render(renderer, recordings, epoch)
+        seconds = _median(partial(_render, renderer, recordings), rounds)
+        figures[f"{name}.pages_per_s"] = count / seconds
+        figures[f"{name}.ms"] = 1e3 * seconds / count
+    for name, height, width in (("clean_336", 336, 336), ("clean_2200x1700", 1700, 2200)):
+        figures[f"{name}.vs_matplotlib_blit"] = _blitted_ms(height, width) / figures[f"{name}.ms"]
+    figures["floor_ms"] = _warp_ms()
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+def _render(renderer: Renderer, recordings: list, epoch: int) -> None:
+    keys = np.array([page_key(0, epoch, recording.id, 0) for recording in recordings], np.uint64)
+    renderer.render(recordings, keys)
+
+
+def _median(work: Callable[[int], object], rounds: int) -> float:
+    taken = []
+    for n in range(rounds):
+        start = time.thread_time()
+        work(100 + n)
+        taken.append(time.thread_time() - start)
+    return float(np.median(taken))
+
+
+def _warp_ms() -> float:
+    import cv2
+
+    image = np.zeros((336, 336, 3), np.uint8)
+    turn = np.array([[0.99, 0.05, 3.0], [-0.05, 0.99, 2.0], [0, 0, 1.0]])
+    return 1e3 * _median(lambda _: cv2.warpPerspective(image, turn, (336, 336)), 50)
+
+
+def _blitted_ms(height: int, width: int) -> float:
+    """ms a page of matplotlib at its best: one figure kept, the grid blitted, 13 lines redrawn."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, 279.4), ylim=(215.9, 0))
+    axes.vlines(np.arange(0, 280), 0, 216, colors="pink", lw=0.3)
+    axes.hlines(np.arange(0, 216), 0, 280, colors="pink", lw=0.3)
+    signal = sheet(fs=500.0).signal_mv
+    lines = [axes.plot([], [], "k", lw=0.8, animated=True)[0] for _ in range(13)]
+    canvas.draw()
+    background = canvas.copy_from_bbox(figure.bbox)
+    windows = windows_of("3x4+1")
+
+    def page(_: int) -> np.ndarray:
+        canvas.restore_region(background)
+        for strip, (line, (lead, start, stop)) in enumerate(zip(lines, windows, strict=True)):
+            part = signal[int(lead), int(start * 500) : int(stop * 500)]
+            x = 16 + 25 * (start + np.arange(len(part)) / 500)
+            line.set_data(x, 60 + 37 * (strip % 3 if strip < 12 else 3) - 10 * part)
+            axes.draw_artist(line)
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+    page(0)
+    return 1e3 * _median(page, 15)

@@ -1,0 +1,124 @@
+"""The command line: help, one line for each error, exit statuses, and what a job may be given."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from ecgscan_ray.cli import app
+from ecgscan_ray.config import Config, SweepConfig, build
+
+VERBS = ("prepare", "inspect", "render", "pretrain", "evaluate", "sweep", "embed", "export", "config", "doctor")
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: object, exit_status: int = 0) -> str:
+    """Standard output of a good command, or the one line of a bad one."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == exit_status, result.output
+    return result.stdout if exit_status == 0 else result.stderr
+
+
+def test_help_names_every_verb_without_heavy_imports() -> None:
+    code = (
+        "import sys\nfrom ecgscan_ray.cli import main\n"
+        "try:\n    main()\nfinally:\n"
+        "    print(sorted({name.partition('.')[0] for name in sys.modules} & "
+        "{'torch', 'ray', 'numpy', 'pyarrow', 'pydantic', 'cv2'}), file=sys.stderr)"
+    )
+    found = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert all(f"\n  {verb} " in found.stdout for verb in VERBS)
+    assert found.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_has_help_with_an_example(verb: str) -> None:
+    assert f"Example: ecgscan {verb} " in " ".join(run(verb, "--help").split())
+
+
+def test_config_prints_what_config_takes(tmp_path: Path) -> None:
+    assert "laptop" in run("config").split()
+    assert "laptop" in json.loads(run("config", "--json"))
+    first = run("config", "--preset", "laptop", "--set", "training.steps=7", "--set", "seed=3")
+    resolved = build(Config, yaml.safe_load(first), where="test")
+    assert (resolved.training.steps, resolved.seed) == (7, 3)
+    (tmp_path / "mine.yaml").write_text(first)
+    assert run("config", "--config", tmp_path / "mine.yaml") == first
+    assert json.loads(run("config", "--config", tmp_path / "mine.yaml", "--json"))["seed"] == 3
+    build(SweepConfig, yaml.safe_load(run("config", "--preset", "sweep-laptop")), where="test")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["config", "--preset", "labtop"], "Did you mean 'laptop'?"),
+        (["config", "--config", "absent.yaml"], "absent.yaml: no such file"),
+        (["config", "--preset", "laptop", "--config", "x.yaml"], "exclude each other"),
+        (["config", "--preset", "laptop", "--set", "training.step=3"], "Did you mean 'steps'?"),
+        (["config", "--preset", "laptop", "--set", "training.steps"], "not of the form"),
+        (["config", "--preset", "laptop", "--set", "training.steps=-1"], "training.steps"),
+        (["pretrain", "--store", "store", "--out", "run"], "no settings"),
+        (["pretrain", "--store", "store", "--preset", "laptop"], "no --out"),
+        (["pretrain", "--store", "absent", "--preset", "laptop", "--out", "run"], "absent: not a store"),
+        (["pretrain", "--store", "absent", "--preset", "laptop", "--dry-run"], "absent: not a store"),
+        (["sweep", "--store", "absent", "--preset", "sweep-laptop", "--out", "run"], "not a store"),
+        (["sweep", "--store", "absent", "--preset", "laptop", "--out", "run"], "space"),
+        (["inspect", "absent"], "absent: not a store"),
+        (["render", "--store", "absent", "--out", "pages", "--preset", "laptop"], "absent: not a store"),
+        (["evaluate", "absent"], "absent: not a run folder"),
+        (["evaluate", "absent", "--set", "training.steps=3"], "only evaluation.*"),
+        (["embed", "absent", "images", "out.parquet"], "images"),
+        (["prepare", "--source", "ptbxl", "--from", "absent", "--to", "store"], "absent"),
+        (["prepare", "--source", "ptb-xl", "--from", ".", "--to", "store"], "Did you mean 'ptbxl'?"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = run(*arguments, exit_status=2)
+    assert line.startswith("error: ")
+    assert line.count("\n") == 1
+    assert message in line
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()], "nothing is left behind"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["pretrain", "--preset", "laptop", "--store", "s3://bucket/store", "--out", "runs/1"],
+        ["pretrain", "--preset", "laptop", "--store", "store", "--out", "s3://bucket/runs/1"],
+        ["sweep", "--preset", "sweep-laptop", "--store", "/store", "--out", "sweeps/1"],
+        ["prepare", "--source", "ptbxl", "--from", "/archive", "--to", "store"],
+        ["evaluate", "runs/1"],
+    ],
+)
+def test_a_job_refuses_relative_paths(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    line = run(*arguments, exit_status=2)
+    assert "relative path inside a Ray job" in line
+    assert "s3://bucket/prefix" in line
+
+
+def test_a_job_is_the_command_of_its_name(tmp_path: Path) -> None:
+    for job in sorted((ROOT / "jobs").glob("*.py")):
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+        found = subprocess.run(
+            [sys.executable, job, "--help"], capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
+        )
+        assert f"Usage: ecgscan {job.stem} " in found.stdout
+
+
+def test_interrupting_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(name_or_path: str) -> dict:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ecgscan_ray.config.read_yaml", interrupted)
+    assert "goes on where it stopped" in run("config", "--preset", "laptop", exit_status=130)
