@@ -10,21 +10,22 @@ STAMP := $(VENV)/.installed
 RUNS ?= runs
 ONLY ?=
 
-.PHONY: install demo test verify lint bench
+.PHONY: install demo test verify lint lint-style lint-types lint-imports bench
 
 install: $(STAMP)
 
 # The pinned opencv-python wants GUI libraries (libGL, X11); where they are missing, the headless build of the same
 # version is the same module without them.
 $(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -c 'import cv2' 2>/dev/null || { \
+	@echo 'installing into $(VENV) (torch is large: minutes)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -c 'import cv2' >/dev/null 2>&1 || { \
 	  echo 'opencv-python lacks system libraries here: installing opencv-python-headless instead'; \
-	  $(BIN)/python -m pip uninstall --quiet --yes opencv-python; \
+	  $(BIN)/python -m pip uninstall --quiet --yes opencv-python opencv-python-headless; \
 	  $(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt opencv-python-headless; \
 	  $(BIN)/python -c 'import cv2'; }
-	touch $@
+	@touch $@
 
 demo: $(STAMP)
 	@start=$$SECONDS; \
@@ -41,10 +42,16 @@ test: $(STAMP)
 verify: $(STAMP)
 	$(BIN)/python -m pytest -m verify
 
-lint: $(STAMP)
+lint: lint-style lint-types lint-imports
+
+lint-style: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lint-types: $(STAMP)
 	$(BIN)/mypy
+
+lint-imports: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(STAMP)

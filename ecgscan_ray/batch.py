@@ -15,7 +15,8 @@ from tokenizers import Tokenizer
 from ecgscan_ray import text
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import RecordingError
-from ecgscan_ray.paper import Renderer, page_key
+from ecgscan_ray.paper import Pages, Renderer, page_key
+from ecgscan_ray.paper.layout import WINDOWS
 from ecgscan_ray.recording.leads import lead_residual_uv
 from ecgscan_ray.recording.recording import Recording
 
@@ -45,6 +46,7 @@ class BatchMaker:
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer, self.renderer = config, tokenizer, Renderer(config.page)
+        self._layouts = list(config.page.layouts)
 
     def make(
         self, recordings: Sequence[Recording], positions: Sequence[int], epochs: Sequence[int], view: int = 0
@@ -60,6 +62,7 @@ class BatchMaker:
         Returns:
             ``image`` uint8 (N, H, W, C); ``signal`` int16 (N, 12, T) in steps of ``signal_scale_mv`` (N,), missing
             samples 0; ``valid_bits`` uint8 (N, 12, ceil(T / 8)); ``windows`` float32 (N, 16, 3); ``px_per_mm`` (N, 2);
+            ``frame_corners`` float32 (N, 4, 2), fractions of the image; ``layout`` int64 (N,), place in ``page.layouts``;
             ``token_ids`` int32, ``attention_mask`` uint8 (N, L); ``has_signal``, ``has_text``, ``page_ok``, ``law_ok``
             bool (N,); ``recording_key``, ``patient_key``, ``report_key``, ``position``, ``view`` int64 (N,). A
             recording that cannot be drawn has ``page_ok`` False and a white page; it is counted, never dropped.
@@ -98,24 +101,38 @@ class BatchMaker:
         return packed, scale, np.packbits(valid, axis=-1)
 
     def _pages(self, recordings: Sequence[Recording], epochs: Sequence[int], view: int) -> Batch:
-        keys = [page_key(self.config.seed, epoch, r.id, view) for epoch, r in zip(epochs, recordings, strict=True)]
-        ok = np.ones(len(recordings), bool)
+        keys = np.array(
+            [page_key(self.config.seed, epoch, r.id, view) for epoch, r in zip(epochs, recordings, strict=True)], np.uint64
+        )
         try:
-            pages = self.renderer.render(recordings, np.array(keys, np.uint64))
-            return {"image": pages.image, "windows": pages.windows, "px_per_mm": pages.px_per_mm, "page_ok": ok}
+            return self._arrays(self.renderer.render(recordings, keys))
         except RecordingError:  # find the one at fault; the others keep their pages
+            rows = [self._page_or_blank(r, key) for r, key in zip(recordings, keys, strict=True)]
+            return concatenate(rows)
+
+    def _page_or_blank(self, recording: Recording, key: np.uint64) -> Batch:
+        try:
+            return self._arrays(self.renderer.render([recording], np.array([key])))
+        except RecordingError:
             page = self.config.page
-            image = np.full((len(recordings), page.height, page.width, page.channels), 255, np.uint8)
-            windows = np.full((len(recordings), 16, 3), -1, np.float32)
-            px_per_mm = np.zeros((len(recordings), 2), np.float32)
-            for row, (recording, key) in enumerate(zip(recordings, keys, strict=True)):
-                try:
-                    one = self.renderer.render([recording], np.array([key], np.uint64))
-                except RecordingError:
-                    ok[row] = False
-                    continue
-                image[row], windows[row], px_per_mm[row] = one.image[0], one.windows[0], one.px_per_mm[0]
-            return {"image": image, "windows": windows, "px_per_mm": px_per_mm, "page_ok": ok}
+            return {
+                "image": np.full((1, page.height, page.width, page.channels), 255, np.uint8),
+                "windows": np.full((1, WINDOWS, 3), -1, np.float32),
+                "px_per_mm": np.zeros((1, 2), np.float32),
+                "frame_corners": np.zeros((1, 4, 2), np.float32),
+                "layout": np.zeros(1, np.int64),
+                "page_ok": np.zeros(1, bool),
+            }
+
+    def _arrays(self, pages: Pages) -> Batch:
+        return {
+            "image": pages.image,
+            "windows": pages.windows,
+            "px_per_mm": pages.px_per_mm,
+            "frame_corners": np.stack([truth.frame_corners() for truth in pages.truth]),
+            "layout": np.array([self._layouts.index(truth.layout) for truth in pages.truth], np.int64),
+            "page_ok": np.ones(len(pages.image), bool),
+        }
 
 
 def concatenate(batches: Sequence[Batch]) -> Batch:

@@ -100,9 +100,7 @@ def inspect(store: Annotated[str, typer.Argument(help="URI of a store.")], as_js
         raise InputError(f"damaged shards: {', '.join(found['damaged'])}", where=store, fix="Prepare the store again.")
 
 
-@app.command(
-    epilog="Example: ecgscan render --store runs/demo-store --out pages --preset laptop --set page.effects=photo"
-)
+@app.command(epilog="Example: ecgscan render --store runs/demo-store --out pages --preset laptop")
 def render(
     store: Store,
     out: Annotated[str, typer.Option(help="Folder to write.")],
@@ -172,9 +170,7 @@ def evaluate(run: Run, store: StoreOfRun = None, which: Which = "best", settings
         print(f"{run.rstrip('/')}/{file}")
 
 
-@app.command(
-    epilog="Example: ecgscan sweep --preset sweep-laptop --store runs/demo-store --out runs/sweep --set trials=4"
-)
+@app.command(epilog="Example: ecgscan sweep --preset sweep-laptop --store runs/demo-store --out runs/sweep")
 def sweep(
     store: Store,
     out: Out,
@@ -183,7 +179,7 @@ def sweep(
     settings: Settings = None,
     fresh: Fresh = False,
 ) -> None:
-    """Search the space of a sweep's config; writes a report and best.yaml. The same command goes on where it stopped."""
+    """Search the space of a sweep's config for the best; the same command goes on where it stopped."""
     from ecgscan_ray.config import SweepConfig
     from ecgscan_ray.errors import WorkError
     from ecgscan_ray.runtime.sweep import sweep as run
@@ -284,16 +280,19 @@ def _figure(figure: Mapping[str, Any]) -> str:
 
 
 def _show(content: Mapping[str, Any], as_json: bool) -> None:
-    """Findings as JSON, or a line each; nested ones are indented."""
+    """Findings as JSON, or a line each."""
     if as_json:
         print(json.dumps(content, indent=1, default=str))
         return
     for key, value in content.items():
+        if isinstance(value, Mapping) and any(isinstance(part, Mapping) for part in value.values()):
+            _show({f"{key}.{name}": part for name, part in value.items()}, as_json)
+            continue
         if isinstance(value, Mapping):
             value = ", ".join(f"{name} {part}" for name, part in value.items())
         elif isinstance(value, list | tuple):
             value = ", ".join(str(part) for part in value)
-        print(f"{key:<24} {value}")
+        print(f"{key:<28} {value}")
 
 
 def _talk() -> None:

@@ -146,6 +146,8 @@ class ObjectiveConfig(Section):
     """Within the reconstruction: what the page shows, what lead algebra derives from it, and the rest."""
     soft_lead_weight: Weight = Field(0.1, ge=0)
     """Residual of the four lead laws on the redrawn leads."""
+    frame_weight: Weight = Field(0.3, ge=0)
+    """Finding where the traces lie in the picture, and the layout (truth from the renderer)."""
     soft_lead_delta_mv: float = Field(0.02, gt=0)
     """Where the Huber penalty on the residual turns from square to linear, mV."""
     temperature: float = Field(0.07, gt=0)

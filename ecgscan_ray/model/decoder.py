@@ -1,9 +1,9 @@
-"""From a page's feature map to the twelve leads in mV: queries (lead, stretch of time) that know where layouts draw things.
+"""From a page's feature maps to the twelve leads in mV: queries (lead, stretch of time) that know where layouts draw things.
 
-For each query and each layout the nominal places on the page are known: where the lead itself is drawn at that time (or,
-where it is not shown then, the nearest time at which it is), and where the page shows *any* lead at that time (the rhythm
-strip, if there is one). Features are read there by bilinear sampling. Which layout the page has, and how the page lies in
-the picture (an affine map), is told by the page alone, from its pooled features, and learned from the reconstruction.
+For each query and each layout the places within the *trace frame* are known (10 s wide, from the first row's zero line to the
+last one's): where the lead itself is drawn at that time (or, where it is not shown then, the nearest time at which it is),
+and where the page shows *any* lead at that time (the rhythm strip, if there is one). Features are read there by bilinear
+sampling. Which layout the page has, and where in the picture its frame lies, is told by the page alone.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecgscan_ray.config import ModelConfig, PageConfig
-from ecgscan_ray.paper.layout import strip_boxes, windows_of
+from ecgscan_ray.paper.layout import PAGE_SECONDS, nominal_frame, timed
 from ecgscan_ray.recording.leads import LEADS
 
 NUM_OFFSETS = 3
 """Places read around each nominal one: before, at, after."""
 
 
-def nominal_places(page: PageConfig, layout: str, num_segments: int, segment_s: float) -> np.ndarray:
-    """Where to look for each (lead, segment).
+def frame_places(page: PageConfig, layout: str, num_segments: int, segment_s: float) -> np.ndarray:
+    """Where in the trace frame to look for each (lead, segment).
 
     Args:
         page: Page settings.
@@ -31,85 +31,148 @@ def nominal_places(page: PageConfig, layout: str, num_segments: int, segment_s: 
         segment_s: Seconds a segment.
 
     Returns:
-        (12, K, 2 * NUM_OFFSETS, 2): x, y as fractions of the image; first the lead's own places, then those of the rhythm.
+        (12, K, 2 * NUM_OFFSETS, 2): u, v in 0..1; first the lead's own places, then those of the rhythm.
     """
-    windows, boxes = windows_of(layout), strip_boxes(page, layout)
-    places = np.zeros((len(LEADS), num_segments, 2, NUM_OFFSETS, 2), np.float32)
+    drawn = timed(layout, page.paper_speed_mm_per_s)
+    last_row = max(drawn.rows - 1, 1)
     spread = (np.arange(NUM_OFFSETS) - (NUM_OFFSETS - 1) / 2) / NUM_OFFSETS * segment_s
-
-    def place(strip: int, times: np.ndarray) -> np.ndarray:
-        start, stop = windows[strip][1:]
-        x0, y0, x1, y1 = boxes[strip]
-        share = (np.clip(times, start, stop) - start) / (stop - start)
-        return np.stack([x0 + share * (x1 - x0), np.full_like(share, (y0 + y1) / 2)], -1)
-
-    length = [stop - start for _, start, stop in windows]
+    places = np.zeros((len(LEADS), num_segments, 2, NUM_OFFSETS, 2), np.float32)
     for k in range(num_segments):
         middle = (k + 0.5) * segment_s
-        showing = [s for s, (lead, start, stop) in enumerate(windows) if lead >= 0 and start <= middle <= stop]
-        rhythm = max(showing, key=lambda s: length[s]) if showing else 0
+        # how far each strip is from showing this moment, and among equals the longest strip first
+        distance = [(max(s.start_s - middle, middle - s.stop_s, 0.0), s.start_s - s.stop_s) for s in drawn.strips]
+        rhythm = min(range(len(drawn.strips)), key=lambda s: distance[s])
         for lead in range(len(LEADS)):
-            own = [s for s, window in enumerate(windows) if round(window[0]) == lead]
-            if not own:  # a layout without this lead
-                own = [rhythm]
-            nearest = min(own, key=lambda s: max(windows[s][1] - middle, middle - windows[s][2], 0) * 100 - length[s])
-            places[lead, k, 0] = place(nearest, middle + spread)
-            places[lead, k, 1] = place(rhythm, middle + spread)
+            own = [s for s, strip in enumerate(drawn.strips) if strip.lead == lead] or [rhythm]
+            for which, index in enumerate((min(own, key=lambda s: distance[s]), rhythm)):
+                strip = drawn.strips[index]
+                times = np.clip(middle + spread, strip.start_s, strip.stop_s)
+                places[lead, k, which, :, 0] = (strip.x_s + times - strip.start_s) / PAGE_SECONDS
+                places[lead, k, which, :, 1] = strip.row / last_row
     return places.reshape(len(LEADS), num_segments, -1, 2)
 
 
+class Frame(nn.Module):
+    """Where the page's trace frame lies in the picture, and which layout it has.
+
+    Args:
+        page: Page settings.
+        channels: Channels of the final map.
+    """
+
+    def __init__(self, page: PageConfig, channels: int) -> None:
+        super().__init__()
+        nominal = np.stack([nominal_frame(page, name) for name in page.layouts])
+        self.register_buffer("nominal", torch.from_numpy(nominal).float(), persistent=False)  # (M, 4, 2)
+        self.reduce = nn.Conv2d(channels, 32, 1)
+        self.hidden = nn.Linear(32 * 6 * 8, 128)
+        self.out = nn.Linear(128, 8 + len(nominal))
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, final: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, F, h, w) -> corners (N, M, 4, 2) as fractions of the picture for each layout, layout logits (N, M)."""
+        grid = F.interpolate(self.reduce(final), (6, 8), mode="bilinear", align_corners=False).flatten(1)
+        found = self.out(F.relu(self.hidden(grid))).float()
+        return self.nominal + 0.1 * found[:, None, :8].unflatten(2, (4, 2)), found[:, 8:]
+
+
 class Decoder(nn.Module):
-    """Fine feature map and pooled features -> redrawn leads.
+    """Feature maps -> redrawn leads.
 
     Args:
         config: Model settings (rate, seconds, decoder width and segment).
         page: Page settings; its layouts give the nominal places.
         channels: Channels of the fine map.
-        context_channels: Channels of the final map, which is added to the fine one.
-        pooled_dim: Size of the pooled features.
+        context_channels: Channels of the final map, which is added to the fine one and tells the frame.
     """
 
-    def __init__(self, config: ModelConfig, page: PageConfig, channels: int, context_channels: int, pooled_dim: int) -> None:
+    def __init__(self, config: ModelConfig, page: PageConfig, channels: int, context_channels: int) -> None:
         super().__init__()
         width, self.sig_len = config.decoder.width, config.sig_len
         self.num_segments = round(config.signal_seconds / config.decoder.segment_s)
         self.samples = -(-self.sig_len // self.num_segments)
-        places = [nominal_places(page, name, self.num_segments, config.decoder.segment_s) for name in page.layouts]
-        grid = torch.from_numpy(np.stack(places)) * 2 - 1  # grid_sample's range
-        self.register_buffer("places", grid.flatten(1, 2), persistent=False)  # (layouts, queries, offsets, 2)
+        self.reduce = nn.Conv2d(channels, 32, 1)
+        self.hidden = nn.Linear(32 * 6 * 8, 128)
+        self.out = nn.Linear(128, 8 + len(nominal))
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, final: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, F, h, w) -> corners (N, M, 4, 2) as fractions of the picture for each layout, layout logits (N, M)."""
+        grid = F.interpolate(self.reduce(final), (6, 8), mode="bilinear", align_corners=False).flatten(1)
+        found = self.out(F.relu(self.hidden(grid))).float()
+        return self.nominal + 0.1 * found[:, None, :8].unflatten(2, (4, 2)), found[:, 8:]
+
+
+class Decoder(nn.Module):
+    """Feature maps -> redrawn leads.
+
+    Args:
+        config: Model settings (rate, seconds, decoder width and segment).
+        page: Page settings; its layouts give the nominal places.
+        channels: Channels of the fine map.
+        context_channels: Channels of the final map, which is added to the fine one and tells the frame.
+    """
+
+    def __init__(self, config: ModelConfig, page: PageConfig, channels: int, context_channels: int) -> None:
+        super().__init__()
+        width, self.sig_len = config.decoder.width, config.sig_len
+        self.num_segments = round(config.signal_seconds / config.decoder.segment_s)
+        self.samples = -(-self.sig_len // self.num_segments)
+        places = [frame_places(page, name, self.num_segments, config.decoder.segment_s) for name in page.layouts]
+        places_uv = torch.from_numpy(np.stack(places)).flatten(1, 2)
+        self.register_buffer("places", places_uv, persistent=False)  # (M, queries, offsets, 2)
+        self.frame = Frame(page, context_channels)
         self.reduce = nn.Conv2d(channels, width, 3, padding=1)
         self.context = nn.Conv2d(context_channels, width, 1)
-        self.layout = nn.Linear(pooled_dim, len(places))
-        self.pose = nn.Linear(pooled_dim, 6)
-        for head in (self.layout, self.pose):
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
-        num_queries = grid.shape[1] * grid.shape[2]
+        num_queries, num_places = places_uv.shape[1:3]
         self.query = nn.Parameter(torch.randn(num_queries, 2 * width) * 0.02)
-        self.hidden = nn.Linear(grid.shape[3] * width, 2 * width)
+        self.hidden = nn.Linear(num_places * width, 2 * width)
         self.out = nn.Linear(2 * width, self.samples)
         self.smooth = nn.Conv1d(12, 12, 9, padding=4, groups=12)
         nn.init.dirac_(self.smooth.weight, groups=12)
         nn.init.zeros_(self.smooth.bias)
 
-    def forward(self, fine: Tensor, final: Tensor, pooled: Tensor) -> Tensor:
-        """(N, C, h, w), (N, F, h', w'), (N, P) -> (N, 12, T), mV."""
-        count = len(fine)
+    def forward(self, fine: Tensor, final: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Redraw the leads.
+
+        Args:
+            fine: (N, C, h, w).
+            final: (N, F, h', w').
+
+        Returns:
+            leads (N, 12, T) in mV, corners of the trace frame (N, M, 4, 2) for each layout, layout logits (N, M).
+        """
+        corners, logits = self.frame(final)
+        share = logits.softmax(-1)
         context = F.interpolate(self.context(final), fine.shape[-2:], mode="bilinear", align_corners=False)
         features = F.gelu(self.reduce(fine) + context)
-        # small steps: a pose is a few per cent of the page
-        pose = 0.1 * torch.tanh(self.pose(pooled)).view(count, 2, 3)
-        share = self.layout(pooled).softmax(-1)
-        read = 0.0
-        for index, places in enumerate(self.places):
-            queries, offsets = places.shape[:2]
-            flat = places.reshape(1, -1, 2)
-            moved = flat + flat @ pose[:, :, :2].transpose(1, 2) + pose[:, None, :, 2]
+        read = torch.zeros((), device=fine.device)
+        for index, uv in enumerate(self.places):
             sampled = F.grid_sample(
-                features, moved.view(count, queries, offsets, 2), mode="bilinear", padding_mode="border", align_corners=False
+                features,
+                (2 * inside(corners[:, index], uv) - 1).to(features.dtype),
+                mode="bilinear",
+                padding_mode="border",
+                align_corners=False,
             )  # (N, width, queries, offsets)
             read = read + share[:, index, None, None, None] * sampled
-        read = read.permute(0, 2, 3, 1).flatten(2)
-        hidden = F.gelu(self.hidden(read) + self.query)
-        leads = self.out(hidden).view(count, 12, -1)[..., : self.sig_len]
-        return self.smooth(leads)
+        hidden = F.gelu(self.hidden(read.permute(0, 2, 3, 1).flatten(2)) + self.query)
+        leads = self.out(hidden).view(len(fine), 12, -1)[..., : self.sig_len]
+        return self.smooth(leads), corners, logits
+
+
+def inside(corners: Tensor, uv: Tensor) -> Tensor:
+    """Places in a frame by bilinear interpolation of its corners.
+
+    Args:
+        corners: (N, 4, 2): start and end of the first row, end and start of the last.
+        uv: (Q, P, 2), 0..1 along the rows and from the first row to the last.
+
+    Returns:
+        (N, Q, P, 2).
+    """
+    u, v = uv.unbind(-1)
+    weights = torch.stack([(1 - u) * (1 - v), u * (1 - v), u * v, (1 - u) * v], dim=-1)
+    return torch.einsum("qpc,ncd->nqpd", weights, corners)

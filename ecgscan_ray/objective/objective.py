@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ecgscan_ray.config import ObjectiveConfig
 from ecgscan_ray.objective.contrastive import Items, at_least_fp32, gather_items, gram_loss, pair_loss
+from ecgscan_ray.objective.frame import frame_loss
 from ecgscan_ray.objective.gram import mean_volumes
 from ecgscan_ray.objective.reconstruction import pearson_per_lead, reconstruction_loss
 from ecgscan_ray.objective.soft_leads import lead_residual, soft_lead_loss
@@ -34,6 +35,7 @@ class Objective:
             "pair_loss": config.pair_weight + progress * (end - config.pair_weight),
             "reconstruction_loss": config.reconstruction_weight,
             "soft_lead_loss": config.soft_lead_weight,
+            "frame_loss": config.frame_weight,
         }
 
     def terms(self, items: Items, output: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -45,6 +47,7 @@ class Objective:
             "pair_loss": pair_loss(items, output["pair_logit_scale"], config.label_smoothing),
             "reconstruction_loss": reconstruction_loss(redrawn, batch["centred_mv"], self.sample_weight(batch).to(redrawn.dtype)),
             "soft_lead_loss": soft_lead_loss(redrawn, batch["law_ok"] & batch["page_ok"], config.soft_lead_delta_mv),
+            "frame_loss": frame_loss(at_least_fp32(output["frame_corners"]), output["layout_logits"], batch),
         }
 
     def sample_weight(self, batch: dict[str, Tensor]) -> Tensor:

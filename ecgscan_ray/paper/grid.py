@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from ecgscan_ray.paper.key import Draws
@@ -110,9 +111,12 @@ class GridBank:
         width: Columns of the page.
         sx: px/mm in x; ``sy`` in y.
         channels: 1, 3, or 4 (RGB and an empty channel, which OpenCV warps faster).
+        soften: For pages that a warp shrinks: spread each line over its neighbours, so that the warp's samples cannot
+            step over lines of one pixel and break them up.
     """
 
-    def __init__(self, height: int, width: int, sx: float, sy: float, channels: int) -> None:
+    def __init__(self, height: int, width: int, sx: float, sy: float, channels: int, soften: bool = False) -> None:
+        self._soften = soften
         self._size, self._scale, self._channels = (height, width), (sx, sy), channels
         self._spare = (int(np.ceil(MAJOR_MM * sy)), int(np.ceil(MAJOR_MM * sx)))
         one = (height + self._spare[0]) * (width + self._spare[1]) * channels
@@ -123,6 +127,8 @@ class GridBank:
         """A read-only view, uint8 (H, W, C), of style ``index`` at a phase in [0, 1) of the 5 mm box."""
         if index not in self._drawn:
             height, width = self._size[0] + self._spare[0], self._size[1] + self._spare[1]
-            self._drawn[index] = draw_grid(grid_style(index), height, width, *self._scale, self._channels)
+            grid = draw_grid(grid_style(index), height, width, *self._scale, self._channels)
+            spread = np.array([0.25, 0.5, 0.25])
+            self._drawn[index] = cv2.sepFilter2D(grid, -1, spread, spread).reshape(grid.shape) if self._soften else grid
         y, x = int(phase_y * self._spare[0]), int(phase_x * self._spare[1])
         return self._drawn[index][y : y + self._size[0], x : x + self._size[1]]

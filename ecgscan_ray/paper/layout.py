@@ -242,6 +242,26 @@ def page_to_image(page: PageConfig) -> tuple[float, float, float, float]:
     return scale, scale, (page.width - scale * width) / 2, (page.height - scale * height) / 2
 
 
+def frame_mm(layout: Layout, where: Geometry) -> np.ndarray:
+    """Corners of the trace frame on the page, float64 (4, 2) mm: start and end of the first row, end and start of the last.
+
+    A row is 10 s wide at 25 mm/s; the frame ends on the zero lines of the outer rows.
+    """
+    right = where.left + TRACE_MM
+    last = where.first + max(layout.rows - 1, 1) * where.pitch
+    return np.array([(where.left, where.first), (right, where.first), (right, last), (where.left, last)])
+
+
+def nominal_frame(page: PageConfig, layout_name: str) -> np.ndarray:
+    """Corners of the trace frame on the undistorted page, float32 (4, 2), fractions of the image."""
+    layout = timed(layout_name, page.paper_speed_mm_per_s)
+    where = place(page, layout, "left")
+    where = replace(where, left=where.left - 2.0)  # the mean over the places of the pulse
+    sx, sy, ox, oy = page_to_image(page)
+    corners = frame_mm(layout, where) * (sx, sy) + (ox, oy)
+    return (corners / (page.width, page.height)).astype(np.float32)
+
+
 def strip_boxes(page: PageConfig, layout_name: str) -> np.ndarray:
     """float32 (S, 4): x0, y0, x1, y1 of every strip as fractions of the image, nominal and undistorted."""
     layout = timed(layout_name, page.paper_speed_mm_per_s)

@@ -104,7 +104,7 @@ def label_style(draws: Draws, pitch: float) -> LabelStyle:
 
 def label_starts(style: LabelStyle, layout: Layout, where: Geometry) -> np.ndarray:
     """float64 (S, 2) mm of the labels' base line starts."""
-    return where.origins(layout) + (style.right_mm, -style.up_mm)
+    return where.origins(layout) + np.array([style.right_mm, -style.up_mm])
 
 
 _PULSE = np.array([(0.0, 0.0), (1.2, 0.0), (1.2, -1.0), (6.2, -1.0), (6.2, 0.0), (7.4, 0.0)])
@@ -128,8 +128,9 @@ def separator_boxes(draws: Draws, layout: Layout, where: Geometry) -> np.ndarray
     joints = where.origins(layout)[layout.cells[:, 0] > 0]
     middle = np.concatenate([joints, joints], axis=1)
     if draws.chance("separator", 0.8):
-        return middle + (-wide, -tall, wide, tall)
-    return np.concatenate([middle + (-wide, -2 * tall, wide, -tall), middle + (-wide, tall, wide, 2 * tall)])
+        return middle + np.array([-wide, -tall, wide, tall])
+    upper = middle + np.array([-wide, -2 * tall, wide, -tall])
+    return np.concatenate([upper, upper + np.array([0, 3 * tall, 0, 3 * tall])])
 
 
 def scale_text(where: Geometry, draws: Draws) -> str:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, Protocol
 
+import cv2
 import numpy as np
 
 from ecgscan_ray.config import PageConfig
-from ecgscan_ray.errors import ConfigError, EcgscanError, RecordingError
+from ecgscan_ray.errors import ConfigError, RecordingError
 from ecgscan_ray.paper import effects, marks, warp
 from ecgscan_ray.paper.grid import GridBank, luma
 from ecgscan_ray.paper.key import RECIPE, Draws, uniforms
@@ -28,13 +29,6 @@ from ecgscan_ray.paper.layout import (
 )
 from ecgscan_ray.paper.trace import Ink, pen, snapped_pen, sub_columns
 from ecgscan_ray.paper.truth import PageTruth, strip_tables
-
-try:
-    import cv2
-except ImportError as error:  # libGL and friends are missing on bare machines
-    raise EcgscanError(
-        f"OpenCV cannot be imported ({error})", fix="pip uninstall opencv-python; pip install opencv-python-headless"
-    ) from error
 
 MIN_PEN_PX = 0.85
 """Thinnest trace at the size of the image; thinner pens fade below the grid's contrast."""
@@ -100,7 +94,7 @@ class Renderer:
         self._ink = Ink(*self._canvas, self._k, drawing)
         # RGB pages get an idle fourth channel for the warp: OpenCV warps four twice as fast as three.
         self._channels = 4 if self._warped and page.channels == 3 else page.channels
-        self._grids = GridBank(*self._canvas, self._cx, self._cy, self._channels)
+        self._grids = GridBank(*self._canvas, self._cx, self._cy, self._channels, self._warped)
         self._noise = effects.NoiseBank(page.height, page.width, page.channels)
         self._desks = effects.DeskBank(page.height, page.width, self._channels)
         self._blur_scale = min(4.0, max(0.6, math.sqrt(self._sx * self._sy) / 1.4))

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from ecgscan_ray.paper import marks, warp
-from ecgscan_ray.paper.layout import Geometry, Layout, timed
+from ecgscan_ray.paper.layout import Geometry, Layout, frame_mm, timed
 from ecgscan_ray.paper.trace import X_ONE, Ink, pen, sub_columns
 
 
@@ -78,6 +78,12 @@ class PageTruth:
     def layout_at_speed(self) -> Layout:
         """The layout with the seconds that this paper speed shows."""
         return timed(self.layout, self.scale[0])
+
+    def frame_corners(self) -> np.ndarray:
+        """Corners of the trace frame (``layout.frame_mm``) in the picture, float32 (4, 2), fractions of its size."""
+        corners = warp.map_points(self.homography, frame_mm(self.layout_at_speed(), self.geometry))
+        height, width = self.size
+        return (corners / (width, height)).astype(np.float32)
 
     def to_pixels(self, points_mm: np.ndarray) -> np.ndarray:
         """Page mm (..., 2) to index coordinates (..., 2) px: the centre of the first pixel is 0."""

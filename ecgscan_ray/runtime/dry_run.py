@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
 from ecgscan_ray import text
 from ecgscan_ray.batch import Batch, BatchMaker, concatenate
@@ -30,8 +32,8 @@ BYTES_PER_PARAMETER = 16
 def dry_run(config: Config, store: str) -> dict[str, Any]:
     """Estimate a run; nothing is written and no cluster is started.
 
-    Rendering is measured on one core of this machine. A training step is measured here too, unless the run wants GPUs that
-    this machine lacks; then hours are left out rather than guessed.
+    Rendering is measured on one core of this machine. A training step is measured here too, unless the run wants GPUs
+    that this machine lacks; then hours are left out rather than guessed.
 
     Args:
         config: Settings.
@@ -58,7 +60,7 @@ def dry_run(config: Config, store: str) -> dict[str, Any]:
     pages_per_s, unit = _render(maker, rows[: config.stream.unit_rows])
     row_bytes = sum(array.nbytes for array in unit.values()) / len(unit["position"])
     train_bytes = sum(shard.bytes for shard in manifest.shards_of("train"))
-    rendered_per_s = pages_per_s * config.resources.render_actors * min(1.0, config.resources.cpus_per_render_actor)
+    rendered_per_s = pages_per_s * _render_cores(config)
     estimate: dict[str, Any] = {
         "training recordings": manifest.rows("train"),
         "steps": steps,
@@ -76,15 +78,22 @@ def dry_run(config: Config, store: str) -> dict[str, Any]:
     if seconds is None:
         return estimate | {"training step": "not measured: the run wants a GPU, this machine has none"}
     needed = max(seconds, batch / rendered_per_s)
+    hours = steps * needed / 3600
     return estimate | {
         "training step": f"{seconds:.2f} s on this machine",
         "limited by": "rendering" if needed > seconds else "training",
         "cores a worker wants": f"{batch / workers / seconds / pages_per_s:.1f} to be fed",
-        "time": f"{steps * needed / 3600:.2f} h, {workers * steps * needed / 3600:.2f} worker hours, validation not counted",
+        "time": f"{hours:.2f} h, {workers * hours:.2f} worker hours, validation not counted",
     }
 
 
-def _tokenizer(config: Config, rows: list[Recording]) -> text.Tokenizer:
+def _render_cores(config: Config) -> int:
+    """Cores that render: one an actor; actors that reserve less than a whole CPU share this machine."""
+    actors = config.resources.render_actors
+    return actors if config.resources.cpus_per_render_actor >= 1 else min(actors, os.cpu_count() or 1)
+
+
+def _tokenizer(config: Config, rows: list[Recording]) -> Tokenizer:
     if config.model.text.name != "small":
         return text.load_tokenizer(config.model.text.name)
     return text.fit_tokenizer([row.report or "" for row in rows], config.model.text.vocab_size)

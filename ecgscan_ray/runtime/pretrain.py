@@ -24,10 +24,10 @@ from torch.nn.parallel import DistributedDataParallel
 from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config
-from ecgscan_ray.errors import EcgscanError, WorkError
+from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.evaluation.score import validation_score
 from ecgscan_ray.runtime import run_folder, stream
-from ecgscan_ray.runtime.cluster import start_ray
+from ecgscan_ray.runtime.cluster import root_cause, start_ray
 from ecgscan_ray.runtime.progress import ProgressLine
 from ecgscan_ray.store.filesystem import exists, join, open_filesystem, read_bytes, write_bytes_atomic
 from ecgscan_ray.store.manifest import Manifest, read_manifest
@@ -103,6 +103,7 @@ def pretrain(
         logger.info("%s: finished already; nothing to do", out)
         return
     tokenizer_json = _tokenizer(config, store, manifest, out)
+    _refuse_batch_norm(config, tokenizer_json)
     start_ray(config.resources)
     stream.preflight(config)
     job = Job(config, steps, tokenizer_json, manifest.digest())
@@ -114,6 +115,25 @@ def pretrain(
         arguments = WorkerArguments(job, store, out, manifest, init_from, stop_rule)
         _fit(arguments, source, list(callbacks), quiet)
     write_bytes_atomic(join(out, "finished.json"), json.dumps({"step": _registered_step(out)}).encode())
+
+
+def _refuse_batch_norm(config: Config, tokenizer_json: str) -> None:
+    """Statistics of a part of the batch would make the outcome depend on the number of workers.
+
+    On GPUs batch norm is synchronised; CPUs have no such layer.
+
+    Raises:
+        ConfigError: Several CPU workers and a model with batch norm.
+    """
+    if config.resources.num_workers == 1 or config.resources.use_gpu:
+        return
+    model = build_model(config, text.load_tokenizer(tokenizer_json))
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        raise ConfigError(
+            f"'{config.model.image.name}' has batch norm, which several CPU workers cannot share",
+            where="model.image.name",
+            fix="Use resources.num_workers=1, GPUs, or a model with layer or group norm (e.g. convnext_atto).",
+        )
 
 
 def _fit(arguments: WorkerArguments, source: stream.Source, callbacks: list[Any], quiet: bool) -> None:
@@ -153,7 +173,7 @@ def _fit(arguments: WorkerArguments, source: stream.Source, callbacks: list[Any]
         with ProgressLine(out, enabled=not quiet):
             trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise _root_cause(error, out) from error
+        raise root_cause(error, out) from error
 
 
 def _kept(config: Config) -> CheckpointConfig:
@@ -161,21 +181,6 @@ def _kept(config: Config) -> CheckpointConfig:
     if config.training.validation_rows:
         return CheckpointConfig(num_to_keep=2, checkpoint_score_attribute="validation.score")
     return CheckpointConfig(num_to_keep=2)
-
-
-def _root_cause(error: BaseException, out: str) -> EcgscanError:
-    """Our own error behind Ray's, or one line on somebody else's."""
-    causes: list[BaseException] = list(getattr(error, "worker_failures", {}).values()) or [error]
-    cause: BaseException | None = causes[0]
-    while cause is not None:
-        inner = getattr(cause, "cause", None) or cause.__cause__
-        if isinstance(cause, EcgscanError):
-            return cause
-        if not isinstance(inner, BaseException):
-            break
-        cause = inner
-    lines = [line for line in str(cause).splitlines() if line.strip()]
-    return WorkError(f"training failed: {lines[-1] if lines else type(cause).__name__}", where=out)
 
 
 def _registered_step(out: str) -> int:
@@ -215,20 +220,24 @@ def _worker(loop_config: dict[str, Any]) -> None:
         model.load_state_dict(load_run(arguments.init_from).model.state_dict())
     model = model.to(device, memory_format=torch.channels_last)
     first = context.get_world_rank() == 0
+    log = RunLog(arguments.out) if first else None
+    shard = ray.train.get_dataset_shard("train")
     train(
         job,
         model,
-        stream.batches(ray.train.get_dataset_shard("train"), config, context.get_world_size()),
+        stream.batches(shard, config, context.get_world_size(), log.stalled if log else logger.warning),
         RayReporter(arguments.stop_rule),
         device=device,
         wrap=_data_parallel if context.get_world_size() > 1 else lambda module: module,
         validate=_validator(arguments, device) if first and config.training.validation_rows else None,
-        log=RunLog(arguments.out) if first else None,
+        log=log,
     )
 
 
 def _data_parallel(model: nn.Module) -> nn.Module:
     device = next(model.parameters()).device
+    if device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 

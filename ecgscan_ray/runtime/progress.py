@@ -50,10 +50,9 @@ class ProgressLine:
         while True:
             over = self._stop.wait(1.0)
             state = self._read()
-            if state and state["time"] > self._began and state["step"] != last:
-                due = live or over or time.monotonic() - shown > PLAIN_EVERY_S
-                if due:
-                    last, shown = state["step"], time.monotonic()
+            if state and state["time"] > self._began and state["time"] != last:
+                if live or over or "stalled" in state or time.monotonic() - shown > PLAIN_EVERY_S:
+                    last, shown = state["time"], time.monotonic()
                     self._console.file.write(("\r\x1b[2K" if live else "") + describe(state) + ("" if live else "\n"))
                     self._console.file.flush()
             if over:
@@ -70,6 +69,8 @@ class ProgressLine:
 
 def describe(state: dict) -> str:
     """The line itself."""
+    if "stalled" in state:
+        return f"warning: {state['stalled']}"
     left = (state["total_steps"] - state["step"]) * state.get("step_s", 0)
     terms = "  ".join(
         f"{name.removesuffix('_loss')} {state[name]:.3f}"

@@ -7,8 +7,9 @@ order is kept, unit j goes to rank j mod W, and nothing is copied together on th
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,8 @@ from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.store.plan import Plan
 from ecgscan_ray.store.schema import unpack
 from ecgscan_ray.store.shards import read_row_groups
+
+logger = logging.getLogger(__name__)
 
 ROW_BLOCKS = 1
 """``target_max_block_size`` in bytes: below any row, so that each row (a unit) leaves a stage as a block of its own."""
@@ -99,7 +102,9 @@ class Render:
 def build(source: Source, start: int, stop: int) -> ray.data.Dataset:
     """The units of plan positions [start, stop) as a lazy dataset, one row each."""
     resources = source.config.resources
-    DataContext.get_current().target_max_block_size = ROW_BLOCKS
+    context = DataContext.get_current()  # of the controller, which builds the dataset: the driver's does not reach it
+    context.target_max_block_size = ROW_BLOCKS
+    context.enable_progress_bars = context.enable_operator_progress_bars = False
     spans = list(source.plan().spans(start, stop, source.config.stream.unit_rows))
     items = [{"start": first, "stop": last} for first, last in spans]
     return (
@@ -129,11 +134,20 @@ def execution_options(config: Config) -> ExecutionOptions:
     return options
 
 
-def batches(shard: ray.data.DataIterator, config: Config, num_workers: int) -> Iterator[Batch]:
-    """This rank's part of each global batch, from its shard of units."""
+def batches(
+    shard: ray.data.DataIterator, config: Config, num_workers: int, say: Callable[[str], None] = logger.warning
+) -> Iterator[Batch]:
+    """This rank's part of each global batch, from its shard of units.
+
+    Args:
+        shard: This rank's units.
+        config: Settings.
+        num_workers: W.
+        say: Told in one line when no unit comes for ``stream.stall_timeout_s``.
+    """
     units_per_batch = config.training.global_batch_size // (config.stream.unit_rows * num_workers)
     held: list[Batch] = []
-    with StallWatch(config) as watch:
+    with StallWatch(config.stream.stall_timeout_s, say) as watch:
         for row in shard.iter_batches(
             batch_size=1, batch_format="numpy", prefetch_batches=config.stream.prefetch_units, drop_last=False
         ):
@@ -147,10 +161,11 @@ def batches(shard: ray.data.DataIterator, config: Config, num_workers: int) -> I
 
 
 class StallWatch:
-    """Says in a log line which stage waits for what when no unit has come for ``stream.stall_timeout_s``."""
+    """Says in one line which stage waits for what when no unit has come for ``timeout_s``."""
 
-    def __init__(self, config: Config) -> None:
-        self._timeout, self._beat, self._stop = config.stream.stall_timeout_s, threading.Event(), threading.Event()
+    def __init__(self, timeout_s: float, say: Callable[[str], None]) -> None:
+        self._timeout, self._say = timeout_s, say
+        self._beat, self._stop = threading.Event(), threading.Event()
         self._paused = False
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -174,7 +189,7 @@ class StallWatch:
         while not self._stop.is_set():
             self._beat.clear()
             if not self._beat.wait(self._timeout) and not self._paused and not self._stop.is_set():
-                print(f"warning: {diagnosis(self._timeout)}", flush=True)
+                self._say(diagnosis(self._timeout))
 
 
 def diagnosis(seconds: float) -> str:

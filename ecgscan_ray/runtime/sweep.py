@@ -1,7 +1,7 @@
 """A search over settings: Ray Tune and Optuna around the same pretraining, one short run a trial.
 
-The sweep keeps its own book (``trials.py``) instead of Tune's: a command given again reads the book, hands Optuna what is
-known, and goes on with what was running. Tune is left with what it does well: starting trials and asking Optuna.
+The sweep keeps its own book (``trials.py``) instead of Tune's: a command given again reads the book, hands Optuna what
+is known, and goes on with what was running. Tune is left with what it does well: starting trials and asking Optuna.
 """
 
 from __future__ import annotations
@@ -299,8 +299,9 @@ def _conclude(config: SweepConfig, book: TrialBook) -> dict[str, Any]:
     if content["best"]:
         best = build(Config, merge(read_yaml(config.base), content["best"]["config"]), where=f"base {config.base}")
         shortened = ", ".join(f"{key}={value}" for key, value in config.base_overrides.items()) or "nothing"
+        name, score = content["best"]["id"], content["best"]["score"]
         head = (
-            f"# The best of {len(trials)} trials ({content['best']['id']}, {config.metric} {content['best']['score']:.4f})\n"
+            f"# The best of {len(trials)} trials ({name}, {config.metric} {score:.4f})\n"
             f"# on {config.base}, for a whole run; what the trials changed to be short is left out ({shortened}).\n"
         )
         write_bytes_atomic(join(book.out, "best.yaml"), (head + dump_yaml(best)).encode())

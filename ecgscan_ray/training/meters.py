@@ -69,6 +69,10 @@ class RunLog:
             self._last_progress = time.monotonic()
             write_bytes_atomic(join(self._out, "progress.json"), json.dumps({"time": time.time(), **values}).encode())
 
+    def stalled(self, text: str) -> None:
+        """Say in ``progress.json`` why nothing moves."""
+        write_bytes_atomic(join(self._out, "progress.json"), json.dumps({"time": time.time(), "stalled": text}).encode())
+
     def flush(self) -> None:
         """Write what was kept as the next part, and the TensorBoard file."""
         if not self._lines:

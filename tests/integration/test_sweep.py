@@ -93,9 +93,9 @@ def test_a_sweep_ranks_goes_on_and_ends(ray_cluster: None, store: str, tmp_path:
     assert len(set(calls)) == 3, "no point is drawn twice"
     assert longer["counts"]["done"] == 3
 
+    changed = make_sweep(space={**SPACE, "objective.temperature": {"low": 0.03, "high": 0.3}})
     with pytest.raises(RunError, match=r"other settings: sweep\.space\.objective\.temperature\.high"):
-        changed = {**SPACE, "objective.temperature": {"low": 0.03, "high": 0.3}}
-        sweep(make_sweep(space=changed), store, str(out), train=train)
+        sweep(changed, store, str(out), train=train)
     with pytest.raises(RunError, match="--fresh"):
         sweep(make_sweep(), store, str(out), fresh=True, train=train)
 

@@ -12,7 +12,7 @@ import botocore.loaders
 import botocore.model
 import botocore.validate
 
-# A Kubernetes label: an optional DNS prefix, then at most 63 letters, digits, "-", "_", "." with an alphanumeric at both ends.
+# A Kubernetes label: an optional DNS prefix, then at most 63 of letters, digits, "-", "_", "."; ends are alphanumeric.
 _NAME = r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _LABEL_KEY = re.compile(rf"(?:[a-z0-9](?:[-a-z0-9.]{{0,251}}[a-z0-9])?/)?{_NAME}")
 _LABEL_VALUE = re.compile(rf"(?:{_NAME})?")

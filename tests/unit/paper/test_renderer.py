@@ -222,6 +222,25 @@ def test_mixed_is_as_degraded_as_promised():
     assert share["jpeg"] >= 0.5
 
 
+def test_opencv_without_its_system_libraries_is_explained(tmp_path):
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import ecgscan_ray.paper"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "libGL.so.1" in found.stderr.splitlines()[-1]
+    assert "opencv-python-headless" in found.stderr.splitlines()[-1]
+
+
+def test_without_numba_numpy_draws(tmp_path):
+    (tmp_path / "numba.py").write_text("raise ImportError('no numba')")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from tests.unit.paper.test_renderer import *;"
+        "s, k = some(2); p = Renderer(PageConfig()).render(s, k); print(hashlib.sha256(p.image.tobytes()).hexdigest())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    sheets, keys = some(2)
+    assert found == hashlib.sha256(Renderer(PageConfig()).render(sheets, keys).image.tobytes()).hexdigest()
+
+
 def test_importing_the_paper_loads_no_heavy_library():
     code = "import sys, ecgscan_ray.paper; print([m for m in ('torch', 'ray', 'pyarrow', 'numba') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

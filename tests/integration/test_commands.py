@@ -1,0 +1,58 @@
+"""Commands on a real store, as a user gives them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from ecgscan_ray.cli import app
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_inspect(sample_store: str) -> None:
+    found = json.loads(run("inspect", sample_store, "--json"))
+    assert found["damaged"] == []
+    assert found["splits"]["train"]["rows"] > 800
+    lines = run("inspect", sample_store).splitlines()
+    assert any(line.startswith("splits.train.superclass ") and "NORM" in line for line in lines)
+
+
+def test_render(sample_store: str, tmp_path: Path) -> None:
+    printed = run("render", "--store", sample_store, "--out", tmp_path / "pages", "--preset", "laptop", "--count", 2)
+    pages = [Path(line) for line in printed.splitlines()]
+    assert len(pages) == 2
+    assert all(page.stat().st_size > 2000 and page.with_suffix(".json").exists() for page in pages)
+
+
+def test_dry_run_says_the_cost_and_writes_nothing(sample_store: str, tmp_path: Path) -> None:
+    small = ["--set", "training.global_batch_size=24", "--set", "training.steps=50"]
+    printed = run("pretrain", "--preset", "laptop", "--store", sample_store, "--dry-run", *small)
+    figures = {line[:28].strip(): line[28:].strip() for line in printed.splitlines()}
+    assert figures["steps"] == "50"
+    assert figures["pages"] == "1200"
+    assert int(figures["parameters"].replace(",", "")) > 100_000
+    assert "pages/s" in figures["rendering"]
+    assert figures["time"].endswith("validation not counted")
+    gpu = run("pretrain", "--preset", "laptop", "--store", sample_store, "--dry-run", "--set", "resources.use_gpu=true")
+    assert "not measured" in gpu or "s on this machine" in gpu
+
+
+def test_doctor_finds_this_machine_in_order(sample_store: str) -> None:
+    found = json.loads(run("doctor", "--store", sample_store, "--json"))
+    assert found["complaints"] == "none"
+    assert found["ray"].startswith("works")
+    assert "training recordings" in found["store"]
+
+
+def test_doctor_complains_of_a_store_that_is_not_there(ray_cluster: None, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["doctor", "--store", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "not a store" in result.stderr
+    assert result.stderr.count("\n") == 1

@@ -1,0 +1,138 @@
+"""The same commands as jobs of a running cluster, with store and runs in a bucket behind a real S3 server."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ecgscan_ray.store.filesystem import join, list_files, read_bytes
+from ecgscan_ray.store.manifest import read_manifest
+
+pytestmark = pytest.mark.verify
+
+ROOT = Path(__file__).parents[2]
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+Submit = Callable[..., tuple[int, str]]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """Without the suite's own cluster: on one machine two clusters mistake each other's placement groups."""
+    import ray
+
+    from ecgscan_ray.config import ResourceConfig
+    from ecgscan_ray.runtime.cluster import start_ray
+
+    running = ray.is_initialized()
+    ray.shutdown()
+    yield
+    if running:
+        start_ray(ResourceConfig(local_cpus=4, object_store_mb=400))
+
+
+@pytest.fixture
+def submit(s3_server: str, alone: None) -> Iterator[Submit]:
+    """``ray job submit`` to a head that was started for the test, with a token of its own."""
+    temporary = Path(tempfile.mkdtemp(prefix="ecgscan-", dir="/tmp"))  # short: Ray's sockets lie below it
+    (temporary / "token").write_text(secrets.token_hex(32))
+    port, dashboard = free_port(), free_port()
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(temporary / "token"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    start = ["start", "--head", "--block", "--num-cpus=4", f"--port={port}", f"--dashboard-port={dashboard}"]
+    start += ["--dashboard-host=127.0.0.1", f"--temp-dir={temporary / 'ray'}", "--object-store-memory=400000000"]
+    with (temporary / "head.log").open("w") as log:
+        head = subprocess.Popen([*RAY, *start], env=environment, stdout=log, stderr=subprocess.STDOUT)
+    address = f"http://127.0.0.1:{dashboard}"
+
+    def run(job: str, *arguments: str) -> tuple[int, str]:
+        command = [*RAY, "job", "submit", "--address", address, "--working-dir", str(ROOT), "--"]
+        command += [sys.executable, f"jobs/{job}.py", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500, cwd=ROOT)
+        return done.returncode, done.stdout + done.stderr
+
+    try:
+        wait_for(address, head)
+        yield run
+    finally:
+        head.send_signal(signal.SIGTERM)  # with --block it ends what it started
+        head.wait(timeout=60)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def wait_for(address: str, head: subprocess.Popen) -> None:
+    """Until the job server answers, with whatever status."""
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline and head.poll() is None:
+        try:
+            urllib.request.urlopen(f"{address}/api/version", timeout=5)
+            return
+        except urllib.error.HTTPError:
+            return  # it wants a token
+        except OSError:
+            time.sleep(0.5)
+    raise RuntimeError("the head's job server does not answer")
+
+
+SHORT = {
+    "training.steps": 4,
+    "training.global_batch_size": 24,
+    "training.checkpoint_every": 2,
+    "training.validation_rows": 24,
+}
+
+
+def test_prepare_pretrain_and_sweep_as_jobs(submit: Submit, s3_server: str, sample_tree: Path, tmp_path: Path) -> None:
+    bucket = join(s3_server, "jobs")
+    store, run, sweep = (join(bucket, name) for name in ("store", "run", "sweep"))
+
+    status, output = submit("prepare", "--source", "ptbxl", "--from", str(sample_tree), "--to", "store")
+    assert status == 1, "Ray passes no other status on"
+    assert "error: store: a relative path inside a Ray job" in output
+
+    folds = ["--validation-folds", "8", "--test-folds", "9"]
+    status, output = submit("prepare", "--source", "ptbxl", "--from", str(sample_tree), "--to", store, *folds)
+    assert status == 0, output[-3000:]
+    assert read_manifest(store).rows("train") > 800
+
+    settings = [part for key, value in SHORT.items() for part in ("--set", f"{key}={value}")]
+    status, output = submit("pretrain", "--preset", "laptop", "--store", store, "--out", run, *settings)
+    assert status == 0, output[-3000:]
+    assert json.loads(read_bytes(join(run, "finished.json"))) == {"step": 4}
+    files = list_files(join(run, "checkpoints"), recursive=True)
+    assert any(name.endswith("/state.json") for name in files)
+    assert any(name.startswith("part-") for name in list_files(join(run, "metrics")))
+
+    space = {"objective.gram_weight": {"low": 0.5, "high": 2.0}}
+    content = {"base": "laptop", "base_overrides": SHORT, "space": space, "trials": 2}
+    config = tmp_path / "sweep.yaml"
+    config.write_text(yaml.safe_dump(content))
+    status, output = submit("sweep", "--config", str(config), "--store", store, "--out", sweep)
+    assert status == 0, output[-3000:]
+    report = json.loads(read_bytes(join(sweep, "report.json")))
+    assert report["counts"]["done"] == 2, report
+    assert {"best.yaml", "report.html", "trials.csv"} <= set(list_files(sweep))
