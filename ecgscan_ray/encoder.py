@@ -22,12 +22,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
-from torch import nn
 
-from ecgscan_ray.config import ImageTowerConfig, PageConfig, build
+from ecgscan_ray.config import ModelConfig, PageConfig, build, merge
 from ecgscan_ray.errors import InputError
-from ecgscan_ray.model.ecgscan import ECGScan, GridHead
-from ecgscan_ray.model.image import ImageTower
+from ecgscan_ray.model.ecgscan import PageEncoder
 from ecgscan_ray.training.checkpoint import LoadedCheckpoint, load_run
 
 logger = logging.getLogger(__name__)
@@ -38,26 +36,6 @@ _BATCH = 32
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
 """A page: path of an image file, PIL image, or uint8 array (H, W), (H, W, 1) or (H, W, 3) RGB; any size."""
-
-
-class PageEncoder(nn.Module):
-    """The part of ``ECGScan`` that sees pages: backbone and projection.
-
-    Args:
-        tower: Backbone with the normalisation inside.
-        head: From the final map to D.
-        pooled_head: From the pooled features to D; the two are added.
-    """
-
-    def __init__(self, tower: ImageTower, head: GridHead, pooled_head: nn.Linear) -> None:
-        super().__init__()
-        self.tower, self.image_head, self.image_global = tower, head, pooled_head
-
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """uint8 (N, C, H, W) -> pooled features (N, P), aligned features (N, D) of unit norm."""
-        final, _, pooled = self.tower(image)
-        projected = self.image_head(final) + self.image_global(pooled)
-        return pooled.float(), nn.functional.normalize(projected.float(), dim=-1)
 
 
 class Encoder:
@@ -76,12 +54,12 @@ class Encoder:
     @property
     def pooled_dim(self) -> int:
         """P."""
-        return self.module.image_global.in_features
+        return self.module.tower.pooled_dim
 
     @property
     def embed_dim(self) -> int:
         """D."""
-        return self.module.image_global.out_features
+        return self.module.pooled.out_features
 
     def preprocess(self, image: Picture) -> np.ndarray:
         """The whole page in the encoder's size and channels: uint8 (H, W, C).
@@ -116,7 +94,7 @@ class Encoder:
         for batch in _batches(images, batch_size):
             pixels = np.stack([self.preprocess(image) for image in batch])
             tensor = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-            parts.append(self.module(tensor)[1 if projected else 0].cpu().numpy())
+            parts.append(self.module(tensor)["image_features" if projected else "pooled"].cpu().numpy())
         return np.concatenate(parts)
 
 
@@ -199,12 +177,7 @@ def load_encoder(path: str | os.PathLike, *, device: torch.device | str = "cpu")
     if (folder / "config.json").is_file() and (folder / PROJECTION_NAME).is_file():
         return Encoder(*_load_exported(folder), device=device)
     run = load_run(os.fspath(path), which="best")
-    return Encoder(page_encoder(run.model), run.config.page, device)
-
-
-def page_encoder(model: ECGScan) -> PageEncoder:
-    """The part of a whole model that sees pages; weights are shared."""
-    return PageEncoder(model.image, model.image_head, model.image_global)
+    return Encoder(run.model.page, run.config.page, device)
 
 
 def _load_exported(folder: Path) -> tuple[PageEncoder, PageConfig]:
@@ -216,11 +189,10 @@ def _load_exported(folder: Path) -> tuple[PageEncoder, PageConfig]:
             raise InputError(
                 f"an encoder of schema version {ours['schema_version']}", where=folder, fix="Export it again."
             )
-        tower = ImageTower(ImageTowerConfig(path=str(folder)), page)
+        model = build(ModelConfig, merge(ours["model"], {"image.path": str(folder)}), where=folder / "config.json")
+        module = PageEncoder(model, page)
         for name in ("mean", "std"):
-            getattr(tower, name).copy_(torch.tensor(settings[name]).view(1, -1, 1, 1))
-        head = GridHead(tower.final_channels, tuple(ours["grid"]), ours["embed_dim"])
-        module = PageEncoder(tower, head, nn.Linear(tower.pooled_dim, ours["embed_dim"]))
+            getattr(module.tower, name).copy_(torch.tensor(settings[name]).view(1, -1, 1, 1))
         missing, unexpected = module.load_state_dict(load_file(folder / PROJECTION_NAME), strict=False)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"damaged encoder folder ({error})", where=folder, fix="Export it again.") from None
@@ -271,13 +243,12 @@ def write_encoder(loaded: LoadedCheckpoint, folder: Path) -> None:
     """Weights and ``config.json`` of a loaded run's page encoder."""
     from timm.models import save_for_hf
 
-    page, module = loaded.config.page, page_encoder(loaded.model)
+    page, module = loaded.config.page, loaded.model.page
     normalisation = {name: buffer.flatten().tolist() for name, buffer in module.tower.named_buffers(recurse=False)}
     ours = {
         "schema_version": SCHEMA_VERSION,
         "page": page.model_dump(mode="json"),
-        "grid": list(module.image_head.grid),
-        "embed_dim": module.image_global.out_features,
+        "model": merge(loaded.config.model.model_dump(mode="json"), {"image.path": None}),
         "step": loaded.state.step,
         "config_digest": loaded.state.config_digest,
     }

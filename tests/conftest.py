@@ -60,6 +60,21 @@ def sample_store(ray_cluster: None, sample_tree: Path, tmp_path_factory: pytest.
     return store
 
 
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """Without the suite's own cluster: on one machine two clusters mistake each other's placement groups."""
+    import ray
+
+    from ecgscan_ray.config import ResourceConfig
+    from ecgscan_ray.runtime.cluster import start_ray
+
+    running = ray.is_initialized()
+    ray.shutdown()
+    yield
+    if running:
+        start_ray(ResourceConfig(local_cpus=4, object_store_mb=400))
+
+
 def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -17,8 +17,8 @@ from ecgscan_ray.config import ModelConfig, PageConfig
 from ecgscan_ray.paper.layout import PAGE_SECONDS, nominal_frame, timed
 from ecgscan_ray.recording.leads import LEADS
 
-NUM_OFFSETS = 3
-"""Places read around each nominal one: before, at, after."""
+NUM_OFFSETS = 4
+"""Places read along each stretch of time."""
 
 
 def frame_places(page: PageConfig, layout: str, num_segments: int, segment_s: float) -> np.ndarray:
@@ -83,72 +83,47 @@ class Decoder(nn.Module):
     Args:
         config: Model settings (rate, seconds, decoder width and segment).
         page: Page settings; its layouts give the nominal places.
-        channels: Channels of the fine map.
-        context_channels: Channels of the final map, which is added to the fine one and tells the frame.
+        map_channels: Channels of the three maps of the image tower; the last tells the frame.
     """
 
-    def __init__(self, config: ModelConfig, page: PageConfig, channels: int, context_channels: int) -> None:
+    def __init__(self, config: ModelConfig, page: PageConfig, map_channels: tuple[int, ...]) -> None:
         super().__init__()
         width, self.sig_len = config.decoder.width, config.sig_len
-        self.num_segments = round(config.signal_seconds / config.decoder.segment_s)
-        self.samples = -(-self.sig_len // self.num_segments)
-        self.reduce = nn.Conv2d(channels, 32, 1)
-        self.hidden = nn.Linear(32 * 6 * 8, 128)
-        self.out = nn.Linear(128, 8 + len(nominal))
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
-
-    def forward(self, final: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, F, h, w) -> corners (N, M, 4, 2) as fractions of the picture for each layout, layout logits (N, M)."""
-        grid = F.interpolate(self.reduce(final), (6, 8), mode="bilinear", align_corners=False).flatten(1)
-        found = self.out(F.relu(self.hidden(grid))).float()
-        return self.nominal + 0.1 * found[:, None, :8].unflatten(2, (4, 2)), found[:, 8:]
-
-
-class Decoder(nn.Module):
-    """Feature maps -> redrawn leads.
-
-    Args:
-        config: Model settings (rate, seconds, decoder width and segment).
-        page: Page settings; its layouts give the nominal places.
-        channels: Channels of the fine map.
-        context_channels: Channels of the final map, which is added to the fine one and tells the frame.
-    """
-
-    def __init__(self, config: ModelConfig, page: PageConfig, channels: int, context_channels: int) -> None:
-        super().__init__()
-        width, self.sig_len = config.decoder.width, config.sig_len
-        self.num_segments = round(config.signal_seconds / config.decoder.segment_s)
-        self.samples = -(-self.sig_len // self.num_segments)
-        places = [frame_places(page, name, self.num_segments, config.decoder.segment_s) for name in page.layouts]
+        num_segments = round(config.signal_seconds / config.decoder.segment_s)
+        places = [frame_places(page, name, num_segments, config.decoder.segment_s) for name in page.layouts]
         places_uv = torch.from_numpy(np.stack(places)).flatten(1, 2)
         self.register_buffer("places", places_uv, persistent=False)  # (M, queries, offsets, 2)
-        self.frame = Frame(page, context_channels)
-        self.reduce = nn.Conv2d(channels, width, 3, padding=1)
-        self.context = nn.Conv2d(context_channels, width, 1)
-        num_queries, num_places = places_uv.shape[1:3]
-        self.query = nn.Parameter(torch.randn(num_queries, 2 * width) * 0.02)
-        self.hidden = nn.Linear(num_places * width, 2 * width)
-        self.out = nn.Linear(2 * width, self.samples)
+        self.num_queries, num_places = places_uv.shape[1:3]
+        self.state_dim = 3 * width
+        self.frame = Frame(page, map_channels[-1])
+        self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in map_channels)
+        self.fuse = nn.Conv2d(width, width, 3, padding=1)
+        self.query = nn.Parameter(torch.randn(self.num_queries, self.state_dim) * 0.02)
+        self.hidden = nn.Linear(num_places * width, self.state_dim)
+        self.out = nn.Linear(self.state_dim, -(-self.sig_len // num_segments))
         self.smooth = nn.Conv1d(12, 12, 9, padding=4, groups=12)
         nn.init.dirac_(self.smooth.weight, groups=12)
         nn.init.zeros_(self.smooth.bias)
 
-    def forward(self, fine: Tensor, final: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Redraw the leads.
 
         Args:
-            fine: (N, C, h, w).
-            final: (N, F, h', w').
+            maps: (N, C, h, w) each, finest first.
 
         Returns:
-            leads (N, 12, T) in mV, corners of the trace frame (N, M, 4, 2) for each layout, layout logits (N, M).
+            leads (N, 12, T) in mV, states (N, Q, S) of the cells (lead by lead, in time), corners of the trace frame
+            (N, M, 4, 2) for each layout, layout logits (N, M).
         """
-        corners, logits = self.frame(final)
+        corners, logits = self.frame(maps[-1])
         share = logits.softmax(-1)
-        context = F.interpolate(self.context(final), fine.shape[-2:], mode="bilinear", align_corners=False)
-        features = F.gelu(self.reduce(fine) + context)
-        read = torch.zeros((), device=fine.device)
+        size = maps[0].shape[-2:]
+        features = sum(
+            F.interpolate(lateral(m), size, mode="bilinear", align_corners=False) if m.shape[-2:] != size else lateral(m)
+            for lateral, m in zip(self.lateral, maps, strict=True)
+        )
+        features = F.relu(self.fuse(F.relu(features)))
+        read = torch.zeros((), device=features.device)
         for index, uv in enumerate(self.places):
             sampled = F.grid_sample(
                 features,
@@ -158,9 +133,9 @@ class Decoder(nn.Module):
                 align_corners=False,
             )  # (N, width, queries, offsets)
             read = read + share[:, index, None, None, None] * sampled
-        hidden = F.gelu(self.hidden(read.permute(0, 2, 3, 1).flatten(2)) + self.query)
-        leads = self.out(hidden).view(len(fine), 12, -1)[..., : self.sig_len]
-        return self.smooth(leads), corners, logits
+        states = F.relu(self.hidden(read.permute(0, 2, 3, 1).flatten(2)) + self.query)
+        leads = self.out(states).view(len(states), 12, -1)[..., : self.sig_len]
+        return self.smooth(leads), states, corners, logits
 
 
 def inside(corners: Tensor, uv: Tensor) -> Tensor:

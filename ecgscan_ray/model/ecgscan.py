@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ecgscan_ray.config import Config
+from ecgscan_ray.config import Config, ModelConfig, PageConfig
 from ecgscan_ray.model.decoder import Decoder
 from ecgscan_ray.model.image import ImageTower
 from ecgscan_ray.model.signal import SignalTower
@@ -17,57 +16,119 @@ from ecgscan_ray.model.text import TextTower
 
 
 class GridHead(nn.Module):
-    """A feature map to one vector that still knows where things were: reduce channels, pool to a grid, mix.
+    """A feature map to one vector that still knows where on the page things were.
 
     Args:
         channels: Channels of the map.
-        grid: Cells along each axis of the map, (h, w) or (t,).
+        grid: Cells along height and width.
         dim: Size of the vector.
     """
 
-    def __init__(self, channels: int, grid: tuple[int, ...], dim: int) -> None:
+    def __init__(self, channels: int, grid: tuple[int, int], dim: int) -> None:
         super().__init__()
-        self.grid, reduced = grid, 32
-        self.reduce = (nn.Conv2d if len(grid) == 2 else nn.Conv1d)(channels, reduced, 1)
-        cells = reduced * math.prod(grid)
+        self.grid = grid
+        self.reduce = nn.Conv2d(channels, 32, 1)
+        cells = 32 * math.prod(grid)
         self.mix = nn.Sequential(nn.LayerNorm(cells), nn.Linear(cells, dim), nn.GELU(), nn.Linear(dim, dim))
 
     def forward(self, features: Tensor) -> Tensor:
-        pool = F.adaptive_avg_pool2d if len(self.grid) == 2 else F.adaptive_avg_pool1d
-        return self.mix(pool(self.reduce(features), self.grid).flatten(1))
+        """(N, F, h, w) -> (N, D)."""
+        return self.mix(F.adaptive_avg_pool2d(self.reduce(features), self.grid).flatten(1))
 
 
-class Centre(nn.Module):
-    """Takes out what all rows share, so that cosines are about differences and no vector becomes everybody's neighbour.
+class TimeHead(nn.Module):
+    """A map over time to one vector: what changes over time, bin by bin, beside what is there all the time.
 
-    Pages look alike, and so do hearts: without this every fresh embedding points the same way, and contrast begins late.
-    In training the mean is that of the global batch (without gradient: the same for any number of workers), in evaluation
-    a running one.
+    All hearts look alike on average; taken apart, the changes (which beat where) tell recordings apart from the first step.
 
     Args:
-        dim: Size of the vectors.
+        channels: Channels of the map.
+        bins: Stretches of time.
+        dim: Size of the vector.
     """
 
-    def __init__(self, dim: int, momentum: float = 0.1) -> None:
+    def __init__(self, channels: int, bins: int, dim: int) -> None:
         super().__init__()
-        self.momentum = momentum
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("seen", torch.zeros(()))
+        self.bins, reduced = bins, 32
+        self.reduce = nn.Conv1d(channels, reduced, 1)
+        self.norm_change, self.norm_level = nn.LayerNorm(reduced * bins), nn.LayerNorm(reduced)
+        self.mix = nn.Sequential(nn.Linear(reduced * bins + reduced, dim), nn.GELU(), nn.Linear(dim, dim))
 
-    def forward(self, vectors: Tensor) -> Tensor:
-        """(N, D) -> (N, D), fp32."""
-        vectors = vectors.float()
-        if not self.training:
-            return vectors - self.mean
-        with torch.no_grad():
-            mean = vectors.mean(0)
-            if dist.is_available() and dist.is_initialized():
-                dist.all_reduce(mean)
-                mean /= dist.get_world_size()
-            # the first batches count in full, or the zeros at the start would
-            self.seen += 1
-            self.mean.lerp_(mean, max(self.momentum, 1 / float(self.seen)))
-        return vectors - mean
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, F, t) -> (N, D)."""
+        pooled = F.adaptive_avg_pool1d(self.reduce(features), self.bins)
+        level = pooled.mean(-1)
+        change = (pooled - level[..., None]).flatten(1)
+        return self.mix(torch.cat([self.norm_change(change), self.norm_level(level)], dim=1))
+
+
+class CellHead(nn.Module):
+    """The decoder's states of all (lead, stretch of time) cells to one vector: what is where in the heart, not on the page.
+
+    Args:
+        states: Size of a state.
+        cells: Number of cells, Q.
+        dim: Size of the vector.
+    """
+
+    def __init__(self, states: int, cells: int, dim: int) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(states, 12)
+        self.mix = nn.Sequential(nn.LayerNorm(12 * cells), nn.Linear(12 * cells, dim), nn.GELU(), nn.Linear(dim, dim))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(N, Q, S) -> (N, D)."""
+        return self.mix(self.reduce(states).flatten(1))
+
+
+class PageEncoder(nn.Module):
+    """All that reads pages: backbone, decoder, and what embeds them. This is what users take away.
+
+    A page's embedding has four parts, added: the backbone's pooled features and its last map, the decoder's states, and the
+    redrawn leads as the signal tower sees them. The last makes page and recording comparable as soon as anything is redrawn
+    at all; the others carry what a redrawing loses.
+
+    Args:
+        config: Model settings.
+        page: Page settings.
+    """
+
+    def __init__(self, config: ModelConfig, page: PageConfig) -> None:
+        super().__init__()
+        self.tower = ImageTower(config.image, page)
+        self.decoder = Decoder(config, page, self.tower.map_channels)
+        self.cells = CellHead(self.decoder.state_dim, self.decoder.num_queries, config.embed_dim)
+        self.places = GridHead(self.tower.map_channels[-1], (5, 7), config.embed_dim)
+        self.pooled = nn.Linear(self.tower.pooled_dim, config.embed_dim)
+        self.signal = SignalTower(config.signal, config.signal_fs)
+        self.signal_head = TimeHead(self.signal.channels, 32, config.embed_dim)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Read pages.
+
+        Args:
+            image: (N, C, H, W), uint8.
+
+        Returns:
+            ``image_features`` (N, D) of unit norm in fp32, ``pooled`` backbone features (N, P), ``redrawn_mv``
+            (N, 12, T), ``frame_corners`` (N, M, 4, 2) for each of M layouts, ``layout_logits`` (N, M).
+        """
+        maps, pooled = self.tower(image)
+        redrawn, states, corners, layout_logits = self.decoder(maps)
+        # detached: the redrawn leads answer to the recording alone, or contrast would bend them away from mV
+        seen = self.project_signal(redrawn.detach())
+        projected = seen + self.cells(states) + self.places(maps[-1]) + self.pooled(pooled)
+        return {
+            "image_features": F.normalize(projected.float(), dim=-1),
+            "pooled": pooled.float(),
+            "redrawn_mv": redrawn.float(),
+            "frame_corners": corners,
+            "layout_logits": layout_logits,
+        }
+
+    def project_signal(self, signal_mv: Tensor) -> Tensor:
+        """Leads in mV, centred, missing samples 0: (N, 12, T) -> (N, D), not normalised."""
+        return self.signal_head(self.signal(signal_mv))
 
 
 class ECGScan(nn.Module):
@@ -81,15 +142,9 @@ class ECGScan(nn.Module):
     def __init__(self, config: Config, vocab_size: int) -> None:
         super().__init__()
         model = config.model
-        self.image = ImageTower(model.image, config.page)
-        self.signal = SignalTower(model.signal, model.signal_fs)
+        self.page = PageEncoder(model, config.page)
         self.text = TextTower(model.text, vocab_size)
-        self.image_head = GridHead(self.image.final_channels, (5, 8), model.embed_dim)
-        self.image_global = nn.Linear(self.image.pooled_dim, model.embed_dim)
-        self.signal_head = GridHead(self.signal.channels, (32,), model.embed_dim)
         self.text_head = nn.Sequential(nn.Linear(self.text.dim, model.embed_dim), nn.GELU(), nn.Linear(model.embed_dim, model.embed_dim))
-        self.decoder = Decoder(model, config.page, self.image.fine_channels, self.image.final_channels)
-        self.centres = nn.ModuleDict({name: Centre(model.embed_dim) for name in ("image", "signal", "text")})
         scale = math.log(1 / config.objective.temperature)
         self.gram_log_scale = nn.Parameter(torch.tensor(scale))
         self.pair_log_scale = nn.Parameter(torch.tensor(scale))
@@ -104,33 +159,21 @@ class ECGScan(nn.Module):
         Returns:
             image_features (N, D) of unit norm in fp32, pooled backbone features (N, P), redrawn_mv (N, 12, T).
         """
-        output = self._read_page(image)
+        output = self.page(image)
         return output["image_features"], output["pooled"], output["redrawn_mv"]
-
-    def _read_page(self, image: Tensor) -> dict[str, Tensor]:
-        final, fine, pooled = self.image(image)
-        projected = self.image_head(final) + self.image_global(pooled)
-        redrawn, corners, layout_logits = self.decoder(fine, final)
-        return {
-            "image_features": F.normalize(self.centres["image"](projected), dim=-1),
-            "pooled": pooled,
-            "redrawn_mv": redrawn.float(),
-            "frame_corners": corners,
-            "layout_logits": layout_logits,
-        }
 
     def encode_signal(self, signal_mv: Tensor) -> Tensor:
         """Leads in mV, centred, missing samples 0: (N, 12, T) -> (N, D) of unit norm."""
-        return F.normalize(self.centres["signal"](self.signal_head(self.signal(signal_mv))), dim=-1)
+        return F.normalize(self.page.project_signal(signal_mv).float(), dim=-1)
 
     def encode_text(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token ids and mask (N, L) -> (N, D) of unit norm."""
-        return F.normalize(self.centres["text"](self.text_head(self.text(token_ids, attention_mask))), dim=-1)
+        return F.normalize(self.text_head(self.text(token_ids, attention_mask)).float(), dim=-1)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch on the device to everything the objective wants."""
         return {
-            **self._read_page(batch["image"]),
+            **self.page(batch["image"]),
             "signal_features": self.encode_signal(batch["centred_mv"]),
             "text_features": self.encode_text(batch["token_ids"], batch["attention_mask"]),
             "gram_logit_scale": self.gram_log_scale.exp(),

@@ -1,4 +1,4 @@
-"""Image tower: any timm model by name or local folder; gives a pooled vector, a map for the head, a finer one to redraw from."""
+"""Image tower: any timm model by name or local folder; gives a pooled vector and maps to redraw from."""
 
 from __future__ import annotations
 
@@ -38,26 +38,29 @@ class ImageTower(nn.Module):
             training = self.backbone.training
             self.backbone.eval()
             probe = torch.zeros(1, page.channels, page.height, page.width)
-            final, fine, pooled = self._maps(probe)
+            maps, pooled = self._maps(probe)
             self.backbone.train(training)
-        self.final_channels, self.fine_channels, self.pooled_dim = final.shape[1], fine.shape[1], pooled.shape[1]
+        self.map_channels, self.pooled_dim = tuple(m.shape[1] for m in maps), pooled.shape[1]
 
-    def _maps(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _maps(self, x: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
         final, intermediates = self.backbone.forward_intermediates(x, output_fmt="NCHW")
         pooled = self.backbone.forward_head(final, pre_logits=True)
         height = x.shape[-2]
-        # the last map of stride 8 or finer (a ViT has only its patch grid)
-        fine = next((m for m in reversed(intermediates) if height / m.shape[-2] <= 9), intermediates[-1])
-        return intermediates[-1], fine, pooled
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        def last_of(stride: int) -> Tensor:  # a ViT has only its patch grid
+            near = [m for m in intermediates if height / m.shape[-2] <= stride + 0.5]
+            return near[-1] if near else intermediates[-1]
+
+        return (last_of(4), last_of(8), intermediates[-1]), pooled
+
+    def forward(self, image: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
         """Maps and pooled features of a batch of pages.
 
         Args:
             image: (N, C, H, W), uint8.
 
         Returns:
-            final map (N, F, h, w), fine map (N, E, h', w'), pooled features (N, P).
+            Maps (N, F, h, w) of stride 4, of stride 8 and the last one (the nearest there are), pooled features (N, P).
         """
         x = image.float() / 255
         x = ((flattened(x, self.flatten_px) if self.flatten_px else x) - self.mean) / self.std

@@ -36,16 +36,16 @@ def model_card(run: str, loaded: LoadedCheckpoint, name: str) -> str:
     figures = [(title, Estimate(**report[key])) for key, title in CARD_FIGURES.items() if key in report]
     manifest = _manifest(environment.get("store"))
     normalisation = {
-        name: buffer.flatten().tolist() for name, buffer in loaded.model.image.named_buffers(recurse=False)
+        name: buffer.flatten().tolist() for name, buffer in loaded.model.page.tower.named_buffers(recurse=False)
     }
-    backbone = loaded.model.image.backbone
+    backbone = loaded.model.page.tower.backbone
     return render(
         "card.md.j2",
         name=name,
         config=loaded.config,
         architecture=getattr(backbone, "pretrained_cfg", {}).get("architecture", loaded.config.model.image.name),
         parameters=sum(p.numel() for p in backbone.parameters()),
-        pooled_dim=loaded.model.image.pooled_dim,
+        pooled_dim=loaded.model.page.tower.pooled_dim,
         mean=[round(v, 4) for v in normalisation["mean"]],
         std=[round(v, 4) for v in normalisation["std"]],
         state=loaded.state,

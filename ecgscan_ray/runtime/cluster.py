@@ -77,7 +77,9 @@ def root_cause(error: BaseException, where: str) -> EcgscanError:
         if isinstance(cause, EcgscanError):
             return cause
         seen.append(cause)
-        inner = getattr(cause, "cause", None)
+        failures = getattr(cause, "worker_failures", None) or {}  # of Ray Train, by rank
+        inner = getattr(cause, "cause", None) or getattr(cause, "controller_failure", None)
+        inner = inner or next(iter(failures.values()), None)
         cause = inner if isinstance(inner, BaseException) else cause.__cause__ or cause.__context__
     last = seen[-1]
     # Ray keeps the first error of a task as text only, as the first line of this form

@@ -108,7 +108,7 @@ def build(source: Source, start: int, stop: int) -> ray.data.Dataset:
     spans = list(source.plan().spans(start, stop, source.config.stream.unit_rows))
     items = [{"start": first, "stop": last} for first, last in spans]
     return (
-        ray.data.from_items(items, override_num_blocks=len(items))
+        ray.data.from_items(items, override_num_blocks=max(1, len(items)))  # none left: lost after the last step
         .map_batches(
             Read,
             fn_constructor_args=(source,),

@@ -37,21 +37,6 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def alone() -> Iterator[None]:
-    """Without the suite's own cluster: on one machine two clusters mistake each other's placement groups."""
-    import ray
-
-    from ecgscan_ray.config import ResourceConfig
-    from ecgscan_ray.runtime.cluster import start_ray
-
-    running = ray.is_initialized()
-    ray.shutdown()
-    yield
-    if running:
-        start_ray(ResourceConfig(local_cpus=4, object_store_mb=400))
-
-
-@pytest.fixture
 def submit(s3_server: str, alone: None) -> Iterator[Submit]:
     """``ray job submit`` to a head that was started for the test, with a token of its own."""
     temporary = Path(tempfile.mkdtemp(prefix="ecgscan-", dir="/tmp"))  # short: Ray's sockets lie below it

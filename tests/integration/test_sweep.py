@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ from ecgscan_ray.config import Config, SweepConfig, build, load
 from ecgscan_ray.errors import ConfigError, RunError, StoreError
 from ecgscan_ray.runtime.sweep import sweep
 from ecgscan_ray.store.manifest import Manifest, Shard, write_manifest
+
+ROOT = Path(__file__).parents[2]
 
 SPACE = {
     "objective.gram_weight": {"low": 0.1, "high": 4.0, "log": True},
@@ -131,6 +136,48 @@ def test_a_sweep_of_real_pretrainings(sample_store: str, tmp_path: Path) -> None
         resolved = load(Config, str(tmp_path / "sweep" / "trials" / entry["id"] / "config.yaml"))
         assert resolved.objective.gram_weight == entry["config"]["objective.gram_weight"]
     load(Config, str(tmp_path / "sweep" / "best.yaml"))
+
+
+DRIVER = """
+import json, sys, time
+from pathlib import Path
+from ecgscan_ray.config import SweepConfig, build
+from ecgscan_ray.runtime.sweep import sweep
+
+store, out, log, space = sys.argv[1:]
+
+def train(config, store, out, *, stop_rule, quiet):
+    with open(log, "a") as file:
+        file.write(Path(out).name + chr(10))
+    Path(out, "metrics").mkdir(parents=True, exist_ok=True)
+    line = {"step": 10, "kind": "validation", "validation.score": config.objective.temperature}
+    Path(out, "metrics", "part-00000.jsonl").write_text(json.dumps(line) + chr(10))
+    if len(Path(log).read_text().splitlines()) == 2:
+        time.sleep(600)  # until the driver is killed
+
+content = {"base": "laptop", "space": json.loads(space), "trials": 2}
+print(sweep(build(SweepConfig, content, where="test"), store, out, train=train)["counts"])
+"""
+
+
+@pytest.mark.verify
+def test_a_killed_sweep_goes_on_where_it_stopped(alone: None, store: str, tmp_path: Path) -> None:
+    """SIGKILL of the driver, which takes its Ray cluster with it, in the middle of the second trial."""
+    log = tmp_path / "calls"
+    command = [sys.executable, "-c", DRIVER, store, str(tmp_path / "sweep"), str(log), json.dumps(SPACE)]
+    driver = subprocess.Popen(command, cwd=ROOT)
+    deadline = time.monotonic() + 400
+    while not (log.exists() and len(log.read_text().splitlines()) == 2):
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    driver.kill()
+    driver.wait()
+    first, second = log.read_text().splitlines()
+
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=True)
+    assert "{'done': 2, 'stopped': 0, 'failed': 0, 'running': 0}" in again.stdout
+    assert log.read_text().splitlines() == [first, second, second]
 
 
 @pytest.mark.parametrize(
