@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -99,11 +100,32 @@ class Render:
             return {name: array[None] for name, array in make_unit(self._maker, reader.read_all()).items()}
 
 
+class Pace:
+    """Keeps Ray Data's scheduling loop from turning without a pause while finished units wait for the trainers.
+
+    Seen in Ray 2.60: with outputs held back, its wait returns at once, and the loop takes 0.6 of a core from the trainer.
+    """
+
+    def before_execution_starts(self, executor: object) -> None:
+        """Nothing to prepare."""
+
+    def on_execution_step(self, executor: object) -> None:
+        """Pause for a moment: a unit takes ten times as long to draw."""
+        time.sleep(0.005)
+
+    def after_execution_succeeds(self, executor: object) -> None:
+        """Nothing to do."""
+
+    def after_execution_fails(self, executor: object, error: Exception) -> None:
+        """Nothing to do."""
+
+
 def build(source: Source, start: int, stop: int) -> ray.data.Dataset:
     """The units of plan positions [start, stop) as a lazy dataset, one row each."""
     resources = source.config.resources
     context = DataContext.get_current()  # of the controller, which builds the dataset: the driver's does not reach it
     context.target_max_block_size = ROW_BLOCKS
+    context.custom_execution_callback_classes = [Pace]
     context.enable_progress_bars = context.enable_operator_progress_bars = False
     spans = list(source.plan().spans(start, stop, source.config.stream.unit_rows))
     items = [{"start": first, "stop": last} for first, last in spans]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ecgscan_ray.batch import Batch
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import WorkError
-from ecgscan_ray.objective.gather import rank, world_size
+from ecgscan_ray.objective.gather import global_sum, rank, world_size
 from ecgscan_ray.objective.objective import Objective, batch_metrics
 from ecgscan_ray.training.checkpoint import TrainingState, restore, save_checkpoint
 from ecgscan_ray.training.meters import Meter, RunLog
@@ -120,6 +120,7 @@ def train(
             extra = {name: value.item() for name, value in batch_metrics(output, tensors).items()} if log else {}
             metrics = _finite(meter.read(), step, batch) | extra | clock.read()
             metrics |= {"learning_rate": optimizer.param_groups[0]["lr"], "bad_pages": float((~batch["page_ok"]).sum())}
+            metrics["rows_key"] = _rows_key(tensors["recording_key"])
             if log:
                 log.write("train", done, metrics)
                 log.progress({"step": done, "total_steps": job.total_steps, "precision": precision, **metrics})
@@ -146,6 +147,11 @@ def _shuffle_pairs(tensors: dict[str, Tensor]) -> None:
     """Control experiment: each page meets its neighbour's signal and report, anew every epoch."""
     for name in ("signal_mv", "centred_mv", "valid", "token_ids", "attention_mask", "has_text", "has_signal"):
         tensors[name] = tensors[name].roll(1, dims=0)
+
+
+def _rows_key(recording_keys: Tensor) -> int:
+    """A number that tells the set of rows in the global batch: the same for any number of workers."""
+    return int(global_sum(recording_keys.sum())) % 2**53
 
 
 def _finite(means: dict[str, float], step: int, batch: Batch) -> dict[str, float]:

@@ -1,0 +1,87 @@
+"""The plan: each row once an epoch, the same rows however the order is cut, nothing read twice without need."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ecgscan_ray.errors import StoreError
+from ecgscan_ray.store.manifest import Manifest, Shard
+from ecgscan_ray.store.plan import Plan
+
+
+def manifest(shards: list[list[int]]) -> Manifest:
+    return Manifest(
+        source="test",
+        shards=[
+            Shard(path=f"train-{n}", split="train", rows=sum(groups), row_groups=groups, bytes=1, sha256="")
+            for n, groups in enumerate(shards)
+        ],
+    )
+
+
+def rows_at(plan: Plan, start: int, stop: int) -> list[tuple[str, int, int, int]]:
+    """(shard, row group, row, epoch) of each position."""
+    found: dict[int, tuple[str, int, int, int]] = {}
+    for piece in plan.pieces(start, stop):
+        for row, position in zip(piece.rows.tolist(), piece.positions.tolist(), strict=True):
+            assert position not in found
+            found[position] = (piece.shard, piece.row_group, row, piece.epoch)
+    assert sorted(found) == list(range(start, stop))
+    return [found[position] for position in range(start, stop)]
+
+
+stores = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shards=stores, seed=st.integers(0, 99), window=st.integers(1, 5), cuts=st.lists(st.integers(0, 200), max_size=6))
+def test_every_row_once_an_epoch_however_it_is_cut(shards, seed, window, cuts) -> None:
+    plan = Plan(manifest(shards), "train", seed, window)
+    total = sum(map(sum, shards))
+    assert plan.rows_per_epoch == total
+    end = 3 * total
+    whole = rows_at(plan, 0, end)
+    for epoch in range(3):
+        rows = whole[epoch * total : (epoch + 1) * total]
+        assert {e for *_, e in rows} == {epoch}
+        assert len({row[:3] for row in rows}) == total
+    bounds = sorted({0, end, *(cut for cut in cuts if cut < end)})
+    again = Plan(manifest(shards), "train", seed, window)
+    assert [row for a, b in zip(bounds, bounds[1:], strict=False) for row in rows_at(again, a, b)] == whole
+
+
+@settings(max_examples=60, deadline=None)
+@given(shards=stores, unit=st.integers(1, 12), start_unit=st.integers(0, 20), units=st.integers(1, 30))
+def test_spans_cover_the_rest_of_the_run_in_whole_units(shards, unit, start_unit, units) -> None:
+    plan = Plan(manifest(shards), "train", 0, 2)
+    start, stop = start_unit * unit, (start_unit + units) * unit
+    spans = list(plan.spans(start, stop, unit))
+    assert spans[0][0] == start and spans[-1][1] == stop
+    assert all(a[1] == b[0] for a, b in zip(spans, spans[1:], strict=False))
+    assert all((b - a) % unit == 0 and b > a for a, b in spans)
+
+
+def test_epochs_and_seeds_differ_and_windows_stay_local() -> None:
+    plan = Plan(manifest([[64] * 16]), "train", 0, 4)
+    first, second = rows_at(plan, 0, 1024), rows_at(plan, 1024, 2048)
+    assert [row[:3] for row in first] != [row[:3] for row in second]
+    assert first != rows_at(Plan(manifest([[64] * 16]), "train", 1, 4), 0, 1024)
+    for window in range(4):
+        assert len({row[1] for row in first[window * 256 : (window + 1) * 256]}) == 4
+
+
+def test_no_rows_is_an_error() -> None:
+    with pytest.raises(StoreError, match="no rows in split 'validation'"):
+        Plan(manifest([[3]]), "validation", 0, 1)
+
+
+def test_positions_of_ranks_partition_the_batch() -> None:
+    """Unit j goes to rank j mod W; together the ranks hold the batch, whatever W."""
+    unit, batch = 4, 24
+    for workers in (1, 2, 3):
+        units = np.arange(batch // unit).reshape(-1, workers)
+        held = [np.concatenate([np.arange(u * unit, (u + 1) * unit) for u in units[:, r]]) for r in range(workers)]
+        assert sorted(np.concatenate(held)) == list(range(batch))

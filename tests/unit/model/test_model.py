@@ -1,0 +1,88 @@
+"""Towers and decoder: shapes, gradients everywhere, several layouts, other towers by name, errors that name the nearest."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ecgscan_ray.errors import ConfigError
+from ecgscan_ray.model.decoder import frame_places, inside
+from ecgscan_ray.model.ecgscan import ECGScan
+from ecgscan_ray.model.image import flattened
+from ecgscan_ray.paper.layout import LAYOUTS, strip_boxes, windows_of
+from ecgscan_ray.recording.leads import LEADS
+from tests.tiny import tiny_config
+
+
+def a_batch(config, rows: int = 4) -> dict[str, torch.Tensor]:
+    page = config.page
+    return {
+        "image": torch.randint(0, 255, (rows, page.channels, page.height, page.width), dtype=torch.uint8),
+        "centred_mv": torch.randn(rows, 12, config.model.sig_len),
+        "token_ids": torch.randint(4, 90, (rows, 10)),
+        "attention_mask": torch.ones(rows, 10, dtype=torch.uint8),
+    }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"page__layouts": {"3x4+1": 0.5, "6x2": 0.3, "12x1": 0.2}, "model__signal__kind": "transformer1d"},
+        {"page__channels": 3, "model__image__name": "resnet10t", "model__image__kwargs": {"channels": [8, 8, 8, 8]}},
+        {"model__image__name": "vit_tiny_patch16_224", "model__image__kwargs": {"depth": 1, "embed_dim": 24, "num_heads": 2}},
+    ],
+)
+def test_forward_and_backward(changes) -> None:
+    config = tiny_config(**changes)
+    model = ECGScan(config, 100)
+    output = model(a_batch(config))
+    assert output["image_features"].shape == output["signal_features"].shape == output["text_features"].shape == (4, 16)
+    assert output["redrawn_mv"].shape == (4, 12, 1000)
+    torch.testing.assert_close(output["image_features"].norm(dim=-1), torch.ones(4))
+    total = sum(value.float().square().sum() for name, value in output.items() if name != "image_features")
+    (total + (output["image_features"] * torch.randn(4, 16)).sum()).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert without == []
+
+
+def test_a_report_without_tokens_gives_numbers() -> None:
+    config = tiny_config()
+    batch = a_batch(config)
+    batch["attention_mask"][0] = 0
+    assert ECGScan(config, 100)(batch)["text_features"].isfinite().all()
+
+
+def test_unknown_tower_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'convnext_atto'"):
+        ECGScan(tiny_config(model__image__name="convnext_ato"), 100)
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+def test_places_lie_on_the_strips_that_show_them(layout: str) -> None:
+    """The frame's coordinates, mapped by the nominal corners, are where ``strip_boxes`` puts each lead at that time."""
+    config = tiny_config(page__layouts={layout: 1.0})
+    model = ECGScan(config, 100)
+    places = frame_places(config.page, layout, 25, 0.4)
+    xy = inside(model.page.decoder.frame.nominal[:1], torch.from_numpy(places[:, :, 1])).numpy()[0]
+    assert xy.shape == (12, 25, 2)
+    boxes, windows = strip_boxes(config.page, layout), windows_of(layout)
+    for lead in range(len(LEADS)):
+        for strip, (shown, start, stop) in enumerate(windows):
+            if shown != lead or stop - start == 10 != (windows[:, 0] == lead).sum():
+                continue
+            for k in range(25):
+                middle = (k + 0.5) * 0.4
+                if start + 0.2 <= middle <= stop - 0.2 and (windows[:, 0] == lead).sum() == 1:
+                    x0, y0, x1, y1 = boxes[strip]
+                    expected = (x0 + (middle - 0.2 + 0.0667 * 2 - start) / (stop - start) * (x1 - x0), (y0 + y1) / 2)
+                    assert np.abs(xy[lead, k] - expected).max() < 0.02
+
+
+def test_flattening_takes_light_and_keeps_ink() -> None:
+    page = torch.full((1, 1, 96, 128), 0.9)
+    page[..., 40, :] = 0.2
+    shaded = page * torch.linspace(0.4, 1.0, 128)
+    assert (flattened(shaded, 16)[..., 10, 10:-10] - 1).abs().max() < 0.06
+    assert flattened(shaded, 16)[..., 40, :].max() < 0.4

@@ -1,0 +1,138 @@
+"""The step loop without Ray: a list of batches, a reporter that keeps folders."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ecgscan_ray import text
+from ecgscan_ray.batch import BatchMaker
+from ecgscan_ray.config import Config
+from ecgscan_ray.errors import RunError, WorkError
+from ecgscan_ray.recording.recording import Recording
+from ecgscan_ray.training.checkpoint import build_model, load_checkpoint, read_state
+from ecgscan_ray.training.loop import Job, train
+from ecgscan_ray.training.optimizer import learning_rate
+from ecgscan_ray.training.tensors import shown_and_derivable
+from tests.tiny import tiny_config
+
+TOKENIZER = text.fit_tokenizer(["sinusrhythmus normales ekg", "linksschenkelblock"], 300)
+
+
+def recordings(count: int) -> list[Recording]:
+    rng = np.random.default_rng(0)
+    found = []
+    for n in range(count):
+        one, two = (np.cumsum(rng.normal(0, 0.02, 1000)) for _ in range(2))
+        limb = [one, two, two - one, -(one + two) / 2, one - two / 2, two - one / 2]
+        signal = np.stack(limb + [rng.normal(0, 0.2, 1000) for _ in range(6)]).astype(np.float32)
+        found.append(Recording(str(n), "test", f"p{n}", signal, 100.0, report=f"sinusrhythmus {n}"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[dict[str, np.ndarray]]:
+    config = tiny_config()
+    maker, size = BatchMaker(config, TOKENIZER), config.training.global_batch_size
+    rows = recordings(size)
+    return [maker.make(rows, range(s * size, (s + 1) * size), [s] * size) for s in range(6)]
+
+
+class Keeper:
+    """Keeps every checkpoint; starts from one, stops after one."""
+
+    def __init__(self, folder: Path, start: Path | None = None, stop_at: int | None = None) -> None:
+        self.folder, self.start, self.stop_at = folder, start, stop_at
+        self.kept: list[Path] = []
+
+    def last_checkpoint(self) -> Path | None:
+        return self.start
+
+    def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
+        assert checkpoint is not None
+        self.kept.append(self.folder / f"step{int(metrics['step'])}")
+        shutil.move(checkpoint, self.kept[-1])
+
+    def should_stop(self, step: int, metrics: dict[str, float]) -> bool:
+        return step == self.stop_at
+
+
+def run(config: Config, batches, keeper: Keeper) -> torch.nn.Module:
+    model = build_model(config, TOKENIZER)
+    job = Job(config, 6, TOKENIZER.to_str(), "digest")
+    train(job, model, iter(batches), keeper, device=torch.device("cpu"))
+    return model
+
+
+def test_stop_and_resume_equals_a_run_without_a_break(batches, tmp_path: Path) -> None:
+    config = tiny_config()
+    whole = run(config, batches, Keeper(tmp_path / "a"))
+    broken = Keeper(tmp_path / "b", stop_at=4)
+    run(config, batches, broken)
+    assert [p.name for p in broken.kept] == ["step2", "step4"]
+    assert read_state(broken.kept[-1]).cursor == 4 * config.training.global_batch_size
+    resumed = run(config, batches[4:], Keeper(tmp_path / "c", start=broken.kept[-1]))
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
+
+
+def test_it_learns_these_rows(batches, tmp_path: Path) -> None:
+    config = tiny_config(training__log_every=1)
+    before = build_model(config, TOKENIZER)
+    after = run(config, batches, Keeper(tmp_path))
+    assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+
+
+def test_skipped_rows_and_an_early_end_are_errors(batches, tmp_path: Path) -> None:
+    config = tiny_config()
+    with pytest.raises(WorkError, match="plan position 12 where step 1 of rank 0 wants 0"):
+        run(config, batches[1:], Keeper(tmp_path))
+    with pytest.raises(WorkError, match="ended before step 3"):
+        run(config, batches[:2], Keeper(tmp_path / "x"))
+
+
+def test_a_loss_that_is_not_finite_stops_before_a_checkpoint(batches, tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path)
+    spoiled = [dict(batch) for batch in batches]
+    spoiled[1]["signal_scale_mv"] = np.full_like(spoiled[1]["signal_scale_mv"], np.inf)
+    with pytest.raises(WorkError, match="not finite at step 2"):
+        run(tiny_config(), spoiled, keeper)
+    assert keeper.kept == []
+
+
+def test_damaged_checkpoints_are_refused(batches, tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path, stop_at=2)
+    run(tiny_config(), batches, keeper)
+    folder = keeper.kept[-1]
+    assert load_checkpoint(folder).state.step == 2
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(RunError, match=r"tokenizer\.json is missing or damaged"):
+        load_checkpoint(folder)
+    (folder / "state.json").unlink()
+    with pytest.raises(RunError, match="no checkpoint here"):
+        load_checkpoint(folder)
+
+
+def test_learning_rate_warms_up_and_falls_to_its_floor() -> None:
+    config = tiny_config(training__warmup_steps=10, training__learning_rate=1.0, training__min_learning_rate_ratio=0.1)
+    rates = [learning_rate(step, 100, config.training) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0)
+    assert rates[100] == pytest.approx(0.1) and max(rates) <= 1.0
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_masks_of_a_page_with_rhythm_strip() -> None:
+    """3x4 + II shows 15 of 48 lead-quarters; 5 more follow from the lead laws (method of the objective's three parts)."""
+    from ecgscan_ray.paper.layout import windows_of
+
+    windows = np.full((1, 16, 3), -1, np.float32)
+    windows[0, :13] = windows_of("3x4+1")
+    shown, derivable = shown_and_derivable(torch.from_numpy(windows), 100, 1000)
+    assert shown.float().mean() * 48 == pytest.approx(15)
+    assert derivable.float().mean() * 48 == pytest.approx(5)
+    assert not (shown & derivable).any()
+    assert derivable[0, 3:6, :250].all() and derivable[0, [0, 2], 250:500].all()
