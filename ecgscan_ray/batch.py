@@ -102,7 +102,8 @@ class BatchMaker:
 
     def _pages(self, recordings: Sequence[Recording], epochs: Sequence[int], view: int) -> Batch:
         keys = np.array(
-            [page_key(self.config.seed, epoch, r.id, view) for epoch, r in zip(epochs, recordings, strict=True)], np.uint64
+            [page_key(self.config.seed, epoch, r.id, view) for epoch, r in zip(epochs, recordings, strict=True)],
+            np.uint64,
         )
         try:
             return self._arrays(self.renderer.render(recordings, keys))

@@ -334,7 +334,9 @@ def build(kind: type[Model], content: Mapping[str, Any], where: object) -> Model
         key = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
             raise ConfigError(
-                f"unknown setting '{key}'", where=where, fix=near_miss(str(fault["loc"][-1]), _siblings(kind, fault["loc"]))
+                f"unknown setting '{key}'",
+                where=where,
+                fix=near_miss(str(fault["loc"][-1]), _siblings(kind, fault["loc"])),
             ) from None
         message = fault["msg"].removeprefix("Value error, ")
         given = "" if isinstance(fault["input"], dict) else f", got {fault['input']!r}"

@@ -86,6 +86,8 @@ class Decoder(nn.Module):
         map_channels: Channels of the three maps of the image tower; the last tells the frame.
     """
 
+    places: Tensor
+
     def __init__(self, config: ModelConfig, page: PageConfig, map_channels: tuple[int, ...]) -> None:
         super().__init__()
         width, self.sig_len = config.decoder.width, config.sig_len
@@ -101,9 +103,8 @@ class Decoder(nn.Module):
         self.query = nn.Parameter(torch.randn(self.num_queries, self.state_dim) * 0.02)
         self.hidden = nn.Linear(num_places * width, self.state_dim)
         self.out = nn.Linear(self.state_dim, -(-self.sig_len // num_segments))
-        self.smooth = nn.Conv1d(12, 12, 9, padding=4, groups=12)
+        self.smooth = nn.Conv1d(12, 12, 9, padding=4, groups=12, bias=False)
         nn.init.dirac_(self.smooth.weight, groups=12)
-        nn.init.zeros_(self.smooth.bias)
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Redraw the leads.
@@ -118,12 +119,13 @@ class Decoder(nn.Module):
         corners, logits = self.frame(maps[-1])
         share = logits.softmax(-1)
         size = maps[0].shape[-2:]
-        features = sum(
-            F.interpolate(lateral(m), size, mode="bilinear", align_corners=False) if m.shape[-2:] != size else lateral(m)
-            for lateral, m in zip(self.lateral, maps, strict=True)
-        )
+        features = torch.zeros((), device=maps[0].device)
+        for lateral, m in zip(self.lateral, maps, strict=True):
+            drawn = lateral(m)
+            same = drawn.shape[-2:] == size
+            features = features + (drawn if same else F.interpolate(drawn, size, mode="bilinear", align_corners=False))
         features = F.relu(self.fuse(F.relu(features)))
-        read = torch.zeros((), device=features.device)
+        parts = []
         for index, uv in enumerate(self.places):
             sampled = F.grid_sample(
                 features,
@@ -132,7 +134,8 @@ class Decoder(nn.Module):
                 padding_mode="border",
                 align_corners=False,
             )  # (N, width, queries, offsets)
-            read = read + share[:, index, None, None, None] * sampled
+            parts.append(sampled if len(self.places) == 1 else share[:, index, None, None, None] * sampled)
+        read = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
         states = F.relu(self.hidden(read.permute(0, 2, 3, 1).flatten(2)) + self.query)
         leads = self.out(states).view(len(states), 12, -1)[..., : self.sig_len]
         return self.smooth(leads), states, corners, logits

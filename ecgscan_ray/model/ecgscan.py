@@ -144,7 +144,9 @@ class ECGScan(nn.Module):
         model = config.model
         self.page = PageEncoder(model, config.page)
         self.text = TextTower(model.text, vocab_size)
-        self.text_head = nn.Sequential(nn.Linear(self.text.dim, model.embed_dim), nn.GELU(), nn.Linear(model.embed_dim, model.embed_dim))
+        self.text_head = nn.Sequential(
+            nn.Linear(self.text.dim, model.embed_dim), nn.GELU(), nn.Linear(model.embed_dim, model.embed_dim)
+        )
         scale = math.log(1 / config.objective.temperature)
         self.gram_log_scale = nn.Parameter(torch.tensor(scale))
         self.pair_log_scale = nn.Parameter(torch.tensor(scale))

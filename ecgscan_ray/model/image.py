@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 import torch
 import torch.nn.functional as F
@@ -27,19 +29,21 @@ class ImageTower(nn.Module):
         ConfigError: Unknown model name, or a page size the model does not take.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: ImageTowerConfig, page: PageConfig) -> None:
         super().__init__()
-        self.backbone = create_backbone(config, page)
+        self.backbone: Any = create_backbone(config, page)
         self.flatten_px = config.flatten_px
         mean, std = (FLAT_MEAN, FLAT_STD) if config.flatten_px else normalisation(self.backbone, page.channels)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         with torch.no_grad():
-            training = self.backbone.training
             self.backbone.eval()
             probe = torch.zeros(1, page.channels, page.height, page.width)
             maps, pooled = self._maps(probe)
-            self.backbone.train(training)
+            self.backbone.train()
         self.map_channels, self.pooled_dim = tuple(m.shape[1] for m in maps), pooled.shape[1]
 
     def _maps(self, x: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
@@ -84,7 +88,9 @@ def create_backbone(config: ImageTowerConfig, page: PageConfig) -> nn.Module:
     arguments = {"pretrained": config.path is not None, "num_classes": 0, "in_chans": page.channels, **config.kwargs}
     if not config.path and not timm.is_model(config.name):
         raise ConfigError(
-            f"timm has no model '{config.name}'", where="model.image.name", fix=near_miss(config.name, timm.list_models())
+            f"timm has no model '{config.name}'",
+            where="model.image.name",
+            fix=near_miss(config.name, timm.list_models()),
         )
     try:
         if {"vit", "deit", "eva", "beit", "swin"} & set(config.name.replace("_", " ").split()):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +20,9 @@ class _Block(nn.Module):
         self.conv1 = nn.Conv1d(channels_in, channels_out, 7, stride, 3, bias=False)
         self.norm2 = nn.GroupNorm(8, channels_out)
         self.conv2 = nn.Conv1d(channels_out, channels_out, 7, 1, 3, bias=False)
-        self.skip = nn.Conv1d(channels_in, channels_out, 1, stride) if stride > 1 or channels_in != channels_out else None
+        self.skip = (
+            nn.Conv1d(channels_in, channels_out, 1, stride) if stride > 1 or channels_in != channels_out else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(F.relu(self.norm1(x)))
@@ -33,7 +37,9 @@ class ResNet1d(nn.Module):
         super().__init__()
         self.stem = nn.Conv1d(12, width, 15, 4, 7)
         widths = [width] + [min(width * 2 ** (k // 2 + 1), 4 * width) for k in range(depth)]
-        self.blocks = nn.Sequential(*(_Block(a, b, 2 if k else 1) for k, (a, b) in enumerate(zip(widths, widths[1:]))))
+        self.blocks = nn.Sequential(
+            *(_Block(a, b, 2 if k else 1) for k, (a, b) in enumerate(itertools.pairwise(widths)))
+        )
         self.channels = widths[-1]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
 from torch import Tensor, nn
 
 from ecgscan_ray.config import TextTowerConfig
@@ -19,7 +20,9 @@ class SmallText(nn.Module):
         layer = nn.TransformerEncoderLayer(
             config.width, config.heads, 4 * config.width, config.dropout, "gelu", batch_first=True, norm_first=True
         )
-        self.layers = nn.TransformerEncoder(layer, config.depth, norm=nn.LayerNorm(config.width), enable_nested_tensor=False)
+        self.layers = nn.TransformerEncoder(
+            layer, config.depth, norm=nn.LayerNorm(config.width), enable_nested_tensor=False
+        )
         self.width = config.width
 
     def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -39,7 +42,7 @@ class TextTower(nn.Module):
         super().__init__()
         self.small = config.name == "small"
         if self.small:
-            self.body: nn.Module = SmallText(config, vocab_size)
+            self.body: Any = SmallText(config, vocab_size)
             self.dim = config.width
         else:
             from transformers import AutoModel  # seconds to import, and not needed by the default
@@ -47,7 +50,9 @@ class TextTower(nn.Module):
             try:
                 self.body = AutoModel.from_pretrained(config.name)
             except (OSError, ValueError) as error:
-                raise ConfigError(f"transformers cannot load it ({str(error).splitlines()[0]})", where=config.name) from error
+                raise ConfigError(
+                    f"transformers cannot load it ({str(error).splitlines()[0]})", where=config.name
+                ) from error
             self.body = getattr(self.body, "encoder", self.body) if self.body.config.is_encoder_decoder else self.body
             self.dim = self.body.config.hidden_size
         if config.freeze:

@@ -6,6 +6,8 @@ DDP does); then the result equals that of one process holding the joint batch. F
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -25,14 +27,14 @@ class _AllGather(torch.autograd.Function):
     """Forward: rows of all ranks, in rank order. Backward: sum of all ranks' gradients, own rows."""
 
     @staticmethod
-    def forward(ctx, rows: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
         ctx.start, ctx.count = rank() * len(rows), len(rows)
         parts = [torch.empty_like(rows) for _ in range(world_size())]
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.contiguous()
         dist.all_reduce(grad)
         return grad[ctx.start : ctx.start + ctx.count]

@@ -45,7 +45,9 @@ class Objective:
         return {
             "gram_loss": gram_loss(items, output["gram_logit_scale"], config.label_smoothing),
             "pair_loss": pair_loss(items, output["pair_logit_scale"], config.label_smoothing),
-            "reconstruction_loss": reconstruction_loss(redrawn, batch["centred_mv"], self.sample_weight(batch).to(redrawn.dtype)),
+            "reconstruction_loss": reconstruction_loss(
+                redrawn, batch["centred_mv"], self.sample_weight(batch).to(redrawn.dtype)
+            ),
             "soft_lead_loss": soft_lead_loss(redrawn, batch["law_ok"] & batch["page_ok"], config.soft_lead_delta_mv),
             "frame_loss": frame_loss(at_least_fp32(output["frame_corners"]), output["layout_logits"], batch),
         }
@@ -92,5 +94,3 @@ def batch_metrics(output: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[s
         r, defined = pearson_per_lead(redrawn, target, batch[part] & batch["valid"])
         metrics[f"r_{part}"] = (r * defined).sum() / defined.sum().clamp_min(1)
     return {name: value.detach().float() for name, value in metrics.items()}
-
-

@@ -19,7 +19,6 @@ _ENVIRONMENT = {
     # cost a virtual machine up to a quarter of its training speed.
     "THP_MEM_ALLOC_ENABLE": "1",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=4294967296",
-    "OMP_WAIT_POLICY": "PASSIVE",  # trainer threads share cores with rendering: a spinning barrier would take them
 }
 
 

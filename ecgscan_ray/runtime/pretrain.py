@@ -219,7 +219,7 @@ def _worker(loop_config: dict[str, Any]) -> None:
     model = build_model(config, tokenizer)
     if arguments.init_from:
         model.load_state_dict(load_run(arguments.init_from).model.state_dict())
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device).to(memory_format=torch.channels_last)
     first = context.get_world_rank() == 0
     log = RunLog(arguments.out) if first else None
     shard = ray.train.get_dataset_shard("train")

@@ -50,11 +50,11 @@ class ProgressLine:
         while True:
             over = self._stop.wait(1.0)
             state = self._read()
-            if state and state["time"] > self._began and state["time"] != last:
-                if live or over or "stalled" in state or time.monotonic() - shown > PLAIN_EVERY_S:
-                    last, shown = state["time"], time.monotonic()
-                    self._console.file.write(("\r\x1b[2K" if live else "") + describe(state) + ("" if live else "\n"))
-                    self._console.file.flush()
+            due = live or over or time.monotonic() - shown > PLAIN_EVERY_S
+            if state and state["time"] > self._began and state["time"] != last and (due or "stalled" in state):
+                last, shown = state["time"], time.monotonic()
+                self._console.file.write(("\r\x1b[2K" if live else "") + describe(state) + ("" if live else "\n"))
+                self._console.file.flush()
             if over:
                 if live and last is not None:
                     self._console.file.write("\n")
@@ -82,4 +82,3 @@ def describe(state: dict) -> str:
         f"{state['images_per_s']:.0f} images/s  waiting for data {100 * state['data_wait_share']:.0f} %  "
         f"{int(left // 60)}:{int(left % 60):02d} left"
     )
-

@@ -16,7 +16,17 @@ from ecgscan_ray.store.manifest import Manifest
 
 Standing = Literal["new", "unfinished", "finished"]
 
-_PACKAGES = ("ecgscan_ray", "ray", "torch", "timm", "transformers", "numpy", "pyarrow", "opencv-python", "opencv-python-headless")
+_PACKAGES = (
+    "ecgscan_ray",
+    "ray",
+    "torch",
+    "timm",
+    "transformers",
+    "numpy",
+    "pyarrow",
+    "opencv-python",
+    "opencv-python-headless",
+)
 
 
 def claim(out: str, config: Config, manifest: Manifest, store: str, fresh: bool) -> Standing:
@@ -37,7 +47,9 @@ def claim(out: str, config: Config, manifest: Manifest, store: str, fresh: bool)
     if not exists(join(out, "config.yaml")):
         others = [name for name in list_files(out) if not name.startswith(".")]
         if others:
-            raise RunError(f"the folder holds other things ({others[0]}, ...)", where=out, fix="Give --out an empty folder.")
+            raise RunError(
+                f"the folder holds other things ({others[0]}, ...)", where=out, fix="Give --out an empty folder."
+            )
         write_bytes_atomic(join(out, "environment.json"), json.dumps(environment(manifest, store), indent=1).encode())
         write_bytes_atomic(join(out, "config.yaml"), dump_yaml(config).encode())
         return "new"
@@ -64,7 +76,9 @@ def read_environment(out: str) -> dict[str, Any]:
 
 def differences(old: Config, new: Config) -> list[str]:
     """``key: old -> new`` of each setting that decides the outcome and differs."""
-    before, after = (_flat(config.model_dump(mode="json", exclude={"resources", "evaluation"})) for config in (old, new))
+    before, after = (
+        _flat(config.model_dump(mode="json", exclude={"resources", "evaluation"})) for config in (old, new)
+    )
     keys = sorted(before.keys() | after.keys())
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 
@@ -97,7 +111,9 @@ def environment(manifest: Manifest, store: str) -> dict[str, Any]:
 def _git_revision() -> str | None:
     try:
         here = Path(__file__).parent
-        found = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+        found = subprocess.run(
+            ["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip()

@@ -195,7 +195,7 @@ class StallWatch:
         self._thread.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._beat.set()
 
@@ -229,14 +229,16 @@ def stage_states() -> str:
         from ray.data._internal.stats import get_or_create_stats_actor  # no public way to ask (Ray 2.60)
 
         datasets = ray.get(get_or_create_stats_actor().get_datasets.remote(None), timeout=5)
-    except Exception as error:  # noqa: BLE001 - a diagnosis must not end the run
+    except Exception as error:
         return f"stages unknown ({type(error).__name__})"
     lines = []
     for dataset in datasets.values():
         if dataset.get("state") == "RUNNING":
             for name, stage in dataset.get("operators", {}).items():
-                lines.append(f"{name}: {stage.get('state')}, {stage.get('progress')} of {stage.get('total')} done, "
-                             f"{stage.get('queued_blocks', '?')} queued")
+                lines.append(
+                    f"{name}: {stage.get('state')}, {stage.get('progress')} of {stage.get('total')} done, "
+                    f"{stage.get('queued_blocks', '?')} queued"
+                )
     return "; ".join(lines) or "no stage is running"
 
 
@@ -272,8 +274,7 @@ def preflight(config: Config, extra: float = 0.0) -> None:
     unit_bytes = rows * (page.height * page.width * page.channels + 24 * config.model.sig_len + 2048)
     if unit_bytes > MAX_UNIT_BYTES:
         raise ConfigError(
-            f"a unit would be {unit_bytes / 2**20:.0f} MB, at most {MAX_UNIT_BYTES // 2**20} MB", where="stream.unit_rows",
+            f"a unit would be {unit_bytes / 2**20:.0f} MB, at most {MAX_UNIT_BYTES // 2**20} MB",
+            where="stream.unit_rows",
             fix=f"Use at most {MAX_UNIT_BYTES * rows // unit_bytes} rows.",
         )
-
-

@@ -63,7 +63,7 @@ class Plan:
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._groups))
         starts = np.concatenate([[0], np.cumsum(self._rows[order])])
         return order, starts[:: self._window] if (len(starts) - 1) % self._window == 0 else np.append(
-            starts[:-1:self._window], starts[-1]
+            starts[: -1 : self._window], starts[-1]
         )
 
     @lru_cache(maxsize=4)  # noqa: B019 - a plan lives as long as its process

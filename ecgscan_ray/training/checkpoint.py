@@ -64,7 +64,12 @@ def _sha256(path: Path) -> str:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: Config, tokenizer_json: str, state: TrainingState
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: Config,
+    tokenizer_json: str,
+    state: TrainingState,
 ) -> None:
     """Write a checkpoint into an existing empty folder; ``state.json`` comes last."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ecgscan_ray.batch import Batch
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import WorkError
+from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.objective.gather import global_sum, rank, world_size
 from ecgscan_ray.objective.objective import Objective, batch_metrics
 from ecgscan_ray.training.checkpoint import TrainingState, restore, save_checkpoint
@@ -63,7 +64,7 @@ def expected_positions(config: Config, step: int) -> np.ndarray:
 
 def train(
     job: Job,
-    model: nn.Module,
+    model: ECGScan,
     batches: Iterable[Batch],
     reporter: Reporter,
     *,
@@ -130,7 +131,7 @@ def train(
         log.close()
 
 
-def _next_batch(source, step: int, config: Config) -> Batch:
+def _next_batch(source: Iterator[Batch], step: int, config: Config) -> Batch:
     batch = next(source, None)
     if batch is None:
         raise WorkError(f"the stream ended before step {step + 1}")
@@ -165,7 +166,16 @@ def _finite(means: dict[str, float], step: int, batch: Batch) -> dict[str, float
     return means
 
 
-def _save(job, model, optimizer, done, reporter, validate, log, metrics) -> bool:
+def _save(
+    job: Job,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    done: int,
+    reporter: Reporter,
+    validate: Validate | None,
+    log: RunLog | None,
+    metrics: dict[str, float],
+) -> bool:
     """Validate, write a checkpoint, report on all ranks; False = stop here."""
     folder, scores = None, {}
     if rank() == 0:

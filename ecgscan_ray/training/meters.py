@@ -49,7 +49,8 @@ class RunLog:
     """
 
     def __init__(self, out: str) -> None:
-        self._out, self._lines = out, []
+        self._out = out
+        self._lines: list[str] = []
         self._part = 0
         while exists(join(out, "metrics", f"part-{self._part:05d}.jsonl")):
             self._part += 1
@@ -71,13 +72,17 @@ class RunLog:
 
     def stalled(self, text: str) -> None:
         """Say in ``progress.json`` why nothing moves."""
-        write_bytes_atomic(join(self._out, "progress.json"), json.dumps({"time": time.time(), "stalled": text}).encode())
+        write_bytes_atomic(
+            join(self._out, "progress.json"), json.dumps({"time": time.time(), "stalled": text}).encode()
+        )
 
     def flush(self) -> None:
         """Write what was kept as the next part, and the TensorBoard file."""
         if not self._lines:
             return
-        write_bytes_atomic(join(self._out, "metrics", f"part-{self._part:05d}.jsonl"), "\n".join([*self._lines, ""]).encode())
+        write_bytes_atomic(
+            join(self._out, "metrics", f"part-{self._part:05d}.jsonl"), "\n".join([*self._lines, ""]).encode()
+        )
         self._part, self._lines = self._part + 1, []
         self._board.flush()
         for path in Path(self._local.name).iterdir():

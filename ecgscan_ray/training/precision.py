@@ -36,6 +36,10 @@ def choose_precision(setting: str, device: torch.device | str) -> Precision:
     device = torch.device(device)
     size = 1024 if device.type == "cuda" else 192  # small on a CPU: the slow case takes 50 ms, not minutes
     try:
-        return "bf16" if _matmul_seconds(torch.bfloat16, device, size) < 0.8 * _matmul_seconds(torch.float32, device, size) else "fp32"
+        return (
+            "bf16"
+            if _matmul_seconds(torch.bfloat16, device, size) < 0.8 * _matmul_seconds(torch.float32, device, size)
+            else "fp32"
+        )
     except RuntimeError:  # a device that has no bf16 at all
         return "fp32"

@@ -50,7 +50,10 @@ def to_device(batch: Batch, device: torch.device | str, fs: float) -> dict[str, 
     """
     longest = max(int(batch["attention_mask"].any(0).sum()), 1)  # padding that no row needs costs attention time
     batch = {**batch, **{name: batch[name][:, :longest] for name in ("token_ids", "attention_mask")}}
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True) for name, array in batch.items()}
+    tensors = {
+        name: torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+        for name, array in batch.items()
+    }
     signal = tensors.pop("signal").float() * tensors.pop("signal_scale_mv")[:, None, None]
     sig_len = signal.shape[-1]
     bits = tensors.pop("valid_bits")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -50,7 +52,7 @@ def test_every_row_once_an_epoch_however_it_is_cut(shards, seed, window, cuts) -
         assert len({row[:3] for row in rows}) == total
     bounds = sorted({0, end, *(cut for cut in cuts if cut < end)})
     again = Plan(manifest(shards), "train", seed, window)
-    assert [row for a, b in zip(bounds, bounds[1:], strict=False) for row in rows_at(again, a, b)] == whole
+    assert [row for a, b in itertools.pairwise(bounds) for row in rows_at(again, a, b)] == whole
 
 
 @settings(max_examples=60, deadline=None)
@@ -60,7 +62,7 @@ def test_spans_cover_the_rest_of_the_run_in_whole_units(shards, unit, start_unit
     start, stop = start_unit * unit, (start_unit + units) * unit
     spans = list(plan.spans(start, stop, unit))
     assert spans[0][0] == start and spans[-1][1] == stop
-    assert all(a[1] == b[0] for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(spans))
     assert all((b - a) % unit == 0 and b > a for a, b in spans)
 
 

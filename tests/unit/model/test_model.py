@@ -31,7 +31,10 @@ def a_batch(config, rows: int = 4) -> dict[str, torch.Tensor]:
         {},
         {"page__layouts": {"3x4+1": 0.5, "6x2": 0.3, "12x1": 0.2}, "model__signal__kind": "transformer1d"},
         {"page__channels": 3, "model__image__name": "resnet10t", "model__image__kwargs": {"channels": [8, 8, 8, 8]}},
-        {"model__image__name": "vit_tiny_patch16_224", "model__image__kwargs": {"depth": 1, "embed_dim": 24, "num_heads": 2}},
+        {
+            "model__image__name": "vit_tiny_patch16_224",
+            "model__image__kwargs": {"depth": 1, "embed_dim": 24, "num_heads": 2},
+        },
     ],
 )
 def test_forward_and_backward(changes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def test_learning_rate_warms_up_and_falls_to_its_floor() -> None:
     rates = [learning_rate(step, 100, config.training) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0)
     assert rates[100] == pytest.approx(0.1) and max(rates) <= 1.0
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates))
 
 
 def test_masks_of_a_page_with_rhythm_strip() -> None:
