@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ecgscan_ray import text
@@ -89,6 +90,11 @@ class BatchMaker:
             "view": np.full(len(recordings), view, np.int64),
         }
 
+    def keys(self, recordings: Sequence[Recording], epochs: Sequence[int], view: int = 0) -> NDArray[np.uint64]:
+        """The key that decides each page's looks: uint64 (N,)."""
+        pairs = zip(epochs, recordings, strict=True)
+        return np.array([page_key(self.config.seed, epoch, r.id, view) for epoch, r in pairs], np.uint64)
+
     def _signal(self, recording: Recording) -> tuple[np.ndarray, float, np.ndarray]:
         """The recording at the model's rate and length: int16 (12, T), mV a step, validity bits."""
         model = self.config.model
@@ -101,10 +107,7 @@ class BatchMaker:
         return packed, scale, np.packbits(valid, axis=-1)
 
     def _pages(self, recordings: Sequence[Recording], epochs: Sequence[int], view: int) -> Batch:
-        keys = np.array(
-            [page_key(self.config.seed, epoch, r.id, view) for epoch, r in zip(epochs, recordings, strict=True)],
-            np.uint64,
-        )
+        keys = self.keys(recordings, epochs, view)
         try:
             return self._arrays(self.renderer.render(recordings, keys))
         except RecordingError:  # find the one at fault; the others keep their pages

@@ -17,7 +17,7 @@ TINY: dict[str, Any] = {
         },
         "signal": {"width": 8, "depth": 2},
         "text": {"width": 16, "depth": 1, "heads": 2, "max_length": 16, "vocab_size": 300, "dropout": 0.0},
-        "decoder": {"width": 8},
+        "decoder": {"width": 16},
     },
     "training": {
         "global_batch_size": 12,

@@ -236,7 +236,7 @@ def test_a_damaged_export_is_refused(exported, tmp_path):
 
     copy = Path(shutil.copytree(exported, tmp_path / "copy"))
     content = json.loads((copy / "config.json").read_text())
-    del content["ecgscan"]["grid"]
+    del content["ecgscan"]["model"]
     (copy / "config.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="damaged"):
         load_encoder(copy)
