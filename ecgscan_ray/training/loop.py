@@ -228,6 +228,7 @@ class _Clock:
             "images_per_s": self._images / passed,
             "data_wait_share": self._waited / passed,
             "step_s": passed / max(self._steps, 1),
+            "seconds": passed,
         }
         self._restart()
         return figures
