@@ -21,11 +21,15 @@ def joint_batch() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     torch.manual_seed(0)
     raw = {f"{name}_features": torch.randn(ROWS, DIM, dtype=torch.float64) for name in ("image", "signal", "text")}
     raw["redrawn_mv"] = torch.randn(ROWS, 12, SAMPLES, dtype=torch.float64)
+    raw["frame_corners"] = torch.rand(ROWS, 2, 4, 2, dtype=torch.float64)
+    raw["layout_logits"] = torch.randn(ROWS, 2, dtype=torch.float64)
     valid = torch.rand(ROWS, 12, SAMPLES) > 0.1
     part = torch.randint(0, 3, (ROWS, 12, SAMPLES))
     batch = {
         "centred_mv": torch.randn(ROWS, 12, SAMPLES, dtype=torch.float64) * valid,
         "valid": valid,
+        "frame_corners": torch.rand(ROWS, 4, 2, dtype=torch.float64),
+        "layout": torch.arange(ROWS) % 2,
         "shown": part == 0,
         "derivable": part == 1,
         "unseen": part == 2,
