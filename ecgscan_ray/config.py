@@ -63,8 +63,6 @@ class StreamConfig(Section):
     """Rows a unit: what one rendering task turns into one block."""
     window_row_groups: int = Field(4, ge=1)
     """Parquet row groups gathered in one window, inside which rows are permuted."""
-    views: int = Field(1, ge=1)
-    """Pages drawn of each recording in an epoch's batch (1 = one page a recording)."""
     prefetch_units: int = Field(4, ge=1)
     """Units fetched ahead by each trainer."""
     stall_timeout_s: float = Field(60.0, gt=0)
