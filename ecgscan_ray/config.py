@@ -104,9 +104,16 @@ class TextTowerConfig(Section):
 
 
 class DecoderConfig(Section):
-    width: int = Field(128, ge=16)
+    width: int = Field(96, ge=16)
+    """Features of each column read."""
+    columns_per_s: int = Field(50, ge=5)
+    """Columns read from each second of trace; divides ``model.signal_fs``."""
+    read_mv: float = Field(2.4, gt=0)
+    """A row is read this far up and down, mV."""
+    read_px: int = Field(64, ge=16)
+    """Places read in each column."""
     segment_s: float = Field(0.4, gt=0)
-    """Seconds of one lead that one query redraws."""
+    """Seconds of one lead in one cell of what is embedded."""
 
 
 class ModelConfig(Section):
@@ -120,6 +127,12 @@ class ModelConfig(Section):
     signal: SignalTowerConfig = SignalTowerConfig()
     text: TextTowerConfig = TextTowerConfig()
     decoder: DecoderConfig = DecoderConfig()
+
+    @model_validator(mode="after")
+    def _whole_samples(self):
+        if self.signal_fs % self.decoder.columns_per_s:
+            raise ValueError(f"decoder.columns_per_s={self.decoder.columns_per_s} does not divide signal_fs={self.signal_fs}")
+        return self
 
     @property
     def sig_len(self) -> int:

@@ -1,12 +1,18 @@
-"""From a page's feature maps to the twelve leads in mV: queries (lead, stretch of time) that know where layouts draw things.
+"""From a page to the twelve leads in mV: find the rows, read along them, put each lead at its time, fill in what is not shown.
 
-For each query and each layout the places within the *trace frame* are known (10 s wide, from the first row's zero line to the
-last one's): where the lead itself is drawn at that time (or, where it is not shown then, the nearest time at which it is),
-and where the page shows *any* lead at that time (the rhythm strip, if there is one). Features are read there by bilinear
-sampling. Which layout the page has, and where in the picture its frame lies, is told by the page alone.
+1. The frame (``frame.py``) says where the rows lie. They are sampled straight and to scale: a column is a stretch of time, a
+   place in it an amplitude. Small convolutions turn each column into features and into the height of its ink.
+2. The layout says which lead and which second each column is. What the page shows goes to its (lead, time) cell.
+3. A lead's other cells are filled by analogy: where the rhythm looked like this, what did the lead do? (Attention from the
+   rhythm at one time to the rhythm at the times at which the lead is shown.)
+4. A last layer sees all leads of one moment, so that lead algebra can be learned.
+
+Letters: N pages, M layouts, R rows, W columns of a row, C features, T samples.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,143 +20,170 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecgscan_ray.config import ModelConfig, PageConfig
-from ecgscan_ray.paper.layout import PAGE_SECONDS, nominal_frame, timed
+from ecgscan_ray.model.frame import Found, Frame, RowGrid, read_rows
+from ecgscan_ray.paper.layout import PAGE_SECONDS, TRACE_MM, timed
 from ecgscan_ray.recording.leads import LEADS
 
-NUM_OFFSETS = 4
-"""Places read along each stretch of time."""
 
+@dataclass(frozen=True)
+class Places:
+    """What one layout draws where, in columns.
 
-def frame_places(page: PageConfig, layout: str, num_segments: int, segment_s: float) -> np.ndarray:
-    """Where in the trace frame to look for each (lead, segment).
-
-    Args:
-        page: Page settings.
-        layout: Layout name.
-        num_segments: Segments a lead, K.
-        segment_s: Seconds a segment.
-
-    Returns:
-        (12, K, 2 * NUM_OFFSETS, 2): u, v in 0..1; first the lead's own places, then those of the rhythm.
-    """
-    drawn = timed(layout, page.paper_speed_mm_per_s)
-    last_row = max(drawn.rows - 1, 1)
-    spread = (np.arange(NUM_OFFSETS) - (NUM_OFFSETS - 1) / 2) / NUM_OFFSETS * segment_s
-    places = np.zeros((len(LEADS), num_segments, 2, NUM_OFFSETS, 2), np.float32)
-    for k in range(num_segments):
-        middle = (k + 0.5) * segment_s
-        # how far each strip is from showing this moment, and among equals the longest strip first
-        distance = [(max(s.start_s - middle, middle - s.stop_s, 0.0), s.start_s - s.stop_s) for s in drawn.strips]
-        rhythm = min(range(len(drawn.strips)), key=lambda s: distance[s])
-        for lead in range(len(LEADS)):
-            own = [s for s, strip in enumerate(drawn.strips) if strip.lead == lead] or [rhythm]
-            for which, index in enumerate((min(own, key=lambda s: distance[s]), rhythm)):
-                strip = drawn.strips[index]
-                times = np.clip(middle + spread, strip.start_s, strip.stop_s)
-                places[lead, k, which, :, 0] = (strip.x_s + times - strip.start_s) / PAGE_SECONDS
-                places[lead, k, which, :, 1] = strip.row / last_row
-    return places.reshape(len(LEADS), num_segments, -1, 2)
-
-
-class Frame(nn.Module):
-    """Where the page's trace frame lies in the picture, and which layout it has.
-
-    Args:
-        page: Page settings.
-        channels: Channels of the final map.
+    Attributes:
+        rows: R.
+        source: (12, W) int: row * W + column that shows the lead at that time; R * W where none does.
+        rhythm: (W,) int: the same for the longest strip shown at that time.
+        flip: (R, W), -1 where the page shows the lead upside down, else 1.
+        groups: Leads with the same columns shown: (their indices, those columns), for leads not shown all the time.
     """
 
-    def __init__(self, page: PageConfig, channels: int) -> None:
-        super().__init__()
-        nominal = np.stack([nominal_frame(page, name) for name in page.layouts])
-        self.register_buffer("nominal", torch.from_numpy(nominal).float(), persistent=False)  # (M, 4, 2)
-        self.reduce = nn.Conv2d(channels, 32, 1)
-        self.hidden = nn.Linear(32 * 6 * 8, 128)
-        self.out = nn.Linear(128, 8 + len(nominal))
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+    rows: int
+    source: np.ndarray
+    rhythm: np.ndarray
+    flip: np.ndarray
+    groups: tuple[tuple[list[int], list[int]], ...]
 
-    def forward(self, final: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, F, h, w) -> corners (N, M, 4, 2) as fractions of the picture for each layout, layout logits (N, M)."""
-        grid = F.interpolate(self.reduce(final), (6, 8), mode="bilinear", align_corners=False).flatten(1)
-        found = self.out(F.relu(self.hidden(grid))).float()
-        return self.nominal + 0.1 * found[:, None, :8].unflatten(2, (4, 2)), found[:, 8:]
+
+def places_of(layout: str, speed_mm_per_s: float, columns: int) -> Places:
+    """Columns of a layout: time in ``columns`` equal parts of 10 s, and as many columns along each row."""
+    drawn = timed(layout, speed_mm_per_s)
+    nothing = drawn.rows * columns
+    source = np.full((len(LEADS), columns), nothing)
+    rhythm = np.full(columns, nothing)
+    flip = np.ones((drawn.rows, columns), np.float32)
+    time = (np.arange(columns) + 0.5) / columns * PAGE_SECONDS
+    for strip in sorted(drawn.strips, key=lambda s: s.stop_s - s.start_s):  # the longest last: it stays
+        shown = (strip.start_s <= time) & (time < strip.stop_s)
+        along = (strip.x_s + time[shown] - strip.start_s) * speed_mm_per_s / TRACE_MM
+        index = strip.row * columns + np.minimum(along * columns, columns - 1).astype(int)
+        source[strip.lead, shown] = rhythm[shown] = index
+        flip.reshape(-1)[index] = strip.sign
+    shown = source < nothing
+    alike: dict[bytes, list[int]] = {}
+    for lead in range(len(LEADS)):
+        if 0 < shown[lead].sum() < columns:
+            alike.setdefault(shown[lead].tobytes(), []).append(lead)
+    groups = tuple((leads, np.flatnonzero(shown[leads[0]]).tolist()) for leads in alike.values())
+    return Places(drawn.rows, source, rhythm, flip, groups)
 
 
 class Decoder(nn.Module):
-    """Feature maps -> redrawn leads.
+    """Pages -> redrawn leads.
 
     Args:
-        config: Model settings (rate, seconds, decoder width and segment).
-        page: Page settings; its layouts give the nominal places.
+        config: Model settings (rate, seconds, and the ``decoder`` section).
+        page: Page settings; its layouts are those that can be read.
         map_channels: Channels of the three maps of the image tower; the last tells the frame.
     """
 
-    places: Tensor
-
     def __init__(self, config: ModelConfig, page: PageConfig, map_channels: tuple[int, ...]) -> None:
         super().__init__()
-        width, self.sig_len = config.decoder.width, config.sig_len
-        num_segments = round(config.signal_seconds / config.decoder.segment_s)
-        places = [frame_places(page, name, num_segments, config.decoder.segment_s) for name in page.layouts]
-        places_uv = torch.from_numpy(np.stack(places)).flatten(1, 2)
-        self.register_buffer("places", places_uv, persistent=False)  # (M, queries, offsets, 2)
-        self.num_queries, num_places = places_uv.shape[1:3]
-        self.state_dim = 3 * width
+        own, width = config.decoder, config.decoder.width
+        self.columns = round(config.signal_seconds * own.columns_per_s)
+        self.per_column = config.signal_fs // own.columns_per_s
+        self.cells = round(config.signal_seconds / own.segment_s)
+        self.num_queries, self.state_dim = len(LEADS) * self.cells, width
         self.frame = Frame(page, map_channels[-1])
-        self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in map_channels)
-        self.fuse = nn.Conv2d(width, width, 3, padding=1)
-        self.query = nn.Parameter(torch.randn(self.num_queries, self.state_dim) * 0.02)
-        self.hidden = nn.Linear(num_places * width, self.state_dim)
-        self.out = nn.Linear(self.state_dim, -(-self.sig_len // num_segments))
-        self.smooth = nn.Conv1d(12, 12, 9, padding=4, groups=12, bias=False)
-        nn.init.dirac_(self.smooth.weight, groups=12)
+        self.places = [places_of(name, page.paper_speed_mm_per_s, self.columns) for name in page.layouts]
+        self.grid = RowGrid(page)
+        self.register_buffer("heights_mv", torch.linspace(-own.read_mv, own.read_mv, own.read_px), persistent=False)
+        c1, c2, c3 = max(width // 6, 4), max(width // 3, 8), max(width // 2, 8)
+        self.read_1 = nn.Conv2d(page.channels, c1, 5, (2, 1), 2)
+        self.ink = nn.Conv2d(c1, 1, 3, 1, 1)
+        self.read_2 = nn.Conv2d(c1, c2, 3, (2, 1), 1)
+        self.read_3 = nn.Conv2d(c2, c3, 3, (2, 1), 1)
+        self.lateral = nn.ModuleList(nn.Conv2d(channels, c3, 1) for channels in map_channels[1:])
+        self.column = nn.Conv1d(c3 * -(-own.read_px // 8) + 1 + c3, width, 5, padding=2)
+        self.along = nn.Conv1d(width, width, 5, padding=2)
+        self.query, self.key = (nn.Conv1d(width, 32, 9, padding=4) for _ in range(2))
+        self.lead = nn.Parameter(torch.randn(width, len(LEADS), 1) * 0.1)
+        self.unseen = nn.Parameter(torch.randn(width, 1, 1) * 0.1)
+        self.over_time = nn.Conv2d(width + 1, width, (1, 3), padding=(0, 1))
+        self.out = nn.Conv2d(width, self.per_column, 1)
+        samples = self.per_column * len(LEADS)
+        self.together = nn.Sequential(
+            nn.Conv1d(samples + len(LEADS), 2 * samples, 1), nn.ReLU(), nn.Conv1d(2 * samples, samples, 1)
+        )
+        for last in (self.out, self.together[-1]):
+            nn.init.normal_(last.weight, std=0.01)
+            nn.init.zeros_(last.bias)
+        for index, places in enumerate(self.places):
+            for name in ("source", "rhythm", "flip"):
+                self.register_buffer(f"{name}_{index}", torch.from_numpy(getattr(places, name)), persistent=False)
 
-    def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(
+        self, image: Tensor, maps: tuple[Tensor, ...], truth: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Found]:
         """Redraw the leads.
 
         Args:
-            maps: (N, C, h, w) each, finest first.
+            image: (N, C, H, W), normalised.
+            maps: (N, F, h, w) each, finest first.
+            truth: True frame corners (N, 4, 2) and layout (N,), where to read while training: what is read there then
+                fits the recording from the first step on, whatever the frame found yet.
 
         Returns:
-            leads (N, 12, T) in mV, states (N, Q, S) of the cells (lead by lead, in time), corners of the trace frame
-            (N, M, 4, 2) for each layout, layout logits (N, M).
+            leads (N, 12, T) in mV, states (N, Q, S) of the cells (lead by lead, in time), the frame found.
         """
-        corners, logits = self.frame(maps[-1])
-        share = logits.softmax(-1)
-        size = maps[0].shape[-2:]
-        features = torch.zeros((), device=maps[0].device)
-        for lateral, m in zip(self.lateral, maps, strict=True):
-            drawn = lateral(m)
-            same = drawn.shape[-2:] == size
-            features = features + (drawn if same else F.interpolate(drawn, size, mode="bilinear", align_corners=False))
-        features = F.relu(self.fuse(F.relu(features)))
-        parts = []
-        for index, uv in enumerate(self.places):
-            sampled = F.grid_sample(
-                features,
-                (2 * inside(corners[:, index], uv) - 1).to(features.dtype),
-                mode="bilinear",
-                padding_mode="border",
-                align_corners=False,
-            )  # (N, width, queries, offsets)
-            parts.append(sampled if len(self.places) == 1 else share[:, index, None, None, None] * sampled)
-        read = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
-        states = F.relu(self.hidden(read.permute(0, 2, 3, 1).flatten(2)) + self.query)
-        leads = self.out(states).view(len(states), 12, -1)[..., : self.sig_len]
-        return self.smooth(leads), states, corners, logits
+        found = self.frame(image, maps[-1], truth[1] if truth else None)
+        corners, layout = truth or (found.corners.detach(), found.layout_logits.argmax(-1))
+        context = self._context(maps)
+        leads = image.new_zeros(len(image), len(LEADS), self.columns * self.per_column)
+        states = image.new_zeros(len(image), self.num_queries, self.state_dim)
+        for index in range(len(self.places)):
+            pages = (layout == index).nonzero().squeeze(1)
+            if len(pages):
+                drawn, state = self._read(index, image[pages], context[pages], corners[pages])
+                leads, states = leads.index_copy(0, pages, drawn), states.index_copy(0, pages, state)
+        return leads, states, found
 
+    def _context(self, maps: tuple[Tensor, ...]) -> Tensor:
+        """What the image tower knows, on the map of stride 8: (N, C, h, w)."""
+        middle, last = self.lateral[0](maps[1]), self.lateral[1](maps[2])
+        if last.shape[-2:] != middle.shape[-2:]:
+            last = F.interpolate(last, middle.shape[-2:], mode="bilinear", align_corners=False)
+        return F.relu(middle + last)
 
-def inside(corners: Tensor, uv: Tensor) -> Tensor:
-    """Places in a frame by bilinear interpolation of its corners.
+    def _read(self, index: int, image: Tensor, context: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
+        """Pages of one layout: (n, 12, T) in mV and (n, Q, S)."""
+        rows = self.places[index].rows
+        features, height = self._columns(index, image, context, corners)
+        # (n, C, R * W) and one column of nothing, then to leads and times
+        flat = F.pad(torch.cat([features, height], 1).unflatten(0, (-1, rows)).transpose(1, 2).flatten(2), (0, 1))
+        source = getattr(self, f"source_{index}")
+        shown = source < flat.shape[-1] - 1
+        cells = flat[..., source]  # (n, C + 1, 12, W)
+        cells = self._fill(index, cells, flat[:, :-1, getattr(self, f"rhythm_{index}")])
+        states = torch.cat([cells[:, :-1] + self.lead + self.unseen * ~shown, cells[:, -1:]], 1)
+        states = F.relu(self.over_time(states))
+        drawn = (self.out(states) + cells[:, -1:]).permute(0, 2, 3, 1)  # (n, 12, W, samples)
+        moment = torch.cat([drawn.transpose(2, 3).flatten(1, 2), shown.to(drawn.dtype).expand(len(drawn), -1, -1)], 1)
+        drawn = drawn.flatten(2) + self.together(moment).unflatten(1, (len(LEADS), -1)).transpose(2, 3).flatten(2)
+        states = F.adaptive_avg_pool2d(states, (len(LEADS), self.cells)).flatten(2).transpose(1, 2)
+        return drawn.to(image.dtype), states.to(image.dtype)
 
-    Args:
-        corners: (N, 4, 2): start and end of the first row, end and start of the last.
-        uv: (Q, P, 2), 0..1 along the rows and from the first row to the last.
+    def _columns(self, index: int, image: Tensor, context: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (n * R, C, W) of every column and the height of its ink (n * R, 1, W) in mV."""
+        rows, width = self.places[index].rows, self.columns
+        u = (torch.arange(width, device=image.device) + 0.5) / width
+        row = torch.arange(rows, device=image.device) / max(rows - 1, 1)
+        heights = self.heights_mv[:, None] * getattr(self, f"flip_{index}")[:, None]  # (R, heights, W)
+        strips = read_rows(image, self.grid(corners, u, row, heights))
+        near = F.relu(self.read_1(strips))
+        fine = self.read_3(F.relu(self.read_2(near)))
+        share = self.ink(near).squeeze(1).float().softmax(1)
+        height = torch.einsum("bhw,h->bw", share, self.heights_mv[::2])[:, None]
+        seen = read_rows(context, self.grid(corners, u, row, torch.zeros_like(heights[:, :1]))).squeeze(2)
+        columns = torch.cat([F.relu(fine).flatten(1, 2), height.to(fine.dtype), seen], 1)
+        return F.relu(self.along(F.relu(self.column(columns)))), height
 
-    Returns:
-        (N, Q, P, 2).
-    """
-    u, v = uv.unbind(-1)
-    weights = torch.stack([(1 - u) * (1 - v), u * (1 - v), u * v, (1 - u) * v], dim=-1)
-    return torch.einsum("qpc,ncd->nqpd", weights, corners)
+    def _fill(self, index: int, cells: Tensor, rhythm: Tensor) -> Tensor:
+        """The cells (n, C + 1, 12, W) with those not shown filled by analogy from the rhythm (n, C, W)."""
+        query, key = self.query(rhythm).transpose(1, 2), self.key(rhythm)
+        for leads, columns in self.places[index].groups:
+            known = cells[:, :, leads][..., columns]  # (n, C + 1, leads, shown)
+            alike = (query @ key[..., columns] / query.shape[-1] ** 0.5).softmax(-1)  # (n, W, shown)
+            filled = torch.einsum("nwk,nclk->nclw", alike, known)
+            filled[..., columns] = known
+            cells = cells.index_copy(2, torch.tensor(leads, device=cells.device), filled)
+        return cells

@@ -103,18 +103,21 @@ class PageEncoder(nn.Module):
         self.signal = SignalTower(config.signal, config.signal_fs)
         self.signal_head = TimeHead(self.signal.channels, 32, config.embed_dim)
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
+    def forward(self, image: Tensor, truth: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
         """Read pages.
 
         Args:
             image: (N, C, H, W), uint8.
+            truth: While training: the frame's corners (N, 4, 2) and the layout (N,) as the renderer made them.
 
         Returns:
             ``image_features`` (N, D) of unit norm in fp32, ``pooled`` backbone features (N, P), ``redrawn_mv``
-            (N, 12, T), ``frame_corners`` (N, M, 4, 2) for each of M layouts, ``layout_logits`` (N, M).
+            (N, 12, T); of the frame (``frame.Found``) ``frame_guess``, ``layout_logits``, ``near_logits``,
+            ``near_places``, ``end_logits``, ``end_places``, ``frame_corners``.
         """
-        maps, pooled = self.tower(image)
-        redrawn, states, corners, layout_logits = self.decoder(maps)
+        normalised = self.tower.normalise(image)
+        maps, pooled = self.tower(normalised)
+        redrawn, states, found = self.decoder(normalised, maps, truth)
         # detached: the redrawn leads answer to the recording alone, or contrast would bend them away from mV
         seen = self.project_signal(redrawn.detach())
         projected = seen + self.cells(states) + self.places(maps[-1]) + self.pooled(pooled)
@@ -122,8 +125,13 @@ class PageEncoder(nn.Module):
             "image_features": F.normalize(projected.float(), dim=-1),
             "pooled": pooled.float(),
             "redrawn_mv": redrawn.float(),
-            "frame_corners": corners,
-            "layout_logits": layout_logits,
+            "frame_corners": found.corners,
+            "frame_guess": found.guess,
+            "layout_logits": found.layout_logits,
+            "near_logits": found.near.logits,
+            "near_places": found.near.places,
+            "end_logits": found.ends.logits,
+            "end_places": found.ends.places,
         }
 
     def project_signal(self, signal_mv: Tensor) -> Tensor:
@@ -175,7 +183,7 @@ class ECGScan(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch on the device to everything the objective wants."""
         return {
-            **self.page(batch["image"]),
+            **self.page(batch["image"], (batch["frame_corners"], batch["layout"]) if self.training else None),
             "signal_features": self.encode_signal(batch["centred_mv"]),
             "text_features": self.encode_text(batch["token_ids"], batch["attention_mask"]),
             "gram_logit_scale": self.gram_log_scale.exp(),

@@ -57,18 +57,22 @@ class ImageTower(nn.Module):
 
         return (last_of(4), last_of(8), intermediates[-1]), pooled
 
-    def forward(self, image: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    def normalise(self, image: Tensor) -> Tensor:
+        """(N, C, H, W) uint8 -> what the backbone is made for, in fp32."""
+        x = image.float() / 255
+        x = ((flattened(x, self.flatten_px) if self.flatten_px else x) - self.mean) / self.std
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def forward(self, normalised: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
         """Maps and pooled features of a batch of pages.
 
         Args:
-            image: (N, C, H, W), uint8.
+            normalised: (N, C, H, W).
 
         Returns:
             Maps (N, F, h, w) of stride 4, of stride 8 and the last one (the nearest there are), pooled features (N, P).
         """
-        x = image.float() / 255
-        x = ((flattened(x, self.flatten_px) if self.flatten_px else x) - self.mean) / self.std
-        return self._maps(x.contiguous(memory_format=torch.channels_last))
+        return self._maps(normalised)
 
 
 def flattened(image: Tensor, box_px: int) -> Tensor:

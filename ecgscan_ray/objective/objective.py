@@ -49,7 +49,7 @@ class Objective:
                 redrawn, batch["centred_mv"], self.sample_weight(batch).to(redrawn.dtype)
             ),
             "soft_lead_loss": soft_lead_loss(redrawn, batch["law_ok"] & batch["page_ok"], config.soft_lead_delta_mv),
-            "frame_loss": frame_loss(at_least_fp32(output["frame_corners"]), output["layout_logits"], batch),
+            "frame_loss": frame_loss(output, batch),
         }
 
     def sample_weight(self, batch: dict[str, Tensor]) -> Tensor:
