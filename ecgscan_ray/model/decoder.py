@@ -26,30 +26,42 @@ from ecgscan_ray.recording.leads import LEADS
 
 
 @dataclass(frozen=True)
+class Group:
+    """Leads that a page shows at the same times.
+
+    Attributes:
+        leads: Their indices.
+        shown: Columns of time at which they are shown.
+        source: (leads, shown) where: row * W + column.
+    """
+
+    leads: list[int]
+    shown: np.ndarray
+    source: np.ndarray
+
+
+@dataclass(frozen=True)
 class Places:
     """What one layout draws where, in columns.
 
     Attributes:
         rows: R.
-        source: (12, W) int: row * W + column that shows the lead at that time; R * W where none does.
-        rhythm: (W,) int: the same for the longest strip shown at that time.
+        groups: All leads, each once.
+        rhythm: (W,) int, row * W + column of the longest strip shown at that time.
         flip: (R, W), -1 where the page shows the lead upside down, else 1.
-        groups: Leads with the same columns shown: (their indices, those columns), for leads not shown all the time.
     """
 
     rows: int
-    source: np.ndarray
+    groups: list[Group]
     rhythm: np.ndarray
     flip: np.ndarray
-    groups: tuple[tuple[list[int], list[int]], ...]
 
 
 def places_of(layout: str, speed_mm_per_s: float, columns: int) -> Places:
     """Columns of a layout: time in ``columns`` equal parts of 10 s, and as many columns along each row."""
     drawn = timed(layout, speed_mm_per_s)
-    nothing = drawn.rows * columns
-    source = np.full((len(LEADS), columns), nothing)
-    rhythm = np.full(columns, nothing)
+    source = np.full((len(LEADS), columns), -1)
+    rhythm = np.full(columns, -1)
     flip = np.ones((drawn.rows, columns), np.float32)
     time = (np.arange(columns) + 0.5) / columns * PAGE_SECONDS
     for strip in sorted(drawn.strips, key=lambda s: s.stop_s - s.start_s):  # the longest last: it stays
@@ -58,13 +70,15 @@ def places_of(layout: str, speed_mm_per_s: float, columns: int) -> Places:
         index = strip.row * columns + np.minimum(along * columns, columns - 1).astype(int)
         source[strip.lead, shown] = rhythm[shown] = index
         flip.reshape(-1)[index] = strip.sign
-    shown = source < nothing
+    rhythm = np.where(rhythm < 0, rhythm.max(), rhythm)  # past the end of fast paper
     alike: dict[bytes, list[int]] = {}
     for lead in range(len(LEADS)):
-        if 0 < shown[lead].sum() < columns:
-            alike.setdefault(shown[lead].tobytes(), []).append(lead)
-    groups = tuple((leads, np.flatnonzero(shown[leads[0]]).tolist()) for leads in alike.values())
-    return Places(drawn.rows, source, rhythm, flip, groups)
+        alike.setdefault((source[lead] >= 0).tobytes(), []).append(lead)
+    groups = []
+    for leads in alike.values():
+        shown = np.flatnonzero(source[leads[0]] >= 0)
+        groups.append(Group(leads, shown, source[leads][:, shown]))
+    return Places(drawn.rows, groups, rhythm, flip)
 
 
 class Decoder(nn.Module):
@@ -108,8 +122,22 @@ class Decoder(nn.Module):
             nn.init.normal_(last.weight, std=0.01)
             nn.init.zeros_(last.bias)
         for index, places in enumerate(self.places):
-            for name in ("source", "rhythm", "flip"):
-                self.register_buffer(f"{name}_{index}", torch.from_numpy(getattr(places, name)), persistent=False)
+            order = [lead for group in places.groups for lead in group.leads]
+            shown = np.zeros((len(LEADS), self.columns), bool)
+            for group in places.groups:
+                shown[np.ix_(group.leads, group.shown)] = True
+            self._keep(f"order_{index}", np.argsort(order))
+            self._keep(f"shown_{index}", shown)
+            self._keep(f"flip_{index}", places.flip)
+            self._keep(f"rhythm_{index}", places.rhythm)
+            for number, group in enumerate(places.groups):
+                self._keep(f"source_{index}_{number}", group.source.reshape(-1))
+                own = np.zeros((self.columns, len(group.shown)), np.float32)
+                own[group.shown, np.arange(len(group.shown))] = 1
+                self._keep(f"own_{index}_{number}", own)
+
+    def _keep(self, name: str, values: np.ndarray) -> None:
+        self.register_buffer(name, torch.from_numpy(values), persistent=False)
 
     def forward(
         self, image: Tensor, maps: tuple[Tensor, ...], truth: tuple[Tensor, Tensor] | None = None
@@ -148,13 +176,10 @@ class Decoder(nn.Module):
         """Pages of one layout: (n, 12, T) in mV and (n, Q, S)."""
         rows = self.places[index].rows
         features, height = self._columns(index, image, context, corners)
-        # (n, C, R * W) and one column of nothing, then to leads and times
-        flat = F.pad(torch.cat([features, height], 1).unflatten(0, (-1, rows)).transpose(1, 2).flatten(2), (0, 1))
-        source = getattr(self, f"source_{index}")
-        shown = source < flat.shape[-1] - 1
-        cells = flat[..., source]  # (n, C + 1, 12, W)
-        cells = self._fill(index, cells, flat[:, :-1, getattr(self, f"rhythm_{index}")])
-        states = torch.cat([cells[:, :-1] + self.lead + self.unseen * ~shown, cells[:, -1:]], 1)
+        read = torch.cat([features, height], 1).unflatten(0, (-1, rows)).transpose(1, 2).flatten(2)  # (n, C + 1, R * W)
+        cells = self._fill(index, read)
+        shown = getattr(self, f"shown_{index}")
+        states = torch.cat([cells[:, :-1] + (self.lead + self.unseen * ~shown), cells[:, -1:]], 1)
         states = F.relu(self.over_time(states))
         drawn = (self.out(states) + cells[:, -1:]).permute(0, 2, 3, 1)  # (n, 12, W, samples)
         moment = torch.cat([drawn.transpose(2, 3).flatten(1, 2), shown.to(drawn.dtype).expand(len(drawn), -1, -1)], 1)
@@ -177,13 +202,21 @@ class Decoder(nn.Module):
         columns = torch.cat([F.relu(fine).flatten(1, 2), height.to(fine.dtype), seen], 1)
         return F.relu(self.along(F.relu(self.column(columns)))), height
 
-    def _fill(self, index: int, cells: Tensor, rhythm: Tensor) -> Tensor:
-        """The cells (n, C + 1, 12, W) with those not shown filled by analogy from the rhythm (n, C, W)."""
+    def _fill(self, index: int, read: Tensor) -> Tensor:
+        """Every (lead, time) cell (n, C + 1, 12, W) from the columns read (n, C + 1, R * W).
+
+        What is shown is taken as it is. At other times a lead is a mixture of what it did when it was shown, by how alike
+        the rhythm was.
+        """
+        rhythm = read[:, :-1, getattr(self, f"rhythm_{index}")]
         query, key = self.query(rhythm).transpose(1, 2), self.key(rhythm)
-        for leads, columns in self.places[index].groups:
-            known = cells[:, :, leads][..., columns]  # (n, C + 1, leads, shown)
-            alike = (query @ key[..., columns] / query.shape[-1] ** 0.5).softmax(-1)  # (n, W, shown)
-            filled = torch.einsum("nwk,nclk->nclw", alike, known)
-            filled[..., columns] = known
-            cells = cells.index_copy(2, torch.tensor(leads, device=cells.device), filled)
-        return cells
+        parts = []
+        for number, group in enumerate(self.places[index].groups):
+            known = read[..., getattr(self, f"source_{index}_{number}")].unflatten(2, (len(group.leads), -1))
+            if len(group.shown) < self.columns:
+                own = getattr(self, f"own_{index}_{number}")  # (W, shown)
+                alike = (query @ key[..., own.argmax(0)] / query.shape[-1] ** 0.5).softmax(-1)
+                mixture = torch.where(own.any(1, keepdim=True), own.to(alike.dtype), alike).transpose(1, 2)
+                known = (known.flatten(1, 2) @ mixture).unflatten(1, (-1, len(group.leads)))
+            parts.append(known)
+        return torch.cat(parts, 2)[:, :, getattr(self, f"order_{index}")]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.paper.layout import TRACE_MM, find_layout, nominal_frame, page_to_image
 
-PATCH_SHARE, PATCH_PX = 0.2, 32
+PATCH_SHARE, PATCH_PX = 0.2, 28
 """Side of the patch around a corner, as a share of the picture's sides, and in places."""
 END_SHARE, END_PX = 0.16, 48
 """Stretch of a row looked at around either end, as a share of the row, and in places."""
@@ -140,9 +140,9 @@ class Frame(nn.Module):
         self.hidden = nn.Linear(32 * 6 * 8, 128)
         self.first = nn.Linear(128, 8 + len(counts))
         self.second = nn.Sequential(
-            nn.Conv2d(page.channels, 16, 5, 1, 2), nn.ReLU(),
-            nn.Conv2d(16, 16, 5, 1, 4, dilation=2), nn.ReLU(),
-            nn.Conv2d(16, 4, 5, 1, 4, dilation=2),
+            nn.Conv2d(page.channels, 8, 5, 1, 2), nn.ReLU(),
+            nn.Conv2d(8, 12, 5, 1, 4, dilation=2), nn.ReLU(),
+            nn.Conv2d(12, 4, 5, 1, 4, dilation=2),
         )  # fmt: skip
         self.grid = RowGrid(page)
         self.third = nn.Sequential(
