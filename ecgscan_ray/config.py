@@ -120,6 +120,11 @@ class ModelConfig(Section):
     """Towers, projections and decoder (room ``model``)."""
 
     embed_dim: int = Field(256, ge=8)
+    """Size of an embedding, level and timing together."""
+    timing_dim: int = Field(64, ge=4)
+    """Of these, how many tell when things happen; reports have no say in them."""
+    timing_share: float = Field(0.3, ge=0, lt=1)
+    """Their share in a cosine between page and signal."""
     signal_fs: int = Field(100, ge=25)
     """Sampling rate of the signal tower's input and of the redrawn leads, Hz."""
     signal_seconds: float = Field(10.0, gt=0)
@@ -129,10 +134,17 @@ class ModelConfig(Section):
     decoder: DecoderConfig = DecoderConfig()
 
     @model_validator(mode="after")
-    def _whole_samples(self):
+    def _fits(self):
+        if self.timing_dim >= self.embed_dim:
+            raise ValueError(f"timing_dim={self.timing_dim} leaves nothing of embed_dim={self.embed_dim}")
         if self.signal_fs % self.decoder.columns_per_s:
             raise ValueError(f"decoder.columns_per_s={self.decoder.columns_per_s} does not divide signal_fs={self.signal_fs}")
         return self
+
+    @property
+    def level_dim(self) -> int:
+        """Dimensions that tell what is there, whenever."""
+        return self.embed_dim - self.timing_dim
 
     @property
     def sig_len(self) -> int:
@@ -167,6 +179,19 @@ class ObjectiveConfig(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
 
+class AugmentConfig(Section):
+    """What is done to leads and reports before they are embedded, so that recordings are not learned by heart."""
+
+    lead_dropout: float = Field(0.5, ge=0, le=1)
+    """Most leads that are missing, as a share; how many is drawn for each recording."""
+    gain: float = Field(0.2, ge=0)
+    """Standard deviation of the logarithm of the gain."""
+    noise_mv: float = Field(0.05, ge=0)
+    """Most noise, mV (standard deviation)."""
+    token_dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of a report's tokens that are left out."""
+
+
 class TrainingConfig(Section):
     """Optimiser, schedule, bookkeeping (room ``training``)."""
 
@@ -190,6 +215,7 @@ class TrainingConfig(Section):
     """Steps between checkpoints; the last step always has one."""
     validation_rows: int = Field(256, ge=0)
     """``validation.score`` is measured on at most this many validation recordings with every checkpoint; 0 = never."""
+    augment: AugmentConfig = AugmentConfig()
     shuffle_pairs: bool = False
     """Control: pair each page with another recording's signal and report, so that nothing can be learned."""
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ecgscan_ray.config import Config, ModelConfig, PageConfig
+from ecgscan_ray.config import AugmentConfig, Config, ModelConfig, PageConfig
 from ecgscan_ray.model.decoder import Decoder
 from ecgscan_ray.model.image import ImageTower
 from ecgscan_ray.model.signal import SignalTower
@@ -36,10 +36,8 @@ class GridHead(nn.Module):
         return self.mix(F.adaptive_avg_pool2d(self.reduce(features), self.grid).flatten(1))
 
 
-class TimeHead(nn.Module):
-    """A map over time to one vector: what changes over time, bin by bin, beside what is there all the time.
-
-    All hearts look alike on average; taken apart, the changes (which beat where) tell recordings apart from the first step.
+class TimingHead(nn.Module):
+    """A map over time to one vector that tells when things happen: its changes, stretch by stretch.
 
     Args:
         channels: Channels of the map.
@@ -49,17 +47,33 @@ class TimeHead(nn.Module):
 
     def __init__(self, channels: int, bins: int, dim: int) -> None:
         super().__init__()
-        self.bins, reduced = bins, 32
-        self.reduce = nn.Conv1d(channels, reduced, 1)
-        self.norm_change, self.norm_level = nn.LayerNorm(reduced * bins), nn.LayerNorm(reduced)
-        self.mix = nn.Sequential(nn.Linear(reduced * bins + reduced, dim), nn.GELU(), nn.Linear(dim, dim))
+        self.bins = bins
+        self.reduce = nn.Conv1d(channels, 32, 1)
+        self.mix = nn.Sequential(nn.LayerNorm(32 * bins), nn.Linear(32 * bins, dim), nn.GELU(), nn.Linear(dim, dim))
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, F, t) -> (N, D)."""
         pooled = F.adaptive_avg_pool1d(self.reduce(features), self.bins)
-        level = pooled.mean(-1)
-        change = (pooled - level[..., None]).flatten(1)
-        return self.mix(torch.cat([self.norm_change(change), self.norm_level(level)], dim=1))
+        return self.mix((pooled - pooled.mean(-1, keepdim=True)).flatten(1))
+
+
+class LevelHead(nn.Module):
+    """A map over time to one vector that tells what is there, whenever: its mean and its peaks.
+
+    Linear, since a deeper head learns the training recordings by heart.
+
+    Args:
+        channels: Channels of the map.
+        dim: Size of the vector.
+    """
+
+    def __init__(self, channels: int, dim: int) -> None:
+        super().__init__()
+        self.norm, self.mix = nn.LayerNorm(2 * channels), nn.Linear(2 * channels, dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, F, t) -> (N, D)."""
+        return self.mix(self.norm(torch.cat([features.mean(-1), features.amax(-1)], dim=1)))
 
 
 class CellHead(nn.Module):
@@ -84,24 +98,29 @@ class CellHead(nn.Module):
 class PageEncoder(nn.Module):
     """All that reads pages: backbone, decoder, and what embeds them. This is what users take away.
 
-    A page's embedding has four parts, added: the backbone's pooled features and its last map, the decoder's states, and the
-    redrawn leads as the signal tower sees them. The last makes page and recording comparable as soon as anything is redrawn
-    at all; the others carry what a redrawing loses.
+    An embedding has two parts. *Level* says what the heart does, whenever it does it: from the backbone's pooled features, and
+    from the redrawn leads as the signal tower sees them. *Timing* says when: from the backbone's last map, the decoder's states
+    and the redrawn leads. Reports know nothing of timing, and have their say in the level alone: given both, contrast with
+    reports learns a few hundred recordings by their beats, and nothing about hearts.
 
     Args:
         config: Model settings.
         page: Page settings.
+        augment: What is done to leads before they are embedded while training.
     """
 
-    def __init__(self, config: ModelConfig, page: PageConfig) -> None:
+    def __init__(self, config: ModelConfig, page: PageConfig, augment: AugmentConfig) -> None:
         super().__init__()
+        level, timing = config.level_dim, config.timing_dim
+        self.timing_share, self.augment = config.timing_share, augment
         self.tower = ImageTower(config.image, page)
         self.decoder = Decoder(config, page, self.tower.map_channels)
-        self.cells = CellHead(self.decoder.state_dim, self.decoder.num_queries, config.embed_dim)
-        self.places = GridHead(self.tower.map_channels[-1], (5, 7), config.embed_dim)
-        self.pooled = nn.Linear(self.tower.pooled_dim, config.embed_dim)
+        self.cells = CellHead(self.decoder.state_dim, self.decoder.num_queries, timing)
+        self.places = GridHead(self.tower.map_channels[-1], (5, 7), timing)
+        self.pooled = nn.Linear(self.tower.pooled_dim, level)
         self.signal = SignalTower(config.signal, config.signal_fs)
-        self.signal_head = TimeHead(self.signal.channels, 32, config.embed_dim)
+        self.signal_level = LevelHead(self.signal.channels, level)
+        self.signal_timing = TimingHead(self.signal.channels, 32, timing)
 
     def forward(self, image: Tensor, truth: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
         """Read pages.
@@ -119,10 +138,10 @@ class PageEncoder(nn.Module):
         maps, pooled = self.tower(normalised)
         redrawn, states, found = self.decoder(normalised, maps, truth)
         # detached: the redrawn leads answer to the recording alone, or contrast would bend them away from mV
-        seen = self.project_signal(redrawn.detach())
-        projected = seen + self.cells(states) + self.places(maps[-1]) + self.pooled(pooled)
+        level, timing = self.project_signal(redrawn.detach())
+        level, timing = level + self.pooled(pooled), timing + self.cells(states) + self.places(maps[-1])
         return {
-            "image_features": F.normalize(projected.float(), dim=-1),
+            "image_features": self.join(level, timing),
             "pooled": pooled.float(),
             "redrawn_mv": redrawn.float(),
             "frame_corners": found.corners,
@@ -134,9 +153,29 @@ class PageEncoder(nn.Module):
             "end_places": found.ends.places,
         }
 
-    def project_signal(self, signal_mv: Tensor) -> Tensor:
-        """Leads in mV, centred, missing samples 0: (N, 12, T) -> (N, D), not normalised."""
-        return self.signal_head(self.signal(signal_mv))
+    def project_signal(self, signal_mv: Tensor) -> tuple[Tensor, Tensor]:
+        """Leads in mV, centred, missing samples 0: (N, 12, T) -> level (N, L) and timing (N, D - L), not normalised."""
+        features = self.signal(augmented(signal_mv, self.augment) if self.training else signal_mv)
+        return self.signal_level(features), self.signal_timing(features)
+
+    def join(self, level: Tensor, timing: Tensor) -> Tensor:
+        """Both parts as one unit vector: (N, D) in fp32."""
+        share = self.timing_share
+        parts = (1 - share) ** 0.5 * F.normalize(level.float(), dim=-1), share**0.5 * F.normalize(timing.float(), dim=-1)
+        return torch.cat(parts, dim=-1)
+
+
+def augmented(signal_mv: Tensor, config: AugmentConfig) -> Tensor:
+    """Leads as another electrode, another amplifier, another cart would have recorded them: (N, 12, T) -> the same shape."""
+    n, leads, _ = signal_mv.shape
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(*shape, device=signal_mv.device, dtype=signal_mv.dtype)
+
+    missing = draw(n, leads, 1) < config.lead_dropout * draw(n, 1, 1)
+    gain = torch.exp(config.gain * torch.randn(n, 1, 1, device=signal_mv.device, dtype=signal_mv.dtype))
+    noise = config.noise_mv * draw(n, 1, 1) * torch.randn_like(signal_mv)
+    return (signal_mv * gain + noise).masked_fill(missing, 0.0)
 
 
 class ECGScan(nn.Module):
@@ -150,11 +189,12 @@ class ECGScan(nn.Module):
     def __init__(self, config: Config, vocab_size: int) -> None:
         super().__init__()
         model = config.model
-        self.page = PageEncoder(model, config.page)
+        self.page = PageEncoder(model, config.page, config.training.augment)
         self.text = TextTower(model.text, vocab_size)
         self.text_head = nn.Sequential(
-            nn.Linear(self.text.dim, model.embed_dim), nn.GELU(), nn.Linear(model.embed_dim, model.embed_dim)
+            nn.Linear(self.text.dim, model.level_dim), nn.GELU(), nn.Linear(model.level_dim, model.level_dim)
         )
+        self.token_dropout = config.training.augment.token_dropout
         scale = math.log(1 / config.objective.temperature)
         self.gram_log_scale = nn.Parameter(torch.tensor(scale))
         self.pair_log_scale = nn.Parameter(torch.tensor(scale))
@@ -174,11 +214,15 @@ class ECGScan(nn.Module):
 
     def encode_signal(self, signal_mv: Tensor) -> Tensor:
         """Leads in mV, centred, missing samples 0: (N, 12, T) -> (N, D) of unit norm."""
-        return F.normalize(self.page.project_signal(signal_mv).float(), dim=-1)
+        return self.page.join(*self.page.project_signal(signal_mv))
 
     def encode_text(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Token ids and mask (N, L) -> (N, D) of unit norm."""
-        return F.normalize(self.text_head(self.text(token_ids, attention_mask)).float(), dim=-1)
+        """Token ids and mask (N, L) -> (N, D) of unit norm, 0 in the timing part."""
+        if self.training and self.token_dropout:
+            kept = torch.rand(attention_mask.shape, device=attention_mask.device) >= self.token_dropout
+            attention_mask = attention_mask * kept
+        level = F.normalize(self.text_head(self.text(token_ids, attention_mask)).float(), dim=-1)
+        return F.pad(level, (0, self.page.signal_timing.mix[-1].out_features))
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch on the device to everything the objective wants."""

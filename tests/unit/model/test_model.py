@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 from ecgscan_ray.errors import ConfigError
-from ecgscan_ray.model.decoder import frame_places, inside
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.image import flattened
-from ecgscan_ray.paper.layout import LAYOUTS, strip_boxes, windows_of
-from ecgscan_ray.recording.leads import LEADS
 from tests.tiny import tiny_config
 
 
@@ -22,6 +18,8 @@ def a_batch(config, rows: int = 4) -> dict[str, torch.Tensor]:
         "centred_mv": torch.randn(rows, 12, config.model.sig_len),
         "token_ids": torch.randint(4, 90, (rows, 10)),
         "attention_mask": torch.ones(rows, 10, dtype=torch.uint8),
+        "frame_corners": torch.tensor([[0.1, 0.3], [0.9, 0.3], [0.9, 0.9], [0.1, 0.9]]).expand(rows, 4, 2),
+        "layout": torch.arange(rows) % len(page.layouts),
     }
 
 
@@ -30,6 +28,8 @@ def a_batch(config, rows: int = 4) -> dict[str, torch.Tensor]:
     [
         {},
         {"page__layouts": {"3x4+1": 0.5, "6x2": 0.3, "12x1": 0.2}, "model__signal__kind": "transformer1d"},
+        {"page__layouts": {"12x1": 1.0}},
+        {"page__layouts": {"3x4/cabrera": 0.5, "3x4+1/simultaneous": 0.5}, "page__paper_speed_mm_per_s": 50.0},
         {"page__channels": 3, "model__image__name": "resnet10t", "model__image__kwargs": {"channels": [8, 8, 8, 8]}},
         {
             "model__image__name": "vit_tiny_patch16_224",
@@ -60,27 +60,6 @@ def test_a_report_without_tokens_gives_numbers() -> None:
 def test_unknown_tower_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'convnext_atto'"):
         ECGScan(tiny_config(model__image__name="convnext_ato"), 100)
-
-
-@pytest.mark.parametrize("layout", sorted(LAYOUTS))
-def test_places_lie_on_the_strips_that_show_them(layout: str) -> None:
-    """The frame's coordinates, mapped by the nominal corners, are where ``strip_boxes`` puts each lead at that time."""
-    config = tiny_config(page__layouts={layout: 1.0})
-    model = ECGScan(config, 100)
-    places = frame_places(config.page, layout, 25, 0.4)
-    xy = inside(model.page.decoder.frame.nominal[:1], torch.from_numpy(places[:, :, 1])).numpy()[0]
-    assert xy.shape == (12, 25, 2)
-    boxes, windows = strip_boxes(config.page, layout), windows_of(layout)
-    for lead in range(len(LEADS)):
-        for strip, (shown, start, stop) in enumerate(windows):
-            if shown != lead or stop - start == 10 != (windows[:, 0] == lead).sum():
-                continue
-            for k in range(25):
-                middle = (k + 0.5) * 0.4
-                if start + 0.2 <= middle <= stop - 0.2 and (windows[:, 0] == lead).sum() == 1:
-                    x0, y0, x1, y1 = boxes[strip]
-                    expected = (x0 + (middle - 0.2 + 0.0667 * 2 - start) / (stop - start) * (x1 - x0), (y0 + y1) / 2)
-                    assert np.abs(xy[lead, k] - expected).max() < 0.02
 
 
 def test_flattening_takes_light_and_keeps_ink() -> None:

@@ -1,0 +1,120 @@
+"""Reading a page: the frame's geometry, where layouts draw what, and that straightened rows are the recording."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from ecgscan_ray.model.decoder import Decoder, places_of
+from ecgscan_ray.model.frame import RowGrid, Votes, inside, read_rows
+from ecgscan_ray.paper import Renderer, page_key
+from ecgscan_ray.paper.layout import LAYOUTS, nominal_frame, strip_boxes, timed
+from ecgscan_ray.recording.leads import LEADS
+from tests.records import beating
+from tests.tiny import tiny_config
+
+COLUMNS = 250
+
+
+def test_inside_is_the_homography_of_opencv() -> None:
+    square = np.array([(0, 0), (1, 0), (1, 1), (0, 1)], np.float32)
+    corners = np.array([(0.1, 0.2), (0.95, 0.15), (0.9, 0.85), (0.05, 0.8)], np.float32)
+    uv = np.random.default_rng(0).random((7, 2)).astype(np.float32)
+    expected = cv2.perspectiveTransform(uv[None], cv2.getPerspectiveTransform(square, corners))[0]
+    found = inside(torch.from_numpy(corners)[None], torch.from_numpy(uv)[None])[0]
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("speed", [25.0, 50.0])
+@pytest.mark.parametrize("name", sorted(LAYOUTS))
+def test_every_column_lies_on_the_strip_that_shows_it(name: str, speed: float) -> None:
+    page = tiny_config(page__layouts={name: 1.0}, page__paper_speed_mm_per_s=speed).page
+    places, layout = places_of(name, speed, COLUMNS), timed(name, speed)
+    u = (torch.arange(COLUMNS) + 0.5) / COLUMNS
+    row = torch.arange(places.rows) / max(places.rows - 1, 1)
+    corners = torch.from_numpy(nominal_frame(page, name))[None]
+    flat = RowGrid(page)(corners, u, row, torch.zeros(1, 1))[0, :, 0].flatten(0, 1).numpy()  # (R * W, 2)
+    boxes, pitch = strip_boxes(page, name), (u[1] - u[0]).item()
+    seen = 0
+    for group in places.groups:
+        for lead, source in zip(group.leads, group.source, strict=True):
+            for column, index in zip(group.shown, source, strict=True):
+                second = (column + 0.5) / COLUMNS * 10
+                strips = [k for k, s in enumerate(layout.strips) if s.lead == lead and s.start_s <= second < s.stop_s]
+                strip = max(strips, key=lambda k: layout.strips[k].stop_s - layout.strips[k].start_s)
+                own, (x0, y0, x1, y1) = layout.strips[strip], boxes[strip]
+                x = x0 + (second - own.start_s) / (own.stop_s - own.start_s) * (x1 - x0)
+                assert abs(flat[index, 0] - x) < 1.1 * pitch and abs(flat[index, 1] - (y0 + y1) / 2) < 1e-3
+                assert places.flip.reshape(-1)[index] == own.sign
+                seen += 1
+    drawn = sum(s.stop_s - s.start_s for s in layout.strips if not s.rhythm)
+    assert seen >= drawn / 10 * COLUMNS - 12 and sorted(sum((g.leads for g in places.groups), [])) == list(range(12))
+
+
+@pytest.mark.parametrize("name", ["3x4+1", "6x2", "12x1", "3x4/cabrera"])
+def test_straightened_rows_are_the_recording(name: str) -> None:
+    """The darkest ink of each straightened column, in mV, follows the lead that the layout says is there."""
+    config = tiny_config(
+        page__layouts={name: 1.0}, page__height=640, page__width=832, page__effects="clean", page__channels=1
+    )
+    recording = beating()
+    page = Renderer(config.page).render([recording], np.array([page_key(0, 0, recording.id)], np.uint64))
+    image = 1 - torch.from_numpy(page.image).permute(0, 3, 1, 2).float() / 255
+    places = places_of(name, 25.0, COLUMNS)
+    heights = torch.linspace(-1.5, 1.5, 61)[:, None]
+    corners = torch.from_numpy(page.truth[0].frame_corners())[None]
+    u = (torch.arange(COLUMNS) + 0.5) / COLUMNS
+    grid = RowGrid(config.page)(
+        corners, u, torch.arange(places.rows) / max(places.rows - 1, 1), heights * torch.from_numpy(places.flip)[:, None]
+    )
+    strips = read_rows(image, grid)[:, 0]  # (R, heights, W)
+    ink = (strips - 0.5).clamp_min(0) + 1e-6
+    height = ((ink * heights).sum(1) / ink.sum(1)).flatten().numpy()  # (R * W,)
+    correlations = []
+    for group in places.groups:
+        for lead, source in zip(group.leads, group.source, strict=True):
+            truth = recording.signal_mv[lead, :1000].reshape(COLUMNS, 4).mean(1)[group.shown]
+            middle = slice(12, -6)  # away from labels and separators
+            correlations.append(np.corrcoef(truth[middle], height[source][middle])[0, 1])
+    assert np.median(correlations) > 0.95 and min(correlations) > 0.6
+
+
+def test_what_is_not_shown_is_filled_from_what_was_like_it() -> None:
+    """With sharp attention on the rhythm, a lead's unseen beat is its own seen beat at the same place of the rhythm."""
+    config = tiny_config(page__layouts={"3x4+1": 1.0}, model__decoder__columns_per_s=25)
+    torch.manual_seed(0)
+    decoder = Decoder(config.model, config.page, (8, 8, 16))
+    width = decoder.state_dim
+    phase = torch.arange(COLUMNS) % 25  # a beat a second
+    rhythm = torch.zeros(1, width + 1, COLUMNS)
+    rhythm[0, 0], rhythm[0, 1] = torch.sin(phase / 25 * 6.2832), torch.cos(phase / 25 * 6.2832)
+    others = torch.zeros(1, width + 1, 3 * COLUMNS)
+    others[0, 5] = phase.repeat(3).float()
+    with torch.no_grad():
+        for layer in (decoder.query, decoder.key):
+            layer.weight.zero_(), layer.bias.zero_()
+            layer.weight[0, 0, 4] = layer.weight[1, 1, 4] = 60.0
+        cells = decoder._fill(0, torch.cat([others, rhythm], 2))
+    assert cells.shape == (1, width + 1, 12, COLUMNS)
+    v1 = cells[0, 5, LEADS.index("V1")]  # shown from 5 to 7.5 s
+    np.testing.assert_allclose(v1.numpy(), phase.numpy(), atol=0.1)
+
+
+def test_votes_lie_where_most_of_them_are() -> None:
+    places = torch.arange(5.0).view(1, 1, 5, 1, 1).expand(1, 1, 5, 1, 2)
+    assert Votes(torch.tensor([[[0.0, 0, 0, 50, 0]]]), places).mean().allclose(torch.tensor(3.0))
+    assert Votes(torch.zeros(1, 1, 5), places).mean().allclose(torch.tensor(2.0))
+
+
+def test_pages_of_several_layouts_do_not_see_each_other() -> None:
+    config = tiny_config(page__layouts={"3x4+1": 0.5, "6x2": 0.5}, model__decoder__columns_per_s=25)
+    decoder = Decoder(config.model, config.page, (8, 8, 16)).eval()
+    image = torch.randn(4, 1, 96, 128)
+    maps = tuple(torch.randn(4, c, h, 128 * h // 96) for c, h in ((8, 24), (8, 12), (16, 3)))
+    truth = decoder.frame.nominal[[0, 1, 0, 1]], torch.tensor([0, 1, 0, 1])
+    together, _, _ = decoder(image, maps, truth)
+    for row in range(4):
+        alone, _, _ = decoder(image[[row]], tuple(m[[row]] for m in maps), tuple(t[[row]] for t in truth))
+        torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=1e-4)
