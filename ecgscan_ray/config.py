@@ -92,7 +92,8 @@ class TextTowerConfig(Section):
     name: str = "small"
     """``small`` (trained from scratch with a tokenizer fitted on the corpus), or a transformers encoder's name or path."""
     width: int = Field(128, ge=16)
-    depth: int = Field(2, ge=1)
+    depth: int = Field(2, ge=0)
+    """Transformer layers (``small`` only); 0 = the mean of the tokens' embeddings."""
     heads: int = Field(4, ge=1)
     max_length: int = Field(64, ge=8)
     """Tokens a report is cut to."""
@@ -138,7 +139,9 @@ class ModelConfig(Section):
         if self.timing_dim >= self.embed_dim:
             raise ValueError(f"timing_dim={self.timing_dim} leaves nothing of embed_dim={self.embed_dim}")
         if self.signal_fs % self.decoder.columns_per_s:
-            raise ValueError(f"decoder.columns_per_s={self.decoder.columns_per_s} does not divide signal_fs={self.signal_fs}")
+            raise ValueError(
+                f"decoder.columns_per_s={self.decoder.columns_per_s} does not divide signal_fs={self.signal_fs}"
+            )
         return self
 
     @property

@@ -2,7 +2,7 @@
 
 The preprocessing lies in the encoder: the whole page is fitted into the size it was trained on, never cropped.
 
-Letters: N pages, H W C page size and channels, P pooled features, D aligned features.
+Letters: N pages, H W C page size and channels, P features, D aligned features.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ class Encoder:
         self.module = module.to(self.device).eval()
 
     @property
-    def pooled_dim(self) -> int:
+    def feature_dim(self) -> int:
         """P."""
-        return self.module.tower.pooled_dim
+        return self.module.feature_dim
 
     @property
     def embed_dim(self) -> int:
         """D."""
-        return self.module.pooled.out_features
+        return self.module.embed_dim
 
     def preprocess(self, image: Picture) -> np.ndarray:
         """The whole page in the encoder's size and channels: uint8 (H, W, C).
@@ -78,7 +78,8 @@ class Encoder:
         Args:
             images: Pages (see ``Picture``); one page alone is a list of one. An array of four axes is N pages.
             projected: The aligned features, as compared with signals and reports in training, of unit norm (N, D);
-                else the backbone's pooled features (N, P), as wanted for a classifier of one's own.
+                else features (N, P) for a classifier of one's own: the backbone's pooled ones and what the signal
+                tower finds in the redrawn leads.
             batch_size: Pages at once.
 
         Returns:
@@ -89,12 +90,12 @@ class Encoder:
         """
         if isinstance(images, str | os.PathLike | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
             images = [images]
-        width = self.embed_dim if projected else self.pooled_dim
+        width = self.embed_dim if projected else self.feature_dim
         parts = [np.zeros((0, width), np.float32)]
         for batch in _batches(images, batch_size):
             pixels = np.stack([self.preprocess(image) for image in batch])
             tensor = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-            parts.append(self.module(tensor)["image_features" if projected else "pooled"].cpu().numpy())
+            parts.append(self.module(tensor)["image_features" if projected else "features"].cpu().numpy())
         return np.concatenate(parts)
 
 
@@ -319,7 +320,7 @@ def embed_folder(
     if not names:
         raise InputError("no files in this folder", where=root)
     encoder = load_encoder(encoder_path, device=device)
-    width = encoder.embed_dim if projected else encoder.pooled_dim
+    width = encoder.embed_dim if projected else encoder.feature_dim
     schema = pa.schema([("path", pa.string()), ("embedding", pa.list_(pa.float32(), width)), ("error", pa.string())])
     bad: dict[str, str] = {}
     temporary = out.with_name(f".{out.name}.part")

@@ -11,13 +11,14 @@ TINY: dict[str, Any] = {
     "stream": {"unit_rows": 6, "window_row_groups": 2},
     "model": {
         "embed_dim": 16,
+        "timing_dim": 4,
         "image": {
             "name": "convnext_atto",
             "kwargs": {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16], "ls_init_value": None},
         },
         "signal": {"width": 8, "depth": 2},
         "text": {"width": 16, "depth": 1, "heads": 2, "max_length": 16, "vocab_size": 300, "dropout": 0.0},
-        "decoder": {"width": 16},
+        "decoder": {"width": 16, "columns_per_s": 25, "read_px": 24},
     },
     "training": {
         "global_batch_size": 12,

@@ -175,10 +175,10 @@ def _fit_probes(
     validation = pages("validation", 0)
     probes = {}
     for prefix in ("", "random."):
-        features, labels = (np.concatenate([part[name] for part in train]) for name in (f"{prefix}pooled", "labels"))
+        features, labels = (np.concatenate([part[name] for part in train]) for name in (f"{prefix}features", "labels"))
         known, checked = labels.any(1), validation["labels"].any(1)
         probes[prefix] = fit_probe(
-            features[known], labels[known], validation[f"{prefix}pooled"][checked], validation["labels"][checked]
+            features[known], labels[known], validation[f"{prefix}features"][checked], validation["labels"][checked]
         )
     return probes
 
@@ -207,7 +207,7 @@ def _class_figures(
     for prefix, model in zip(bench.prefixes, models.values(), strict=True):
         ordered = {name: prompts[name] for name in SUPERCLASSES}
         vectors = class_vectors(model, maker.tokenizer, ordered, maker.config.model.text.max_length, device)
-        scores["linear_probe"][prefix] = probes[prefix].scores(test[f"{prefix}pooled"][labelled])
+        scores["linear_probe"][prefix] = probes[prefix].scores(test[f"{prefix}features"][labelled])
         scores["zero_shot"][prefix] = zero_shot_scores(test[f"{prefix}page"][labelled], vectors)
         figures[f"{prefix}linear_probe.superclass.strength"] = Estimate(probes[prefix].strength, n=len(labelled))
     for task, by_prefix in scores.items():

@@ -2,7 +2,7 @@
 
 What is kept is small (features and one figure a recording and lead), so that memory grows by a few kB a recording.
 
-Letters: N recordings, 12 leads, T samples, D aligned features, P pooled features, C classes.
+Letters: N recordings, 12 leads, T samples, D aligned features, P features for a classifier, C classes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Features:
 
     Attributes:
         ids: Recording ids.
-        columns: ``page``, ``pooled`` (``<model>.page`` for others than the first model), ``labels`` (N, C) bool,
+        columns: ``page``, ``features`` (``<model>.page`` for others than the first model), ``labels`` (N, C) bool,
             ``patient_key`` and so on.
         examples: The first few recordings.
         skipped: Recordings whose page could not be drawn.
@@ -126,8 +126,8 @@ def extract(
         columns = _facts(numpy_batch, batch_recordings)
         for name, model in models.items():
             prefix = "" if name == first else f"{name}."
-            page, pooled, redrawn_mv = model.encode_image(tensors["image"])
-            columns |= {f"{prefix}page": _numpy(page), f"{prefix}pooled": _numpy(pooled)}
+            page, features, redrawn_mv = model.encode_image(tensors["image"])
+            columns |= {f"{prefix}page": _numpy(page), f"{prefix}features": _numpy(features)}
             if everything:
                 signal = model.encode_signal(tensors["centred_mv"])
                 text = model.encode_text(tensors["token_ids"], tensors["attention_mask"])

@@ -12,7 +12,8 @@ Letters: N pages, M layouts, R rows, W columns of a row, C features, T samples.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import cast
 
 import numpy as np
 import torch
@@ -25,60 +26,76 @@ from ecgscan_ray.paper.layout import PAGE_SECONDS, TRACE_MM, timed
 from ecgscan_ray.recording.leads import LEADS
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(nn.Module):
     """Leads that a page shows at the same times.
 
-    Attributes:
+    Args:
         leads: Their indices.
-        shown: Columns of time at which they are shown.
-        source: (leads, shown) where: row * W + column.
+        shown: (W,) bool, the columns of time at which they are shown.
+        source: (leads, shown) int, where: row * W + column.
     """
 
-    leads: list[int]
-    shown: np.ndarray
-    source: np.ndarray
+    source: Tensor
+    own: Tensor
+    """(W, shown): 1 where a column of time is itself shown."""
+
+    def __init__(self, leads: list[int], shown: np.ndarray, source: np.ndarray) -> None:
+        super().__init__()
+        self.leads, self.complete = leads, bool(shown.all())
+        self.register_buffer("source", torch.from_numpy(source), persistent=False)
+        self.register_buffer("own", torch.from_numpy(np.eye(len(shown), dtype=np.float32)[:, shown]), persistent=False)
 
 
-@dataclass(frozen=True)
-class Places:
-    """What one layout draws where, in columns.
+class Places(nn.Module):
+    """What one layout draws where, in columns: time in W equal parts of 10 s, and as many columns along each row.
 
-    Attributes:
-        rows: R.
-        groups: All leads, each once.
-        rhythm: (W,) int, row * W + column of the longest strip shown at that time.
-        flip: (R, W), -1 where the page shows the lead upside down, else 1.
+    Args:
+        layout: Name.
+        speed_mm_per_s: Paper speed.
+        columns: W.
     """
 
-    rows: int
-    groups: list[Group]
-    rhythm: np.ndarray
-    flip: np.ndarray
+    groups: nn.ModuleList
+    """Of ``Group``: all leads, each once."""
+    rhythm: Tensor
+    """(W,) int, row * W + column of the longest strip shown at that time."""
+    flip: Tensor
+    """(R, W), -1 where the page shows the lead upside down, else 1."""
+    shown: Tensor
+    """(12, W) bool."""
+    order: Tensor
+    """(12,) int, where the leads in order are among those of the groups, one group after the other."""
+    row: Tensor
+    """(R,) 0 = first row .. 1 = last."""
 
-
-def places_of(layout: str, speed_mm_per_s: float, columns: int) -> Places:
-    """Columns of a layout: time in ``columns`` equal parts of 10 s, and as many columns along each row."""
-    drawn = timed(layout, speed_mm_per_s)
-    source = np.full((len(LEADS), columns), -1)
-    rhythm = np.full(columns, -1)
-    flip = np.ones((drawn.rows, columns), np.float32)
-    time = (np.arange(columns) + 0.5) / columns * PAGE_SECONDS
-    for strip in sorted(drawn.strips, key=lambda s: s.stop_s - s.start_s):  # the longest last: it stays
-        shown = (strip.start_s <= time) & (time < strip.stop_s)
-        along = (strip.x_s + time[shown] - strip.start_s) * speed_mm_per_s / TRACE_MM
-        index = strip.row * columns + np.minimum(along * columns, columns - 1).astype(int)
-        source[strip.lead, shown] = rhythm[shown] = index
-        flip.reshape(-1)[index] = strip.sign
-    rhythm = np.where(rhythm < 0, rhythm.max(), rhythm)  # past the end of fast paper
-    alike: dict[bytes, list[int]] = {}
-    for lead in range(len(LEADS)):
-        alike.setdefault((source[lead] >= 0).tobytes(), []).append(lead)
-    groups = []
-    for leads in alike.values():
-        shown = np.flatnonzero(source[leads[0]] >= 0)
-        groups.append(Group(leads, shown, source[leads][:, shown]))
-    return Places(drawn.rows, groups, rhythm, flip)
+    def __init__(self, layout: str, speed_mm_per_s: float, columns: int) -> None:
+        super().__init__()
+        drawn = timed(layout, speed_mm_per_s)
+        source = np.full((len(LEADS), columns), -1)
+        rhythm = np.full(columns, -1)
+        flip = np.ones((drawn.rows, columns), np.float32)
+        time = (np.arange(columns) + 0.5) / columns * PAGE_SECONDS
+        for strip in sorted(drawn.strips, key=lambda s: s.stop_s - s.start_s):  # the longest last: it stays
+            inside = (strip.start_s <= time) & (time < strip.stop_s)
+            along = (strip.x_s + time[inside] - strip.start_s) * speed_mm_per_s / TRACE_MM
+            index = strip.row * columns + np.minimum(along * columns, columns - 1).astype(int)
+            source[strip.lead, inside] = rhythm[inside] = index
+            flip.reshape(-1)[index] = strip.sign
+        shown = source >= 0
+        alike: dict[bytes, list[int]] = {}
+        for lead in range(len(LEADS)):
+            alike.setdefault(shown[lead].tobytes(), []).append(lead)
+        groups = [Group(leads, shown[leads[0]], source[leads][:, shown[leads[0]]]) for leads in alike.values()]
+        self.rows, self.groups = drawn.rows, nn.ModuleList(groups)
+        buffers = {
+            "rhythm": np.where(rhythm < 0, rhythm.max(), rhythm),  # past the end of fast paper
+            "flip": flip,
+            "shown": shown,
+            "order": np.argsort([lead for group in groups for lead in group.leads]),
+            "row": (np.arange(drawn.rows) / max(drawn.rows - 1, 1)).astype(np.float32),
+        }
+        for name, values in buffers.items():
+            self.register_buffer(name, torch.from_numpy(values), persistent=False)
 
 
 class Decoder(nn.Module):
@@ -90,6 +107,8 @@ class Decoder(nn.Module):
         map_channels: Channels of the three maps of the image tower; the last tells the frame.
     """
 
+    heights_mv: Tensor
+
     def __init__(self, config: ModelConfig, page: PageConfig, map_channels: tuple[int, ...]) -> None:
         super().__init__()
         own, width = config.decoder, config.decoder.width
@@ -98,7 +117,8 @@ class Decoder(nn.Module):
         self.cells = round(config.signal_seconds / own.segment_s)
         self.num_queries, self.state_dim = len(LEADS) * self.cells, width
         self.frame = Frame(page, map_channels[-1])
-        self.places = [places_of(name, page.paper_speed_mm_per_s, self.columns) for name in page.layouts]
+        places = [Places(name, page.paper_speed_mm_per_s, self.columns) for name in page.layouts]
+        self.places = nn.ModuleList(places)
         self.grid = RowGrid(page)
         self.register_buffer("heights_mv", torch.linspace(-own.read_mv, own.read_mv, own.read_px), persistent=False)
         c1, c2, c3 = max(width // 6, 4), max(width // 3, 8), max(width // 2, 8)
@@ -115,29 +135,11 @@ class Decoder(nn.Module):
         self.over_time = nn.Conv2d(width + 1, width, (1, 3), padding=(0, 1))
         self.out = nn.Conv2d(width, self.per_column, 1)
         samples = self.per_column * len(LEADS)
-        self.together = nn.Sequential(
-            nn.Conv1d(samples + len(LEADS), 2 * samples, 1), nn.ReLU(), nn.Conv1d(2 * samples, samples, 1)
-        )
-        for last in (self.out, self.together[-1]):
-            nn.init.normal_(last.weight, std=0.01)
-            nn.init.zeros_(last.bias)
-        for index, places in enumerate(self.places):
-            order = [lead for group in places.groups for lead in group.leads]
-            shown = np.zeros((len(LEADS), self.columns), bool)
-            for group in places.groups:
-                shown[np.ix_(group.leads, group.shown)] = True
-            self._keep(f"order_{index}", np.argsort(order))
-            self._keep(f"shown_{index}", shown)
-            self._keep(f"flip_{index}", places.flip)
-            self._keep(f"rhythm_{index}", places.rhythm)
-            for number, group in enumerate(places.groups):
-                self._keep(f"source_{index}_{number}", group.source.reshape(-1))
-                own = np.zeros((self.columns, len(group.shown)), np.float32)
-                own[group.shown, np.arange(len(group.shown))] = 1
-                self._keep(f"own_{index}_{number}", own)
-
-    def _keep(self, name: str, values: np.ndarray) -> None:
-        self.register_buffer(name, torch.from_numpy(values), persistent=False)
+        mixed = nn.Conv1d(2 * samples, samples, 1)
+        self.together = nn.Sequential(nn.Conv1d(samples + len(LEADS), 2 * samples, 1), nn.ReLU(), mixed)
+        for last in (self.out, mixed):
+            for parameter in last.parameters():
+                nn.init.normal_(parameter, std=0.01)
 
     def forward(
         self, image: Tensor, maps: tuple[Tensor, ...], truth: tuple[Tensor, Tensor] | None = None
@@ -158,10 +160,10 @@ class Decoder(nn.Module):
         context = self._context(maps)
         leads = image.new_zeros(len(image), len(LEADS), self.columns * self.per_column)
         states = image.new_zeros(len(image), self.num_queries, self.state_dim)
-        for index in range(len(self.places)):
+        for index, places in enumerate(cast(Iterable[Places], self.places)):
             pages = (layout == index).nonzero().squeeze(1)
             if len(pages):
-                drawn, state = self._read(index, image[pages], context[pages], corners[pages])
+                drawn, state = self._read(places, image[pages], context[pages], corners[pages])
                 leads, states = leads.index_copy(0, pages, drawn), states.index_copy(0, pages, state)
         return leads, states, found
 
@@ -172,13 +174,14 @@ class Decoder(nn.Module):
             last = F.interpolate(last, middle.shape[-2:], mode="bilinear", align_corners=False)
         return F.relu(middle + last)
 
-    def _read(self, index: int, image: Tensor, context: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
+    def _read(self, places: Places, image: Tensor, context: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
         """Pages of one layout: (n, 12, T) in mV and (n, Q, S)."""
-        rows = self.places[index].rows
-        features, height = self._columns(index, image, context, corners)
-        read = torch.cat([features, height], 1).unflatten(0, (-1, rows)).transpose(1, 2).flatten(2)  # (n, C + 1, R * W)
-        cells = self._fill(index, read)
-        shown = getattr(self, f"shown_{index}")
+        features, height = self._columns(places, image, context, corners)
+        read = (
+            torch.cat([features, height], 1).unflatten(0, (-1, places.rows)).transpose(1, 2).flatten(2)
+        )  # (n, C + 1, R * W)
+        cells = self._fill(places, read)
+        shown = places.shown
         states = torch.cat([cells[:, :-1] + (self.lead + self.unseen * ~shown), cells[:, -1:]], 1)
         states = F.relu(self.over_time(states))
         drawn = (self.out(states) + cells[:, -1:]).permute(0, 2, 3, 1)  # (n, 12, W, samples)
@@ -187,12 +190,11 @@ class Decoder(nn.Module):
         states = F.adaptive_avg_pool2d(states, (len(LEADS), self.cells)).flatten(2).transpose(1, 2)
         return drawn.to(image.dtype), states.to(image.dtype)
 
-    def _columns(self, index: int, image: Tensor, context: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
+    def _columns(self, places: Places, image: Tensor, context: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
         """Features (n * R, C, W) of every column and the height of its ink (n * R, 1, W) in mV."""
-        rows, width = self.places[index].rows, self.columns
-        u = (torch.arange(width, device=image.device) + 0.5) / width
-        row = torch.arange(rows, device=image.device) / max(rows - 1, 1)
-        heights = self.heights_mv[:, None] * getattr(self, f"flip_{index}")[:, None]  # (R, heights, W)
+        row = places.row
+        u = (torch.arange(self.columns, device=image.device) + 0.5) / self.columns
+        heights = self.heights_mv[:, None] * places.flip[:, None]  # (R, heights, W)
         strips = read_rows(image, self.grid(corners, u, row, heights))
         near = F.relu(self.read_1(strips))
         fine = self.read_3(F.relu(self.read_2(near)))
@@ -202,23 +204,22 @@ class Decoder(nn.Module):
         columns = torch.cat([F.relu(fine).flatten(1, 2), height.to(fine.dtype), seen], 1)
         return F.relu(self.along(F.relu(self.column(columns)))), height
 
-    def _fill(self, index: int, read: Tensor) -> Tensor:
+    def _fill(self, places: Places, read: Tensor) -> Tensor:
         """Every (lead, time) cell (n, C + 1, 12, W) from the columns read (n, C + 1, R * W).
 
         What is shown is taken as it is. At other times a lead is a mixture of what it did when it was shown, by how alike
         the rhythm was.
         """
-        rhythm = read[:, :-1, getattr(self, f"rhythm_{index}")]
+        rhythm = read[:, :-1, places.rhythm]
         query, key = self.query(rhythm).transpose(1, 2), self.key(rhythm)
         parts = []
-        for number, group in enumerate(self.places[index].groups):
-            known = read[..., getattr(self, f"source_{index}_{number}")].unflatten(2, (len(group.leads), -1))
-            if len(group.shown) < self.columns:
-                own = getattr(self, f"own_{index}_{number}")  # (W, shown)
-                alike = (query @ key[..., own.argmax(0)] / query.shape[-1] ** 0.5).softmax(-1)
-                mixture = torch.where(own.any(1, keepdim=True), own.to(alike.dtype), alike).transpose(1, 2)
+        for group in cast(Iterable[Group], places.groups):
+            known = read[..., group.source.flatten()].unflatten(2, group.source.shape)
+            if not group.complete:
+                alike = (query @ key[..., group.own.argmax(0)] / query.shape[-1] ** 0.5).softmax(-1)
+                mixture = torch.where(group.own.any(1, keepdim=True), group.own.to(alike.dtype), alike).mT
                 known = (known.flatten(1, 2) @ mixture).unflatten(1, (-1, len(group.leads)))
             parts.append(known)
         # a layout that shows everything has nothing to fill, and still touches these weights: DDP wants none unused
         untouched = 0 * (query.mean() + key.mean())
-        return torch.cat(parts, 2)[:, :, getattr(self, f"order_{index}")] + untouched
+        return torch.cat(parts, 2)[:, :, places.order] + untouched

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ecgscan_ray.config import AugmentConfig, Config, ModelConfig, PageConfig
 from ecgscan_ray.model.decoder import Decoder
+from ecgscan_ray.model.frame import inside
 from ecgscan_ray.model.image import ImageTower
 from ecgscan_ray.model.signal import SignalTower
 from ecgscan_ray.model.text import TextTower
@@ -57,23 +58,19 @@ class TimingHead(nn.Module):
         return self.mix((pooled - pooled.mean(-1, keepdim=True)).flatten(1))
 
 
-class LevelHead(nn.Module):
-    """A map over time to one vector that tells what is there, whenever: its mean and its peaks.
-
-    Linear, since a deeper head learns the training recordings by heart.
+class LevelPool(nn.Module):
+    """A map over time to what is there, whenever: the mean and the peak of each channel. (N, F, t) -> (N, 2 F).
 
     Args:
-        channels: Channels of the map.
-        dim: Size of the vector.
+        channels: Channels of the map, F.
     """
 
-    def __init__(self, channels: int, dim: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm, self.mix = nn.LayerNorm(2 * channels), nn.Linear(2 * channels, dim)
+        self.norm = nn.LayerNorm(2 * channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, F, t) -> (N, D)."""
-        return self.mix(self.norm(torch.cat([features.mean(-1), features.amax(-1)], dim=1)))
+        return self.norm(torch.cat([features.mean(-1), features.amax(-1)], dim=1))
 
 
 class CellHead(nn.Module):
@@ -106,20 +103,25 @@ class PageEncoder(nn.Module):
     Args:
         config: Model settings.
         page: Page settings.
-        augment: What is done to leads before they are embedded while training.
+        augment: What is done to leads before they are embedded while training; the default where it is not trained.
     """
 
-    def __init__(self, config: ModelConfig, page: PageConfig, augment: AugmentConfig) -> None:
+    def __init__(self, config: ModelConfig, page: PageConfig, augment: AugmentConfig | None = None) -> None:
         super().__init__()
         level, timing = config.level_dim, config.timing_dim
-        self.timing_share, self.augment = config.timing_share, augment
+        self.embed_dim = config.embed_dim
+        self.timing_share, self.augment = config.timing_share, augment or AugmentConfig()
         self.tower = ImageTower(config.image, page)
         self.decoder = Decoder(config, page, self.tower.map_channels)
         self.cells = CellHead(self.decoder.state_dim, self.decoder.num_queries, timing)
         self.places = GridHead(self.tower.map_channels[-1], (5, 7), timing)
-        self.pooled = nn.Linear(self.tower.pooled_dim, level)
+        self.dropout = nn.Dropout(0.5)
+        self.page_level = nn.Linear(self.tower.pooled_dim, level)
         self.signal = SignalTower(config.signal, config.signal_fs)
-        self.signal_level = LevelHead(self.signal.channels, level)
+        self.feature_dim = self.tower.pooled_dim + 2 * self.signal.channels
+        self.heart = LevelPool(self.signal.channels)
+        # linear, as of the pooled features: deeper heads learn the training recordings by heart
+        self.heart_level = nn.Linear(2 * self.signal.channels, level)
         self.signal_timing = TimingHead(self.signal.channels, 32, timing)
 
     def forward(self, image: Tensor, truth: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
@@ -130,38 +132,52 @@ class PageEncoder(nn.Module):
             truth: While training: the frame's corners (N, 4, 2) and the layout (N,) as the renderer made them.
 
         Returns:
-            ``image_features`` (N, D) of unit norm in fp32, ``pooled`` backbone features (N, P), ``redrawn_mv``
-            (N, 12, T); of the frame (``frame.Found``) ``frame_guess``, ``layout_logits``, ``near_logits``,
-            ``near_places``, ``end_logits``, ``end_places``, ``frame_corners``.
+            ``image_features`` (N, D) of unit norm in fp32, ``features`` (N, P) for a classifier of one's own (the
+            backbone's pooled ones, and what the signal tower finds in the redrawn leads), ``redrawn_mv`` (N, 12, T);
+            of the frame (``frame.Found``) ``frame_guess``, ``layout_logits``, ``near_logits``,
+            ``near_places``, ``edge_logits``, ``edge_places``, ``edge_counts``, ``frame_corners``, and ``edge_truth``
+            (N, K, 2), where the edges of strips lie in the true frame.
         """
         normalised = self.tower.normalise(image)
         maps, pooled = self.tower(normalised)
         redrawn, states, found = self.decoder(normalised, maps, truth)
         # detached: the redrawn leads answer to the recording alone, or contrast would bend them away from mV
-        level, timing = self.project_signal(redrawn.detach())
-        level, timing = level + self.pooled(pooled), timing + self.cells(states) + self.places(maps[-1])
+        heart, timing = self.read_signal(redrawn.detach())
+        level = self.heart_level(heart) + self.page_level(self.dropout(pooled))
+        timing = timing + self.cells(states) + self.places(maps[-1])
         return {
             "image_features": self.join(level, timing),
-            "pooled": pooled.float(),
+            "features": torch.cat([pooled, heart], dim=1).float(),
             "redrawn_mv": redrawn.float(),
             "frame_corners": found.corners,
             "frame_guess": found.guess,
             "layout_logits": found.layout_logits,
             "near_logits": found.near.logits,
             "near_places": found.near.places,
-            "end_logits": found.ends.logits,
-            "end_places": found.ends.places,
+            "edge_logits": found.edges.logits,
+            "edge_places": found.edges.places,
+            "edge_counts": found.edges.counts,
+            "edge_truth": inside(truth[0] if truth else found.corners, found.edge_uv),
         }
 
-    def project_signal(self, signal_mv: Tensor) -> tuple[Tensor, Tensor]:
-        """Leads in mV, centred, missing samples 0: (N, 12, T) -> level (N, L) and timing (N, D - L), not normalised."""
+    def read_signal(self, signal_mv: Tensor) -> tuple[Tensor, Tensor]:
+        """Leads in mV, centred, missing samples 0: (N, 12, T) -> what the heart does (N, 2 F), and when (N, D - L)."""
         features = self.signal(augmented(signal_mv, self.augment) if self.training else signal_mv)
-        return self.signal_level(features), self.signal_timing(features)
+        # when beats come is easily told from anything; the tower itself is to learn what they are
+        return self.heart(features), self.signal_timing(features.detach())
+
+    def embed_signal(self, signal_mv: Tensor) -> Tensor:
+        """Leads as above to (N, D) of unit norm in fp32."""
+        heart, timing = self.read_signal(signal_mv)
+        return self.join(self.heart_level(heart), timing)
 
     def join(self, level: Tensor, timing: Tensor) -> Tensor:
         """Both parts as one unit vector: (N, D) in fp32."""
         share = self.timing_share
-        parts = (1 - share) ** 0.5 * F.normalize(level.float(), dim=-1), share**0.5 * F.normalize(timing.float(), dim=-1)
+        parts = (
+            (1 - share) ** 0.5 * F.normalize(level.float(), dim=-1),
+            share**0.5 * F.normalize(timing.float(), dim=-1),
+        )
         return torch.cat(parts, dim=-1)
 
 
@@ -194,6 +210,7 @@ class ECGScan(nn.Module):
         self.text_head = nn.Sequential(
             nn.Linear(self.text.dim, model.level_dim), nn.GELU(), nn.Linear(model.level_dim, model.level_dim)
         )
+        self.timing_dim = model.timing_dim
         self.token_dropout = config.training.augment.token_dropout
         scale = math.log(1 / config.objective.temperature)
         self.gram_log_scale = nn.Parameter(torch.tensor(scale))
@@ -207,14 +224,14 @@ class ECGScan(nn.Module):
             image: (N, C, H, W), uint8.
 
         Returns:
-            image_features (N, D) of unit norm in fp32, pooled backbone features (N, P), redrawn_mv (N, 12, T).
+            image_features (N, D) of unit norm in fp32, features (N, P) for a classifier, redrawn_mv (N, 12, T).
         """
         output = self.page(image)
-        return output["image_features"], output["pooled"], output["redrawn_mv"]
+        return output["image_features"], output["features"], output["redrawn_mv"]
 
     def encode_signal(self, signal_mv: Tensor) -> Tensor:
         """Leads in mV, centred, missing samples 0: (N, 12, T) -> (N, D) of unit norm."""
-        return self.page.join(*self.page.project_signal(signal_mv))
+        return self.page.embed_signal(signal_mv)
 
     def encode_text(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token ids and mask (N, L) -> (N, D) of unit norm, 0 in the timing part."""
@@ -222,7 +239,7 @@ class ECGScan(nn.Module):
             kept = torch.rand(attention_mask.shape, device=attention_mask.device) >= self.token_dropout
             attention_mask = attention_mask * kept
         level = F.normalize(self.text_head(self.text(token_ids, attention_mask)).float(), dim=-1)
-        return F.pad(level, (0, self.page.signal_timing.mix[-1].out_features))
+        return F.pad(level, (0, self.timing_dim))
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch on the device to everything the objective wants."""

@@ -1,11 +1,13 @@
 """Where on the picture a page's traces lie: layout and trace frame, told by the page alone, in three looks.
 
 A heart beat is 2 px wide on a page of 160x208, and a decoder that reads 1 px beside it learns nothing but blur. So the whole
-page gives a first guess, a patch around each corner a second, and the ends of all rows together a third, each from the place
-that the one before gave. The second and third are votes over many small places, which learn faster than coordinates.
+page gives a first guess, a patch around each corner a second, and the places where strips begin and end a third, each from
+what the one before gave. The second and third are votes over many small places, which learn faster than coordinates. In the
+third, all strips together tell one homography: a row is twice as long as the frame is high, so that its perspective cannot be
+told from the corners well enough.
 
-Letters: N pages, M layouts, R rows, K things voted on, P places, C corners told by each. Places are fractions of the
-picture's width and height; the corners are those of ``paper.layout.frame_mm``.
+Letters: N pages, M layouts, R rows, K things voted on, P places. Places are fractions of the picture's width and height; the
+corners are those of ``paper.layout.frame_mm``.
 """
 
 from __future__ import annotations
@@ -18,50 +20,69 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecgscan_ray.config import PageConfig
-from ecgscan_ray.paper.layout import TRACE_MM, find_layout, nominal_frame, page_to_image
+from ecgscan_ray.paper.layout import TRACE_MM, nominal_frame, page_to_image, timed
 
 PATCH_SHARE, PATCH_PX = 0.2, 28
 """Side of the patch around a corner, as a share of the picture's sides, and in places."""
-END_SHARE, END_PX = 0.16, 48
-"""Stretch of a row looked at around either end, as a share of the row, and in places."""
-END_MV, END_HEIGHTS = 1.5, 24
-"""How far up and down a row's end is looked at, and in how many places."""
-ENDS = ((0, 3), (1, 2))
-"""Corners at the start and at the end of the rows."""
+EDGE_SHARE, EDGE_PX = 0.11, 32
+"""Stretch of a row looked at around the edge of a strip, as a share of the row, and in places."""
+EDGE_MV, EDGE_HEIGHTS = 1.5, 24
+"""How far up and down an edge is looked at, and in how many places."""
+NEAR_ERROR_Y = 0.004
+"""Usual error of a corner's height after the second look, as a share of the frame's height."""
 
 
 class Votes(NamedTuple):
-    """Where something may lie.
+    """Where things may lie.
 
     Attributes:
         logits: (N, K, P).
-        places: (N, K, P, C, 2), where its corners then lie.
+        places: (N, K, P, 2).
+        counts: (N, K), 0 for what the page does not have.
     """
 
     logits: Tensor
     places: Tensor
-
-    def mean(self) -> Tensor:
-        """(N, K, C, 2)."""
-        return torch.einsum("nkp,nkpcx->nkcx", self.logits.softmax(-1), self.places)
+    counts: Tensor
 
 
 class Found(NamedTuple):
     """What a page tells about its frame.
 
     Attributes:
-        corners: (N, 4, 2), after the last look; for the likeliest layout.
+        corners: (N, 4, 2), after the last look; for the layout known or likeliest; without gradient.
         guess: (N, M, 4, 2), the first guess for each layout.
         layout_logits: (N, M).
-        near: K = 4 corners, C = 1.
-        ends: K = 2 ends of the rows, C = 2 (first row, last row).
+        near: Votes on the K = 4 corners.
+        edges: Votes on the edges of strips.
+        edge_uv: (N, K, 2), where these lie in the frame.
     """
 
     corners: Tensor
     guess: Tensor
     layout_logits: Tensor
     near: Votes
-    ends: Votes
+    edges: Votes
+    edge_uv: Tensor
+
+
+def strip_edges(layout: str, speed_mm_per_s: float) -> tuple[np.ndarray, np.ndarray]:
+    """Where the strips of a layout begin and end.
+
+    Returns:
+        u, v in the frame, float32 (K, 2); kind (K,): 0 = a row begins, 1 = one lead follows another, 2 = a row ends.
+    """
+    drawn = timed(layout, speed_mm_per_s)
+    rows: dict[int, set[float]] = {}
+    for strip in drawn.strips:
+        ends = strip.x_s, strip.x_s + strip.stop_s - strip.start_s
+        rows.setdefault(strip.row, set()).update(round(x * speed_mm_per_s / TRACE_MM, 6) for x in ends)
+    uv, kind = [], []
+    for row, edges in sorted(rows.items()):
+        for u in sorted(edges):
+            uv.append((u, row / max(drawn.rows - 1, 1)))
+            kind.append(0 if u == min(edges) else 2 if u == max(edges) else 1)
+    return np.array(uv, np.float32), np.array(kind)
 
 
 class RowGrid(nn.Module):
@@ -82,9 +103,9 @@ class RowGrid(nn.Module):
 
         Args:
             corners: (N, 4, 2).
-            u: (W,), 0..1 along the row.
+            u: 0..1 along the row; (W,), or of more axes that fit (N, R, H, W).
             row: (R,) or (N, R), 0 = first row .. 1 = last.
-            height_mv: (..., H, 1) or (..., R, H, W) mV above the row's zero line.
+            height_mv: mV above the row's zero line; (H, 1) or of more axes that fit (N, R, H, W).
 
         Returns:
             (N, R, H, W, 2).
@@ -95,7 +116,7 @@ class RowGrid(nn.Module):
         between_mm = TRACE_MM * down / across.clamp_min(1e-3)
         per_mv = self.mm_per_mv / between_mm.clamp_min(1e-3)
         v = row[..., None, None] - per_mv[:, None, None, None] * height_mv
-        v = v.expand(*v.shape[:-1], len(u))
+        v = v.expand(*v.shape[:-1], u.shape[-1])
         return inside(corners, torch.stack([u.expand_as(v), v], dim=-1))
 
 
@@ -118,9 +139,11 @@ class Frame(nn.Module):
 
     nominal: Tensor
     patch: Tensor
-    rows: Tensor
-    has_row: Tensor
     heights: Tensor
+    steps: Tensor
+    edge_uv: Tensor
+    edge_kind: Tensor
+    edge_counts: Tensor
 
     def __init__(self, page: PageConfig, channels: int) -> None:
         super().__init__()
@@ -128,32 +151,35 @@ class Frame(nn.Module):
         def keep(name: str, values: np.ndarray) -> None:
             self.register_buffer(name, torch.from_numpy(values), persistent=False)
 
-        counts = np.array([find_layout(name).rows for name in page.layouts])
-        number = np.arange(counts.max())
+        edges = [strip_edges(name, page.paper_speed_mm_per_s) for name in page.layouts]
+        most = max(len(kind) for _, kind in edges)
+        keep("edge_uv", np.stack([np.pad(uv, ((0, most - len(uv)), (0, 0))) for uv, _ in edges]))  # (M, K, 2)
+        keep("edge_kind", np.stack([np.pad(kind, (0, most - len(kind))) for _, kind in edges]))
+        keep("edge_counts", np.stack([np.arange(most) < len(kind) for _, kind in edges]).astype(np.float32))
         keep("nominal", np.stack([nominal_frame(page, name) for name in page.layouts]).astype(np.float32))
-        keep("rows", (number / np.maximum(counts - 1, 1)[:, None]).astype(np.float32))  # (M, R)
-        keep("has_row", (number < counts[:, None]).astype(np.float32))
-        steps = ((np.arange(PATCH_PX) + 0.5) / PATCH_PX - 0.5).astype(np.float32) * PATCH_SHARE
-        keep("patch", np.stack(np.meshgrid(steps, steps, indexing="xy"), axis=-1))  # (px, px, 2)
-        keep("heights", np.linspace(END_MV, -END_MV, END_HEIGHTS, dtype=np.float32)[:, None])
+        patch = ((np.arange(PATCH_PX) + 0.5) / PATCH_PX - 0.5).astype(np.float32) * PATCH_SHARE
+        keep("patch", np.stack(np.meshgrid(patch, patch, indexing="xy"), axis=-1))  # (px, px, 2)
+        keep("steps", ((np.arange(EDGE_PX) + 0.5) / EDGE_PX - 0.5).astype(np.float32) * EDGE_SHARE)
+        keep("heights", np.linspace(EDGE_MV, -EDGE_MV, EDGE_HEIGHTS, dtype=np.float32)[:, None])
         self.reduce = nn.Conv2d(channels, 32, 1)
         self.hidden = nn.Linear(32 * 6 * 8, 128)
-        self.first = nn.Linear(128, 8 + len(counts))
+        self.first = nn.Linear(128, 8 + len(edges))
+        second, third = nn.Conv2d(12, 4, 5, 1, 4, dilation=2), nn.Conv1d(32, 3, 9, padding=4)
         self.second = nn.Sequential(
             nn.Conv2d(page.channels, 8, 5, 1, 2), nn.ReLU(),
             nn.Conv2d(8, 12, 5, 1, 4, dilation=2), nn.ReLU(),
-            nn.Conv2d(12, 4, 5, 1, 4, dilation=2),
+            second,
         )  # fmt: skip
         self.grid = RowGrid(page)
         self.third = nn.Sequential(
             nn.Conv2d(page.channels, 12, 5, (2, 1), 2), nn.ReLU(),
             nn.Conv2d(12, 16, 5, (2, 1), 2), nn.ReLU(), nn.Flatten(1, 2),
-            nn.Conv1d(16 * (END_HEIGHTS // 4), 32, 9, padding=4), nn.ReLU(),
-            nn.Conv1d(32, 2, 9, padding=4),
+            nn.Conv1d(16 * (EDGE_HEIGHTS // 4), 32, 9, padding=4), nn.ReLU(),
+            third,
         )  # fmt: skip
-        for last in (self.first, self.second[-1], self.third[-1]):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        for last in (self.first, second, third):  # no vote for any place yet
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, image: Tensor, final: Tensor, layout: Tensor | None = None) -> Found:
         """Find it.
@@ -168,29 +194,62 @@ class Frame(nn.Module):
         guess, logits = self.nominal + 0.1 * told[:, None, :8].unflatten(2, (4, 2)), told[:, 8:]
         layout = logits.argmax(-1) if layout is None else layout
         near = self._near(image, guess[torch.arange(len(image), device=image.device), layout].detach())
-        ends = self._ends(image, near.mean().squeeze(2).detach(), layout)
-        start, end = ends.mean().unbind(1)
-        return Found(torch.stack([start[:, 0], end[:, 0], end[:, 1], start[:, 1]], 1), guess, logits, near, ends)
+        with torch.no_grad():
+            corners = torch.einsum("nkp,nkpx->nkx", near.logits.softmax(-1), near.places)
+        edges = self._edges(image, corners, layout)
+        edge_uv = self.edge_uv[layout]
+        return Found(self._fit(corners, edges, edge_uv), guess, logits, near, edges, edge_uv)
 
     def _near(self, image: Tensor, corners: Tensor) -> Votes:
         """Votes in a patch around each corner."""
         places = corners[:, :, None, None] + self.patch  # (N, 4, px, px, 2)
         votes = self.second(read_rows(image, places)).unflatten(0, (-1, 4))  # (N, corner, kind, px, px)
-        return Votes(votes.diagonal(dim1=1, dim2=2).permute(0, 3, 1, 2).flatten(2).float(), places.flatten(2, 3)[..., None, :])
+        own = votes.diagonal(dim1=1, dim2=2).permute(0, 3, 1, 2).flatten(2).float()
+        return Votes(own, places.flatten(2, 3), torch.ones_like(own[..., 0]))
 
-    def _ends(self, image: Tensor, corners: Tensor, layout: Tensor) -> Votes:
-        """Votes along the rows, to which all rows add."""
-        steps = (torch.arange(END_PX, device=image.device) + 0.5) / END_PX - 0.5
-        u = torch.stack([END_SHARE * steps, 1 + END_SHARE * steps])  # (2, P)
-        outer = torch.tensor([0.0, 1.0], device=image.device)
-        votes, places = [], []
-        for end in range(2):
-            strips = read_rows(image, self.grid(corners, u[end], self.rows[layout], self.heights))
-            logits = self.third(strips)[:, end].unflatten(0, (len(image), -1)).float()  # (N, R, P)
-            votes.append((logits * self.has_row[layout][..., None]).sum(1))
-            v = outer.expand(END_PX, 2)
-            places.append(inside(corners, torch.stack([u[end, :, None].expand_as(v), v], -1)[None]))
-        return Votes(torch.stack(votes, 1), torch.stack(places, 1))
+    def _edges(self, image: Tensor, corners: Tensor, layout: Tensor) -> Votes:
+        """Votes along the rows around every edge of a strip."""
+        uv, kind = self.edge_uv[layout], self.edge_kind[layout]
+        u = uv[..., :1] + self.steps  # (N, K, P)
+        strips = read_rows(image, self.grid(corners, u[:, :, None], uv[..., 1], self.heights))
+        votes = self.third(strips).unflatten(0, (len(image), -1)).float()  # (N, K, kinds, P)
+        own = votes.gather(2, kind[..., None, None].expand(-1, -1, 1, EDGE_PX)).squeeze(2)
+        places = inside(corners, torch.stack([u, uv[..., 1:].expand_as(u)], -1))
+        return Votes(own, places, self.edge_counts[layout])
+
+    @torch.no_grad()
+    def _fit(self, corners: Tensor, edges: Votes, uv: Tensor) -> Tensor:
+        """The corners after moving the frame by the homography that takes the edges to where they were voted to be.
+
+        Linear in its eight numbers for a small move; each vote weighs by how sure it is, and each corner is held to its
+        height by how well that is usually known.
+        """
+        share = edges.logits.softmax(-1)
+        moved = share @ self.steps  # (N, K)
+        variance = share @ self.steps.square() - moved.square() + (EDGE_SHARE / EDGE_PX) ** 2
+        square = corners.new_tensor([(0, 0), (1, 0), (1, 1), (0, 1)]).expand(len(corners), 4, 2)
+        rows = torch.cat([_small_move(uv)[0], _small_move(square)[1]], 1).double()  # (N, K + 4, 8)
+        weight = torch.cat([edges.counts / variance, torch.full_like(corners[..., 0], NEAR_ERROR_Y**-2)], 1).double()
+        value = torch.cat([moved, torch.zeros_like(corners[..., 0])], 1).double()
+        normal = rows.mT @ (weight[..., None] * rows) + 1e-3 * torch.eye(8, dtype=rows.dtype, device=rows.device)
+        a, b, c, d, e, f, g, h = (
+            torch.linalg.solve(normal, rows.mT @ (weight * value)[..., None])
+            .squeeze(-1)
+            .to(corners.dtype)[:, :, None]
+            .unbind(1)
+        )
+        u, v = square.unbind(-1)
+        new = torch.stack([u + a + b * u + c * v, v + d + e * u + f * v], -1) / (1 + g * u + h * v)[..., None]
+        return inside(corners, new)
+
+
+def _small_move(uv: Tensor) -> tuple[Tensor, Tensor]:
+    """How u and v of points change with the eight numbers of a homography near the identity: two (N, K, 8)."""
+    u, v = uv.unbind(-1)
+    one, nil = torch.ones_like(u), torch.zeros_like(u)
+    along = torch.stack([one, u, v, nil, nil, nil, -u * u, -u * v], -1)
+    down = torch.stack([nil, nil, nil, one, u, v, -u * v, -v * v], -1)
+    return along, down
 
 
 def inside(corners: Tensor, uv: Tensor) -> Tensor:

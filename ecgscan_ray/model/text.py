@@ -12,21 +12,28 @@ from ecgscan_ray.model.signal import sinusoid
 
 
 class SmallText(nn.Module):
-    """Word-piece embeddings and a few transformer layers: (N, L) -> (N, L, F)."""
+    """Word-piece embeddings and a few transformer layers: (N, L) -> (N, L, F).
+
+    Without layers it is a bag of words: on a few hundred reports that knows what new wordings mean, where layers know the
+    reports by heart.
+    """
 
     def __init__(self, config: TextTowerConfig, vocab_size: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, config.width, padding_idx=0)
-        layer = nn.TransformerEncoderLayer(
-            config.width, config.heads, 4 * config.width, config.dropout, "gelu", batch_first=True, norm_first=True
-        )
-        self.layers = nn.TransformerEncoder(
-            layer, config.depth, norm=nn.LayerNorm(config.width), enable_nested_tensor=False
-        )
-        self.width = config.width
+        self.layers: nn.Module | None = None
+        if config.depth:
+            layer = nn.TransformerEncoderLayer(
+                config.width, config.heads, 4 * config.width, config.dropout, "gelu", batch_first=True, norm_first=True
+            )
+            self.layers = nn.TransformerEncoder(
+                layer, config.depth, norm=nn.LayerNorm(config.width), enable_nested_tensor=False
+            )
 
     def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         x = self.embedding(token_ids)
+        if self.layers is None:
+            return x
         x = x + sinusoid(x.shape[1], x.shape[2], x.device)
         return self.layers(x, src_key_padding_mask=attention_mask == 0)
 

@@ -91,16 +91,18 @@ def gram_loss(items: Items, logit_scale: Tensor, smoothing: float = 0.0) -> Tens
 
 
 def pair_loss(items: Items, logit_scale: Tensor, smoothing: float = 0.0) -> Tensor:
-    """InfoNCE of image with signal and of image with text, halved: it fixes the sign and keeps the text in."""
+    """InfoNCE, mean of the three pairs: it fixes the sign of the page's features and keeps the text in.
+
+    Signal with text is among them since the volume says little of it once page and signal agree.
+    """
+    both = items.has_signal & items.has_text
+    all_both = items.all_has_signal & items.all_has_text
     loss = items.image.new_zeros(())
-    for features, all_features, valid, all_valid in (
-        (items.signal, items.all_signal, items.has_signal, items.all_has_signal),
-        (items.text, items.all_text, items.has_text, items.all_has_text),
+    for one, all_one, other, all_other, valid, all_valid in (
+        (items.image, items.all_image, items.signal, items.all_signal, items.has_signal, items.all_has_signal),
+        (items.image, items.all_image, items.text, items.all_text, items.has_text, items.all_has_text),
+        (items.signal, items.all_signal, items.text, items.all_text, both, all_both),
     ):
-        by_image = logit_scale * (items.image @ all_features.T)
-        by_other = logit_scale * (features @ items.all_image.T)
-        loss = loss + 0.25 * (
-            _cross_entropy(by_image, items, valid, all_valid, smoothing)
-            + _cross_entropy(by_other, items, valid, all_valid, smoothing)
-        )
+        for logits in (one @ all_other.T, other @ all_one.T):
+            loss = loss + _cross_entropy(logit_scale * logits, items, valid, all_valid, smoothing) / 6
     return loss

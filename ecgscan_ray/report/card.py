@@ -45,6 +45,7 @@ def model_card(run: str, loaded: LoadedCheckpoint, name: str) -> str:
         config=loaded.config,
         architecture=getattr(backbone, "pretrained_cfg", {}).get("architecture", loaded.config.model.image.name),
         parameters=sum(p.numel() for p in backbone.parameters()),
+        feature_dim=loaded.model.page.feature_dim,
         pooled_dim=loaded.model.page.tower.pooled_dim,
         mean=[round(v, 4) for v in normalisation["mean"]],
         std=[round(v, 4) for v in normalisation["std"]],

@@ -24,9 +24,10 @@ def make_run(folder: Path, in_chans: int, name: str, image: dict) -> tuple[Path,
         "model": {
             "image": {"name": name, "kwargs": image},
             "embed_dim": 16,
+            "timing_dim": 4,
             "signal": {"width": 8, "depth": 2},
             "text": {"width": 16, "depth": 1, "heads": 2, "vocab_size": 100},
-            "decoder": {"width": 16},
+            "decoder": {"width": 16, "columns_per_s": 25, "read_px": 24},
         },
     }
     config = build(Config, content, where="test")
@@ -68,11 +69,11 @@ def test_embeds_as_the_model_does(run):
     encoder = load_encoder(folder)
     image = pages()
     with torch.inference_mode():
-        projected, pooled, _ = model.encode_image(torch.from_numpy(image).permute(0, 3, 1, 2))
-    np.testing.assert_allclose(encoder.embed(image), pooled.numpy(), atol=1e-5)
+        projected, features, _ = model.encode_image(torch.from_numpy(image).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(encoder.embed(image), features.numpy(), atol=1e-5)
     np.testing.assert_allclose(encoder.embed(image, projected=True, batch_size=2), projected.numpy(), atol=1e-5)
     assert encoder.embed(image).dtype == np.float32
-    assert encoder.embed([]).shape == (0, encoder.pooled_dim)
+    assert encoder.embed([]).shape == (0, encoder.feature_dim)
 
 
 def test_exported_folder_gives_the_same_features(run, exported):
@@ -104,7 +105,8 @@ def test_timm_loads_the_export_offline(tmp_path, monkeypatch, name, channels, im
     x = torch.from_numpy(image).permute(0, 3, 1, 2).float() / 255
     x = (x - torch.tensor(settings["mean"]).view(1, -1, 1, 1)) / torch.tensor(settings["std"]).view(1, -1, 1, 1)
     with torch.inference_mode():
-        np.testing.assert_allclose(backbone(x).numpy(), load_encoder(out).embed(image), atol=1e-5)
+        own = backbone(x).numpy()
+    np.testing.assert_allclose(own, load_encoder(out).embed(image)[:, : own.shape[1]], atol=1e-5)
     assert {p.suffix for p in out.iterdir()} == {".safetensors", ".json", ".md"}, "no pickle"
 
 

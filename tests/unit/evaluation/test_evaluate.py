@@ -44,9 +44,10 @@ def config() -> Config:
         "model": {
             "image": {"name": "resnet10t", "kwargs": {"channels": [8, 8, 16, 16], "stem_type": ""}},
             "embed_dim": 16,
+            "timing_dim": 4,
             "signal": {"width": 8, "depth": 2},
             "text": {"width": 16, "depth": 1, "heads": 2, "vocab_size": 300},
-            "decoder": {"width": 16},
+            "decoder": {"width": 16, "columns_per_s": 25, "read_px": 24},
         },
         "evaluation": {"bootstrap": 50, "batch_size": 7, "probe_views": 1, "pages_shown": 3, "redrawn_shown": 2},
     }
