@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -101,8 +100,8 @@ def prepare(
     if set(validation_folds) & set(test_folds):
         raise InputError(f"validation folds {list(validation_folds)} and test folds {list(test_folds)} overlap")
     archive = open_source(source, rate)
-    items = archive.list_records(os.path.abspath(os.path.expanduser(from_dir)))
-    store = to if "://" in to else os.path.abspath(os.path.expanduser(to))
+    items = archive.list_records(filesystem.absolute(from_dir))
+    store = filesystem.absolute(to)
     _claim(store, overwrite)
     order = np.random.default_rng(seed).permutation(len(items))[:limit]
     by_split, left = assign_splits([items[k] for k in order], validation_folds, test_folds)

@@ -30,7 +30,7 @@ from ecgscan_ray.evaluation.score import validation_score
 from ecgscan_ray.runtime import run_folder, stream
 from ecgscan_ray.runtime.cluster import root_cause, start_ray
 from ecgscan_ray.runtime.progress import ProgressLine
-from ecgscan_ray.store.filesystem import exists, join, open_filesystem, read_bytes, write_bytes_atomic
+from ecgscan_ray.store.filesystem import absolute, exists, join, open_filesystem, read_bytes, write_bytes_atomic
 from ecgscan_ray.store.manifest import Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows
 from ecgscan_ray.training.checkpoint import build_model, load_run
@@ -96,6 +96,7 @@ def pretrain(
         InputError: Settings, store or folder cannot be used.
         WorkError: Training failed.
     """
+    store, out, init_from = absolute(store), absolute(out), absolute(init_from) if init_from else None
     manifest = read_manifest(store)
     steps = total_steps(config, manifest)
     stream.Source(config, store, manifest, "").plan()

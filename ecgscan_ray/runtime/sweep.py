@@ -29,8 +29,8 @@ from ecgscan_ray.runtime.pretrain import pretrain, total_steps
 from ecgscan_ray.runtime.stream import needed_cpus
 from ecgscan_ray.runtime.trials import StopRule, TrialBook, trial_id
 from ecgscan_ray.store.filesystem import (
+    absolute,
     exists,
-    is_local,
     join,
     list_files,
     open_filesystem,
@@ -90,7 +90,7 @@ def sweep(config: SweepConfig, store: str, out: str, *, fresh: bool = False, tra
     Raises:
         InputError: Settings, store or folder cannot be used.
     """
-    store, out = (os.path.abspath(uri) if is_local(uri) else uri for uri in (store, out))
+    store, out = absolute(store), absolute(out)
     base = merge(read_yaml(config.base), config.base_overrides)
     _check_space(config, base)
     manifest = read_manifest(store)

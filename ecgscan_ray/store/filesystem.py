@@ -28,6 +28,11 @@ def is_local(uri: str) -> bool:
     return scheme is None or scheme.group(1).lower() == "file"
 
 
+def absolute(uri: str) -> str:
+    """``uri`` such that it means the same in every process: Ray's workers run in folders of their own."""
+    return os.path.abspath(os.path.expanduser(uri)) if _SCHEME.match(uri) is None else uri
+
+
 def open_filesystem(uri: str, create: bool = False) -> tuple[fs.FileSystem, str]:
     """The file system behind ``uri`` and the path on it.
 

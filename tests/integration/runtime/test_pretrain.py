@@ -39,9 +39,13 @@ def kill_a_worker_after(checkpoint: Path) -> threading.Thread:
     return thread
 
 
-def test_run_finish_resume_and_refuse(ray_cluster: None, sample_store: str, tmp_path: Path) -> None:
+def test_run_finish_resume_and_refuse(
+    ray_cluster: None, sample_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config, out = tiny_config(training__steps=4), tmp_path / "run"
-    pretrain(config, sample_store, str(out), quiet=True)
+    with monkeypatch.context() as here:  # relative paths, as users give them; Ray's workers have folders of their own
+        here.chdir(tmp_path)
+        pretrain(config, os.path.relpath(sample_store), "run", quiet=True)
     assert json.loads((out / "finished.json").read_text()) == {"step": 4}
     assert sorted(rows_by_step(out)) == [1, 2, 3, 4]
     loaded = load_run(str(out), "last")
