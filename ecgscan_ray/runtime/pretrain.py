@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
@@ -262,10 +262,11 @@ class RayReporter:
 
     def __init__(self, stop_rule: StopRule | None) -> None:
         self._stop_rule = stop_rule
+        self._local = TemporaryDirectory(prefix="ecgscan-resume-")  # gone with the reporter
 
     def last_checkpoint(self) -> Path | None:
         checkpoint = ray.train.get_checkpoint()
-        return Path(checkpoint.to_directory(mkdtemp(prefix="ecgscan-resume-"))) if checkpoint else None
+        return Path(checkpoint.to_directory(self._local.name)) if checkpoint else None
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
         kept = Checkpoint.from_directory(str(checkpoint)) if checkpoint else None
