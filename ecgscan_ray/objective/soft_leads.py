@@ -18,6 +18,8 @@ MEASURED = [LEADS.index(name) for name in MEASURED_LEADS]
 PRECORDIAL = [MEASURED_LEADS.index(name) for name in MEASURED_LEADS if name.startswith("V")]
 """V1-V6 among the measured leads."""
 
+ITSELF = list(range(len(PRECORDIAL)))
+
 RIDGE_MV = 0.02
 """Noise that a fitted tie allows its leads, mV: what a trace's width hides."""
 
@@ -63,16 +65,16 @@ def precordial_residual(predicted_mv: Tensor, shown: Tensor) -> tuple[Tensor, Te
     count = window.sum(-1).clamp_min(1)
     means = torch.einsum("nkt,nlt->nkl", window, leads) / count[..., None]
     beside = torch.einsum("nkt,nlt->nkl", window, seen) >= count[..., None]  # (N, 6, 8)
-    beside[:, range(len(PRECORDIAL)), PRECORDIAL] = False
+    beside[:, ITSELF, PRECORDIAL] = False
     with torch.no_grad():
-        second = torch.einsum("nkt,nlt,nmt->nklm", window, leads, leads) / count[..., None, None]
-        covariance = second - means[..., :, None] * means[..., None, :]
+        second = torch.stack([(leads * inside[:, None]) @ leads.mT for inside in window.unbind(1)], dim=1)
+        covariance = second / count[..., None, None] - means[..., :, None] * means[..., None, :]
         usable = beside.to(leads.dtype)
         ridge = torch.diag_embed(RIDGE_MV**2 * usable + (1 - usable))  # a lead that may not help gets the weight 0
-        target = covariance[:, range(len(PRECORDIAL)), :, PRECORDIAL].transpose(0, 1) * usable
+        target = covariance[:, ITSELF, :, PRECORDIAL].transpose(0, 1) * usable
         matrix = covariance * usable[..., :, None] * usable[..., None, :] + ridge
         weights = torch.linalg.solve(matrix, target)  # (N, 6, 8)
-    own = leads[:, PRECORDIAL] - means[:, range(len(PRECORDIAL)), PRECORDIAL][..., None]
+    own = leads[:, PRECORDIAL] - means[:, ITSELF, PRECORDIAL][..., None]
     told = torch.einsum("nkl,nlt->nkt", weights, leads) - (weights * means).sum(-1)[..., None]
     return own - told, ~shown[:, MEASURED][:, PRECORDIAL] & beside.any(-1, keepdim=True)
 
