@@ -159,9 +159,7 @@ def test_the_real_model_in_micro_batches() -> None:
         torch.manual_seed(0)
         model = ECGScan(config, tokenizer.get_vocab_size()).train()
         model.page.dropout.p = 0.0
-        output, _, _ = Gradients(model, model, Objective(config.objective), micro_batch, "fp32")(
-            tensors, 0.5, 0, False
-        )
+        output, _, _ = Gradients(model, model, Objective(config.objective), micro_batch, "fp32")(tensors, 0.5, 0, False)
         assert output["redrawn_mv"].shape == (6, 12, 1000) and not output["redrawn_mv"].requires_grad
         found.append({name: p.grad for name, p in model.named_parameters()})
     for name, grad in found[0].items():
