@@ -75,7 +75,7 @@ class Objective:
     def _pairs(self, items: Items, output: dict[str, Tensor]) -> Tensor:
         config = self.config
         bias = output["pair_logit_bias"] if config.pair == "siglip" else None
-        shares = {name: share for name, share in config.pair_shares.items() if share}
+        shares: dict[str, float] = {name: share for name, share in config.pair_shares.items() if share}
         losses = pair_losses(
             items, output["pair_logit_scale"], list(shares), bias, config.label_smoothing, config.block_rows
         )
