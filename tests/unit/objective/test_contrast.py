@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from ecgscan_ray.objective import blockwise
 from ecgscan_ray.objective.contrastive import Items, pair_losses, triple_loss
-from ecgscan_ray.objective.scores import EPS
+from ecgscan_ray.objective.scores import EPS, Area, Volume
 from tests.unit.objective.batches import DOUBLE, items_of, unit
 
 Loss = Callable[..., torch.Tensor]
@@ -200,3 +200,23 @@ def test_bf16_features_keep_the_gradients_direction(kind: str) -> None:
         loss = LOSSES[kind](items_of(*vectors), torch.tensor(14.0))
         grads.append(torch.autograd.grad(loss, vectors[0])[0].float().flatten())
     assert F.cosine_similarity(*grads, dim=0) > 0.999
+
+
+@pytest.mark.parametrize("kind", ["volume", "area"])
+def test_derivatives_of_a_block_of_scores_hold_beyond_the_possible_too(kind: str) -> None:
+    """Rounding can make a squared volume or area negative: there the score is flat."""
+    torch.manual_seed(0)
+    products = (torch.rand(2, 6, 5, dtype=DOUBLE) * 2.4 - 1.2).requires_grad_()
+    column = torch.rand(5, dtype=DOUBLE).requires_grad_()
+    if kind == "volume":
+        score, squared = Volume(), column * (1 - products[0] ** 2 - products[1] ** 2)
+    else:
+        p, q, r = 1 - products[0], 1 - products[1], 1 - column
+        score, squared = Area(), (2 * p * q + 2 * q * r + 2 * r * p - p**2 - q**2 - r**2) / 4
+    assert (squared < -0.01).any() and (squared > 0.01).any()
+    reference, grad = -(squared.clamp_min(0) + EPS).sqrt(), torch.randn(6, 5, dtype=DOUBLE)
+    value = score.value(products.detach(), column.detach())
+    torch.testing.assert_close(value, reference)
+    pulled = score.pull(products.detach(), column.detach(), value, grad)
+    for found, expected in zip(pulled, torch.autograd.grad(reference, (products, column), grad), strict=True):
+        torch.testing.assert_close(found, expected)
