@@ -53,7 +53,7 @@ def run() -> dict[str, float]:
     figures: dict[str, float] = {}
     for name, presets in {"realism": {"photo": "photo", "scan": "scan"}, "realism.clean": {}}.items():
         ours = crops(drawn(photos, shown, presets))
-        estimates = {kind: told_apart(real, ours, photos, tell) for kind, tell in CLASSIFIERS.items()}
+        estimates = {kind: told_apart(real, ours, photos, *steps) for kind, steps in CLASSIFIERS.items()}
         for kind, estimate in [*estimates.items(), ("", max(estimates.values(), key=lambda e: e.value))]:
             key = ".".join(part for part in (name, kind, "auroc") if part)
             figures |= {key: estimate.value, f"{key}.low": estimate.low or 0.0, f"{key}.high": estimate.high or 0.0}
@@ -99,28 +99,29 @@ def crops(images: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack(cut)
 
 
-def told_apart(real: np.ndarray, ours: np.ndarray, photos: Sequence[Photograph], tell: Callable) -> Estimate:
+def told_apart(
+    real: np.ndarray, ours: np.ndarray, photos: Sequence[Photograph], prepare: Callable, tell: Callable
+) -> Estimate:
     """Area under the ROC curve of real crops against ours, each scored by a classifier that never saw its recording."""
     ids = np.array([int(photo.ecg_id) for photo in photos])
     order = np.random.default_rng(0).permutation(np.unique(ids))
     recording = np.tile(np.repeat(ids, CROPS), 2)
     fold = np.argsort(order)[np.searchsorted(np.sort(order), recording)] % FOLDS
-    images, is_real = np.concatenate([real, ours]), np.repeat([True, False], len(real))
-    scores = np.zeros(len(images))
+    seen, is_real = prepare(np.concatenate([real, ours])), np.repeat([True, False], len(real))
+    scores = np.zeros(len(seen))
     for held_out in range(FOLDS):
         test = fold == held_out
-        scores[test] = tell(images[~test], is_real[~test], images[test])
+        scores[test] = tell(seen[~test], is_real[~test], seen[test])
     return PatientBootstrap(recording).macro_auroc(scores[:, None], is_real[:, None])
 
 
-def by_statistics(images: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Boosted trees on ``statistics``; scores of the crops asked for."""
+def by_trees(seen: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Boosted trees on the crops' statistics; scores of the crops asked for."""
     trees = HistGradientBoostingClassifier(max_iter=150, max_leaf_nodes=15, random_state=0)
-    trees.fit(_table(images), labels)
-    return trees.decision_function(_table(asked))
+    return trees.fit(seen, labels).decision_function(asked)
 
 
-def by_network(images: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndarray:
+def by_network(images: torch.Tensor, labels: np.ndarray, asked: torch.Tensor) -> np.ndarray:
     """A network of four convolutions trained for ``EPOCHS`` with crops mirrored at random; scores of the crops asked for."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
@@ -130,24 +131,26 @@ def by_network(images: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.
     steps = EPOCHS * -(-len(images) // _BATCH)
     optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
-    x, y = _tensor(images), torch.from_numpy(labels).float()
+    truth = torch.from_numpy(labels).float()
     for _ in range(EPOCHS):
-        for rows in torch.randperm(len(x)).split(_BATCH):
-            batch = x[rows].flip([axis for axis in (2, 3) if torch.rand(()) < 0.5])
-            loss = nn.functional.binary_cross_entropy_with_logits(network(batch)[:, 0], y[rows])
+        for rows in torch.randperm(len(images)).split(_BATCH):
+            batch = images[rows].flip([axis for axis in (2, 3) if torch.rand(()) < 0.5])
+            loss = nn.functional.binary_cross_entropy_with_logits(network(batch)[:, 0], truth[rows])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             schedule.step()
     with torch.inference_mode():
-        return torch.cat([network(part)[:, 0] for part in _tensor(asked).split(_BATCH)]).double().numpy()
+        return torch.cat([network(part)[:, 0] for part in asked.split(_BATCH)]).double().numpy()
 
 
-def _tensor(images: np.ndarray) -> torch.Tensor:
+def normalised(images: np.ndarray) -> torch.Tensor:
+    """Crops for the network."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 64 - 2
 
 
-def _table(images: np.ndarray) -> np.ndarray:
+def table(images: np.ndarray) -> np.ndarray:
+    """Crops for the trees, a row of ``statistics`` each."""
     return np.array([list(statistics(image).values()) for image in images])
 
 
@@ -200,4 +203,4 @@ def _grain(planes: np.ndarray) -> dict[str, float]:
     return found
 
 
-CLASSIFIERS = {"boosting": by_statistics, "cnn": by_network}
+CLASSIFIERS: dict[str, tuple[Callable, Callable]] = {"boosting": (table, by_trees), "cnn": (normalised, by_network)}
