@@ -96,7 +96,7 @@ def truth_record(truth: PageTruth, recording: Drawable, image_name: str) -> dict
     Pixels are index coordinates: the centre of the first pixel is (0, 0). ``trace_px`` holds one point a sample of the
     recording from ``first_sample`` on, null where the sample is missing.
     """
-    expanded = expand(truth, recording.signal_mv, recording.fs)
+    expanded, where = expand(truth, recording.signal_mv, recording.fs), truth.geometry
     layout: Layout = truth.layout_at_speed()
     strips = []
     for s, strip in enumerate(layout.strips):
@@ -109,6 +109,7 @@ def truth_record(truth: PageTruth, recording: Drawable, image_name: str) -> dict
                 "drawn": truth.offsets_mv[s] is not None,
                 "start_s": strip.start_s,
                 "stop_s": strip.stop_s,
+                "gain_mm_per_mv": where.gain_of(strip),
                 "first_sample": int(numbers[0]) if len(numbers) else None,
                 "zero_line_mv": truth.offsets_mv[s],
                 "band_px": _rounded(expanded.strip_corners[s]),
@@ -116,13 +117,13 @@ def truth_record(truth: PageTruth, recording: Drawable, image_name: str) -> dict
                 "trace_px": [None if np.isnan(p).any() else _rounded(p) for p in expanded.points[s]],
             }
         )
-    speed, gain = truth.scale
     return {
         "image": image_name,
         "recording": recording.id,
         "fs": recording.fs,
-        "paper_speed_mm_per_s": speed,
-        "gain_mm_per_mv": gain,
+        "paper_speed_mm_per_s": where.speed,
+        "gain_mm_per_mv": where.gain,
+        "chest_gain_mm_per_mv": where.gain * where.chest,
         "sequential": not layout.simultaneous,
         "page": json.loads(truth.to_json()),
         "strips": strips,
