@@ -103,6 +103,12 @@ def defocused(image: np.ndarray, radius: float) -> np.ndarray:
     return cv2.filter2D(image, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
 
 
+def sharpened(image: np.ndarray, amount: float) -> np.ndarray:
+    """What cameras and scanners do by themselves: ``amount`` of the detail finer than 1 px is added once more."""
+    soft = cv2.GaussianBlur(image, (5, 5), 1.0, borderType=cv2.BORDER_REPLICATE)
+    return cv2.addWeighted(image, 1 + amount, soft, -amount, 0)
+
+
 def downscaled(image: np.ndarray, lost: float) -> np.ndarray:
     """The picture after it was sent at a smaller size: shrunk by area by the share ``lost``, and enlarged again."""
     height, width = image.shape[:2]
@@ -182,6 +188,10 @@ class NoiseBank:
         return self._planes[level]
 
 
+_WOODEN = (1, 6)
+"""Of ``DeskBank.COLOURS``."""
+
+
 class DeskBank:
     """What lies under and around the page: a few surfaces, drawn once, cut at a random place.
 
@@ -206,9 +216,17 @@ class DeskBank:
         self._shape = (height, width, channels)
         self._drawn: dict[int, np.ndarray] = {}
 
-    def window(self, draws: Draws, plain: bool, dark: bool = False) -> np.ndarray:
-        """A fresh copy uint8 (H, W, C); ``plain`` gives the lid of a scanner, ``dark`` the rim of a screen."""
+    def window(self, draws: Draws, plain: bool, dark: bool = False, fine: bool = False) -> np.ndarray:
+        """A fresh copy uint8 (H, W, C).
+
+        Args:
+            draws: The page's numbers.
+            plain: The lid of a scanner.
+            dark: The rim of a screen.
+            fine: A surface whose grain is as sharp as the page.
+        """
         index = 5 if plain else 3 if dark else draws.integer("desk", len(self.COLOURS))
+        index += len(self.COLOURS) if fine else 0
         if index not in self._drawn:
             self._drawn[index] = self._draw(index)
         y, x = draws.integer("desk_y", self.SPARE), draws.integer("desk_x", self.SPARE)
@@ -217,11 +235,19 @@ class DeskBank:
     def _draw(self, index: int) -> np.ndarray:
         height, width, channels = self._shape
         size = (width + self.SPARE, height + self.SPARE)
-        coarse = uniforms(np.arange(24, dtype=np.uint64) + np.uint64(index << 20), 12).astype(np.float32)
-        grain = uniforms(np.arange(96, dtype=np.uint64) + np.uint64((index << 20) + 500), 24).astype(np.float32)
-        tone = 0.75 + 0.3 * cv2.resize(coarse, size, interpolation=cv2.INTER_LINEAR)
-        tone += (0.3 if index in (1, 6) else 0.08) * (cv2.resize(grain, size, interpolation=cv2.INTER_LINEAR) - 0.5)
+        fine, kind = divmod(index, len(self.COLOURS))
+
+        def octave(salt: int, rows: int, columns: int) -> np.ndarray:
+            seeds = np.arange(rows, dtype=np.uint64) + np.uint64((index << 20) + salt)
+            return cv2.resize(uniforms(seeds, columns).astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+
+        tone = 0.75 + 0.3 * octave(0, 24, 12)
+        tone += (0.3 if kind in _WOODEN else 0.08) * (octave(500, 96, 24) - 0.5)
+        if fine:  # fibres along wood, a weave elsewhere
+            long = 20 if kind in _WOODEN else 2
+            tone += 0.22 * (octave(5000, size[1] // 2, size[0] // long) - 0.5)
+            tone += 0.15 * (octave(90000, size[1] // 5, size[0] // (3 * long)) - 0.5)
         colour = np.zeros(channels, np.float32)
-        red, green, blue = self.COLOURS[index]
+        red, green, blue = self.COLOURS[kind]
         colour[:3] = (red, green, blue) if channels > 1 else 0.299 * red + 0.587 * green + 0.114 * blue
         return np.clip(tone[..., None] * colour, 0, 255).astype(np.uint8)

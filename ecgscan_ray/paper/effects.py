@@ -58,6 +58,7 @@ EFFECTS: dict[str, Effect] = {
     "motion": Effect(0.05, 1.0, 3.0),  # length, px
     "downscale": Effect(0.05, 0.1, 0.45),  # share of the side that was lost in between
     "noise": Effect(0.8, 1.0, 5.0),  # grey levels
+    "sharpen": Effect(0.2, 0.2, 0.8),  # how much of the finest detail the camera adds once more
     "jpeg": Effect(0.6, 50.0, 92.0),  # quality
 }
 

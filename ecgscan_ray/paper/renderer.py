@@ -259,7 +259,8 @@ class Renderer:
         if level := plan.raw("threshold"):
             damage.faxed(canvas, level)
             applied.append("threshold")
-        picture = self._desks.window(draws, page.effects in ("scan", "fax"), page.effects == "screen")
+        kind = page.effects
+        picture = self._desks.window(draws, kind in ("scan", "fax"), kind == "screen", kind == "photo")
         sheet.lay(canvas, picture)
         if self._channels != page.channels:
             picture = cv2.cvtColor(picture, cv2.COLOR_RGBA2RGB)
@@ -318,6 +319,8 @@ class Renderer:
             picture = camera.downscaled(picture, min(size, 0.7)).reshape(shape)
         if did("noise", size := plan.size("noise")):
             picture = self._noise.add(picture, size, draws)
+        if did("sharpen", size := plan.size("sharpen")):
+            picture = camera.sharpened(picture, size).reshape(shape)
         if did("jpeg", quality := plan.raw("jpeg")):
             picture = camera.jpeg(picture, 100 - (100 - quality) * self.page.strength)
         return picture

@@ -2,10 +2,10 @@
 
 RUN is the run folder of a pretraining or an exported encoder. Each photograph's embedding is compared with those of its
 own recording, the other photographed ones and ``--others`` more recordings of fold 9. The printed head with id and age is
-painted over. ``photo`` are pictures as they are, ``cut`` their pages cut out by their corners, ``rendered`` pages drawn
-of the same recordings as the run was trained on: what the reader can do at best. STORE is the run's store: a patient
-trained on, or a run trained on a photographed patient, is an error. Prints flat JSON, each figure with its 95 %
-interval over patients and chance beside it.
+painted over. ``photo`` are pictures as they are; ``cut`` their pages cut out by their corners; ``raised`` the same with
+the rows moved up to where ours have them; ``rendered`` pages drawn of the same recordings as the run's were: what the
+reader can do at best. STORE is the run's store: where a patient of the gallery was trained on, there is no figure but an
+error. Prints flat JSON, each figure with its 95 % interval over patients and chance beside it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.store.manifest import read_manifest
 from ecgscan_ray.store.shards import iterate_rows
 from ecgscan_ray.training.tensors import centred
-from tests.bench.photographs import Photograph, database, photographs, recordings
+from tests.bench.photographs import ROWS_LOWER, Photograph, database, photographs, recordings
 
 FOLD = "9"
 RECALL_AT = (1, 10)
@@ -85,6 +85,7 @@ def measure(encoder: Encoder, photos: Sequence[Photograph], found: Sequence[Reco
     pages = {
         "photo": (photo.pixels(headless=True) for photo in photos),
         "cut": (photo.cut_out(photo.pixels(headless=True)) for photo in photos),
+        "raised": (photo.cut_out(photo.pixels(headless=True), ROWS_LOWER) for photo in photos),
         "rendered": iter(Renderer(encoder.page).render(shown, keys).image),
     }
     bootstrap = PatientBootstrap(np.array([int(r.patient_id or -1) for r in shown]))

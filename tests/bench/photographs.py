@@ -25,6 +25,8 @@ from ecgscan_ray.recording.recording import Recording
 
 HEAD = 0.15
 """Share of the page's height with the printed head; all these pages are of one program, which leaves a third empty."""
+ROWS_LOWER = 0.102
+"""Share of the page's height by which its rows lie lower than in the middle of ours: 90 mm to the first, not 68."""
 _EDGE = 0.04
 """The mask goes this far over the page's edges, for corners that are not quite met."""
 _WHOLE = np.array([(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
@@ -57,10 +59,16 @@ class Photograph:
             cv2.fillConvexPoly(image, np.rint(inside[0]).astype(np.int32), paper.tolist())
         return image
 
-    def cut_out(self, image: np.ndarray) -> np.ndarray:
-        """The page alone, upright and as wide as the picture: uint8 (0.773 W, W, 3), letter paper held sideways."""
+    def cut_out(self, image: np.ndarray, from_y: float = 0.0) -> np.ndarray:
+        """The page alone, upright and as wide as the picture: uint8 (0.773 W, W, 3), letter paper held sideways.
+
+        Args:
+            image: The picture.
+            from_y: Share of the page's height at which the cut begins; it then ends as much below the page.
+        """
         size = (image.shape[1], round(image.shape[1] * 8.5 / 11))
-        to_page = np.diag([size[0], size[1], 1.0]) @ np.linalg.inv(self._page_to_image(image))
+        scale = np.array([(size[0], 0.0, 0.0), (0.0, size[1], -from_y * size[1]), (0.0, 0.0, 1.0)])
+        to_page = scale @ np.linalg.inv(self._page_to_image(image))
         return cv2.warpPerspective(image, to_page, size, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)
 
     def _page_to_image(self, image: np.ndarray) -> np.ndarray:
