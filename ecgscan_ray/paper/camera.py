@@ -188,10 +188,6 @@ class NoiseBank:
         return self._planes[level]
 
 
-_WOODEN = (1, 6)
-"""Of ``DeskBank.COLOURS``."""
-
-
 class DeskBank:
     """What lies under and around the page: a few surfaces, drawn once, cut at a random place.
 
@@ -210,7 +206,18 @@ class DeskBank:
         (96, 104, 118),
         (228, 228, 226),
         (150, 118, 84),
+        # as sharp as the page
+        (158, 118, 82),
+        (132, 92, 60),
+        (176, 142, 106),
+        (50, 50, 54),
+        (72, 66, 104),
+        (206, 204, 200),
+        (112, 112, 116),
     )
+    SOFT = 7
+    """So many of them are without fine grain."""
+    WOODEN = (1, 6, 7, 8, 9)
 
     def __init__(self, height: int, width: int, channels: int) -> None:
         self._shape = (height, width, channels)
@@ -225,8 +232,8 @@ class DeskBank:
             dark: The rim of a screen.
             fine: A surface whose grain is as sharp as the page.
         """
-        index = 5 if plain else 3 if dark else draws.integer("desk", len(self.COLOURS))
-        index += len(self.COLOURS) if fine else 0
+        index = 5 if plain else 3 if dark else draws.integer("desk", self.SOFT)
+        index += self.SOFT if fine else 0
         if index not in self._drawn:
             self._drawn[index] = self._draw(index)
         y, x = draws.integer("desk_y", self.SPARE), draws.integer("desk_x", self.SPARE)
@@ -235,19 +242,21 @@ class DeskBank:
     def _draw(self, index: int) -> np.ndarray:
         height, width, channels = self._shape
         size = (width + self.SPARE, height + self.SPARE)
-        fine, kind = divmod(index, len(self.COLOURS))
+        wooden = index in self.WOODEN
 
         def octave(salt: int, rows: int, columns: int) -> np.ndarray:
             seeds = np.arange(rows, dtype=np.uint64) + np.uint64((index << 20) + salt)
             return cv2.resize(uniforms(seeds, columns).astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
 
-        tone = 0.75 + 0.3 * octave(0, 24, 12)
-        tone += (0.3 if kind in _WOODEN else 0.08) * (octave(500, 96, 24) - 0.5)
-        if fine:  # fibres along wood, a weave elsewhere
-            long = 20 if kind in _WOODEN else 2
-            tone += 0.22 * (octave(5000, size[1] // 2, size[0] // long) - 0.5)
-            tone += 0.15 * (octave(90000, size[1] // 5, size[0] // (3 * long)) - 0.5)
+        if index < self.SOFT:
+            tone = 0.75 + 0.3 * octave(0, 24, 12)
+            tone += (0.3 if wooden else 0.08) * (octave(500, 96, 24) - 0.5)
+        else:
+            long = 24 if wooden else 2  # fibres of wood, or a weave
+            tone = 0.92 + 0.16 * octave(0, 12, 3)
+            tone += (0.2 if wooden else 0.04) * (octave(500, size[1] // 5, size[0] // (5 * long)) - 0.5)
+            tone += (0.16 if wooden else 0.08) * (octave(90000, size[1] // 2, size[0] // long) - 0.5)
         colour = np.zeros(channels, np.float32)
-        red, green, blue = self.COLOURS[kind]
+        red, green, blue = self.COLOURS[index]
         colour[:3] = (red, green, blue) if channels > 1 else 0.299 * red + 0.587 * green + 0.114 * blue
         return np.clip(tone[..., None] * colour, 0, 255).astype(np.uint8)

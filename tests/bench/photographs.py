@@ -2,8 +2,8 @@
 
 The data folder holds ``photos/`` (``photos.csv`` and the pictures) and ``ptbxl/`` (``database.csv.gz``, packed samples and
 their ``read.py``). ``photo_pages.csv``, here, says where the page lies in each photograph: its corners as shares of width
-and height from the head's left end on, found by brightness and looked through by eye. A picture that is not named there
-is filled by its page.
+and height from the head's left end on, from lines along its edges, which may meet outside the picture, and looked through
+by eye. A picture that is not named there is filled by its page.
 """
 
 from __future__ import annotations
