@@ -252,10 +252,10 @@ class DeskBank:
             tone = 0.75 + 0.3 * octave(0, 24, 12)
             tone += (0.3 if wooden else 0.08) * (octave(500, 96, 24) - 0.5)
         else:
-            long = 24 if wooden else 2  # fibres of wood, or a weave
+            long, wide = ((24, 1), (1, 24), (2, 2))[index % 2 if wooden else 2]  # fibres of wood, or a weave
             tone = 0.92 + 0.16 * octave(0, 12, 3)
-            tone += (0.2 if wooden else 0.04) * (octave(500, size[1] // 5, size[0] // (5 * long)) - 0.5)
-            tone += (0.16 if wooden else 0.08) * (octave(90000, size[1] // 2, size[0] // long) - 0.5)
+            tone += (0.2 if wooden else 0.04) * (octave(500, size[1] // (5 * wide), size[0] // (5 * long)) - 0.5)
+            tone += (0.16 if wooden else 0.08) * (octave(90000, size[1] // (2 * wide), size[0] // (2 * long)) - 0.5)
         colour = np.zeros(channels, np.float32)
         red, green, blue = self.COLOURS[index]
         colour[:3] = (red, green, blue) if channels > 1 else 0.299 * red + 0.587 * green + 0.114 * blue

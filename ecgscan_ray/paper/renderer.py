@@ -317,10 +317,10 @@ class Renderer:
             picture = camera.moved(picture, size * self._blur_scale, angle).reshape(shape)
         if did("downscale", size := plan.size("downscale")):
             picture = camera.downscaled(picture, min(size, 0.7)).reshape(shape)
-        if did("noise", size := plan.size("noise")):
-            picture = self._noise.add(picture, size, draws)
         if did("sharpen", size := plan.size("sharpen")):
             picture = camera.sharpened(picture, size).reshape(shape)
+        if did("noise", size := plan.size("noise")):
+            picture = self._noise.add(picture, size, draws)
         if did("jpeg", quality := plan.raw("jpeg")):
             picture = camera.jpeg(picture, 100 - (100 - quality) * self.page.strength)
         return picture

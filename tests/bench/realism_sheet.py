@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from ecgscan_ray.errors import EcgscanError
-from tests.bench.bench_realism import drawn, load, sized
+from tests.bench.bench_realism import PRESETS, drawn, load, sized
 from tests.bench.photographs import Photograph
 
 SHOWN = (
@@ -25,7 +25,6 @@ SHOWN = (
     "scan_16989_90053.jpg",
     "scan_18091_90055.jpg",
 )
-PRESETS = {"photo": "photo", "scan": "scan"}
 TILE = (300, 225)
 QUALITY = 78
 
