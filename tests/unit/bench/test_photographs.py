@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from ecgscan_ray import text
 from ecgscan_ray.encoder import load_encoder
@@ -115,7 +116,6 @@ def test_a_run_is_asked_for_each_photograph(data: Path, tmp_path: Path) -> None:
     config, tokenizer = tiny_config(), text.fit_tokenizer(["sinusrhythmus"], 300)
     checkpoint = tmp_path / "run" / "checkpoints" / "checkpoint_000000001"
     checkpoint.mkdir(parents=True)
-    import torch
 
     model = build_model(config, tokenizer)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -153,7 +153,11 @@ def test_crops_are_scored_by_classifiers_that_never_saw_their_recording(data: Pa
 
 
 @pytest.mark.parametrize("kind", bench_realism.CLASSIFIERS)
-def test_classifiers_tell_grain_from_none_and_not_equal_from_equal(data: Path, kind: str) -> None:
+def test_classifiers_tell_grain_from_none_and_not_equal_from_equal(
+    data: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(bench_realism, "EPOCHS", 4)
+    monkeypatch.setattr(bench_realism, "CROPS", 6)
     photos = [type(photographs(data)[0])(Path(), "photo", "", str(k)) for k in range(8)]
     rng, side = np.random.default_rng(0), bench_realism.CROP
     real, same, soft = (
