@@ -125,7 +125,7 @@ def test_rows_lie_on_every_paper(paper, name):
     page = PageConfig(paper=paper)
     for pulse, at in itertools.product(("left", "right", "none"), (-1.0, 0.0, 1.0)):
         where = place(page, LAYOUTS[name], pulse, at, at, at)
-        assert 0 < where.left - (8 if pulse == "left" else 0)
+        assert where.left - (8 if pulse == "left" else 0) > 0
         assert where.left + 250 + (8 if pulse == "right" else 0) < where.page_mm[0]
-        assert 0 < where.first - where.pitch / 2
+        assert where.first - where.pitch / 2 > 0
         assert where.first + (LAYOUTS[name].rows - 0.5) * where.pitch < where.page_mm[1]
