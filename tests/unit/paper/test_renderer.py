@@ -187,6 +187,15 @@ def test_chest_leads_at_half_gain_are_half_as_high():
     _, sy, _, _ = page_to_image(page)
     heights = [np.ptp(points[:, 1]) / sy for points in expand(pages.truth[0], signal, 100.0).points]
     assert heights == pytest.approx([10.0] * 6 + [5.0] * 6, rel=1e-4)
+    signal[8] = 2.0  # ... of V3, drawn: a flat line 10 mm above its zero line
+    other = np.zeros_like(signal)
+    one, two = (
+        Renderer(page).render([Sheet("s", s, 100.0)], np.array([5], np.uint64)).image[0] for s in (signal, other)
+    )
+    where = pages.truth[0].geometry
+    column = round((where.left + 200) * page_to_image(page)[0])
+    rows = np.flatnonzero(one[:, column, 0] != two[:, column, 0])
+    assert rows[0] + 0.5 == pytest.approx((where.first + 8 * where.pitch - 10.0) * sy, abs=1.5)
 
 
 def test_traces_can_be_cut_off_half_way_to_the_next_row():
@@ -211,6 +220,13 @@ def test_an_effect_can_be_asked_for_and_left_out():
     asked = PageConfig(chances={"turn": 1.0, "curl": 1.0, "jpeg": 0.0})
     applied = [truth.effects for truth in Renderer(asked).render(sheets, keys).truth]
     assert all({"turn", "curl"} <= set(found) and "jpeg" not in found for found in applied)
+    ways = set()
+    for truth in Renderer(asked).render(sheets, keys).truth:
+        (a, b, c, _), size = truth.frame_corners(), truth.size[::-1]
+        across, down = (b - a) * size, (c - b) * size
+        assert across[0] * down[1] - across[1] * down[0] > 0, "turned, not mirrored"
+        ways.add((int(np.abs(across).argmax()), bool(across[np.abs(across).argmax()] > 0)))
+    assert ways == {(0, False), (1, True), (1, False)}, "three quarter turns"
     for preset in effects.PRESETS:
         assert not any("turn" in t.effects for t in Renderer(PageConfig(effects=preset)).render(sheets, keys).truth)
     with pytest.raises(ConfigError, match=r"page.sizes: no effect named 'jpg'. Did you mean 'jpeg'"):
