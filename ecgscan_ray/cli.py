@@ -111,6 +111,7 @@ def render(
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Of the store.")] = "train",
     image_format: Annotated[Literal["png", "jpg"], typer.Option("--format", help="Of the pictures.")] = "png",
     truth: Annotated[bool, typer.Option(help="Write each page's ground truth as JSON beside it.")] = True,
+    masks: Annotated[bool, typer.Option("--masks", help="Write each page's trace mask as PNG beside it.")] = False,
     workers: Annotated[int, typer.Option(help="Processes that draw; 0 = one a core.", min=0)] = 0,
     sheet: Annotated[
         bool, typer.Option("--sheet", help="Only one picture, sheet.png: every preset of effects.")
@@ -129,7 +130,7 @@ def render(
 
     resolved, place = _load(Config, preset, config, settings), _place(store)
     _talk()
-    manifest, files = read_manifest(place), Files(Path(_place(out)), image_format, truth, views)
+    manifest, files = read_manifest(place), Files(Path(_place(out)), image_format, truth, masks, views)
     rows = iterate_rows(place, manifest, split, limit=count)
     if sheet:
         print(write_sheet(rows, files.folder, resolved.page, resolved.seed))

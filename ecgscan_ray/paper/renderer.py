@@ -300,10 +300,12 @@ class Renderer:
         if did("streak", size := plan.size("streak")):
             picture = damage.streaked(picture, draws, size)
         field = camera.light_field(draws, plan, channels, warp.slope(pose, PAGES_MM[self.page.paper][0], camera.FIELD))
-        if did("light", field is not None):
+        if field is not None:
+            applied.append("light")
             picture = camera.lit(picture, field).reshape(shape)
         curve = camera.tone_curve(draws, plan.size("gamma"), plan.size("fade"))
-        if did("tone", curve is not None):
+        if curve is not None:
+            applied.append("tone")
             picture = cv2.LUT(picture, curve).reshape(shape)
         if did("moire", size := plan.size("moire")):
             picture = camera.screened(picture, draws, size, self._blur_scale)

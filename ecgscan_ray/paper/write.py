@@ -22,7 +22,7 @@ from ecgscan_ray.paper.effects import PRESETS
 from ecgscan_ray.paper.key import page_key
 from ecgscan_ray.paper.layout import Layout
 from ecgscan_ray.paper.renderer import Drawable, Renderer
-from ecgscan_ray.paper.truth import PageTruth, expand
+from ecgscan_ray.paper.truth import PageTruth, expand, masks
 from ecgscan_ray.recording.leads import LEADS
 
 _BATCH = 16
@@ -36,12 +36,15 @@ class Files:
         folder: Where to, made if need be.
         image_format: ``png``, or ``jpg`` at quality 92.
         truth: Write the ground truth as JSON beside each page.
+        masks: Write ``<id>.mask.png`` beside each page: in each pixel the number of the strip whose trace covers most of it,
+            counted from 1 in the order of the JSON's strips, 0 = none covers half.
         views: Different pages of each recording.
     """
 
     folder: Path
     image_format: Literal["png", "jpg"] = "png"
     truth: bool = True
+    masks: bool = False
     views: int = 1
 
     def path(self, recording_id: str, view: int) -> Path:
@@ -101,6 +104,10 @@ class _Writer:
             if self._files.truth:
                 text = json.dumps(truth_record(found, recording, path.name), allow_nan=False)
                 _write(path.with_suffix(".json"), text.encode())
+            if self._files.masks:
+                cover = masks(found, recording.signal_mv, recording.fs)
+                strip = np.where(cover.max(0) > 127, cover.argmax(0) + 1, 0).astype(np.uint8)
+                _write(path.with_suffix(".mask.png"), encode(strip[..., None]))
         return paths
 
 

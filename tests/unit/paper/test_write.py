@@ -36,6 +36,17 @@ def test_png_is_the_rendered_page_in_the_right_colours(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_masks_number_the_strips(tmp_path):
+    page, recording = PageConfig(height=336, width=448, effects="photo"), sheet()
+    path = write_pages([recording], Files(tmp_path, masks=True), page, 2)[0]
+    mask = cv2.imread(str(path.with_suffix(".mask.png")), cv2.IMREAD_UNCHANGED)
+    assert mask.shape == (336, 448)
+    assert set(np.unique(mask)) == set(range(14))
+    for number, strip in enumerate(json.loads(path.with_suffix(".json").read_text())["strips"], start=1):
+        x, y = np.array(strip["trace_px"])[60:190].round().astype(int).T
+        assert np.mean(mask[y, x] == number) > 0.5
+
+
 def test_two_recordings_of_one_file_name_are_refused(tmp_path):
     with pytest.raises(RecordingError, match="a/b: shares its file name with a_b"):
         write_pages([sheet(name="a_b"), sheet(name="a/b")], Files(tmp_path), PageConfig(), 0)
