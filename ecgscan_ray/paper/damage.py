@@ -50,7 +50,8 @@ def write_on(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[flo
     """Handwriting: a few words nobody can read, in pen, some underlined or circled. ``size`` = share of ink."""
     numbers = _more(draws, 1, 64)
     tall = 4.0 + 4.0 * numbers[0]  # mm, of a line of writing
-    lines, n = [], 8
+    lines: list[np.ndarray] = []
+    n = 8
     for _ in range(1 + int(3 * numbers[1])):
         letters = 4 + int(9 * numbers[n])
         t = np.linspace(0.0, letters, 12 * letters + 1)

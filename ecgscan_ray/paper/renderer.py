@@ -28,7 +28,7 @@ from ecgscan_ray.paper.layout import (
     timed,
 )
 from ecgscan_ray.paper.trace import Ink, pen, snapped_pen, sub_columns
-from ecgscan_ray.paper.truth import PageTruth, strip_tables
+from ecgscan_ray.paper.truth import PageTruth, blank_strips, strip_tables
 
 MIN_PEN_PX = 0.85
 """Thinnest trace at the size of the image; thinner pens fade below the grid's contrast."""
@@ -193,8 +193,8 @@ class Renderer:
             ink.boxes(boxes * (self._cx, self._cy, self._cx, self._cy))
         self._letter(draws, layout, where, label)
         ink.compose(canvas, ink_colour(draws, self.page.channels))
-        found = zip(scales[:, 2].tolist(), medians.tolist(), strict=True)
-        return tuple(None if math.isnan(median) else round(offset, 4) for offset, median in found)
+        found = zip(scales[:, 2].tolist(), blank_strips(layout, signal, fs), strict=True)
+        return tuple(None if blank else round(offset, 4) for offset, blank in found)
 
     def _letter(self, draws: Draws, layout: Layout, where: Geometry, label: marks.LabelStyle) -> None:
         """Lead labels, header and footer."""
@@ -301,10 +301,12 @@ class Renderer:
         if did("streak", size := plan.size("streak")):
             picture = damage.streaked(picture, draws, size)
         field = camera.light_field(draws, plan, channels, warp.slope(pose, PAGES_MM[self.page.paper][0], camera.FIELD))
-        if did("light", field is not None):
+        if field is not None:
+            applied.append("light")
             picture = camera.lit(picture, field).reshape(shape)
         curve = camera.tone_curve(draws, plan.size("gamma"), plan.size("fade"))
-        if did("tone", curve is not None):
+        if curve is not None:
+            applied.append("tone")
             picture = cv2.LUT(picture, curve).reshape(shape)
         if did("moire", size := plan.size("moire")):
             picture = camera.screened(picture, draws, size, self._blur_scale)

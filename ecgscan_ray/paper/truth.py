@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -57,7 +58,12 @@ class PageTruth:
 
     def to_json(self) -> str:
         """Compact JSON, under 1 kB."""
-        content = asdict(self) | {"matrix": [float(f"{value:.9g}") for value in self.matrix]}
+        content = asdict(self) | {
+            "matrix": [float(f"{value:.9g}") for value in self.matrix],
+            "rows_mm": [round(value, 6) for value in self.rows_mm],
+            "pen_mm": round(self.pen_mm, 6),
+            "label": [*self.label[:2], *(round(value, 4) for value in self.label[2:])],
+        }
         return json.dumps(content, separators=(",", ":"))
 
     @staticmethod
@@ -134,6 +140,19 @@ def sample_places(layout: Layout, sig_len: int, fs: float) -> tuple[np.ndarray, 
     first = np.ceil(start * fs - 1e-9).astype(np.int64)
     last = np.ceil(stop * fs - 1e-9).astype(np.int64)
     return np.minimum(first, sig_len), np.minimum(last, sig_len)
+
+
+@lru_cache(maxsize=512)
+def _shown_samples(layout: Layout, sig_len: int, fs: float) -> list[tuple[int, int, int]]:
+    """Lead, first and past-last sample shown of each strip."""
+    first, last = sample_places(layout, sig_len, fs)
+    return [(strip.lead, *pair) for strip, *pair in zip(layout.strips, first.tolist(), last.tolist(), strict=True)]
+
+
+def blank_strips(layout: Layout, signal_mv: np.ndarray, fs: float) -> list[bool]:
+    """Which strips have no sample in the time that they show."""
+    shown = _shown_samples(layout, signal_mv.shape[1], fs)
+    return [a >= b or (math.isnan(signal_mv[i, a]) and bool(np.isnan(signal_mv[i, a:b]).all())) for i, a, b in shown]
 
 
 def _corners(boxes: np.ndarray) -> np.ndarray:
