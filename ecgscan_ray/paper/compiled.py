@@ -112,7 +112,8 @@ def deposit_strips(mask, touched, count, signal, places, scales, half, k, scratc
         signal: float32 (12, T), NaN = no ink.
         places: int64 (S, 7): lead, first and past-last sample, x of the first sample, x a sample, first and past-last
             sub-column.
-        scales: float64 (S, 3): y of 0 mV, y a mV (both 1/256 px), mV taken as 0.
+        scales: float64 (S, 5): y of 0 mV, y a mV (both 1/256 px), mV taken as 0, and y at which the trace is cut off above and
+            below, within ``FAR``.
         half: int32 (D + 1,) half height of the pen at a distance in sub-columns.
         k: Sub-columns a pixel, a power of two.
         scratch: int32 (4, W * k + 2 * PAD); row 0 ``FAR`` and row 1 ``-FAR`` everywhere.
@@ -120,7 +121,7 @@ def deposit_strips(mask, touched, count, signal, places, scales, half, k, scratc
     lo, hi = scratch[0], scratch[1]
     for s in range(places.shape[0]):
         lead, start, stop, x, dx, first, last = places[s]
-        zero, per_mv, offset = scales[s]
+        zero, per_mv, offset, least, most = scales[s]
         inverse = min((1 << INVERSE_BITS) // max(dx, 1), INVERSE_MOST)
         before = False
         column_old, y_old = np.int64(0), np.int64(0)
@@ -129,7 +130,7 @@ def deposit_strips(mask, touched, count, signal, places, scales, half, k, scratc
             if value != value:
                 before = False
             else:
-                y = np.int64(max(-FAR, min(FAR - 1, np.floor(zero - per_mv * (value - offset) + 0.5))))
+                y = np.int64(max(least, min(most, np.floor(zero - per_mv * (value - offset) + 0.5))))
                 column = x >> X_BITS
                 if before and column > column_old and column >= first and column_old < last:
                     slope = ((y - y_old) * inverse) >> (INVERSE_BITS - SLOPE_BITS)
