@@ -83,20 +83,32 @@ def _deposit(mask, touched, count, scratch, first, last, half, k):
         for i in range(high.shape[0]):
             high[i] = min(high[i], np.int32(min(high_1[i], high_2[i]) - rise))
             low[i] = max(low[i], np.int32(max(low_1[i], low_2[i]) + rise))
+    full, listed, bottom = np.int64(k << 8), count[0], np.int64(mask.shape[0] << 8)
     for column in range(left, right):
         c = column * k + PAD
         highest, lowest = np.int64(FAR), np.int64(0)
+        inner_top, inner_end = np.int64(0), np.int64(FAR)  # between these every sub-column is inked
         for j in range(c, c + k):
             if top[j] < end[j]:
-                highest = min(highest, np.int64(top[j]))
-                lowest = max(lowest, np.int64(end[j]))
-        highest, lowest = max(highest, 0), min(lowest, mask.shape[0] << 8)
+                highest, inner_top = min(highest, np.int64(top[j])), max(inner_top, np.int64(top[j]))
+                lowest, inner_end = max(lowest, np.int64(end[j])), min(inner_end, np.int64(end[j]))
+            else:
+                inner_end = np.int64(0)
+        highest, lowest = max(highest, 0), min(lowest, bottom)
         for row in range(highest >> 8, (lowest + 255) >> 8):
-            ink = 0
-            for j in range(c, c + k):
-                ink += max(0, min(end[j], (row + 1) << 8) - max(top[j], row << 8))
+            if inner_top <= row << 8 and (row + 1) << 8 <= inner_end:
+                ink = full
+            else:
+                ink = np.int64(0)
+                for j in range(c, c + k):
+                    ink += max(0, min(end[j], (row + 1) << 8) - max(top[j], row << 8))
             if ink > 0:
-                _add(mask, touched, count, row, column, ink)
+                old = np.int64(mask[row, column])
+                if old == 0:
+                    touched[listed] = (row << 16) | column
+                    listed += 1
+                mask[row, column] = np.uint16(min(old + ink, CAP))
+    count[0] = listed
     for c in range(first + PAD, last + PAD):
         lo[c] = FAR
         hi[c] = -FAR
