@@ -200,7 +200,7 @@ def deposit_text(mask, touched, count, pixels, table, codes, counts, starts, k):
         starts: int64 (L, 2) where each base line starts, 1/256 px.
     """
     height, width = mask.shape
-    full = 256 * k
+    full, listed = 256 * k, count[0]
     g = 0
     for line in range(counts.shape[0]):
         pen = starts[line, 0]
@@ -208,15 +208,19 @@ def deposit_text(mask, touched, count, pixels, table, codes, counts, starts, k):
         for _ in range(counts[line]):
             offset, wide, tall, left, top, advance = table[codes[g] - 32]
             corner = ((pen + 128) >> 8) + left
-            for y in range(tall):
+            for y in range(max(0, top - base), min(tall, height - base + top)):
                 row = base - top + y
-                if 0 <= row < height:
-                    for x in range(wide):
-                        value = np.int64(pixels[offset + y * wide + x])
-                        if value > 0 and 0 <= corner + x < width:
-                            _add(mask, touched, count, row, corner + x, (value * full + 127) // 255)
+                for x in range(max(0, -corner), min(wide, width - corner)):
+                    value = np.int64(pixels[offset + y * wide + x])
+                    if value > 0:
+                        old = np.int64(mask[row, corner + x])
+                        if old == 0:
+                            touched[listed] = (row << 16) | (corner + x)
+                            listed += 1
+                        mask[row, corner + x] = np.uint16(min(old + (value * full + 127) // 255, CAP))
             pen += advance
             g += 1
+    count[0] = listed
 
 
 @_jit
@@ -225,13 +229,14 @@ def compose(mask, touched, count, image, ink, k):
     bits = 8
     while (256 << (bits - 8)) < 256 * k:
         bits += 1
-    full, half = 1 << bits, 1 << (bits - 1)
+    full, half, channels = np.int64(1 << bits), np.int64(1 << (bits - 1)), ink.shape[0]
     for index in range(count[0]):
         row, column = touched[index] >> 16, touched[index] & 0xFFFF
         cover = min(np.int64(mask[row, column]), full)
-        for channel in range(ink.shape[0]):
-            paper, colour = np.int64(image[row, column, channel]), np.int64(ink[channel])
-            image[row, column, channel] = np.uint8((paper * (full - cover) + colour * cover + half) >> bits)
+        pixel = image[row, column]
+        for channel in range(channels):
+            paper, colour = np.int64(pixel[channel]), np.int64(ink[channel])
+            pixel[channel] = np.uint8((paper * (full - cover) + colour * cover + half) >> bits)
         mask[row, column] = 0
     count[0] = 0
 
