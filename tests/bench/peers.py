@@ -38,10 +38,10 @@ def pmecg(signal: np.ndarray, fs: float):
     import pandas
     import pmecg as peer
 
-    frame = pandas.DataFrame(signal.T, columns=LEADS)
+    frame, rows = pandas.DataFrame(signal.T, columns=LEADS), [LEADS[row::3] for row in range(3)]
 
     def page() -> None:
-        figure = peer.ECGPlotter().plot(frame, configuration="4x3", sampling_frequency=fs)
+        figure = peer.ECGPlotter().plot(frame, configuration=rows, sampling_frequency=fs)
         figure = figure[0] if isinstance(figure, tuple) else figure
         figure.savefig(io.BytesIO(), format="raw", dpi=40)
         plt.close("all")
