@@ -151,6 +151,26 @@ def pretrain(
     print(f"run: {out}")
 
 
+@app.command(epilog="Example: ecgscan teach --preset laptop --store runs/demo-store --out runs/teacher")
+def teach(
+    store: Store,
+    out: Out,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    init_from: Annotated[str | None, typer.Option(help="Teacher whose weights this one starts from.")] = None,
+    fresh: Fresh = False,
+) -> None:
+    """Pretrain the signal-text teacher, without pages; the same command on an unfinished run goes on."""
+    from ecgscan_ray.config import Config
+    from ecgscan_ray.runtime.pretrain import teach as run
+
+    resolved = _load(Config, preset, config, settings)
+    _talk()
+    run(resolved, _place(store), _place(out), fresh=fresh, init_from=_place(init_from) if init_from else None)
+    print(f"teacher: {out}")
+
+
 @app.command(epilog="Example: ecgscan evaluate runs/demo --set evaluation.bootstrap=200")
 def evaluate(run: Run, store: StoreOfRun = None, which: Which = "best", settings: Settings = None) -> None:
     """Measure a run on patients it was not trained on; writes report.html and report.json into it."""

@@ -182,6 +182,21 @@ class ObjectiveConfig(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
 
+class TeacherConfig(Section):
+    """The signal-text teacher: how ``teach`` trains it."""
+
+    report_weight: Weight = Field(1.0, ge=0)
+    """Contrast of recordings with their reports."""
+    view_weight: Weight = Field(0.5, ge=0)
+    """Contrast of a recording with itself, parts of it hidden."""
+    hidden_weight: Weight = Field(1.0, ge=0)
+    """Filling in what was hidden, in mV (masked signal modelling)."""
+    hidden_share: float = Field(0.5, gt=0, lt=1)
+    """Share of the samples that are hidden."""
+    hidden_seconds: float = Field(0.6, gt=0)
+    """Length of a hidden stretch, s."""
+
+
 class AugmentConfig(Section):
     """What is done to leads and reports before they are embedded, so that recordings are not learned by heart."""
 
@@ -272,13 +287,16 @@ class EvaluationConfig(Section):
 
 
 class Config(Section):
-    """All settings of one pretraining run."""
+    """All settings of one run."""
 
+    task: Literal["pretrain", "teach"] = "pretrain"
+    """What is trained: a page encoder, or the signal-text teacher. The command sets it."""
     seed: int = Field(0, ge=0)
     page: PageConfig = PageConfig()
     stream: StreamConfig = StreamConfig()
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    teacher: TeacherConfig = TeacherConfig()
     training: TrainingConfig = TrainingConfig(steps=100)
     resources: ResourceConfig = ResourceConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

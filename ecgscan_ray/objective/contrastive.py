@@ -6,6 +6,7 @@ are no negatives (the same patient, the same report), are left out of the denomi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,19 +91,37 @@ def gram_loss(items: Items, logit_scale: Tensor, smoothing: float = 0.0) -> Tens
     )
 
 
+PAIRS = ("image_signal", "image_text", "signal_text")
+
+
+def pair_losses(
+    items: Items, logit_scale: Tensor, pairs: Sequence[str] = PAIRS, smoothing: float = 0.0
+) -> dict[str, Tensor]:
+    """InfoNCE of each of the ``pairs``, both directions."""
+    both = items.has_signal & items.has_text
+    all_both = items.all_has_signal & items.all_has_text
+    known = {
+        "image_signal": (items.has_signal, items.all_has_signal),
+        "image_text": (items.has_text, items.all_has_text),
+        "signal_text": (both, all_both),
+    }
+    losses = {}
+    for pair in pairs:
+        (one, all_one), (other, all_other) = (
+            (getattr(items, name), getattr(items, f"all_{name}")) for name in pair.split("_")
+        )
+        ways = [
+            _cross_entropy(logit_scale * logits, items, *known[pair], smoothing)
+            for logits in (one @ all_other.T, other @ all_one.T)
+        ]
+        losses[pair] = (ways[0] + ways[1]) / 2
+    return losses
+
+
 def pair_loss(items: Items, logit_scale: Tensor, smoothing: float = 0.0) -> Tensor:
-    """InfoNCE, mean of the three pairs: it fixes the sign of the page's features and keeps the text in.
+    """Mean of the three pairs' losses: it fixes the sign of the page's features and keeps the text in.
 
     Signal with text is among them since the volume says little of it once page and signal agree.
     """
-    both = items.has_signal & items.has_text
-    all_both = items.all_has_signal & items.all_has_text
-    loss = items.image.new_zeros(())
-    for one, all_one, other, all_other, valid, all_valid in (
-        (items.image, items.all_image, items.signal, items.all_signal, items.has_signal, items.all_has_signal),
-        (items.image, items.all_image, items.text, items.all_text, items.has_text, items.all_has_text),
-        (items.signal, items.all_signal, items.text, items.all_text, both, all_both),
-    ):
-        for logits in (one @ all_other.T, other @ all_one.T):
-            loss = loss + _cross_entropy(logit_scale * logits, items, valid, all_valid, smoothing) / 6
-    return loss
+    losses = pair_losses(items, logit_scale, PAIRS, smoothing)
+    return torch.stack(list(losses.values())).mean()

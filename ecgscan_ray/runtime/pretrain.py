@@ -1,4 +1,4 @@
-"""Pretraining as a Ray Train job: the stream into the step loop, on 1..N workers, from the last checkpoint to the end."""
+"""Training as a Ray Train job, of page encoders and of teachers: the stream into the step loop, on 1..N workers, to the end."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import ConfigError
-from ecgscan_ray.evaluation.score import validation_score
+from ecgscan_ray.evaluation.score import teacher_score, validation_score
 from ecgscan_ray.runtime import run_folder, stream
 from ecgscan_ray.runtime.cluster import root_cause, start_ray
 from ecgscan_ray.runtime.progress import ProgressLine
 from ecgscan_ray.store.filesystem import absolute, exists, join, open_filesystem, read_bytes, write_bytes_atomic
 from ecgscan_ray.store.manifest import Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows
-from ecgscan_ray.training.checkpoint import build_model, load_run
+from ecgscan_ray.training.checkpoint import build_trained, load_run, load_teacher
 from ecgscan_ray.training.loop import Job, train
 from ecgscan_ray.training.meters import RunLog
 from ecgscan_ray.training.tensors import to_device
@@ -67,6 +67,11 @@ def total_steps(config: Config, manifest: Manifest) -> int:
         return config.training.steps
     assert config.training.epochs is not None  # the config has exactly one of the two
     return max(1, math.ceil(config.training.epochs * manifest.rows("train") / config.training.global_batch_size))
+
+
+def teach(config: Config, store: str, out: str, **options: Any) -> None:
+    """Pretrain the signal-text teacher: the same job without pages; takes what ``pretrain`` takes."""
+    pretrain(config.model_copy(update={"task": "teach"}), store, out, **options)
 
 
 def pretrain(
@@ -129,7 +134,7 @@ def _refuse_batch_norm(config: Config, tokenizer_json: str) -> None:
     """
     if config.resources.num_workers == 1 or config.resources.use_gpu:
         return
-    model = build_model(config, text.load_tokenizer(tokenizer_json))
+    model = build_trained(config, text.load_tokenizer(tokenizer_json))
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         raise ConfigError(
             f"'{config.model.image.name}' has batch norm, which several CPU workers cannot share",
@@ -217,9 +222,10 @@ def _worker(loop_config: dict[str, Any]) -> None:
     torch.set_num_threads(config.resources.torch_threads or os.cpu_count() or 1)
     device = get_device()
     tokenizer = text.load_tokenizer(job.tokenizer_json)
-    model = build_model(config, tokenizer)
+    model = build_trained(config, tokenizer)
     if arguments.init_from:
-        model.load_state_dict(load_run(arguments.init_from).model.state_dict())
+        load = load_teacher if config.task == "teach" else load_run
+        model.load_state_dict(load(arguments.init_from).model.state_dict())
     model = model.to(device).to(memory_format=torch.channels_last)
     first = context.get_world_rank() == 0
     log = RunLog(arguments.out) if first else None
@@ -246,6 +252,7 @@ def _data_parallel(model: nn.Module) -> nn.Module:
 def _validator(arguments: WorkerArguments, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
     """Measures ``validation.score`` on pages that are drawn once and kept."""
     config = arguments.job.config
+    score = teacher_score if config.task == "teach" else validation_score
     rows = list(iterate_rows(arguments.store, arguments.manifest, "validation", limit=config.training.validation_rows))
     maker = BatchMaker(config, text.load_tokenizer(arguments.job.tokenizer_json))
     size = config.evaluation.batch_size
@@ -254,7 +261,7 @@ def _validator(arguments: WorkerArguments, device: torch.device) -> Callable[[nn
         some = rows[start : start + size]
         kept.append(maker.make(some, range(start, start + len(some)), [VALIDATION_EPOCH] * len(some)))
     fs = config.model.signal_fs
-    return lambda model: validation_score(model, (to_device(batch, device, fs) for batch in kept))
+    return lambda model: score(model, (to_device(batch, device, fs) for batch in kept))
 
 
 class RayReporter:

@@ -21,8 +21,10 @@ from ecgscan_ray.batch import Batch
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import WorkError
 from ecgscan_ray.model.ecgscan import ECGScan
+from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.objective.gather import global_sum, rank, world_size
 from ecgscan_ray.objective.objective import Objective, batch_metrics
+from ecgscan_ray.objective.teacher import TeacherObjective, teacher_metrics
 from ecgscan_ray.training.checkpoint import TrainingState, restore, save_checkpoint
 from ecgscan_ray.training.meters import Meter, RunLog
 from ecgscan_ray.training.optimizer import build_optimizer, learning_rate, set_learning_rate
@@ -30,6 +32,11 @@ from ecgscan_ray.training.precision import choose_precision
 from ecgscan_ray.training.tensors import to_device
 
 Validate = Callable[[nn.Module], dict[str, float]]
+Tensors = dict[str, Tensor]
+Loss = Callable[[Tensors, Tensors, float], Tensors]
+"""(model's output, batch, progress in [0, 1]) -> every term and their weighted sum ``loss``."""
+Measure = Callable[[Tensors, Tensors], Tensors]
+"""(model's output, batch) -> metrics that are no losses."""
 
 
 class Reporter(Protocol):
@@ -55,6 +62,13 @@ class Job:
     manifest_digest: str
 
 
+def losses_of(config: Config) -> tuple[Loss, Measure]:
+    """What the config's task makes small, and what else it measures."""
+    if config.task == "teach":
+        return TeacherObjective(config), teacher_metrics
+    return Objective(config.objective), batch_metrics
+
+
 def expected_positions(config: Config, step: int) -> np.ndarray:
     """Plan positions of this rank's rows at ``step``: unit j of the run belongs to rank j mod W."""
     unit, batch, workers = config.stream.unit_rows, config.training.global_batch_size, world_size()
@@ -64,7 +78,7 @@ def expected_positions(config: Config, step: int) -> np.ndarray:
 
 def train(
     job: Job,
-    model: ECGScan,
+    model: ECGScan | Teacher,
     batches: Iterable[Batch],
     reporter: Reporter,
     *,
@@ -89,7 +103,7 @@ def train(
         WorkError: The stream ends early or skips rows, or the loss is not finite.
     """
     config, training = job.config, job.config.training
-    objective, optimizer = Objective(config.objective), build_optimizer(model, training)
+    (objective, measure), optimizer = losses_of(config), build_optimizer(model, training)
     folder = reporter.last_checkpoint()
     first = restore(folder, model, optimizer).step if folder else 0
     parallel = wrap(model)
@@ -106,7 +120,7 @@ def train(
         set_learning_rate(optimizer, learning_rate(step, job.total_steps, training))
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             output = parallel(tensors)
-        losses = objective(output, tensors, progress=step / job.total_steps)
+        losses = objective(output, tensors, step / job.total_steps)
         optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         grad_norm = nn.utils.clip_grad_norm_(model.parameters(), training.grad_clip_norm)
@@ -118,13 +132,14 @@ def train(
         done = step + 1
         saves = done % training.checkpoint_every == 0 or done == job.total_steps
         if done % training.log_every == 0 or saves:
-            extra = {name: value.item() for name, value in batch_metrics(output, tensors).items()} if log else {}
+            extra = {name: value.item() for name, value in measure(output, tensors).items()} if log else {}
             metrics = _finite(meter.read(), step, batch) | extra | clock.read()
             metrics |= {"learning_rate": optimizer.param_groups[0]["lr"], "bad_pages": float((~batch["page_ok"]).sum())}
             metrics["rows_key"] = _rows_key(tensors["recording_key"])
             if log:
                 log.write("train", done, metrics)
-                log.progress({"step": done, "total_steps": job.total_steps, "precision": precision, **metrics})
+                standing = {"task": config.task, "step": done, "total_steps": job.total_steps, "precision": precision}
+                log.progress(standing | metrics)
         if saves and not _save(job, model, optimizer, done, reporter, validate, log, metrics):
             break
     if log:
