@@ -129,6 +129,8 @@ def pretrain(
     preset: Preset = None,
     config: ConfigFile = None,
     settings: Settings = None,
+    teacher: Annotated[str | None, typer.Option(help="Finished run of 'teach' to align pages to, frozen.")] = None,
+    joint: Annotated[bool, typer.Option("--joint", help="All towers train together (the default).")] = False,
     init_from: Annotated[str | None, typer.Option(help="Run whose weights this one starts from.")] = None,
     fresh: Fresh = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
@@ -136,7 +138,10 @@ def pretrain(
     """Pretrain on a store; the same command on an unfinished run goes on where it stopped."""
     from ecgscan_ray.config import Config
 
-    resolved = _load(Config, preset, config, settings)
+    if teacher and joint:
+        raise InputError("--teacher and --joint exclude each other", fix="Give one of the two.")
+    chosen = [f"teacher.run={_place(teacher)}"] if teacher else ["teacher.run=", "teacher.digest="] if joint else []
+    resolved = _load(Config, preset, config, [*(settings or []), *chosen])
     _talk()
     if dry_run:
         from ecgscan_ray.runtime.dry_run import dry_run as estimate

@@ -182,9 +182,34 @@ class ObjectiveConfig(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
 
-class TeacherConfig(Section):
-    """The signal-text teacher: how ``teach`` trains it."""
+class ExternalEncoderConfig(Section):
+    """A signal encoder of others, frozen, as the signal side of a teacher."""
 
+    path: str
+    """Its weights: TorchScript, torch.export (``.pt2``), or safetensors for a ``factory``."""
+    factory: str | None = None
+    """``package.module:function`` that gives the module without weights; what it imports must be installed."""
+    dim: int = Field(ge=1)
+    """Length of its answer, one vector a recording."""
+    fs: float = Field(500.0, gt=0)
+    """Sampling rate it wants, Hz."""
+    seconds: float = Field(10.0, gt=0)
+    leads: tuple[str, ...] | None = None
+    """Order of leads it wants, e.g. I II III aVR aVF aVL V1 ... V6; none = ours."""
+    units_per_mv: float = Field(1.0, gt=0)
+    """Its unit: 1 = mV, 1000 = uV."""
+    known: str
+    """Safetensors file with ``signal_mv`` (K, 12, T), in mV, in our order of leads and at its rate, and ``embedding`` (K, E),
+    what its own code answers: these are checked whenever it is loaded."""
+
+
+class TeacherConfig(Section):
+    """The signal-text teacher: how ``teach`` trains it, and which one ``pretrain`` aligns pages to."""
+
+    run: str | None = None
+    """URI of the run of a finished teacher that pages are aligned to, frozen; none = all towers train together."""
+    digest: str | None = None
+    """sha256 of that teacher's weights; the command sets it."""
     report_weight: Weight = Field(1.0, ge=0)
     """Contrast of recordings with their reports."""
     view_weight: Weight = Field(0.5, ge=0)
@@ -195,6 +220,8 @@ class TeacherConfig(Section):
     """Share of the samples that are hidden."""
     hidden_seconds: float = Field(0.6, gt=0)
     """Length of a hidden stretch, s."""
+    encoder: ExternalEncoderConfig | None = None
+    """Signal encoder of others; none = ``model.signal``, trained from scratch."""
 
 
 class AugmentConfig(Section):
@@ -311,10 +338,15 @@ class Config(Section):
             )
         return self
 
-    def digest(self) -> str:
-        """sha256 of what decides the run's outcome; the number of workers and their CPUs do not count."""
+    def decisive(self) -> dict[str, Any]:
+        """What decides the run's outcome: not the number of workers and their CPUs, nor where a teacher lies."""
         content = self.model_dump(mode="json", exclude={"resources", "evaluation"})
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        content["teacher"].pop("run")
+        return content
+
+    def digest(self) -> str:
+        """sha256 of what decides the run's outcome."""
+        return hashlib.sha256(json.dumps(self.decisive(), sort_keys=True).encode()).hexdigest()
 
 
 class SearchRange(Section):

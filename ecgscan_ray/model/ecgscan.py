@@ -13,6 +13,7 @@ from ecgscan_ray.model.decoder import Decoder
 from ecgscan_ray.model.frame import inside
 from ecgscan_ray.model.image import ImageTower
 from ecgscan_ray.model.reader import SignalReader
+from ecgscan_ray.model.teacher import FrozenTeacher
 from ecgscan_ray.model.text import ReportReader
 
 
@@ -121,7 +122,7 @@ class PageEncoder(nn.Module):
 
 
 class ECGScan(nn.Module):
-    """The whole model.
+    """The whole model: all towers trained together, or pages aligned to a frozen teacher.
 
     Args:
         config: The run's settings.
@@ -132,7 +133,8 @@ class ECGScan(nn.Module):
         super().__init__()
         model = config.model
         self.page = PageEncoder(model, config.page, config.training.augment)
-        self.report = ReportReader(model, vocab_size, config.training.augment)
+        self.teacher = FrozenTeacher(config, vocab_size) if config.teacher.digest else None
+        self.report = None if self.teacher else ReportReader(model, vocab_size, config.training.augment)
         scale = math.log(1 / config.objective.temperature)
         self.gram_log_scale = nn.Parameter(torch.tensor(scale))
         self.pair_log_scale = nn.Parameter(torch.tensor(scale))
@@ -152,18 +154,32 @@ class ECGScan(nn.Module):
 
     def encode_signal(self, signal_mv: Tensor) -> Tensor:
         """Leads in mV, centred, missing samples 0: (N, 12, T) -> (N, D) of unit norm."""
+        if self.teacher:
+            return self.teacher.project_signal(self.teacher.say_of_signal(signal_mv))
         return self.page.reader(signal_mv)
 
     def encode_text(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token ids and mask (N, L) -> (N, D) of unit norm, 0 in the timing part."""
+        if self.teacher:
+            return self.teacher.project_report(self.teacher.say_of_report(token_ids, attention_mask))
+        assert self.report is not None  # one of the two is there
         return self.report(token_ids, attention_mask)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A batch on the device to everything the objective wants."""
+        """A batch on the device to everything the objective wants.
+
+        Where the batch brings what the teacher says (``teacher_signal``, ``teacher_report``), the teacher is not asked.
+        """
+        if self.teacher and "teacher_signal" in batch:
+            signal = self.teacher.project_signal(batch["teacher_signal"])
+            report = self.teacher.project_report(batch["teacher_report"])
+        else:
+            signal = self.encode_signal(batch["centred_mv"])
+            report = self.encode_text(batch["token_ids"], batch["attention_mask"])
         return {
             **self.page(batch["image"], (batch["frame_corners"], batch["layout"]) if self.training else None),
-            "signal_features": self.encode_signal(batch["centred_mv"]),
-            "text_features": self.encode_text(batch["token_ids"], batch["attention_mask"]),
+            "signal_features": signal,
+            "text_features": report,
             "gram_logit_scale": self.gram_log_scale.exp(),
             "pair_logit_scale": self.pair_log_scale.exp(),
         }

@@ -74,17 +74,27 @@ class SignalReader(nn.Module):
 
     def forward(self, signal_mv: Tensor) -> Tensor:
         """Leads as above to (N, D) of unit norm in fp32."""
-        heart, timing = self.read(signal_mv)
+        return self._embed(*self.read(signal_mv))
+
+    def embed_map(self, features: Tensor) -> Tensor:
+        """The tower's map to the same."""
+        return self._embed(*self.read_map(features))
+
+    def _embed(self, heart: Tensor, timing: Tensor) -> Tensor:
         return self.join(self.heart_level(heart), timing)
 
     def join(self, level: Tensor, timing: Tensor) -> Tensor:
         """Both parts as one unit vector: (N, D) in fp32."""
-        share = self.timing_share
-        parts = (
-            (1 - share) ** 0.5 * F.normalize(level.float(), dim=-1),
-            share**0.5 * F.normalize(timing.float(), dim=-1),
-        )
-        return torch.cat(parts, dim=-1)
+        return join(level, timing, self.timing_share)
+
+
+def join(level: Tensor, timing: Tensor, timing_share: float) -> Tensor:
+    """Level (N, L) and timing (N, D - L) as one unit vector (N, D) in fp32; the share is timing's in a cosine."""
+    parts = (
+        (1 - timing_share) ** 0.5 * F.normalize(level.float(), dim=-1),
+        timing_share**0.5 * F.normalize(timing.float(), dim=-1),
+    )
+    return torch.cat(parts, dim=-1)
 
 
 def augmented(signal_mv: Tensor, config: AugmentConfig) -> Tensor:

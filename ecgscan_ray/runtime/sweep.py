@@ -138,9 +138,7 @@ def _claim(config: SweepConfig, base: dict[str, Any], digest: str, out: str, fre
     open_filesystem(out, create=True)
     mine: dict[str, Any] = {
         "sweep": config.model_dump(mode="json", exclude=_MAY_CHANGE),
-        "base": build(Config, base, where=f"base {config.base}").model_dump(
-            mode="json", exclude={"resources", "evaluation"}
-        ),
+        "base": build(Config, base, where=f"base {config.base}").decisive(),
         "manifest_digest": digest,
     }
     uri = join(out, "sweep.json")

@@ -161,8 +161,10 @@ def _next_batch(source: Iterator[Batch], step: int, config: Config) -> Batch:
 
 def _shuffle_pairs(tensors: dict[str, Tensor]) -> None:
     """Control experiment: each page meets its neighbour's signal and report, anew every epoch."""
-    for name in ("signal_mv", "centred_mv", "valid", "token_ids", "attention_mask", "has_text", "has_signal"):
-        tensors[name] = tensors[name].roll(1, dims=0)
+    of_a_recording = ("signal_mv", "centred_mv", "valid", "token_ids", "attention_mask", "has_text", "has_signal")
+    for name in (*of_a_recording, "teacher_signal", "teacher_report"):
+        if name in tensors:
+            tensors[name] = tensors[name].roll(1, dims=0)
 
 
 def _rows_key(recording_keys: Tensor) -> int:
