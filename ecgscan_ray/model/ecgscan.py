@@ -74,7 +74,7 @@ class PageEncoder(nn.Module):
     def __init__(self, config: ModelConfig, page: PageConfig, augment: AugmentConfig | None = None) -> None:
         super().__init__()
         level, timing = config.level_dim, config.timing_dim
-        self.embed_dim = config.embed_dim
+        self.embed_dim, self.signal_fs = config.embed_dim, config.signal_fs
         self.tower = ImageTower(config.image, page)
         self.decoder = Decoder(config, page, self.tower.map_channels)
         self.cells = CellHead(self.decoder.state_dim, self.decoder.num_queries, timing)
