@@ -204,7 +204,7 @@ def sweep(
     settings: Settings = None,
     fresh: Fresh = False,
 ) -> None:
-    """Search the space of a sweep's config for the best; the same command goes on where it stopped."""
+    """Search the space of a sweep's config for the best, or compare its arms; the same command goes on."""
     from ecgscan_ray.config import SweepConfig
     from ecgscan_ray.errors import WorkError
     from ecgscan_ray.runtime.sweep import sweep as run
@@ -212,8 +212,10 @@ def sweep(
     resolved = _load(SweepConfig, preset, config, settings)
     _talk()
     outcome = run(resolved, _place(store), _place(out), fresh=fresh)
-    print(outcome["verdict"]["text"])
+    print(outcome["text"] if resolved.arms else outcome["verdict"]["text"])
     print(f"{out.rstrip('/')}/report.html")
+    if resolved.arms:
+        return
     if not outcome["best"]:
         raise WorkError("no trial finished", where=out, fix="The report says why; the same command goes on.")
     print(f"{out.rstrip('/')}/best.yaml  ({resolved.metric} {outcome['best']['score']:.4f})")
@@ -253,7 +255,7 @@ def config(
     if preset is None and config is None:
         print(json.dumps(preset_names()) if as_json else "\n".join(preset_names()))
         return
-    kind: type[Section] = SweepConfig if "space" in read_yaml(_named(preset, config)) else Config
+    kind: type[Section] = SweepConfig if {"space", "arms"} & read_yaml(_named(preset, config)).keys() else Config
     resolved = _load(kind, preset, config, settings)
     print(resolved.model_dump_json(indent=1) if as_json else dump_yaml(resolved).rstrip())
 

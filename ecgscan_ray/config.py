@@ -373,8 +373,15 @@ class SweepConfig(Section):
     """Preset (or path of a YAML file) that every trial starts from."""
     base_overrides: dict[str, Any] = {}
     """Dotted keys changed in every trial, e.g. fewer steps."""
-    space: dict[str, SearchRange]
-    """Dotted key -> range."""
+    space: dict[str, SearchRange] = {}
+    """Dotted key -> range, to be searched."""
+    arms: dict[str, dict[str, Any]] = {}
+    """Instead of a space, an ablation: name -> dotted keys that it changes. The first is what the others are set beside.
+    ``teacher.run: shared`` is a teacher that is taught first, one for all arms that name it."""
+    seeds: list[int] = [0]
+    """Each arm is trained with each of these seeds."""
+    teacher_overrides: dict[str, Any] = {}
+    """Dotted keys changed for the shared teacher, beside ``base_overrides``."""
     metric: str = "validation.score"
     trials: int = Field(4, ge=1)
     concurrent: int = Field(1, ge=1)
@@ -385,6 +392,17 @@ class SweepConfig(Section):
     grace_reports: int = Field(1, ge=1)
     """Reports before a trial may stop."""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _space_or_arms(self):
+        if bool(self.space) == bool(self.arms):
+            raise ValueError("give either a space to search or arms to set beside each other")
+        return self
+
+    @property
+    def length(self) -> int:
+        """Trials of the whole sweep."""
+        return len(self.arms) * len(self.seeds) if self.arms else self.trials
 
 
 Model = TypeVar("Model", bound=Section)
