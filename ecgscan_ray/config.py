@@ -159,11 +159,31 @@ class ObjectiveConfig(Section):
     """Weights and temperatures of every loss term (room ``objective``)."""
 
     gram_weight: Weight = Field(1.0, ge=0)
-    """Gramian volume of image, signal and text."""
+    """All three at once: Gramian volume of image, signal and text (or what ``triple`` names)."""
+    triple: Literal["gram", "triangle"] = "gram"
+    """Volume of the three vectors, or area of the triangle of their ends."""
+    gram_warmup: float = Field(0.0, ge=0, le=1)
+    """Share of the run over which ``gram_weight`` rises from 0: a volume gives a fresh embedding no direction."""
     pair_weight: Weight = Field(0.5, ge=0)
     """Pairwise term that fixes the sign and keeps the text in, at the start of training."""
     pair_weight_end: Weight | None = Field(None, ge=0)
     """The same at the end (linear in between); none = constant."""
+    pair: Literal["infonce", "siglip"] = "infonce"
+    """Cross-entropy over the batch, or each pair by itself (the safer one in small batches)."""
+    pair_shares: dict[Literal["image_signal", "image_text", "signal_text"], float] = {
+        "image_signal": 1.0,
+        "image_text": 1.0,
+        "signal_text": 1.0,
+    }
+    """Shares of the pairs in the pairwise term, a weighted mean; 0 or absent = left out."""
+    siglip_bias: float = -10.0
+    """Start of SigLIP's learnable bias."""
+    mask_same: bool = True
+    """Recordings of one patient, or with the same report, are not each other's negatives."""
+    centre_teachers: bool = False
+    """Subtract the batch's mean from signal and report features: a direction that all share makes hubs of the volume."""
+    block_rows: int | None = Field(None, ge=1)
+    """Rows of the score matrix held at once; none = all where they are few, else by size."""
     reconstruction_weight: Weight = Field(1.0, ge=0)
     """Redrawing the twelve leads in mV."""
     shown_weight: Weight = Field(1.0, ge=0)
@@ -176,10 +196,23 @@ class ObjectiveConfig(Section):
     """Finding where the traces lie in the picture, and the layout (truth from the renderer)."""
     soft_lead_delta_mv: float = Field(0.02, gt=0)
     """Where the Huber penalty on the residual turns from square to linear, mV."""
+    precordial_tie_weight: Weight = Field(0.0, ge=0)
+    """Ties of V1-V6 with what is shown beside them, fitted on each page: statistics, not law. 0 = not computed."""
+    precordial_tie_delta_mv: float = Field(0.1, gt=0)
+    """As ``soft_lead_delta_mv``, for these ties: about the error of a lead told from its neighbours."""
     temperature: float = Field(0.07, gt=0)
     """Start of the learnable temperature (1 / logit scale)."""
     temperature_min: float = Field(0.01, gt=0)
+    learn_temperature: bool = True
+    """Off = the temperature stays where it starts."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _some_pair(self):
+        shares = self.pair_shares.values()
+        if min(shares, default=0) < 0 or sum(shares) <= 0:
+            raise ValueError("pair_shares wants shares of at least 0, and one above 0")
+        return self
 
 
 class ExternalEncoderConfig(Section):
@@ -253,6 +286,11 @@ class TrainingConfig(Section):
     weight_decay: float = Field(0.05, ge=0)
     beta2: float = Field(0.98, gt=0, lt=1)
     grad_clip_norm: float = Field(1.0, gt=0)
+    micro_batch: int | None = Field(None, ge=1)
+    """Rows that the towers of one worker see at once; none = all. Fewer rows want less memory and twice the forward work;
+    the loss is still that of the whole batch (GradCache)."""
+    term_gradients_every: int = Field(100, ge=0)
+    """Steps between measurements of each loss term's gradient norm at the image tower; 0 = never."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto`` = bf16 only where a probe shows that the hardware multiplies in bf16 faster than in fp32."""
     log_every: int = Field(10, ge=1)
@@ -261,6 +299,8 @@ class TrainingConfig(Section):
     validation_rows: int = Field(256, ge=0)
     """``validation.score`` is measured on at most this many validation recordings with every checkpoint; 0 = never."""
     augment: AugmentConfig = AugmentConfig()
+    withhold_signals: float = Field(0.0, ge=0, le=1)
+    """Share of patients whose recorded signals the objective never sees, as if their pages alone had been found."""
     shuffle_pairs: bool = False
     """Control: pair each page with another recording's signal and report, so that nothing can be learned."""
 

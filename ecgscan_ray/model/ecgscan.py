@@ -135,9 +135,11 @@ class ECGScan(nn.Module):
         self.page = PageEncoder(model, config.page, config.training.augment)
         self.teacher = FrozenTeacher(config, vocab_size) if config.teacher.digest else None
         self.report = None if self.teacher else ReportReader(model, vocab_size, config.training.augment)
-        scale = math.log(1 / config.objective.temperature)
-        self.gram_log_scale = nn.Parameter(torch.tensor(scale))
-        self.pair_log_scale = nn.Parameter(torch.tensor(scale))
+        objective = config.objective
+        scale = math.log(1 / objective.temperature)
+        self.gram_log_scale = nn.Parameter(torch.tensor(scale), requires_grad=objective.learn_temperature)
+        self.pair_log_scale = nn.Parameter(torch.tensor(scale), requires_grad=objective.learn_temperature)
+        self.pair_bias = nn.Parameter(torch.tensor(objective.siglip_bias)) if objective.pair == "siglip" else None
         self.max_log_scale = math.log(1 / config.objective.temperature_min)
 
     def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -182,6 +184,7 @@ class ECGScan(nn.Module):
             "text_features": report,
             "gram_logit_scale": self.gram_log_scale.exp(),
             "pair_logit_scale": self.pair_log_scale.exp(),
+            **({} if self.pair_bias is None else {"pair_logit_bias": self.pair_bias}),
         }
 
     @torch.no_grad()

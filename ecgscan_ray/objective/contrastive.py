@@ -1,40 +1,51 @@
-"""Contrastive cross-entropy in both directions over the global batch, for the Gramian volume and for pairs.
+"""Contrast over the global batch: of pages with (signal, report) pairs, and of any two of the three.
 
-Rows are this rank's items, columns the items of all ranks. Columns without the needed modality, and negatives that
-are no negatives (the same patient, the same report), are left out of the denominator.
+Rows are this rank's items, columns the items of all ranks. Items without what is compared are left out, and so are
+negatives that are no negatives (the same patient, the same report, the same recording).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ecgscan_ray.objective.gather import gather, global_mean, rank
-from ecgscan_ray.objective.gram import gram_volume
+from ecgscan_ray.objective.blockwise import Comparison, Plan, cross_entropy, sigmoid_loss
+from ecgscan_ray.objective.gather import gather, rank, row_counts
+from ecgscan_ray.objective.gram import planes
+from ecgscan_ray.objective.scores import Area, Cosine, Volume
+
+MODALITIES = ("image", "signal", "text")
+KEYS = ("recording_key", "patient_key", "report_key")
 
 
 @dataclass(frozen=True)
 class Items:
-    """This rank's rows (n) and everybody's (N = W n) of one modality's features and of the keys."""
+    """This rank's rows (n) and everybody's (N) of the three modalities' features and of the keys."""
 
-    image: Tensor
-    signal: Tensor
-    text: Tensor
-    all_image: Tensor
-    all_signal: Tensor
-    all_text: Tensor
-    has_signal: Tensor
-    has_text: Tensor
-    all_has_signal: Tensor
-    all_has_text: Tensor
-    same: Tensor
-    """(n, N): the column is another recording of the row's patient, or has the row's report."""
-    target: Tensor
-    """(n,): the column of each row's own item."""
+    rows: dict[str, Tensor]
+    """Modality -> (n, D), unit rows."""
+    columns: dict[str, Tensor]
+    """``signal`` and ``text`` -> (N, D), unit rows."""
+    has: dict[str, Tensor]
+    """Modality -> (n,) bool."""
+    all_has: dict[str, Tensor]
+    """Modality -> (N,) bool."""
+    keys: Tensor
+    """(n, k) int64, -1 = unknown; two recordings that share one are not each other's negatives."""
+    all_keys: Tensor
+    start: int
+    """The rows are start .. start + n of the columns."""
+
+    def comparison(self, *modalities: str) -> Comparison:
+        """Between items that have all of these."""
+        valid = torch.stack([self.has[name] for name in modalities]).all(0)
+        all_valid = torch.stack([self.all_has[name] for name in modalities]).all(0)
+        return Comparison(valid, all_valid, self.keys, self.all_keys, self.start)
 
 
 def at_least_fp32(values: Tensor) -> Tensor:
@@ -42,86 +53,91 @@ def at_least_fp32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def gather_items(output: dict[str, Tensor], batch: dict[str, Tensor]) -> Items:
-    """Features in fp32, gathered over ranks with gradient, and the masks that go with them."""
-    local = {}
-    for name in ("image", "signal", "text"):
-        # renormalised after the cast: a bf16 unit vector is not one
-        local[name] = F.normalize(at_least_fp32(output[f"{name}_features"]), dim=-1)
-    has_signal, has_text = batch["has_signal"].bool(), batch["has_text"].bool()
-    keys = torch.stack([batch["patient_key"], batch["report_key"]], dim=1)
-    all_keys = gather(keys)
-    target = rank() * len(keys) + torch.arange(len(keys), device=keys.device)
-    same = ((keys[:, None] == all_keys[None]) & (keys[:, None] != -1)).any(-1)
-    same[torch.arange(len(keys), device=keys.device), target] = False
-    return Items(
-        **local,
-        **{f"all_{name}": gather(features) for name, features in local.items()},
-        has_signal=has_signal,
-        has_text=has_text,
-        all_has_signal=gather(has_signal.to(torch.uint8)).bool(),
-        all_has_text=gather(has_text.to(torch.uint8)).bool(),
-        same=same,
-        target=target,
+def gather_items(
+    output: dict[str, Tensor],
+    batch: dict[str, Tensor],
+    *,
+    mask_same: bool = True,
+    centre_teachers: bool = False,
+    even: bool = True,
+) -> Items:
+    """Features in fp32, gathered over ranks with gradient, and the masks that go with them.
+
+    Args:
+        output: ``image_features``, ``signal_features``, ``text_features`` (n, D).
+        batch: ``page_ok``, ``has_signal``, ``has_text`` (n,), and (n,) the ``KEYS``.
+        mask_same: Leave out negatives that share a key with the row.
+        centre_teachers: Subtract the global batch's mean from signals and from reports: teachers whose vectors share a
+            direction make hubs of the volume.
+        even: All ranks hold the same number of rows.
+    """
+    # renormalised after the cast: a bf16 unit vector is not one. A vector of zeros stays one, with a finite gradient
+    rows = {name: F.normalize(at_least_fp32(output[f"{name}_features"]), dim=-1, eps=1e-6) for name in MODALITIES}
+    flags = torch.stack([batch["page_ok"], batch["has_signal"], batch["has_text"]], dim=1).bool()
+    keys = torch.stack([batch[name] for name in KEYS], dim=1)[:, : len(KEYS) if mask_same else 0]
+    counts = row_counts(len(flags), flags.device, even=even)
+    start = sum(counts[: rank()])
+    all_flags = gather(flags.to(torch.uint8), counts).bool()
+    columns = {name: gather(rows[name], counts) for name in ("signal", "text")}
+    all_has = dict(zip(MODALITIES, all_flags.unbind(1), strict=True))
+    if centre_teachers:
+        for name, features in columns.items():
+            weight = all_has[name].to(features.dtype)[:, None]
+            centred = features - (features * weight).sum(0) / weight.sum().clamp_min(1)
+            columns[name] = F.normalize(centred, dim=-1, eps=1e-6)
+            rows[name] = columns[name][start : start + len(flags)]
+    has = dict(zip(MODALITIES, flags.unbind(1), strict=True))
+    return Items(rows, columns, has, all_has, keys, gather(keys, counts), start)
+
+
+def triple_loss(
+    items: Items,
+    logit_scale: Tensor,
+    kind: Literal["gram", "triangle"] = "gram",
+    smoothing: float = 0.0,
+    block_rows: int | None = None,
+) -> Tensor:
+    """Each image against all (signal, text) pairs, each pair against all images; logits are -scale x volume or area."""
+    comparison = items.comparison(*MODALITIES)
+    image, signal, text = items.rows["image"], items.columns["signal"], items.columns["text"]
+    if kind == "triangle":
+        plan = Plan(Area(), comparison, smoothing, block_rows)
+        return cross_entropy(plan, logit_scale, (signal * text).sum(-1), image, signal, text)
+    across, squared_sine = planes(signal, text)
+    return cross_entropy(
+        Plan(Volume(), comparison, smoothing, block_rows), logit_scale, squared_sine, image, signal, across
     )
-
-
-def _cross_entropy(logits: Tensor, items: Items, valid: Tensor, all_valid: Tensor, smoothing: float) -> Tensor:
-    """Mean over valid rows of -log softmax at the own column, over columns that are valid and true negatives."""
-    logits = logits.masked_fill(items.same | ~all_valid[None], float("-inf"))
-    logits = torch.where(valid[:, None], logits, torch.zeros_like(logits))  # rows of no use must not give NaN
-    log_probability = logits.log_softmax(-1)
-    own = log_probability.gather(1, items.target[:, None]).squeeze(1)
-    if smoothing:
-        finite = log_probability.isfinite()
-        mean = log_probability.masked_fill(~finite, 0).sum(-1) / finite.sum(-1)
-        own = (1 - smoothing) * own + smoothing * mean
-    return global_mean(-(own * valid).sum(), valid.sum())
-
-
-def gram_loss(items: Items, logit_scale: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Each image against all (signal, text) pairs, each pair against all images; logits are -scale x volume."""
-    valid = items.has_signal & items.has_text
-    all_valid = items.all_has_signal & items.all_has_text
-    by_image = -logit_scale * gram_volume(items.image, items.all_signal, items.all_text)
-    by_pair = -logit_scale * gram_volume(items.all_image, items.signal, items.text).T
-    return 0.5 * (
-        _cross_entropy(by_image, items, valid, all_valid, smoothing)
-        + _cross_entropy(by_pair, items, valid, all_valid, smoothing)
-    )
-
-
-PAIRS = ("image_signal", "image_text", "signal_text")
 
 
 def pair_losses(
-    items: Items, logit_scale: Tensor, pairs: Sequence[str] = PAIRS, smoothing: float = 0.0
+    items: Items,
+    logit_scale: Tensor,
+    pairs: Sequence[str] = ("image_signal", "image_text", "signal_text"),
+    bias: Tensor | None = None,
+    smoothing: float = 0.0,
+    block_rows: int | None = None,
 ) -> dict[str, Tensor]:
-    """InfoNCE of each of the ``pairs``, both directions."""
-    both = items.has_signal & items.has_text
-    all_both = items.all_has_signal & items.all_has_text
-    known = {
-        "image_signal": (items.has_signal, items.all_has_signal),
-        "image_text": (items.has_text, items.all_has_text),
-        "signal_text": (both, all_both),
-    }
+    """InfoNCE of each of the ``pairs``, or SigLIP where a ``bias`` is given.
+
+    They fix the sign of the page's features and keep the text in. Signal with text is among them since the volume says little
+    of it once page and signal agree.
+    """
     losses = {}
     for pair in pairs:
-        (one, all_one), (other, all_other) = (
-            (getattr(items, name), getattr(items, f"all_{name}")) for name in pair.split("_")
+        one, other = pair.split("_")
+        columns = items.columns[other]
+        plan, nothing = (
+            Plan(Cosine(), items.comparison(one, other), smoothing, block_rows),
+            columns.new_zeros(len(columns)),
         )
-        ways = [
-            _cross_entropy(logit_scale * logits, items, *known[pair], smoothing)
-            for logits in (one @ all_other.T, other @ all_one.T)
-        ]
-        losses[pair] = (ways[0] + ways[1]) / 2
+        if bias is None:
+            losses[pair] = cross_entropy(plan, logit_scale, nothing, items.rows[one], columns)
+        else:
+            losses[pair] = sigmoid_loss(plan, bias, logit_scale, nothing, items.rows[one], columns)
     return losses
 
 
-def pair_loss(items: Items, logit_scale: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Mean of the three pairs' losses: it fixes the sign of the page's features and keeps the text in.
-
-    Signal with text is among them since the volume says little of it once page and signal agree.
-    """
-    losses = pair_losses(items, logit_scale, PAIRS, smoothing)
-    return torch.stack(list(losses.values())).mean()
+def weighted_mean(losses: Mapping[str, Tensor], shares: Mapping[str, float]) -> Tensor:
+    """Mean of the pairs' losses by their shares."""
+    total = sum(shares.values())
+    return torch.stack([loss * (shares[name] / total) for name, loss in losses.items()]).sum()

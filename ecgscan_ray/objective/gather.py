@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -23,33 +24,50 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
+def row_counts(own: int, device: torch.device, *, even: bool) -> list[int]:
+    """How many rows each rank holds.
+
+    Args:
+        own: Rows of this rank.
+        device: Where collectives take place.
+        even: All ranks are known to hold the same number: then nothing is sent, and no device waits.
+    """
+    if even or world_size() == 1:
+        return [own] * world_size()
+    counts = [torch.empty(1, dtype=torch.int64, device=device) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor([own], device=device))
+    return torch.cat(counts).tolist()
+
+
 class _AllGather(torch.autograd.Function):
     """Forward: rows of all ranks, in rank order. Backward: sum of all ranks' gradients, own rows."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        ctx.start, ctx.count = rank() * len(rows), len(rows)
-        parts = [torch.empty_like(rows) for _ in range(world_size())]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
+    def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
+        ctx.start, ctx.count = sum(counts[: rank()]), len(rows)
+        padded = F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, max(counts) - len(rows))).contiguous()
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.contiguous()
-        dist.all_reduce(grad)
-        return grad[ctx.start : ctx.start + ctx.count]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        total = grad.clone(memory_format=torch.contiguous_format)  # the engine may use ``grad`` elsewhere
+        dist.all_reduce(total)
+        return total[ctx.start : ctx.start + ctx.count], None
 
 
-def gather(rows: Tensor) -> Tensor:
-    """Rows of all ranks in rank order; every rank holds the same number.
+def gather(rows: Tensor, counts: list[int]) -> Tensor:
+    """Rows of all ranks in rank order.
 
     Args:
         rows: (n, ...), any dtype; gradients flow back to every rank's own rows.
+        counts: Rows of each rank (``row_counts``).
 
     Returns:
-        (W * n, ...).
+        (sum of counts, ...).
     """
-    return rows if world_size() == 1 else _AllGather.apply(rows)
+    return rows if world_size() == 1 else _AllGather.apply(rows, counts)
 
 
 def global_sum(value: Tensor) -> Tensor:
@@ -59,6 +77,16 @@ def global_sum(value: Tensor) -> Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return total
+
+
+def global_logsumexp(value: Tensor) -> Tensor:
+    """``log sum exp`` over ranks, element by element, of a tensor without gradient; -inf where all are."""
+    if world_size() == 1:
+        return value
+    top = value.clone()
+    dist.all_reduce(top, dist.ReduceOp.MAX)
+    top.masked_fill_(top == float("-inf"), 0)
+    return global_sum((value - top).exp()).log() + top
 
 
 def global_mean(local_sum: Tensor, local_count: Tensor) -> Tensor:

@@ -31,9 +31,12 @@ class TeacherObjective:
     def terms(self, output: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Every term, unweighted; ``hidden_loss`` only of a teacher whose tower can fill in."""
         # the recording with parts hidden is to be told from others as a page is
-        items = gather_items({**output, "image_features": output["hidden_features"]}, batch)
-        scale, smoothing = output["pair_logit_scale"], self.config.objective.label_smoothing
-        pairs = pair_losses(items, scale, ("signal_text", "image_signal"), smoothing=smoothing)
+        objective, scale = self.config.objective, output["pair_logit_scale"]
+        page = {"image_features": output["hidden_features"]}
+        items = gather_items({**output, **page}, batch, mask_same=objective.mask_same)
+        pairs = pair_losses(
+            items, scale, ("signal_text", "image_signal"), None, objective.label_smoothing, objective.block_rows
+        )
         terms = {"report_loss": pairs["signal_text"], "view_loss": pairs["image_signal"]}
         if "filled_mv" in output:
             filled = at_least_fp32(output["filled_mv"])

@@ -23,18 +23,17 @@ from ecgscan_ray.errors import WorkError
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.objective.gather import global_sum, rank, world_size
-from ecgscan_ray.objective.objective import Objective, batch_metrics
+from ecgscan_ray.objective.metrics import batch_metrics
+from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.objective.teacher import TeacherObjective, teacher_metrics
 from ecgscan_ray.training.checkpoint import TrainingState, restore, save_checkpoint
+from ecgscan_ray.training.gradients import Gradients, Loss, Tensors
 from ecgscan_ray.training.meters import Meter, RunLog
 from ecgscan_ray.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from ecgscan_ray.training.precision import choose_precision
 from ecgscan_ray.training.tensors import to_device
 
 Validate = Callable[[nn.Module], dict[str, float]]
-Tensors = dict[str, Tensor]
-Loss = Callable[[Tensors, Tensors, float], Tensors]
-"""(model's output, batch, progress in [0, 1]) -> every term and their weighted sum ``loss``."""
 Measure = Callable[[Tensors, Tensors], Tensors]
 """(model's output, batch) -> metrics that are no losses."""
 
@@ -106,23 +105,25 @@ def train(
     (objective, measure), optimizer = losses_of(config), build_optimizer(model, training)
     folder = reporter.last_checkpoint()
     first = restore(folder, model, optimizer).step if folder else 0
-    parallel = wrap(model)
     precision = choose_precision(training.precision, device)
+    gradients = Gradients(model, wrap(model), objective, training.micro_batch, precision)
     meter, source, clock = Meter(), iter(batches), _Clock()
+    norms: dict[str, Tensor] = {}
     model.train()
     for step in range(first, job.total_steps):
         with clock.waiting():
             batch = _next_batch(source, step, config)
-        torch.manual_seed(hash((config.seed, step, rank())) & 0x7FFFFFFF)  # dropout: the same after a resume
+        seed = hash((config.seed, step, rank())) & 0x7FFFFFFF  # dropout: the same after a resume
         tensors = to_device(batch, device, config.model.signal_fs)
+        if training.withhold_signals:
+            _withhold_signals(tensors, training.withhold_signals)
         if training.shuffle_pairs:
             _shuffle_pairs(tensors)
         set_learning_rate(optimizer, learning_rate(step, job.total_steps, training))
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            output = parallel(tensors)
-        losses = objective(output, tensors, step / job.total_steps)
         optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
+        due = training.term_gradients_every and step % training.term_gradients_every == 0
+        output, losses, measured = gradients(tensors, step / job.total_steps, seed, by_term=bool(due))
+        norms |= measured
         grad_norm = nn.utils.clip_grad_norm_(model.parameters(), training.grad_clip_norm)
         optimizer.step()
         model.clamp_scales()
@@ -133,6 +134,8 @@ def train(
         saves = done % training.checkpoint_every == 0 or done == job.total_steps
         if done % training.log_every == 0 or saves:
             extra = {name: value.item() for name, value in measure(output, tensors).items()} if log else {}
+            extra |= {name: value.item() for name, value in norms.items()}
+            norms = {}
             metrics = _finite(meter.read(), step, batch) | extra | clock.read()
             metrics |= {"learning_rate": optimizer.param_groups[0]["lr"], "bad_pages": float((~batch["page_ok"]).sum())}
             metrics["rows_key"] = _rows_key(tensors["recording_key"])
@@ -157,6 +160,12 @@ def _next_batch(source: Iterator[Batch], step: int, config: Config) -> Batch:
             f"{int(expected[0])}: rows would be lost or repeated"
         )
     return batch
+
+
+def _withhold_signals(tensors: dict[str, Tensor], share: float) -> None:
+    """Experiment: of this share of known patients only the pages are there, in every epoch the same ones."""
+    place = (tensors["patient_key"] % 10_007) / 10_007
+    tensors["has_signal"] = tensors["has_signal"] & ((place >= share) | (tensors["patient_key"] < 0))
 
 
 def _shuffle_pairs(tensors: dict[str, Tensor]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,77 +14,94 @@ import torch.multiprocessing as mp
 
 from ecgscan_ray.config import ObjectiveConfig
 from ecgscan_ray.objective.objective import Objective
+from tests.unit.objective.batches import DIM, joint_batch
 
-ROWS, DIM, SAMPLES = 8, 6, 60
-
-
-def joint_batch() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Raw features (parameters of the test) and a batch with gaps of every kind."""
-    torch.manual_seed(0)
-    raw = {f"{name}_features": torch.randn(ROWS, DIM, dtype=torch.float64) for name in ("image", "signal", "text")}
-    raw["redrawn_mv"] = torch.randn(ROWS, 12, SAMPLES, dtype=torch.float64)
-    raw["frame_guess"] = torch.rand(ROWS, 2, 4, 2, dtype=torch.float64)
-    for name, votes in (("near", 4), ("edge", 3)):
-        raw[f"{name}_logits"] = torch.randn(ROWS, votes, 5, dtype=torch.float64)
-        raw[f"{name}_places"] = torch.rand(ROWS, votes, 5, 2, dtype=torch.float64)
-    raw["edge_truth"], raw["edge_counts"] = torch.rand(ROWS, 3, 2).double(), torch.ones(ROWS, 3).double()
-    raw["layout_logits"] = torch.randn(ROWS, 2, dtype=torch.float64)
-    valid = torch.rand(ROWS, 12, SAMPLES) > 0.1
-    part = torch.randint(0, 3, (ROWS, 12, SAMPLES))
-    batch = {
-        "centred_mv": torch.randn(ROWS, 12, SAMPLES, dtype=torch.float64) * valid,
-        "valid": valid,
-        "frame_corners": torch.rand(ROWS, 4, 2, dtype=torch.float64),
-        "layout": torch.arange(ROWS) % 2,
-        "shown": part == 0,
-        "derivable": part == 1,
-        "unseen": part == 2,
-        "has_signal": torch.tensor([1, 1, 0, 1, 1, 1, 1, 1]).bool(),
-        "has_text": torch.tensor([1, 0, 1, 1, 1, 1, 0, 1]).bool(),
-        "law_ok": torch.tensor([1, 1, 1, 1, 0, 0, 0, 1]).bool(),
-        "page_ok": torch.tensor([1, 1, 1, 1, 1, 1, 0, 1]).bool(),
-        "patient_key": torch.tensor([5, 6, 7, 5, 8, 9, -1, -1]),
-        "report_key": torch.tensor([1, -1, 2, 3, 4, 1, -1, 5]),
-    }
-    return raw, batch
+SHARES = {1: [[8]], 2: [[4, 4], [5, 3]], 4: [[2, 2, 2, 2], [3, 1, 1, 3]]}
+"""World size -> rows of each rank, evenly and unevenly."""
 
 
-def gradients(raw: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Loss and its gradient in a shared matrix that stands for the model's parameters."""
+def settings() -> Iterator[tuple[str, ObjectiveConfig]]:
+    """Each loss with each block size; masks, centring and smoothing go along."""
+    for triple, pair, block_rows in itertools.product(("gram", "triangle"), ("infonce", "siglip"), (None, 1, 3)):
+        if (triple, pair) in (("gram", "infonce"), ("triangle", "siglip")):
+            yield (
+                f"{triple}, {pair}, blocks of {block_rows}",
+                ObjectiveConfig(
+                    triple=triple,
+                    pair=pair,
+                    block_rows=block_rows,
+                    label_smoothing=0.1 if block_rows != 1 else 0.0,
+                    centre_teachers=block_rows == 3,
+                    precordial_tie_weight=0.2,
+                ),
+            )
+
+
+def gradients(
+    config: ObjectiveConfig, raw: dict[str, torch.Tensor], batch: dict[str, torch.Tensor], even: bool = True
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Each term, and its gradient in a shared matrix and in scalars that stand for the model's parameters."""
     weight = torch.eye(DIM, dtype=torch.float64).requires_grad_()
     scale = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     output = {
         name: torch.nn.functional.normalize(value @ weight, dim=-1) if name.endswith("features") else value * scale
         for name, value in raw.items()
     }
-    output |= {"gram_logit_scale": scale * 5, "pair_logit_scale": scale * 5}
-    loss = Objective(ObjectiveConfig(label_smoothing=0.1))(output, batch, progress=0.5)["loss"]
-    loss.backward()
-    assert weight.grad is not None and scale.grad is not None
-    return {"loss": loss.detach(), "weight": weight.grad, "scale": scale.grad}
+    output |= {"gram_logit_scale": scale * 5, "pair_logit_scale": scale * 5, "pair_logit_bias": -scale}
+    losses = Objective(config, even_batches=even)(output, batch, progress=0.5)
+    found = {}
+    for name, loss in losses.items():
+        if loss.requires_grad:
+            grads = torch.autograd.grad(loss, (weight, scale), retain_graph=True, allow_unused=True)
+            found[name] = {"value": loss.detach(), "weight": grads[0], "scale": grads[1]}
+    return {name: {k: v for k, v in parts.items() if v is not None} for name, parts in found.items()}
 
 
-def _process(index: int, world: int, port: int, folder: str) -> None:
+def _process(index: int, world: int, port: int, folder: str, backend: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=index, world_size=world)
-    raw, batch = joint_batch()
-    own = slice(index * ROWS // world, (index + 1) * ROWS // world)
-    found = gradients({k: v[own] for k, v in raw.items()}, {k: v[own] for k, v in batch.items()})
-    for value in found.values():  # DDP averages gradients over ranks
-        dist.all_reduce(value)
-        value /= world
+    dist.init_process_group(backend, init_method=f"tcp://127.0.0.1:{port}", rank=index, world_size=world)
+    device = torch.device("cpu")
+    if backend == "nccl":
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+    raw, batch = ({name: value.to(device) for name, value in part.items()} for part in joint_batch())
+    found = {}
+    for shares in SHARES[world]:
+        own = slice(sum(shares[:index]), sum(shares[: index + 1]))
+        mine = {k: v[own] for k, v in raw.items()}, {k: v[own] for k, v in batch.items()}
+        for name, config in settings():
+            result = gradients(config, *mine, even=len(set(shares)) == 1)
+            for parts in result.values():
+                for value in parts.values():  # DDP averages gradients over ranks
+                    dist.all_reduce(value)
+                    value /= world
+            found[name, tuple(shares)] = {k: {n: v.cpu() for n, v in parts.items()} for k, parts in result.items()}
     if index == 0:
         torch.save(found, Path(folder) / "found.pt")
     dist.barrier()
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_gradient_equals_single_process(world: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["gloo", "nccl"])
+@pytest.mark.parametrize("world", SHARES)
+def test_gradients_equal_a_single_process(world: int, backend: str, tmp_path: Path) -> None:
+    if backend == "nccl" and torch.cuda.device_count() < world:
+        pytest.skip(f"{world} GPUs wanted")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(_process, (world, port, str(tmp_path)), nprocs=world)
-    found, expected = torch.load(tmp_path / "found.pt"), gradients(*joint_batch())
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-10, msg=name)
+    mp.spawn(_process, (world, port, str(tmp_path), backend), nprocs=world)
+    found = torch.load(tmp_path / "found.pt")
+    for name, config in settings():
+        expected = gradients(config, *joint_batch())
+        for shares in SHARES[world]:
+            assert found[name, tuple(shares)].keys() == expected.keys() and len(expected) == 7
+            for term, parts in expected.items():
+                for part, value in parts.items():
+                    torch.testing.assert_close(
+                        found[name, tuple(shares)][term][part],
+                        value,
+                        rtol=1e-10,
+                        atol=1e-10,
+                        msg=f"{name}, {shares}: {part} of {term}",
+                    )

@@ -1,0 +1,189 @@
+"""Micro-batches change no gradient: on the real model, in fp64, with dropout, and data-parallel."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ecgscan_ray import text
+from ecgscan_ray.batch import BatchMaker
+from ecgscan_ray.errors import ConfigError
+from ecgscan_ray.model.ecgscan import ECGScan
+from ecgscan_ray.objective.contrastive import gather_items, pair_losses, triple_loss
+from ecgscan_ray.objective.gather import global_mean
+from ecgscan_ray.objective.objective import Objective
+from ecgscan_ray.training.gradients import Gradients
+from ecgscan_ray.training.tensors import to_device
+from tests.records import recording
+from tests.tiny import tiny_config
+from tests.unit.objective.batches import flags
+
+ROWS = 8
+STILL = {"lead_dropout": 0.0, "gain": 0.0, "noise_mv": 0.0, "token_dropout": 0.0}
+
+
+class Toy(nn.Module):
+    """Three towers in fp64, a scalar, an output that nobody looks at."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.page = nn.Module()
+        self.page.tower = nn.Linear(5, 6)
+        self.signal, self.text, self.dropout = nn.Linear(5, 6), nn.Linear(5, 6), nn.Dropout(dropout)
+        self.scale = nn.Parameter(torch.tensor(1.5))
+        self.double()
+
+    def forward(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        page = self.page.tower(tensors["image"])
+        return {
+            "image_features": F.normalize(self.dropout(page), dim=-1),
+            "signal_features": F.normalize(self.signal(tensors["image"] ** 2), dim=-1),
+            "text_features": F.normalize(self.text(tensors["image"].tanh()), dim=-1),
+            "redrawn_mv": page * 2,
+            "count": tensors["layout"] + 1,
+            "features": page + 1,
+            "scale": self.scale.exp(),
+        }
+
+
+class ToyObjective:
+    def __call__(self, output: dict[str, Tensor], batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
+        items = gather_items(output, batch)
+        drawn = (output["redrawn_mv"].abs().sum(-1) * batch["page_ok"]).sum()
+        losses = {
+            "gram_loss": triple_loss(items, output["scale"]),
+            "pair_loss": pair_losses(items, output["scale"])["image_text"],
+            "reconstruction_loss": global_mean(drawn, batch["page_ok"].sum()),
+        }
+        return {**losses, "loss": sum(losses.values())}
+
+
+def toy_batch() -> dict[str, Tensor]:
+    torch.manual_seed(1)
+    ok = torch.tensor([1, 1, 1, 0, 1, 1, 1, 1]).bool()
+    return flags(ROWS, page_ok=ok) | {"image": torch.randn(ROWS, 5).double(), "layout": torch.arange(ROWS)}
+
+
+def toy_gradients(micro_batch: int | None, by_term: bool = False) -> tuple[list[Tensor], dict[str, Tensor]]:
+    model = Toy()
+    gradients = Gradients(model, model, ToyObjective(), micro_batch, "fp32")  # type: ignore[arg-type]
+    _, losses, norms = gradients(toy_batch(), 0.0, 0, by_term)
+    return [p.grad for p in model.parameters()] + [losses["loss"].detach()], norms  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 4, 8, 100])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(micro_batch: int) -> None:
+    for found, expected in zip(toy_gradients(micro_batch)[0], toy_gradients(None)[0], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_norms_of_terms_are_those_of_their_gradients_and_change_nothing(micro_batch: int | None) -> None:
+    model, batch = Toy(), toy_batch()
+    losses = ToyObjective()(model(batch), batch, 0.0)
+    grads, norms = toy_gradients(micro_batch, by_term=True)
+    assert norms.keys() == {"gram_gradient_norm", "pair_gradient_norm", "reconstruction_gradient_norm"}
+    for name, norm in norms.items():
+        term = losses[name.replace("_gradient_norm", "_loss")]
+        expected = torch.autograd.grad(term, list(model.page.tower.parameters()), retain_graph=True)
+        torch.testing.assert_close(norm, torch.cat([g.flatten() for g in expected]).norm())
+    for found, expected in zip(grads, toy_gradients(None)[0], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_both_passes_draw_the_same_dropout() -> None:
+    model, batch = Toy(dropout=0.5), toy_batch()
+    Gradients(model, model, ToyObjective(), 4, "fp32")(batch, 0.0, 7, False)  # type: ignore[arg-type]
+    found = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
+    model.zero_grad()
+    outputs = []
+    for k in range(2):
+        torch.manual_seed(7 + k)
+        outputs.append(model({name: value[4 * k : 4 * k + 4] for name, value in batch.items()}))
+    joint = {name: torch.cat([o[name] for o in outputs]) for name in outputs[0] if name != "scale"}
+    ToyObjective()(joint | {"scale": outputs[0]["scale"]}, batch, 0.0)["loss"].backward()
+    for mine, parameter in zip(found, model.parameters(), strict=True):
+        torch.testing.assert_close(mine, parameter.grad, rtol=1e-12, atol=1e-12)
+
+
+def _process(index: int, world: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=index, world_size=world)
+    own = slice(index * ROWS // world, (index + 1) * ROWS // world)
+    batch = {name: value[own] for name, value in toy_batch().items()}
+    model = Toy()
+    parallel = DistributedDataParallel(model)
+    for micro_batch in (None, 1, 3):
+        model.zero_grad()
+        gradients = Gradients(model, parallel, ToyObjective(), micro_batch, "fp32")  # type: ignore[arg-type]
+        _, _, norms = gradients(batch, 0.0, 0, by_term=True)
+        if index == 0:
+            grads = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
+            torch.save((grads, norms), Path(folder) / f"{micro_batch}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_two_workers_with_micro_batches_give_the_gradient_of_one(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_process, (2, port, str(tmp_path)), nprocs=2)
+    expected, expected_norms = toy_gradients(None, by_term=True)
+    for micro_batch in (None, 1, 3):
+        found, norms = torch.load(tmp_path / f"{micro_batch}.pt")
+        for mine, reference in zip(found, expected[:-1], strict=True):
+            torch.testing.assert_close(mine, reference, rtol=1e-10, atol=1e-10)
+        for name, norm in norms.items():
+            torch.testing.assert_close(norm, expected_norms[name], rtol=1e-10, atol=1e-10)
+
+
+def test_the_real_model_in_micro_batches() -> None:
+    tokenizer = text.fit_tokenizer(["sinusrhythmus normales ekg"], 300)
+    config = tiny_config(training__augment=STILL)
+    rows = [recording(str(n), seed=n, report=f"sinusrhythmus {n}") for n in range(6)]
+    batch = BatchMaker(config, tokenizer).make(rows, range(6), [0] * 6)
+    tensors = to_device(batch, "cpu", config.model.signal_fs)
+    found = []
+    for micro_batch in (None, 4):
+        torch.manual_seed(0)
+        model = ECGScan(config, tokenizer.get_vocab_size()).train()
+        model.page.dropout.p = 0.0
+        output, _, _ = Gradients(model, model, Objective(config.objective), micro_batch, "fp32")(tensors, 0.5, 0, False)
+        assert output["redrawn_mv"].shape == (6, 12, 1000) and not output["redrawn_mv"].requires_grad
+        found.append({name: p.grad for name, p in model.named_parameters()})
+    for name, grad in found[0].items():
+        assert grad is not None
+        torch.testing.assert_close(
+            found[1][name], grad, rtol=1e-3, atol=1e-5 * max(float(grad.abs().max()), 1.0), msg=name
+        )
+
+
+def test_batch_norm_and_micro_batches_do_not_go_together() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    with pytest.raises(ConfigError, match=r"training\.micro_batch: the model has batch norm"):
+        Gradients(model, model, ToyObjective(), 2, "fp32")  # type: ignore[arg-type]
+    Gradients(model, model, ToyObjective(), None, "fp32")  # type: ignore[arg-type]
+
+
+def test_withheld_signals_are_whole_patients_and_always_the_same() -> None:
+    from ecgscan_ray.training.loop import _withhold_signals
+
+    patients = torch.from_numpy(np.random.default_rng(0).integers(0, 2**62, 400)).repeat_interleave(2)
+    tensors = {"patient_key": patients, "has_signal": torch.ones(800).bool()}
+    _withhold_signals(tensors, 0.5)
+    kept = tensors["has_signal"]
+    assert 0.4 < kept.float().mean() < 0.6 and torch.equal(kept[::2], kept[1::2])
+    unknown = {"patient_key": torch.tensor([-1]), "has_signal": torch.tensor([True])}
+    _withhold_signals(unknown, 1.0)
+    assert unknown["has_signal"].all()
