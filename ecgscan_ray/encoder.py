@@ -135,8 +135,12 @@ class Encoder:
             residual.append(lead_residual_mv(redrawn).cpu())
             leads.append((project_on_laws(redrawn, seen) if lawful else redrawn).cpu())
             shown.append(seen.cpu())
-        joined = (torch.cat(parts).numpy() for parts in (leads, shown, residual))
-        return Redrawn(*joined, fs=self.module.signal_fs)
+        return Redrawn(
+            signal_mv=torch.cat(leads).numpy(),
+            shown=torch.cat(shown).numpy(),
+            lead_residual_mv=torch.cat(residual).numpy(),
+            fs=self.module.signal_fs,
+        )
 
     def _tensors(self, images: Iterable[Picture] | Picture, batch_size: int) -> Iterator[torch.Tensor]:
         """Pages as the module takes them, some at once."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.evaluation.bootstrap import Estimate, interval, macro_auroc_statistic, mean_statistic, row_weights
+from ecgscan_ray.evaluation.reject import WRONG_RMSE_MV
 
 Rows = Mapping[str, np.ndarray]
 """``Evaluation.rows`` of one run."""
@@ -60,8 +61,6 @@ class Cell:
 
 def statistic(name: str, rows: Rows, weights: np.ndarray) -> np.ndarray:
     """(B,) the figure ``name`` of recordings weighted (B, N)."""
-    from ecgscan_ray.evaluation.reject import WRONG_RMSE_MV
-
     if name.startswith("reject."):
         known = np.flatnonzero(np.isfinite(rows["reconstruction.shown.rmse_mv"]))
         wrong = rows["reconstruction.shown.rmse_mv"][known] > WRONG_RMSE_MV
@@ -102,15 +101,15 @@ def compare(runs: Mapping[str, Mapping[int, Rows]], resamples: int = 1000, seed:
     baseline = next(iter(runs))
     for name in MEASURES:
         found = {
-            arm: {s: statistic(name, rows, weights) for s, rows in by_seed.items() if _has(name, rows)}
-            for arm, by_seed in runs.items()
+            arm: {s: statistic(name, rows, weights) for s, rows in of_seed.items() if _has(name, rows)}
+            for arm, of_seed in runs.items()
         }
-        for arm, by_seed in found.items():
-            if not by_seed:
+        for arm, of_arm in found.items():
+            if not of_arm:
                 continue
-            paired = {s: by_seed[s] - found[baseline][s] for s in by_seed if s in found[baseline] and arm != baseline}
+            paired = {s: of_arm[s] - found[baseline][s] for s in of_arm if s in found[baseline] and arm != baseline}
             difference = _estimate(list(paired.values()), len(patients)) if paired else None
-            value = _estimate(list(by_seed.values()), len(patients))
+            value = _estimate(list(of_arm.values()), len(patients))
             table[arm][name] = Cell(value, difference, {s: float(each[0]) for s, each in paired.items()})
     return table
 

@@ -68,7 +68,7 @@ class Gradients:
         Returns:
             The model's output (without gradient), the objective's losses, ``*_gradient_norm`` of each unweighted term.
         """
-        rows = len(tensors["position"])
+        rows = len(tensors["has_signal"])
         size = self._micro_batch or rows
         parts = [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
         if len(parts) == 1:
@@ -91,7 +91,7 @@ class Gradients:
 
     def _forward(self, model: nn.Module, tensors: Tensors, seed: int) -> Tensors:
         torch.manual_seed(seed)
-        with torch.autocast(tensors["position"].device.type, torch.bfloat16, enabled=self._precision == "bf16"):
+        with torch.autocast(tensors["has_signal"].device.type, torch.bfloat16, enabled=self._precision == "bf16"):
             return model(tensors)
 
     def _alone(self) -> AbstractContextManager[None]:
@@ -103,7 +103,7 @@ class Gradients:
         self, tensors: Tensors, parts: list[slice], outputs: list[Tensors], joint: Tensors, losses: Tensors, seed: int
     ) -> Tensors:
         """Norm of each unweighted term's gradient in the tower's parameters, averaged over ranks as in training."""
-        measured = self._model.page.tower if isinstance(self._model, ECGScan) else self._model.reader
+        measured = self._model.reader if isinstance(self._model, Teacher) else self._model.page.tower
         tower = [p for p in measured.parameters() if p.requires_grad]
         asked = {name: _asked(joint, losses[name], keep=True) for name in losses if name.endswith("_loss") and tower}
         sums: dict[str, Tensor] = {}

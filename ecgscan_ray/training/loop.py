@@ -141,8 +141,8 @@ def train(
             metrics["rows_key"] = _rows_key(tensors["recording_key"])
             if log:
                 log.write("train", done, metrics)
-                standing = {"task": config.task, "step": done, "total_steps": job.total_steps, "precision": precision}
-                log.progress(standing | metrics)
+                steps = {"step": done, "total_steps": job.total_steps}
+                log.progress({"task": config.task, "precision": precision, **steps, **metrics})
         if saves and not _save(job, model, optimizer, done, reporter, validate, log, metrics):
             break
     if log:
