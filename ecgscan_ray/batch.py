@@ -111,11 +111,12 @@ class BatchMaker:
         """The recording at the model's rate and length: int16 (12, T), mV a step, validity bits."""
         model = self.config.model
         signal = recording.resampled(model.signal_fs).signal_mv[:, : model.sig_len]
-        signal = np.pad(signal, ((0, 0), (0, model.sig_len - signal.shape[1])), constant_values=np.nan)
-        valid = np.isfinite(signal)
+        known = np.isfinite(signal)
         # 1 uV where it fits into int16 (32.7 mV), else the finest step that does
-        scale = max(1e-3, float(np.abs(signal[valid]).max(initial=0.0)) / 32767)
-        packed = np.where(valid, np.round(np.nan_to_num(signal) / scale), 0).astype(np.int16)
+        scale = max(1e-3, float(np.max(np.abs(signal), initial=0.0, where=known)) / 32767)
+        packed, valid = np.zeros((12, model.sig_len), np.int16), np.zeros((12, model.sig_len), bool)
+        packed[:, : signal.shape[1]] = np.where(known, np.rint(signal / scale), 0)
+        valid[:, : signal.shape[1]] = known
         return packed, scale, np.packbits(valid, axis=-1)
 
     def _pages(self, recordings: Sequence[Recording], epochs: Sequence[int], view: int) -> Batch:

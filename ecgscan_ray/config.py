@@ -63,7 +63,7 @@ class StreamConfig(Section):
     """Rows a unit: what one rendering task turns into one block."""
     window_row_groups: int = Field(4, ge=1)
     """Parquet row groups gathered in one window, inside which rows are permuted."""
-    prefetch_units: int = Field(4, ge=1)
+    prefetch_units: int = Field(8, ge=1)
     """Units fetched ahead by each trainer."""
     stall_timeout_s: float = Field(60.0, gt=0)
     """After this time without a unit the stream says which stage waits for what."""

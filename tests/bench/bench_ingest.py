@@ -15,7 +15,7 @@ from ecgscan_ray.data.unpack import TEST_FOLDS, VALIDATION_FOLDS, unpack_sample
 from ecgscan_ray.store.manifest import read_manifest
 from ecgscan_ray.store.shards import iterate_rows
 
-UNITS = 160
+UNITS = 240
 WARM_UNITS = 24
 BARE_ROUNDS = 12
 
@@ -62,7 +62,8 @@ def run() -> dict[str, float]:
         dataset.context.execution_options = stream.execution_options(config)
         began, first, steady = time.perf_counter(), 0.0, 0.0
         for count, _ in enumerate(
-            dataset.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=4), start=1
+            dataset.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=config.stream.prefetch_units),
+            start=1,
         ):
             first = first or time.perf_counter() - began
             steady = time.perf_counter() if count == WARM_UNITS else steady

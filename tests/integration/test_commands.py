@@ -32,7 +32,7 @@ def test_render(sample_store: str, tmp_path: Path) -> None:
 
 
 def test_dry_run_says_the_cost_and_writes_nothing(sample_store: str, tmp_path: Path) -> None:
-    small = ["--set", "training.global_batch_size=24", "--set", "training.steps=50"]
+    small = ["--set", "training.global_batch_size=24", "--set", "stream.unit_rows=24", "--set", "training.steps=50"]
     printed = run("pretrain", "--preset", "laptop", "--store", sample_store, "--dry-run", *small)
     figures = {line[:28].strip(): line[28:].strip() for line in printed.splitlines()}
     assert figures["steps"] == "50"

@@ -86,6 +86,7 @@ def wait_for(address: str, head: subprocess.Popen) -> None:
 SHORT = {
     "training.steps": 4,
     "training.global_batch_size": 24,
+    "stream.unit_rows": 24,
     "training.checkpoint_every": 2,
     "training.validation_rows": 24,
 }

@@ -123,6 +123,7 @@ def test_a_sweep_of_real_pretrainings(sample_store: str, tmp_path: Path) -> None
     short = {
         "training.steps": 4,
         "training.global_batch_size": 24,
+        "stream.unit_rows": 24,
         "training.checkpoint_every": 2,
         "training.validation_rows": 24,
         "training.warmup_steps": 1,
