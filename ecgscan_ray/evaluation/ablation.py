@@ -43,7 +43,7 @@ class Cell:
     Attributes:
         value: Mean over seeds, interval by patients.
         difference: From the first arm, paired by seed; ``None`` for that arm itself.
-        by_seed: Seed -> difference.
+        by_seed: Seed -> difference, where there is one (an AUROC wants both kinds of pages).
     """
 
     value: Estimate
@@ -87,12 +87,12 @@ def compare(runs: Mapping[str, Mapping[int, Rows]], resamples: int = 1000, seed:
     Raises:
         InputError: Runs were measured on different recordings.
     """
-    runs = {arm: by_seed for arm, by_seed in runs.items() if by_seed}
+    runs = {arm: of_seed for arm, of_seed in runs.items() if of_seed}
     if not runs:
         return {}
     first = next(iter(next(iter(runs.values())).values()))
-    for arm, by_seed in runs.items():
-        for rows in by_seed.values():
+    for arm, of_seed in runs.items():
+        for rows in of_seed.values():
             if not np.array_equal(rows["recording_key"], first["recording_key"]):
                 raise InputError("was measured on other recordings than the first arm", where=arm)
     patients = first["patient_key"]
@@ -110,7 +110,8 @@ def compare(runs: Mapping[str, Mapping[int, Rows]], resamples: int = 1000, seed:
             paired = {s: of_arm[s] - found[baseline][s] for s in of_arm if s in found[baseline] and arm != baseline}
             difference = _estimate(list(paired.values()), len(patients)) if paired else None
             value = _estimate(list(of_arm.values()), len(patients))
-            table[arm][name] = Cell(value, difference, {s: float(each[0]) for s, each in paired.items()})
+            by_seed = {s: float(each[0]) for s, each in paired.items() if np.isfinite(each[0])}
+            table[arm][name] = Cell(value, difference, by_seed)
     return table
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.evaluation.ablation import MEASURES, compare, statistic
-from ecgscan_ray.report.ablation import table_csv, table_text
+from ecgscan_ray.report.ablation import table_csv, table_text, write_ablation_report
 
 N = 120
 LABELS = np.random.default_rng(0).integers(0, 2, (N, 5)).astype(bool)
@@ -68,6 +71,17 @@ def test_a_clear_difference_wants_every_seed() -> None:
     cell = compare(runs, 100)["mixed"]["retrieval.page_to_text.mrr"]
     assert cell.difference is not None and cell.difference.high is not None and cell.difference.high < 0
     assert not cell.clear
+
+
+def test_a_figure_that_is_none_is_null_in_the_report(tmp_path: Path) -> None:
+    nothing_wrong = {"reconstruction.shown.rmse_mv": np.full(N, 0.05)}
+    table = compare({"whole": {0: rows(1, 0) | nothing_wrong}, "less": {0: rows(0.2, 1) | nothing_wrong}}, 20)
+    content = write_ablation_report(str(tmp_path), table, {"whole": {}, "less": {"seed": 1}}, [0], [])
+    assert json.loads((tmp_path / "report.json").read_text()) == content
+    entry = content["arms"]["less"]["reject.lead_residual.auroc"]
+    assert entry["value"] is None and entry["difference"]["value"] is None and entry["by_seed"] == {}
+    assert not entry["clear"]
+    assert "n/a" in (tmp_path / "report.html").read_text()
 
 
 def test_other_recordings_are_refused() -> None:
