@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from ecgscan_ray import text
 from ecgscan_ray.config import Config
-from ecgscan_ray.errors import RecordingError
+from ecgscan_ray.errors import ConfigError, RecordingError
 from ecgscan_ray.paper import Pages, Renderer, page_key
 from ecgscan_ray.paper.layout import WINDOWS
 from ecgscan_ray.recording.leads import lead_residual_uv
@@ -47,9 +47,19 @@ class BatchMaker:
     Args:
         config: The run's settings.
         tokenizer: Fitted or loaded tokenizer.
+
+    Raises:
+        ConfigError: Pages of several scales: the decoder reads at one.
     """
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        page = config.page
+        if page.speeds or page.gains or page.chest_half_gain:
+            raise ConfigError(
+                "training reads pages of one paper speed and one gain",
+                where="page.speeds, page.gains, page.chest_half_gain",
+                fix="Set page.paper_speed_mm_per_s and page.gain_mm_per_mv; 'ecgscan render' takes the others.",
+            )
         self.config, self.tokenizer = config, tokenizer
         # nothing is drawn for a teacher, which never sees a page
         self.renderer = Renderer(config.page) if config.task == "pretrain" else None

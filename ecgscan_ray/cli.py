@@ -100,25 +100,51 @@ def inspect(store: Annotated[str, typer.Argument(help="URI of a store.")], as_js
         raise InputError(f"damaged shards: {', '.join(found['damaged'])}", where=store, fix="Prepare the store again.")
 
 
-@app.command(epilog="Example: ecgscan render --store runs/demo-store --out pages --preset laptop")
+@app.command(
+    epilog="Example: ecgscan render --store runs/demo-store --out pages --preset laptop --set page.effects=photo"
+)
 def render(
     store: Store,
     out: Annotated[str, typer.Option(help="Folder to write.")],
-    count: Annotated[int, typer.Option(help="Pages.", min=1)] = 12,
+    count: Annotated[int, typer.Option(help="Recordings.", min=1)] = 12,
+    views: Annotated[int, typer.Option(help="Different pages of each.", min=1)] = 1,
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Of the store.")] = "train",
+    image_format: Annotated[Literal["png", "jpg"], typer.Option("--format", help="Of the pictures.")] = "png",
+    truth: Annotated[bool, typer.Option(help="Write each page's ground truth as JSON beside it.")] = True,
+    masks: Annotated[bool, typer.Option("--masks", help="Write each page's trace mask as PNG beside it.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes that draw; 0 = one a core.", min=0)] = 0,
+    sheet: Annotated[
+        bool, typer.Option("--sheet", help="Only one picture, sheet.png: every preset of effects.")
+    ] = False,
     preset: Preset = None,
     config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
-    """Draw pages of a store as PNG files with their ground truth, as the training sees them."""
+    """Draw pages of a store as picture files with their ground truth, as the training sees them."""
+    from pathlib import Path
+
     from ecgscan_ray.config import Config
-    from ecgscan_ray.paper.write import write_pages
+    from ecgscan_ray.paper.write import Files, write_pages, write_sheet
     from ecgscan_ray.store.manifest import read_manifest
     from ecgscan_ray.store.shards import iterate_rows
 
     resolved, place = _load(Config, preset, config, settings), _place(store)
-    rows = iterate_rows(place, read_manifest(place), split, limit=count)
-    for path in write_pages(rows, _place(out), resolved.page, resolved.seed):
+    _talk()
+    manifest, files = read_manifest(place), Files(Path(_place(out)), image_format, truth, masks, views)
+    rows = iterate_rows(place, manifest, split, limit=count)
+    if sheet:
+        print(write_sheet(rows, files.folder, resolved.page, resolved.seed))
+        return
+    total, log = views * min(count, manifest.rows(split)), logging.getLogger("ecgscan_ray")
+    paths = write_pages(
+        rows,
+        files,
+        resolved.page,
+        resolved.seed,
+        workers=min(workers or os.cpu_count() or 1, max(1, total // 16)),
+        progress=lambda done: log.info("%d of %d pages", done, total),
+    )
+    for path in paths:
         print(path)
 
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,6 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ecgscan_ray.errors import ConfigError, near_miss
 
 Weight = float
+Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Chance = Annotated[float, Field(ge=0, le=1)]
+Speed = Annotated[float, Field(ge=1, le=400)]
+Gain = Annotated[float, Field(ge=0.1, le=400)]
 
 
 class Section(BaseModel):
@@ -38,22 +42,45 @@ class PageConfig(Section):
     """1 = grey, 3 = RGB."""
     fit: Literal["pad", "stretch"] = "stretch"
     """How a page of other proportions fills the image: with a margin, or by unequal px/mm. Never by a crop."""
-    layouts: dict[str, float] = {"3x4+1": 1.0}
-    """Layout name -> share of pages."""
-    effects: Literal["clean", "scan", "photo", "mixed"] = "mixed"
-    """What happened to the page: nothing, a flat-bed scan, a phone's photograph, or a mixture of all."""
+    layouts: dict[str, Share] = {"3x4+1": 1.0}
+    """Layout -> share of pages. A name (``3x4+1``, ``6x2/cabrera``, ``12x1``, ``3x4/simultaneous``), or one's own, column by
+    column: ``I II III | aVR aVL aVF | V1 V2 V3 | V4 V5 V6 + II``."""
+    effects: Literal["clean", "scan", "photo", "fax", "screen", "mixed"] = "mixed"
+    """What happened to the page: nothing, a flat-bed scan, a phone's photograph, a fax or worn copy, the photograph of a
+    screen, or a mixture of all."""
     strength: float = Field(1.0, ge=0, le=3)
     """Factor on the size of every effect; 0 = none."""
-    paper_speed_mm_per_s: float = Field(25.0, gt=0)
+    chances: dict[str, Chance] = {}
+    """Effect -> probability, instead of the one of ``effects``: ``{turn: 0.25, curl: 0.3, writing: 0}``."""
+    sizes: dict[str, tuple[float, float]] = {}
+    """Effect -> least and greatest size, instead of those of ``effects``, in the units of ``paper.effects.EFFECTS``."""
+    keep_leads: bool = True
+    """Move and shrink the page until every lead lies in the image; else leads can be cropped (and are then not named)."""
+    paper_speed_mm_per_s: float = Field(25.0, ge=1, le=400)
     """Paper speed in mm/s."""
-    gain_mm_per_mv: float = Field(10.0, gt=0)
+    gain_mm_per_mv: float = Field(10.0, ge=0.1, le=400)
     """Gain in mm/mV."""
-    paper: Literal["letter", "a4"] = "letter"
-    """Page size, held sideways."""
+    speeds: dict[Speed, Share] = {}
+    """Paper speed -> share of pages, instead of the one speed. For pages as files; training reads at one speed."""
+    gains: dict[Gain, Share] = {}
+    """Gain -> share of pages, instead of the one gain. For pages as files; training reads at one gain."""
+    chest_half_gain: Chance = 0.0
+    """Share of pages whose chest leads are drawn at half the gain. For pages as files."""
+    paper: Literal["letter", "a4", "strip"] = "letter"
+    """Page size, held sideways; a strip is 112 mm high."""
     jitter: float = Field(1.0, ge=0, le=1)
     """How far position, pitch and margins of the rows vary from page to page; 0 = one fixed geometry."""
     baseline: Literal["median", "none"] = "median"
     """What each strip is drawn around: its own median, as a cart's high-pass filter does, or 0 mV."""
+    clip: Literal["page", "row"] = "page"
+    """Where huge amplitudes end: at the page's edge, over their neighbours, or half way to the next row."""
+
+    @model_validator(mode="after")
+    def _ranges(self):
+        for name, (low, high) in self.sizes.items():
+            if not 0 <= low <= high < 1e3:
+                raise ValueError(f"sizes.{name}: {low:g} to {high:g} is no range")
+        return self
 
 
 class StreamConfig(Section):

@@ -83,20 +83,32 @@ def _deposit(mask, touched, count, scratch, first, last, half, k):
         for i in range(high.shape[0]):
             high[i] = min(high[i], np.int32(min(high_1[i], high_2[i]) - rise))
             low[i] = max(low[i], np.int32(max(low_1[i], low_2[i]) + rise))
+    full, listed, bottom = np.int64(k << 8), count[0], np.int64(mask.shape[0] << 8)
     for column in range(left, right):
         c = column * k + PAD
         highest, lowest = np.int64(FAR), np.int64(0)
+        inner_top, inner_end = np.int64(0), np.int64(FAR)  # between these every sub-column is inked
         for j in range(c, c + k):
             if top[j] < end[j]:
-                highest = min(highest, np.int64(top[j]))
-                lowest = max(lowest, np.int64(end[j]))
-        highest, lowest = max(highest, 0), min(lowest, mask.shape[0] << 8)
+                highest, inner_top = min(highest, np.int64(top[j])), max(inner_top, np.int64(top[j]))
+                lowest, inner_end = max(lowest, np.int64(end[j])), min(inner_end, np.int64(end[j]))
+            else:
+                inner_end = np.int64(0)
+        highest, lowest = max(highest, 0), min(lowest, bottom)
         for row in range(highest >> 8, (lowest + 255) >> 8):
-            ink = 0
-            for j in range(c, c + k):
-                ink += max(0, min(end[j], (row + 1) << 8) - max(top[j], row << 8))
+            if inner_top <= row << 8 and (row + 1) << 8 <= inner_end:
+                ink = full
+            else:
+                ink = np.int64(0)
+                for j in range(c, c + k):
+                    ink += max(0, min(end[j], (row + 1) << 8) - max(top[j], row << 8))
             if ink > 0:
-                _add(mask, touched, count, row, column, ink)
+                old = np.int64(mask[row, column])
+                if old == 0:
+                    touched[listed] = (row << 16) | column
+                    listed += 1
+                mask[row, column] = np.uint16(min(old + ink, CAP))
+    count[0] = listed
     for c in range(first + PAD, last + PAD):
         lo[c] = FAR
         hi[c] = -FAR
@@ -112,7 +124,8 @@ def deposit_strips(mask, touched, count, signal, places, scales, half, k, scratc
         signal: float32 (12, T), NaN = no ink.
         places: int64 (S, 7): lead, first and past-last sample, x of the first sample, x a sample, first and past-last
             sub-column.
-        scales: float64 (S, 3): y of 0 mV, y a mV (both 1/256 px), mV taken as 0.
+        scales: float64 (S, 5): y of 0 mV, y a mV (both 1/256 px), mV taken as 0, and y at which the trace is cut off above and
+            below, within ``FAR``.
         half: int32 (D + 1,) half height of the pen at a distance in sub-columns.
         k: Sub-columns a pixel, a power of two.
         scratch: int32 (4, W * k + 2 * PAD); row 0 ``FAR`` and row 1 ``-FAR`` everywhere.
@@ -120,7 +133,7 @@ def deposit_strips(mask, touched, count, signal, places, scales, half, k, scratc
     lo, hi = scratch[0], scratch[1]
     for s in range(places.shape[0]):
         lead, start, stop, x, dx, first, last = places[s]
-        zero, per_mv, offset = scales[s]
+        zero, per_mv, offset, least, most = scales[s]
         inverse = min((1 << INVERSE_BITS) // max(dx, 1), INVERSE_MOST)
         before = False
         column_old, y_old = np.int64(0), np.int64(0)
@@ -129,7 +142,7 @@ def deposit_strips(mask, touched, count, signal, places, scales, half, k, scratc
             if value != value:
                 before = False
             else:
-                y = np.int64(max(-FAR, min(FAR - 1, np.floor(zero - per_mv * (value - offset) + 0.5))))
+                y = np.int64(max(least, min(most, np.floor(zero - per_mv * (value - offset) + 0.5))))
                 column = x >> X_BITS
                 if before and column > column_old and column >= first and column_old < last:
                     slope = ((y - y_old) * inverse) >> (INVERSE_BITS - SLOPE_BITS)
@@ -187,7 +200,7 @@ def deposit_text(mask, touched, count, pixels, table, codes, counts, starts, k):
         starts: int64 (L, 2) where each base line starts, 1/256 px.
     """
     height, width = mask.shape
-    full = 256 * k
+    full, listed = 256 * k, count[0]
     g = 0
     for line in range(counts.shape[0]):
         pen = starts[line, 0]
@@ -195,15 +208,19 @@ def deposit_text(mask, touched, count, pixels, table, codes, counts, starts, k):
         for _ in range(counts[line]):
             offset, wide, tall, left, top, advance = table[codes[g] - 32]
             corner = ((pen + 128) >> 8) + left
-            for y in range(tall):
+            for y in range(max(0, top - base), min(tall, height - base + top)):
                 row = base - top + y
-                if 0 <= row < height:
-                    for x in range(wide):
-                        value = np.int64(pixels[offset + y * wide + x])
-                        if value > 0 and 0 <= corner + x < width:
-                            _add(mask, touched, count, row, corner + x, (value * full + 127) // 255)
+                for x in range(max(0, -corner), min(wide, width - corner)):
+                    value = np.int64(pixels[offset + y * wide + x])
+                    if value > 0:
+                        old = np.int64(mask[row, corner + x])
+                        if old == 0:
+                            touched[listed] = (row << 16) | (corner + x)
+                            listed += 1
+                        mask[row, corner + x] = np.uint16(min(old + (value * full + 127) // 255, CAP))
             pen += advance
             g += 1
+    count[0] = listed
 
 
 @_jit
@@ -212,13 +229,14 @@ def compose(mask, touched, count, image, ink, k):
     bits = 8
     while (256 << (bits - 8)) < 256 * k:
         bits += 1
-    full, half = 1 << bits, 1 << (bits - 1)
+    full, half, channels = np.int64(1 << bits), np.int64(1 << (bits - 1)), ink.shape[0]
     for index in range(count[0]):
         row, column = touched[index] >> 16, touched[index] & 0xFFFF
         cover = min(np.int64(mask[row, column]), full)
-        for channel in range(ink.shape[0]):
-            paper, colour = np.int64(image[row, column, channel]), np.int64(ink[channel])
-            image[row, column, channel] = np.uint8((paper * (full - cover) + colour * cover + half) >> bits)
+        pixel = image[row, column]
+        for channel in range(channels):
+            paper, colour = np.int64(pixel[channel]), np.int64(ink[channel])
+            pixel[channel] = np.uint8((paper * (full - cover) + colour * cover + half) >> bits)
         mask[row, column] = 0
     count[0] = 0
 

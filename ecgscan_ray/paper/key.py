@@ -9,8 +9,11 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 RECIPE = 1
 """Version of the way from key to pixels; it is hashed into every key, so another recipe gives other pages."""
@@ -34,7 +37,10 @@ SLOTS = (
     "writing_y "
     # the camera
     "blur blur_size motion motion_size motion_angle noise noise_size noise_x noise_y threshold threshold_size "
-    "moire moire_size moire_angle moire_pitch jpeg jpeg_size " + " ".join(f"text_{index}" for index in range(24))
+    "moire moire_size moire_angle moire_pitch jpeg jpeg_size " + " ".join(f"text_{index}" for index in range(24)) +
+    # later
+    " speed gain chest turn_size crop crop_size crease crease_size ring ring_size thermal thermal_size edge edge_size "
+    "edge_side defocus defocus_size downscale downscale_size sharpen sharpen_size"
 ).split()
 _SLOT = {name: index for index, name in enumerate(SLOTS)}
 
@@ -96,8 +102,8 @@ class Draws:
         """True with this probability."""
         return self._values[_SLOT[slot]] < probability
 
-    def pick(self, slot: str, shares: Mapping[str, float]) -> str:
-        """A name by its share; shares need not add up to 1."""
+    def pick(self, slot: str, shares: Mapping[T, float]) -> T:
+        """One of the keys by its share; shares need not add up to 1."""
         mark = self._values[_SLOT[slot]] * sum(shares.values())
         for name, share in shares.items():
             mark -= share

@@ -1,7 +1,9 @@
 """Layouts as data: which lead stands where on the page and which seconds it shows.
 
 Columns follow each other in time and with the rhythm strip, as carts print them; ``.../simultaneous`` shows the same
-seconds in every column. A page is measured in millimetres, x to the right and y down from its upper left corner.
+seconds in every column. A layout that is not in ``LAYOUTS`` is its own name, so that ground truth carries it without a
+table: ``I II III | aVR aVL aVF | V1 V2 V3 | V4 V5 V6 + II`` is 3x4+1. A page is measured in millimetres, x to the right
+and y down from its upper left corner.
 """
 
 from __future__ import annotations
@@ -15,15 +17,17 @@ from ecgscan_ray.config import PageConfig
 from ecgscan_ray.errors import ConfigError, near_miss
 from ecgscan_ray.recording.leads import LEADS
 
-PAGES_MM = {"letter": (279.4, 215.9), "a4": (297.0, 210.0)}
+PAGES_MM = {"letter": (279.4, 215.9), "a4": (297.0, 210.0), "strip": (285.0, 112.0)}
 """Width and height of the page, mm, held sideways."""
 TRACE_MM = 250.0
 """Width of a full row: 10 s at 25 mm/s."""
 PAGE_SECONDS = 10.0
 WINDOWS = 16
 """Rows of ``Pages.windows``: the most strips a layout may have."""
-BAND_MM = (44.0, 12.0)
+BAND_MM = {"letter": (44.0, 12.0), "a4": (44.0, 12.0), "strip": (13.0, 9.0)}
 """What the rows leave free above (header) and below (footer)."""
+CHEST = 6
+"""The first chest lead's index in ``LEADS``."""
 PITCH_SHARE = 0.93
 """Nominal row pitch as a share of the widest that fits."""
 LEFT_MM = {"left": 18.0, "none": 14.0, "right": 11.0}
@@ -98,14 +102,16 @@ def make_layout(
     """Leads in ``order`` down the columns, then full-width rhythm rows.
 
     Raises:
-        ConfigError: A lead is unknown, twice or missing, the columns are uneven, or there are too many strips.
+        ConfigError: A lead is unknown or twice, the columns are uneven, or there are too many strips.
     """
     names = [lead.removeprefix("-") for lead in order]
     unknown = [lead for lead in (*names, *rhythm) if lead not in LEADS]
     if unknown:
         raise ConfigError(f"unknown lead '{unknown[0]}'", where=f"layout {name}", fix=near_miss(unknown[0], LEADS))
-    if sorted(names) != sorted(LEADS):
-        raise ConfigError("each of the 12 leads must stand once outside rhythm rows", where=f"layout {name}")
+    twice = [lead for lead in names if names.count(lead) > 1]
+    if twice or not names:
+        fault = f"lead {twice[0]} stands twice outside rhythm rows" if twice else "there is no lead outside rhythm rows"
+        raise ConfigError(fault, where=f"layout {name}")
     if columns < 1 or len(order) % columns or len(order) + len(rhythm) > WINDOWS:
         raise ConfigError(f"{columns} columns and {len(rhythm)} rhythm rows do not fit", where=f"layout {name}")
     rows, cell = len(order) // columns, PAGE_SECONDS / columns
@@ -118,6 +124,17 @@ def make_layout(
     for row, lead in enumerate(rhythm, start=rows):
         strips.append(Strip(LEADS.index(lead), row, 0.0, PAGE_SECONDS, 0.0, rhythm=True))
     return Layout(name, rows + len(rhythm), columns, tuple(strips), simultaneous)
+
+
+def _own_layout(name: str) -> Layout:
+    """``I II III | ... + II``, with ``/simultaneous`` behind it or not."""
+    text, together, _ = name.partition("/simultaneous")
+    body, _, rhythm = text.partition("+")
+    columns = [column.split() for column in body.split("|")]
+    if len({len(column) for column in columns}) > 1:
+        raise ConfigError("its columns differ in length", where=f"layout {name}")
+    order = tuple(lead for column in columns for lead in column)
+    return make_layout(name, len(columns), order, tuple(rhythm.split()), bool(together))
 
 
 def _all_layouts() -> dict[str, Layout]:
@@ -139,12 +156,15 @@ def _all_layouts() -> dict[str, Layout]:
 LAYOUTS: dict[str, Layout] = _all_layouts()
 
 
+@lru_cache(maxsize=256)
 def find_layout(name: str) -> Layout:
-    """The layout of that name.
+    """The layout of that name, or the one that is written out.
 
     Raises:
         ConfigError: No such layout; names the nearest.
     """
+    if name not in LAYOUTS and " " in name.strip():
+        return _own_layout(name)
     if name not in LAYOUTS:
         raise ConfigError(f"no layout named '{name}'", where="page.layouts", fix=near_miss(name, LAYOUTS))
     return LAYOUTS[name]
@@ -175,6 +195,8 @@ class Geometry:
         pitch: Distance of rows.
         speed: Paper speed, mm/s.
         gain: mm/mV.
+        chest: Gain of the chest leads as a share of ``gain``.
+        reach: How far from its zero line a trace may go, mm; None = to the page's edge.
     """
 
     page_mm: tuple[float, float]
@@ -183,6 +205,12 @@ class Geometry:
     pitch: float
     speed: float
     gain: float
+    chest: float = 1.0
+    reach: float | None = None
+
+    def gain_of(self, strip: Strip) -> float:
+        """mm/mV of the strip, upwards."""
+        return strip.sign * self.gain * (self.chest if strip.lead >= CHEST else 1.0)
 
     def start(self, strip: Strip) -> float:
         """x of the strip's first second, mm."""
@@ -213,9 +241,11 @@ def place(
         pitch: -1 (narrow rows) .. 1 (wide), 0 = nominal.
         top: -1 (rows high on the page) .. 1 (low).
         left: -1 .. 1, 5 mm to either side.
+
+    The speed and gain are those that the settings name for all pages.
     """
     width, height = PAGES_MM[page.paper]
-    above, below = BAND_MM
+    above, below = BAND_MM[page.paper]
     band = height - above - below
     share = PITCH_SHARE + (1 - PITCH_SHARE) * pitch
     step = min(45.0, share * band / layout.rows)
@@ -232,9 +262,9 @@ def place(
     )
 
 
-def page_to_image(page: PageConfig) -> tuple[float, float, float, float]:
-    """px/mm in x and y, and where the undistorted page's corner lies in the image, px."""
-    width, height = PAGES_MM[page.paper]
+def page_to_image(page: PageConfig, turned: bool = False) -> tuple[float, float, float, float]:
+    """px/mm in x and y, and where the undistorted page's corner lies in the image, px; ``turned`` = page upright."""
+    width, height = PAGES_MM[page.paper][:: -1 if turned else 1]
     sx, sy = page.width / width, page.height / height
     if page.fit == "stretch":
         return sx, sy, 0.0, 0.0

@@ -108,15 +108,21 @@ def label_starts(style: LabelStyle, layout: Layout, where: Geometry) -> np.ndarr
 
 
 _PULSE = np.array([(0.0, 0.0), (1.2, 0.0), (1.2, -1.0), (6.2, -1.0), (6.2, 0.0), (7.4, 0.0)])
+_STAIR = np.array([(0.0, 0.0), (1.2, 0.0), (1.2, -1.0), (3.7, -1.0), (3.7, -0.5), (6.2, -0.5), (6.2, 0.0), (7.4, 0.0)])
+"""Of two gains: the limb leads', then half of it."""
 
 
 def pulse_paths(pulse: str, rows: int, last_only: bool, where: Geometry) -> np.ndarray:
-    """float64 (P, 6, 2) points, mm, of calibration pulses of 1 mV by 5 mm at the rows' start or end."""
+    """float64 (P, n, 2) points, mm, of calibration pulses of 1 mV by 5 mm at the rows' start or end.
+
+    Where the chest leads have half the gain, the pulse is a stair of both.
+    """
+    shape = _PULSE if where.chest == 1 else _STAIR
     first = where.left - PULSE_MM if pulse == "left" else where.left + TRACE_MM + 0.5
     chosen = np.arange(rows - 1 if last_only else 0, rows)
-    paths = np.empty((len(chosen), 6, 2))
-    paths[..., 0] = first + _PULSE[:, 0]
-    paths[..., 1] = where.first + chosen[:, None] * where.pitch + _PULSE[:, 1] * where.gain
+    paths = np.empty((len(chosen), len(shape), 2))
+    paths[..., 0] = first + shape[:, 0]
+    paths[..., 1] = where.first + chosen[:, None] * where.pitch + shape[:, 1] * where.gain
     return paths
 
 
@@ -136,12 +142,13 @@ def separator_boxes(draws: Draws, layout: Layout, where: Geometry) -> np.ndarray
 def scale_text(where: Geometry, draws: Draws) -> str:
     """The footer: the scale that this page is drawn at, and made-up machine talk."""
     a, b = draws.text(20, 2)
-    speed, gain = f"{where.speed:g}", f"{where.gain:g}"
+    speed, gain, chest = f"{where.speed:g}", f"{where.gain:g}", f"{where.gain * where.chest:g}"
+    both = gain if chest == gain else f"{gain}/{chest}"
     band = ("0.05-150 Hz", "0.15-40 Hz", "0.5-40 Hz", "F 50~ 0.05-100 Hz")[a % 4]
     return (
-        f"{speed}mm/s    {gain}mm/mV    {band}    {b % 900 + 100}.{a % 10}",
-        f"Speed: {speed} mm/sec  Limb: {gain} mm/mV  Chest: {gain} mm/mV  {band}",
-        f"{speed} mm/s  {gain} mm/mV",
+        f"{speed}mm/s    {both}mm/mV    {band}    {b % 900 + 100}.{a % 10}",
+        f"Speed: {speed} mm/sec  Limb: {gain} mm/mV  Chest: {chest} mm/mV  {band}",
+        f"{speed} mm/s  {both} mm/mV",
     )[b % 3]
 
 

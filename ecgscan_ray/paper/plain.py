@@ -72,13 +72,14 @@ def _deposit(mask, ranges, first, last, half, k):
 
 def deposit_strips(mask, touched, count, signal, places, scales, half, k, scratch):
     """See ``compiled.deposit_strips``."""
-    for (lead, start, stop, x, dx, first, last), (zero, per_mv, offset) in zip(places, scales, strict=True):
+    for (lead, start, stop, x, dx, first, last), scale in zip(places, scales, strict=True):
+        zero, per_mv, offset, least, most = scale
         if last <= first or stop <= start:
             continue
         values = signal[lead, start:stop].astype(np.float64)
         valid = ~np.isnan(values)
         levels = np.floor(zero - per_mv * (np.where(valid, values, 0.0) - offset) + 0.5)
-        y = np.clip(levels, -FAR, FAR - 1).astype(np.int64)
+        y = np.clip(levels, least, most).astype(np.int64)
         xs = x + dx * np.arange(stop - start, dtype=np.int64)
         inverse = min((1 << INVERSE_BITS) // max(int(dx), 1), INVERSE_MOST)
         _deposit(mask, _ranges(xs, y, valid, first, last, inverse), first, last, half, k)

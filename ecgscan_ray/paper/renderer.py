@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import cv2
 import numpy as np
 
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.errors import ConfigError, RecordingError
-from ecgscan_ray.paper import effects, marks, warp
+from ecgscan_ray.paper import camera, damage, effects, marks, warp
 from ecgscan_ray.paper.grid import GridBank, luma
 from ecgscan_ray.paper.key import RECIPE, Draws, uniforms
 from ecgscan_ray.paper.layout import (
@@ -28,12 +28,13 @@ from ecgscan_ray.paper.layout import (
     timed,
 )
 from ecgscan_ray.paper.trace import Ink, pen, snapped_pen, sub_columns
-from ecgscan_ray.paper.truth import PageTruth, strip_tables
+from ecgscan_ray.paper.truth import PageTruth, blank_strips, strip_tables
 
 MIN_PEN_PX = 0.85
 """Thinnest trace at the size of the image; thinner pens fade below the grid's contrast."""
 DRAWN_AT = 2
 """Pages that are warped are drawn at this multiple of their size and resampled once."""
+T = TypeVar("T")
 _PULSES = {"left": 0.6, "right": 0.2, "none": 0.2}
 
 
@@ -73,20 +74,20 @@ class Renderer:
         drawing: ``compiled`` (numba), ``plain`` (numpy, the same bytes), or what can be had.
 
     Raises:
-        ConfigError: A layout is not known or all shares are 0.
+        ConfigError: A layout or an effect is not known, or all shares are 0.
     """
 
     def __init__(self, page: PageConfig, drawing: Literal["auto", "compiled", "plain"] = "auto") -> None:
         cv2.setNumThreads(1)  # workers are many; OMP_NUM_THREADS does not reach OpenCV
         self.page = page
-        self._layouts = {find_layout(name).name: share for name, share in page.layouts.items() if share > 0}
-        if not self._layouts:
-            raise ConfigError("no layout has a share above 0", where="page.layouts")
-        self._preset = effects.PRESETS[page.effects] if page.strength > 0 else {}
+        self._layouts = _shares({find_layout(name).name: share for name, share in page.layouts.items()}, "layouts")
+        self._speeds = _shares(page.speeds or {page.paper_speed_mm_per_s: 1.0}, "speeds")
+        self._gains = _shares(page.gains or {page.gain_mm_per_mv: 1.0}, "gains")
+        self._preset = effects.planned(page)
         self._warped = bool(self._preset)
         self._sx, self._sy, self._ox, self._oy = page_to_image(page)
         times = DRAWN_AT if self._warped else 1
-        self._cx, self._cy = self._sx * times, self._sy * times
+        self._cx, self._cy = self._c = self._sx * times, self._sy * times
         width, height = PAGES_MM[page.paper]
         self._canvas = (math.ceil(height * self._cy - 1e-6), math.ceil(width * self._cx - 1e-6))
         mean = math.sqrt(self._cx * self._cy)
@@ -95,8 +96,8 @@ class Renderer:
         # RGB pages get an idle fourth channel for the warp: OpenCV warps four twice as fast as three.
         self._channels = 4 if self._warped and page.channels == 3 else page.channels
         self._grids = GridBank(*self._canvas, self._cx, self._cy, self._channels, self._warped)
-        self._noise = effects.NoiseBank(page.height, page.width, page.channels)
-        self._desks = effects.DeskBank(page.height, page.width, self._channels)
+        self._noise = camera.NoiseBank(page.height, page.width, page.channels)
+        self._desks = camera.DeskBank(page.height, page.width, self._channels)
         self._blur_scale = min(4.0, max(0.6, math.sqrt(self._sx * self._sy) / 1.4))
 
     def render(self, recordings: Sequence[Drawable], keys: np.ndarray) -> Pages:
@@ -120,7 +121,7 @@ class Renderer:
         for n, recording in enumerate(recordings):
             found = self._page(recording, Draws(int(keys[n]), numbers[n]), image[n])
             truth.append(found)
-            shown = timed(found.layout, page.paper_speed_mm_per_s).windows
+            shown = found.layout_at_speed().windows if page.keep_leads else found.windows_in_image()
             windows[n, : len(shown)] = shown
             windows[n, [s for s, offset in enumerate(found.offsets_mv) if offset is None], 0] = -1
             px_per_mm[n] = _scale_at(found.homography, found.page_mm)
@@ -129,9 +130,17 @@ class Renderer:
     def _page(self, recording: Drawable, draws: Draws, image: np.ndarray) -> PageTruth:
         signal = checked_signal(recording, self._ink)
         page, jitter = self.page, self.page.jitter
-        layout = timed(draws.pick("layout", self._layouts), page.paper_speed_mm_per_s)
+        speed, gain = draws.pick("speed", self._speeds), draws.pick("gain", self._gains)
+        layout = timed(draws.pick("layout", self._layouts), speed)
         pulse = draws.pick("pulse", _PULSES)
         where = place(page, layout, pulse, *(jitter * draws.signed(slot) for slot in ("pitch", "top", "left")))
+        where = replace(
+            where,
+            speed=speed,
+            gain=gain,
+            chest=0.5 if draws.chance("chest", page.chest_half_gain) else 1.0,
+            reach=None if page.clip == "page" else where.pitch / 2,
+        )
         label = marks.label_style(draws, where.pitch)
         wanted = max(draws.uniform("pen", 0.3, 0.5) * self._mean, MIN_PEN_PX * self._times)
         pen_mm = snapped_pen(wanted, self._k) / self._mean
@@ -139,16 +148,17 @@ class Renderer:
         offsets = self._draw(canvas, draws, signal, recording.fs, layout, where, (pulse, label, pen_mm))
         if all(offset is None for offset in offsets):
             raise RecordingError("no sample in the time that the page shows", reason="empty", where=recording.id)
+        sheet = warp.Sheet(warp.scaling(self._sx, self._sy, self._ox, self._oy), warp.FLAT, where.page_mm, self._c)
         applied: tuple[str, ...] = ()
-        matrix = warp.scaling(self._sx, self._sy, self._ox, self._oy)
         if self._warped:
-            matrix, applied = self._degrade(canvas, draws, _must_keep(layout, where, pulse), matrix, image)
+            sheet, applied = self._degrade(canvas, draws, sheet, _must_keep(layout, where, pulse), image)
         else:
-            matrix = self._flat(canvas, matrix, image)
+            sheet = self._flat(canvas, sheet, image)
         return PageTruth(
             recording.id, draws.key, RECIPE, cv2.__version__, layout.name, (page.height, page.width), where.page_mm,
-            (where.left, where.first, where.pitch), (where.speed, where.gain), pulse, pen_mm,
-            (label.face, label.cap_mm, label.right_mm, label.up_mm), offsets, tuple(matrix.ravel().tolist()), applied,
+            (where.left, where.first, where.pitch), (where.speed, where.gain, where.chest, where.reach), pulse, pen_mm,
+            (label.face, label.cap_mm, label.right_mm, label.up_mm), offsets, sheet.curl,
+            tuple(sheet.matrix.ravel().tolist()), applied,
         )  # fmt: skip
 
     def _paper(self, draws: Draws, out: np.ndarray | None) -> np.ndarray:
@@ -183,8 +193,8 @@ class Renderer:
             ink.boxes(boxes * (self._cx, self._cy, self._cx, self._cy))
         self._letter(draws, layout, where, label)
         ink.compose(canvas, ink_colour(draws, self.page.channels))
-        found = zip(scales[:, 2].tolist(), medians.tolist(), strict=True)
-        return tuple(None if math.isnan(median) else round(offset, 4) for offset, median in found)
+        found = zip(scales[:, 2].tolist(), blank_strips(layout, signal, fs), strict=True)
+        return tuple(None if blank else round(offset, 4) for offset, blank in found)
 
     def _letter(self, draws: Draws, layout: Layout, where: Geometry, label: marks.LabelStyle) -> None:
         """Lead labels, header and footer."""
@@ -202,91 +212,140 @@ class Renderer:
             found, places = marks.header_lines(draws)
             x, y = draws.uniform("header_x", 5.0, 25.0), draws.uniform("header_y", 7.0, 14.0)
             step = draws.uniform("header_size", 3.4, 4.6)
-            lines += found
-            at += [(x + share * (where.page_mm[0] - 30), y + row * step) for share, row in places]
+            kept = [n for n, (_, row) in enumerate(places) if y + row * step < where.first - 0.3 * where.pitch]
+            lines += [found[n] for n in kept]
+            at += [(x + places[n][0] * (where.page_mm[0] - 30), y + places[n][1] * step) for n in kept]
         if draws.chance("footer", 0.85):
             lines.append(marks.scale_text(where, draws))
             at.append((draws.uniform("footer_x", 8.0, 90.0), where.page_mm[1] - draws.uniform("footer_y", 3.5, 8.0)))
         if lines:
             ink.text(small.pixels, small.table, lines, np.array(at) * scale)
 
-    def _flat(self, canvas: np.ndarray, matrix: np.ndarray, image: np.ndarray) -> np.ndarray:
-        """Put an undistorted page into the image; returns the map with whole pixels of margin."""
+    def _flat(self, canvas: np.ndarray, sheet: warp.Sheet, image: np.ndarray) -> warp.Sheet:
+        """Put an undistorted page into the image, with whole pixels of margin; returns where it lies."""
         if canvas is image:
-            return matrix
+            return sheet
         y, x = (image.shape[0] - canvas.shape[0]) // 2, (image.shape[1] - canvas.shape[1]) // 2
         image[:] = canvas[0, 0]
         image[y : y + canvas.shape[0], x : x + canvas.shape[1]] = canvas
-        return warp.scaling(self._sx, self._sy, x, y)
+        return replace(sheet, matrix=warp.scaling(self._sx, self._sy, x, y))
 
     def _degrade(
         self,
         canvas: np.ndarray,
         draws: Draws,
+        sheet: warp.Sheet,
         keep_mm: tuple[float, float, float, float],
-        flat: np.ndarray,
         image: np.ndarray,
-    ) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Warp the canvas into the image once, then light, tone, blur, noise and JPEG."""
+    ) -> tuple[warp.Sheet, tuple[str, ...]]:
+        """Damage the canvas, warp it into the image once, then what the way into a file does; returns where it lies."""
         page, plan = self.page, effects.Plan(draws, self._preset, self.page.strength)
-        spread = plan.size("rotation")
+        pose = self._pose(draws, plan)
         matrix = warp.page_matrix(
-            draws, PAGES_MM[page.paper], keep_mm, (page.height, page.width), flat,
-            spread * warp.normal(draws, "rotation", "rotation_2", 3.0), plan.size("perspective"),
-            plan.raw("page_scale"), plan.size("shift"),
+            draws, pose, sheet.page_mm, (page.height, page.width), page_to_image(page, pose.turn % 2 == 1),
+            keep_mm if page.keep_leads else None,
         )  # fmt: skip
-        folded = plan.size("fold")
-        if folded:
-            effects.fold(canvas, draws, folded, (self._cx, self._cy))
-        desk = self._desks.window(draws, page.effects == "scan")
-        small = warp.to_index(matrix @ warp.scaling(1 / self._cx, 1 / self._cy))
-        cv2.warpPerspective(
-            canvas,
-            small,
-            (page.width, page.height),
-            dst=desk,
-            flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_TRANSPARENT,
-        )
-        result = desk if self._channels == page.channels else cv2.cvtColor(desk, cv2.COLOR_RGBA2RGB)
-        return matrix, self._finish(result, draws, plan, image)
-
-    def _finish(self, result: np.ndarray, draws: Draws, plan: effects.Plan, image: np.ndarray) -> tuple[str, ...]:
+        sheet = replace(sheet, matrix=matrix, curl=pose.curl)
         applied = ["warp"]
-        if plan.size("fold"):
-            applied.append("fold")
-        if size := plan.size("wrinkle"):
-            result = effects.lit(result, effects.crumpled(draws, min(size, 0.7))).reshape(image.shape)
-            applied.append("wrinkle")
-        if plan.size("grade") > 0.5 and self.page.channels == 3:
-            result = cv2.cvtColor(cv2.cvtColor(result, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-            applied.append("grade")
-        if size := plan.size("streak"):
-            result = effects.streaked(result, draws, size)
-            applied.append("streak")
-        field = effects.light_field(draws, plan, self.page.channels)
+        applied += [
+            name
+            for name, there in (("turn", pose.turn), ("curl", any(pose.curl)), ("crop", plan.size("crop")))
+            if there
+        ]
+        for name, work in _ON_THE_SHEET.items():
+            if size := plan.size(name):
+                work(canvas, draws, size, self._c)
+                applied.append(name)
+        if level := plan.raw("threshold"):
+            damage.faxed(canvas, level)
+            applied.append("threshold")
+        kind = page.effects
+        picture = self._desks.window(draws, kind in ("scan", "fax"), kind == "screen", kind == "photo")
+        sheet.lay(canvas, picture)
+        if self._channels != page.channels:
+            picture = cv2.cvtColor(picture, cv2.COLOR_RGBA2RGB)
+        image[:] = self._photograph(picture, draws, plan, pose, applied)
+        return sheet, tuple(applied)
+
+    def _pose(self, draws: Draws, plan: effects.Plan) -> warp.Pose:
+        curl = plan.size("curl")
+        return warp.Pose(
+            turn=1 + draws.integer("turn_size", 3) if plan.raw("turn") else 0,
+            rotation_deg=plan.size("rotation") * warp.normal(draws, "rotation", "rotation_2", 3.0),
+            perspective=plan.size("perspective"),
+            scale=(plan.raw("page_scale") or 1.0) * (1 + plan.size("crop")),
+            shift=plan.size("shift"),
+            curl=warp.curl_of(draws, curl, PAGES_MM[self.page.paper][0]) if curl else warp.FLAT,
+        )
+
+    def _photograph(
+        self, picture: np.ndarray, draws: Draws, plan: effects.Plan, pose: warp.Pose, applied: list[str]
+    ) -> np.ndarray:
+        """Light, tone, lens, sensor and compression, in the order in which they happen; adds what it did to ``applied``."""
+        shape, channels = picture.shape, self.page.channels
+
+        def did(name: str, size: float) -> bool:
+            if size:
+                applied.append(name)
+            return bool(size)
+
+        if did("wrinkle", size := plan.size("wrinkle")):
+            picture = camera.lit(picture, damage.crumpled(draws, min(size, 0.7))).reshape(shape)
+        if did("crease", size := plan.size("crease")):
+            picture = camera.lit(picture, damage.creased(draws, min(size, 0.6), shape)).reshape(shape)
+        if did("ring", size := plan.size("ring")):
+            ring = damage.ringed(draws, min(size, 0.8), channels, shape[1] / shape[0])
+            picture = camera.lit(picture, ring).reshape(shape)
+        if channels == 3 and did("grade", plan.size("grade") > 0.5):
+            picture = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        if did("streak", size := plan.size("streak")):
+            picture = damage.streaked(picture, draws, size)
+        field = camera.light_field(draws, plan, channels, warp.slope(pose, PAGES_MM[self.page.paper][0], camera.FIELD))
         if field is not None:
-            result = effects.lit(result, field).reshape(image.shape)
             applied.append("light")
-        curve = effects.tone_curve(draws, plan.size("gamma"), plan.size("fade"))
+            picture = camera.lit(picture, field).reshape(shape)
+        curve = camera.tone_curve(draws, plan.size("gamma"), plan.size("fade"))
         if curve is not None:
-            result = cv2.LUT(result, curve).reshape(image.shape)
             applied.append("tone")
-        if sigma := plan.size("blur"):
-            result = effects.blurred(result, sigma * self._blur_scale).reshape(image.shape)
-            applied.append("blur")
-        if length := plan.size("motion"):
+            picture = cv2.LUT(picture, curve).reshape(shape)
+        if did("moire", size := plan.size("moire")):
+            picture = camera.screened(picture, draws, size, self._blur_scale)
+        if did("blur", size := plan.size("blur")):
+            picture = camera.blurred(picture, size * self._blur_scale).reshape(shape)
+        if did("defocus", size := plan.size("defocus")):
+            picture = camera.defocused(picture, size * self._blur_scale).reshape(shape)
+        if did("motion", size := plan.size("motion")):
             angle = math.pi * draws.unit("motion_angle")
-            result = effects.moved(result, length * self._blur_scale, angle).reshape(image.shape)
-            applied.append("motion")
-        if sd := plan.size("noise"):
-            result = self._noise.add(result, sd, draws)
-            applied.append("noise")
-        if quality := plan.raw("jpeg"):
-            result = effects.jpeg(result, 100 - (100 - quality) * self.page.strength)
-            applied.append("jpeg")
-        image[:] = result
-        return tuple(applied)
+            picture = camera.moved(picture, size * self._blur_scale, angle).reshape(shape)
+        if did("downscale", size := plan.size("downscale")):
+            picture = camera.downscaled(picture, min(size, 0.7)).reshape(shape)
+        if did("sharpen", size := plan.size("sharpen")):
+            picture = camera.sharpened(picture, size).reshape(shape)
+        if did("noise", size := plan.size("noise")):
+            picture = self._noise.add(picture, size, draws)
+        if did("jpeg", quality := plan.raw("jpeg")):
+            picture = camera.jpeg(picture, 100 - (100 - quality) * self.page.strength)
+        return picture
+
+
+_ON_THE_SHEET: dict[str, Callable[[np.ndarray, Draws, float, tuple[float, float]], None]] = {
+    "writing": damage.write_on,
+    "stamp": damage.stamp_on,
+    "thermal": damage.heated,
+    "fold": damage.fold,
+}
+
+
+def _shares(shares: dict[T, float], name: str) -> dict[T, float]:
+    """Those above 0.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    found = {value: share for value, share in shares.items() if share > 0}
+    if not found:
+        raise ConfigError("nothing has a share above 0", where=f"page.{name}")
+    return found
 
 
 def _must_keep(layout: Layout, where: Geometry, pulse: str) -> tuple[float, float, float, float]:

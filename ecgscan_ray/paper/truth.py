@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
-import cv2
 import numpy as np
 
 from ecgscan_ray.paper import marks, warp
-from ecgscan_ray.paper.layout import Geometry, Layout, frame_mm, timed
-from ecgscan_ray.paper.trace import X_ONE, Ink, pen, sub_columns
+from ecgscan_ray.paper.layout import CHEST, Geometry, Layout, frame_mm, timed
+from ecgscan_ray.paper.trace import FAR, X_ONE, Ink, pen, sub_columns
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,13 @@ class PageTruth:
         size: Image height and width, px.
         page_mm: Width and height of the page.
         rows_mm: x of the rows' start, y of the first zero line, row pitch.
-        scale: Paper speed mm/s and gain mm/mV.
+        scale: Paper speed mm/s, gain mm/mV, the chest leads' share of it, and how far a trace may go from its zero line, mm
+            (None = to the page's edge).
         pulse: Calibration pulse: left, right or none.
         pen_mm: Width of the trace.
         label: Face, capital height, right and up from the strip's start, mm.
         offsets_mv: mV drawn on the zero line, for each strip; None = nothing drawn.
+        curl: Amplitudes of the page's waves, mm (``warp.curled``); all 0 = flat.
         matrix: Homography from page mm (continuous) to px (continuous), row by row.
         effects: Names of the effects applied.
     """
@@ -45,17 +47,23 @@ class PageTruth:
     size: tuple[int, int]
     page_mm: tuple[float, float]
     rows_mm: tuple[float, float, float]
-    scale: tuple[float, float]
+    scale: tuple[float, float, float, float | None]
     pulse: str
     pen_mm: float
     label: tuple[str, float, float, float]
     offsets_mv: tuple[float | None, ...]
+    curl: tuple[float, ...]
     matrix: tuple[float, ...]
     effects: tuple[str, ...]
 
     def to_json(self) -> str:
         """Compact JSON, under 1 kB."""
-        content = asdict(self) | {"matrix": [float(f"{value:.9g}") for value in self.matrix]}
+        content = asdict(self) | {
+            "matrix": [float(f"{value:.9g}") for value in self.matrix],
+            "rows_mm": [round(value, 6) for value in self.rows_mm],
+            "pen_mm": round(self.pen_mm, 6),
+            "label": [*self.label[:2], *(round(value, 4) for value in self.label[2:])],
+        }
         return json.dumps(content, separators=(",", ":"))
 
     @staticmethod
@@ -81,13 +89,25 @@ class PageTruth:
 
     def frame_corners(self) -> np.ndarray:
         """Corners of the trace frame (``layout.frame_mm``) in the picture, float32 (4, 2), fractions of its size."""
-        corners = warp.map_points(self.homography, frame_mm(self.layout_at_speed(), self.geometry))
+        corners = self.to_pixels(frame_mm(self.layout_at_speed(), self.geometry)) + 0.5
         height, width = self.size
         return (corners / (width, height)).astype(np.float32)
 
     def to_pixels(self, points_mm: np.ndarray) -> np.ndarray:
         """Page mm (..., 2) to index coordinates (..., 2) px: the centre of the first pixel is 0."""
-        return warp.map_points(self.homography, points_mm) - 0.5
+        return warp.map_points(self.homography, warp.curled(points_mm, self.curl, self.page_mm)) - 0.5
+
+    def windows_in_image(self) -> np.ndarray:
+        """float32 (S, 3): lead, start_s, stop_s of what of each strip's zero line lies in the image; lead -1 = nothing."""
+        layout, where = self.layout_at_speed(), self.geometry
+        windows = layout.windows.copy()
+        for s, strip in enumerate(layout.strips):
+            seconds = np.linspace(strip.start_s, strip.stop_s, 101)
+            x = where.start(strip) + (seconds - strip.start_s) * where.speed
+            points = self.to_pixels(np.stack([x, np.full(101, where.baseline(strip))], -1)) + 0.5
+            seen = np.flatnonzero(((points >= 0) & (points <= self.size[::-1])).all(-1))
+            windows[s] = (strip.lead, seconds[seen[0]], seconds[seen[-1]]) if len(seen) > 1 else (-1, 0, 0)
+        return windows
 
 
 @dataclass(frozen=True)
@@ -122,6 +142,19 @@ def sample_places(layout: Layout, sig_len: int, fs: float) -> tuple[np.ndarray, 
     return np.minimum(first, sig_len), np.minimum(last, sig_len)
 
 
+@lru_cache(maxsize=512)
+def _shown_samples(layout: Layout, sig_len: int, fs: float) -> list[tuple[int, int, int]]:
+    """Lead, first and past-last sample shown of each strip."""
+    first, last = sample_places(layout, sig_len, fs)
+    return [(strip.lead, *pair) for strip, *pair in zip(layout.strips, first.tolist(), last.tolist(), strict=True)]
+
+
+def blank_strips(layout: Layout, signal_mv: np.ndarray, fs: float) -> list[bool]:
+    """Which strips have no sample in the time that they show."""
+    shown = _shown_samples(layout, signal_mv.shape[1], fs)
+    return [a >= b or (math.isnan(signal_mv[i, a]) and bool(np.isnan(signal_mv[i, a:b]).all())) for i, a, b in shown]
+
+
 def _corners(boxes: np.ndarray) -> np.ndarray:
     x0, y0, x1, y1 = boxes.T
     return np.stack([np.stack(pair, -1) for pair in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))], 1)
@@ -145,7 +178,8 @@ def expand(truth: PageTruth, signal_mv: np.ndarray, fs: float) -> ExpandedTruth:
         offset = truth.offsets_mv[s]
         mv = signal_mv[strip.lead, first[s] : last[s]].astype(np.float64) - (np.nan if offset is None else offset)
         x = where.start(strip) + (number / fs - strip.start_s) * where.speed
-        y = where.baseline(strip) - strip.sign * mv * where.gain
+        rise = mv * where.gain_of(strip)
+        y = where.baseline(strip) - (rise if where.reach is None else np.clip(rise, -where.reach, where.reach))
         points.append(truth.to_pixels(np.stack([x, y], -1)).astype(np.float32))
         samples.append(number)
         middle = where.baseline(strip)
@@ -195,25 +229,28 @@ def strip_tables(
         width: Columns of the canvas.
 
     Returns:
-        places int64 (S, 7), scales float64 (S, 3).
+        places int64 (S, 7), scales float64 (S, 5).
     """
     sx, sy, k = scale
     fixed, (at, before, seconds, row, sign) = _strip_samples(layout, sig_len, fs)
-    places, scales = fixed.copy(), np.zeros((len(fixed), 3))
+    places, scales = fixed.copy(), np.zeros((len(fixed), 5))
     left = where.left + at * where.speed
     places[:, 3] = np.floor((left + before * where.speed) * (sx * k * X_ONE) + 0.5)
     places[:, 4] = int(where.speed / fs * sx * k * X_ONE + 0.5)
     places[:, 5] = np.clip(np.floor(left * (sx * k) + 0.5), 0, width * k)
     places[:, 6] = np.clip(np.floor((left + seconds * where.speed) * (sx * k) + 0.5), 0, width * k)
     scales[:, 0] = (where.first + row * where.pitch) * (sy * 256)
-    scales[:, 1] = sign * (where.gain * sy * 256)
+    scales[:, 1] = sign * (where.gain * sy * 256) * np.where(fixed[:, 0] >= CHEST, where.chest, 1.0)
+    scales[:, 3:] = (-FAR, FAR - 1)
+    if where.reach is not None:
+        limits = np.floor(scales[:, :1] + np.array([-1, 1]) * (where.reach * sy * 256) + 0.5)
+        scales[:, 3:] = np.clip(limits, -FAR, FAR - 1)
     return places, scales
 
 
 def masks(truth: PageTruth, signal_mv: np.ndarray, fs: float) -> np.ndarray:
     """uint8 (S, H, W) coverage of each strip's trace in the image, 0..255."""
     layout, where = truth.layout_at_speed(), truth.geometry
-    height, width = truth.size
     corners = truth.to_pixels(_corners(np.array([[0.0, 0.0, *truth.page_mm]])))[0]
     across = float(np.linalg.norm(corners[1] - corners[0])) / truth.page_mm[0]
     down = float(np.linalg.norm(corners[3] - corners[0])) / truth.page_mm[1]
@@ -222,12 +259,12 @@ def masks(truth: PageTruth, signal_mv: np.ndarray, fs: float) -> np.ndarray:
     k = sub_columns((sx * sy) ** 0.5)
     ink = Ink(*canvas, k)
     places, scales = strip_tables(layout, where, signal_mv.shape[1], fs, (sx, sy, k), canvas[1])
-    matrix = warp.to_index(truth.homography @ warp.scaling(1 / sx, 1 / sy))
+    sheet = warp.Sheet(truth.homography, truth.curl, truth.page_mm, (sx, sy))
     half = pen(truth.pen_mm * (sx * sy) ** 0.5, k)
-    found = np.zeros((len(layout.strips), height, width), np.uint8)
+    found = np.zeros((len(layout.strips), *truth.size), np.uint8)
     for s, offset in enumerate(truth.offsets_mv):
         if offset is not None:
             scales[s, 2] = offset
             ink.strips(np.ascontiguousarray(signal_mv), places[s : s + 1], scales[s : s + 1], half)
-            found[s] = cv2.warpPerspective(ink.cover(), matrix, (width, height), flags=cv2.INTER_LINEAR)
+            sheet.lay(ink.cover(), found[s])
     return found

@@ -1,4 +1,4 @@
-"""Where the page lies in the image: one homography from page millimetres to pixels.
+"""Where the page lies in the image: its curl, then one homography from page millimetres to pixels.
 
 Continuous coordinates have their origin at the upper left corner of the first pixel; index coordinates, which OpenCV
 and all ground truth use, have it at that pixel's centre: index = continuous - 0.5. They are converted here and in
@@ -8,11 +8,17 @@ and all ground truth use, have it at that pixel's centre: index = continuous - 0
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from ecgscan_ray.paper.key import Draws
+
+FLAT: tuple[float, ...] = ()
+"""The curl of a page that has none."""
+_NODE = 8
+"""px between the nodes at which the map of a curled page is computed; in between it is interpolated."""
 
 
 def scaling(sx: float, sy: float, x: float = 0.0, y: float = 0.0) -> np.ndarray:
@@ -38,54 +44,143 @@ def map_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     )
 
 
+def _waves(at: np.ndarray, side: float, one: float, two: float) -> np.ndarray:
+    return one * np.sin(math.pi / side * at) + two * np.sin(2 * math.pi / side * at)
+
+
+def curled(points: np.ndarray, curl: tuple[float, ...], page_mm: tuple[float, float]) -> np.ndarray:
+    """float64 (..., 2) points of the page, mm, as its waves move them: first down by x, then across by y.
+
+    Two shears, so that ``flattened`` undoes it exactly. The page's corners stay.
+    """
+    if not any(curl):
+        return points
+    x, y = points[..., 0], points[..., 1]
+    y = y + _waves(x, page_mm[0], *curl[:2])
+    return np.stack([x + _waves(y, page_mm[1], *curl[2:]), y], axis=-1)
+
+
+def flattened(points: np.ndarray, curl: tuple[float, ...], page_mm: tuple[float, float]) -> np.ndarray:
+    """Inverse of ``curled``."""
+    x, y = points[..., 0], points[..., 1]
+    x = x - _waves(y, page_mm[1], *curl[2:])
+    return np.stack([x, y - _waves(x, page_mm[0], *curl[:2])], axis=-1)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A drawn page on its way into the image.
+
+    Attributes:
+        matrix: Homography, continuous mm to continuous px.
+        curl: See ``curled``.
+        page_mm: Width and height.
+        scale: px/mm of the canvas in x and y.
+    """
+
+    matrix: np.ndarray
+    curl: tuple[float, ...]
+    page_mm: tuple[float, float]
+    scale: tuple[float, float]
+
+    def lay(self, canvas: np.ndarray, image: np.ndarray) -> None:
+        """Resample the canvas into the image, once; what lies beside the page stays."""
+        size = (image.shape[1], image.shape[0])
+        if not any(self.curl):
+            small = to_index(self.matrix @ scaling(1 / self.scale[0], 1 / self.scale[1]))
+            cv2.warpPerspective(
+                canvas, small, size, dst=image, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT
+            )
+            return
+        rows, columns = size[1] // _NODE + 3, size[0] // _NODE + 3
+        x, y = np.meshgrid((np.arange(columns) - 0.5) * _NODE, (np.arange(rows) - 0.5) * _NODE)
+        page = map_points(np.linalg.inv(self.matrix), np.stack([x, y], -1))
+        wanted = (flattened(page, self.curl, self.page_mm) * self.scale - 0.5).astype(np.float32)
+        dense = cv2.resize(wanted, (columns * _NODE, rows * _NODE), interpolation=cv2.INTER_LINEAR)
+        dense = np.ascontiguousarray(dense[_NODE : _NODE + size[1], _NODE : _NODE + size[0]])
+        cv2.remap(canvas, dense, None, cv2.INTER_LINEAR, dst=image, borderMode=cv2.BORDER_TRANSPARENT)
+
+
 def normal(draws: Draws, slot: str, other: str, limit: float) -> float:
     """A standard normal number within +-limit from two slots."""
     radius = math.sqrt(-2.0 * math.log(1.0 - draws.unit(slot)))
     return max(-limit, min(limit, radius * math.cos(2 * math.pi * draws.unit(other))))
 
 
+def curl_of(draws: Draws, size: float, width_mm: float) -> tuple[float, ...]:
+    """Amplitudes of the page's waves, mm, for a size in shares of its width."""
+    shares = (1.0, 0.4, 0.4, 0.15)
+    return tuple(round(size * width_mm * share * draws.signed(f"curl_{i}"), 4) for i, share in enumerate(shares))
+
+
+def slope(pose: Pose, width_mm: float, count: int) -> np.ndarray | None:
+    """float64 (count,) how steep a curled page is at places along its width; None for one that is flat or upright."""
+    if not any(pose.curl) or pose.turn % 2:
+        return None
+    one, two, at = *pose.curl[:2], math.pi * (np.arange(count) + 0.5) / count
+    return (math.pi / width_mm) * (one * np.cos(at) + 2 * two * np.cos(2 * at)) * (-1 if pose.turn else 1)
+
+
+@dataclass(frozen=True)
+class Pose:
+    """How a page lies.
+
+    Attributes:
+        turn: Quarter turns clockwise.
+        rotation_deg: Angle beyond these, clockwise.
+        perspective: Corners move by up to this share of the page's width.
+        scale: The page's size in the image, 1 = it fills it.
+        shift: Share of the image's side by which the page moves at most.
+        curl: See ``curled``.
+    """
+
+    turn: int
+    rotation_deg: float
+    perspective: float
+    scale: float
+    shift: float
+    curl: tuple[float, ...]
+
+
 def page_matrix(
     draws: Draws,
+    pose: Pose,
     page_mm: tuple[float, float],
-    keep_mm: tuple[float, float, float, float],
     size: tuple[int, int],
-    flat: np.ndarray,
-    rotation_deg: float,
-    perspective: float,
-    scale: float,
-    shift: float,
+    flat: tuple[float, float, float, float],
+    keep_mm: tuple[float, float, float, float] | None,
 ) -> np.ndarray:
     """The homography of one page, continuous mm to continuous px.
 
     Args:
         draws: The page's numbers.
+        pose: How it lies.
         page_mm: Width and height.
-        keep_mm: x0, y0, x1, y1 of what must stay in the image: all traces and their labels.
         size: Image height and width.
-        flat: The undistorted map mm to px.
-        rotation_deg: Angle.
-        perspective: Corners move by up to this share of the page's width.
-        scale: The page's size in the image, 1 = it fills it.
-        shift: Share of the image's side by which the page moves at most.
+        flat: The undistorted map mm to px of the page, turned: px/mm in x and y, and the corner in px.
+        keep_mm: x0, y0, x1, y1 of what must stay in the image: all traces and their labels. None = nothing.
     """
     width, height = page_mm
-    turn = math.radians(rotation_deg)
-    grow = scale
-    cos, sin, push = grow * math.cos(turn), grow * math.sin(turn), perspective * width
+    turned_width, turned_height = (height, width) if pose.turn % 2 else (width, height)
+    sx, sy, ox, oy = flat
+    turn = math.radians(pose.rotation_deg)
+    cos, sin, push = pose.scale * math.cos(turn), pose.scale * math.sin(turn), pose.perspective * width
     target = []
     for i, (x, y) in enumerate(((0.0, 0.0), (width, 0.0), (width, height), (0.0, height))):
         x, y = x - width / 2, y - height / 2
-        moved_x = cos * x - sin * y + width / 2 + push * draws.signed(f"corner_{2 * i}")
-        moved_y = sin * x + cos * y + height / 2 + push * draws.signed(f"corner_{2 * i + 1}")
+        for _ in range(pose.turn):
+            x, y = -y, x
+        moved_x = cos * x - sin * y + turned_width / 2 + push * draws.signed(f"corner_{2 * i}")
+        moved_y = sin * x + cos * y + turned_height / 2 + push * draws.signed(f"corner_{2 * i + 1}")
         target.append(
             (
-                flat[0, 0] * moved_x + flat[0, 2] + shift * size[1] * draws.signed("shift_x"),
-                flat[1, 1] * moved_y + flat[1, 2] + shift * size[0] * draws.signed("shift_y"),
+                sx * moved_x + ox + pose.shift * size[1] * draws.signed("shift_x"),
+                sy * moved_y + oy + pose.shift * size[0] * draws.signed("shift_y"),
             )
         )
     corners = np.array([(0.0, 0.0), (width, 0.0), (width, height), (0.0, height)], np.float32)
     matrix = cv2.getPerspectiveTransform(corners, np.array(target, np.float32))
-    return _keep_inside(matrix, keep_mm, size)
+    return matrix if keep_mm is None else _keep_inside(matrix, _outline(keep_mm, pose.curl, page_mm), size)
 
 
 def map_point(matrix: list[list[float]], x: float, y: float) -> tuple[float, float]:
@@ -95,11 +190,23 @@ def map_point(matrix: list[list[float]], x: float, y: float) -> tuple[float, flo
     return (a * x + b * y + c) / w, (d * x + e * y + f) / w
 
 
-def _keep_inside(matrix: np.ndarray, keep_mm: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
-    """Shrink and move the page, if need be, until ``keep_mm`` lies in the image."""
-    x0, y0, x1, y1 = keep_mm
+def _outline(
+    box_mm: tuple[float, float, float, float], curl: tuple[float, ...], page_mm: tuple[float, float]
+) -> list[tuple[float, float]]:
+    """Points around a box: its corners, and of a curled page its sides too."""
+    x0, y0, x1, y1 = box_mm
+    corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+    if not any(curl):
+        return corners
+    share = np.arange(12)[:, None] / 12
+    sides = [np.array(a) + share * (np.array(b) - a) for a, b in zip(corners, corners[1:] + corners[:1], strict=True)]
+    return [(float(x), float(y)) for x, y in curled(np.concatenate(sides), curl, page_mm)]
+
+
+def _keep_inside(matrix: np.ndarray, outline_mm: list[tuple[float, float]], size: tuple[int, int]) -> np.ndarray:
+    """Shrink and move the page, if need be, until the outline lies in the image."""
     rows = matrix.tolist()
-    box = [map_point(rows, x, y) for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))]
+    box = [map_point(rows, x, y) for x, y in outline_mm]
     low, high = [min(p[i] for p in box) for i in (0, 1)], [max(p[i] for p in box) for i in (0, 1)]
     room = (float(size[1]), float(size[0]))
     shrink = min(1.0, *(room[i] / (high[i] - low[i]) for i in (0, 1)))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -18,32 +22,53 @@ from ecgscan_ray.paper.effects import PRESETS
 from ecgscan_ray.paper.key import page_key
 from ecgscan_ray.paper.layout import Layout
 from ecgscan_ray.paper.renderer import Drawable, Renderer
-from ecgscan_ray.paper.truth import PageTruth, expand
+from ecgscan_ray.paper.truth import PageTruth, expand, masks
 from ecgscan_ray.recording.leads import LEADS
 
 _BATCH = 16
 
 
+@dataclass(frozen=True)
+class Files:
+    """How pages are written.
+
+    Attributes:
+        folder: Where to, made if need be.
+        image_format: ``png``, or ``jpg`` at quality 92.
+        truth: Write the ground truth as JSON beside each page.
+        masks: Write ``<id>.mask.png`` beside each page: in each pixel the number of the strip whose trace covers most of it,
+            counted from 1 in the order of the JSON's strips, 0 = none covers half.
+        views: Different pages of each recording.
+    """
+
+    folder: Path
+    image_format: Literal["png", "jpg"] = "png"
+    truth: bool = True
+    masks: bool = False
+    views: int = 1
+
+    def path(self, recording_id: str, view: int) -> Path:
+        """Of one page."""
+        name = file_name(recording_id) + (f"_{view}" if self.views > 1 else "")
+        return self.folder / f"{name}.{self.image_format}"
+
+
 def write_pages(
     recordings: Iterable[Drawable],
-    out_dir: str | Path,
+    files: Files,
     page: PageConfig,
     seed: int,
-    truth: bool = True,
-    image_format: Literal["png", "jpg"] = "png",
-    views: int = 1,
+    workers: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> list[Path]:
-    """Render each recording and write ``<id>.png`` and ``<id>.json``.
+    """Render each recording and write ``<id>.png`` and ``<id>.json``: the same files whatever the number of workers.
 
     Args:
         recordings: What to draw; one that cannot be drawn stops the work with its id.
-        out_dir: Folder, made if need be.
+        files: Where and how.
         page: Settings.
         seed: Of the keys.
-        truth: Write the ground truth beside each page.
-        image_format: ``png``, or ``jpg`` at quality 92.
-        views: Different pages of each recording.
+        workers: Processes that draw; 1 = this one.
         progress: Called with the number of pages written so far.
 
     Returns:
@@ -53,26 +78,75 @@ def write_pages(
         RecordingError: A recording that cannot be drawn, or two with one id.
         InputError: A folder that cannot be written to.
     """
-    folder, renderer = Path(out_dir), Renderer(page)
-    written: dict[Path, str] = {}
-    for batch in _batches(((r, view) for r in recordings for view in range(views)), _BATCH):
-        keys = np.array([page_key(seed, 0, recording.id, view) for recording, view in batch], np.uint64)
-        pages = renderer.render([recording for recording, _ in batch], keys)
-        for (recording, view), image, found in zip(batch, pages.image, pages.truth, strict=True):
-            name = file_name(recording.id) + (f"_{view}" if views > 1 else "")
-            path = folder / f"{name}.{image_format}"
-            if path in written:
-                raise RecordingError(
-                    f"shares its file name with {written[path]}", reason="duplicate", where=recording.id
-                )
-            _write(path, encode(image, image_format))
-            if truth:
-                text = json.dumps(truth_record(found, recording, path.name), allow_nan=False)
-                _write(path.with_suffix(".json"), text.encode())
-            written[path] = recording.id
+    writer = _Writer(files, page, seed)
+    written: list[Path] = []
+    batches = _batches(_unlike((r, view) for r in recordings for view in range(files.views)), _BATCH)
+    done = map(writer, batches) if workers == 1 else _spread(batches, workers, (files, page, seed))
+    for names in done:
+        written += names
         if progress is not None:
             progress(len(written))
-    return list(written)
+    return written
+
+
+class _Writer:
+    """Draws and writes a batch of (recording, view)."""
+
+    def __init__(self, files: Files, page: PageConfig, seed: int) -> None:
+        self._files, self._seed, self._renderer = files, seed, Renderer(page)
+
+    def __call__(self, batch: list[tuple[Drawable, int]]) -> list[Path]:
+        keys = np.array([page_key(self._seed, 0, recording.id, view) for recording, view in batch], np.uint64)
+        pages = self._renderer.render([recording for recording, _ in batch], keys)
+        paths = [self._files.path(recording.id, view) for recording, view in batch]
+        for path, (recording, _), image, found in zip(paths, batch, pages.image, pages.truth, strict=True):
+            _write(path, encode(image, self._files.image_format))
+            if self._files.truth:
+                text = json.dumps(truth_record(found, recording, path.name), allow_nan=False)
+                _write(path.with_suffix(".json"), text.encode())
+            if self._files.masks:
+                cover = masks(found, recording.signal_mv, recording.fs)
+                strip = np.where(cover.max(0) > 127, cover.argmax(0) + 1, 0).astype(np.uint8)
+                _write(path.with_suffix(".mask.png"), encode(strip[..., None]))
+        return paths
+
+
+_own: list[_Writer] = []
+"""The writer of a process that draws."""
+
+
+def _start(*settings: Any) -> None:
+    _own[:] = [_Writer(*settings)]
+
+
+def _work(batch: list[tuple[Drawable, int]]) -> list[Path]:
+    return _own[0](batch)
+
+
+def _spread(batches: Iterable[list[Any]], workers: int, settings: tuple[Any, ...]) -> Iterator[list[Path]]:
+    """Batches over processes, in order, with a few under way; spawned, since OpenCV's threads do not survive a fork."""
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, settings) as pool:
+        under_way: deque[Future[list[Path]]] = deque()
+        try:
+            for batch in batches:
+                under_way.append(pool.submit(_work, batch))
+                if len(under_way) > 2 * workers:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _unlike(items: Iterable[tuple[Drawable, int]]) -> Iterator[tuple[Drawable, int]]:
+    """The items, as long as no two recordings share a file name."""
+    seen: dict[tuple[str, int], str] = {}
+    for recording, view in items:
+        name = file_name(recording.id), view
+        if name in seen:
+            raise RecordingError(f"shares its file name with {seen[name]}", reason="duplicate", where=recording.id)
+        seen[name] = recording.id
+        yield recording, view
 
 
 def file_name(recording_id: str) -> str:
@@ -96,7 +170,7 @@ def truth_record(truth: PageTruth, recording: Drawable, image_name: str) -> dict
     Pixels are index coordinates: the centre of the first pixel is (0, 0). ``trace_px`` holds one point a sample of the
     recording from ``first_sample`` on, null where the sample is missing.
     """
-    expanded = expand(truth, recording.signal_mv, recording.fs)
+    expanded, where = expand(truth, recording.signal_mv, recording.fs), truth.geometry
     layout: Layout = truth.layout_at_speed()
     strips = []
     for s, strip in enumerate(layout.strips):
@@ -109,6 +183,7 @@ def truth_record(truth: PageTruth, recording: Drawable, image_name: str) -> dict
                 "drawn": truth.offsets_mv[s] is not None,
                 "start_s": strip.start_s,
                 "stop_s": strip.stop_s,
+                "gain_mm_per_mv": where.gain_of(strip),
                 "first_sample": int(numbers[0]) if len(numbers) else None,
                 "zero_line_mv": truth.offsets_mv[s],
                 "band_px": _rounded(expanded.strip_corners[s]),
@@ -116,13 +191,13 @@ def truth_record(truth: PageTruth, recording: Drawable, image_name: str) -> dict
                 "trace_px": [None if np.isnan(p).any() else _rounded(p) for p in expanded.points[s]],
             }
         )
-    speed, gain = truth.scale
     return {
         "image": image_name,
         "recording": recording.id,
         "fs": recording.fs,
-        "paper_speed_mm_per_s": speed,
-        "gain_mm_per_mv": gain,
+        "paper_speed_mm_per_s": where.speed,
+        "gain_mm_per_mv": where.gain,
+        "chest_gain_mm_per_mv": where.gain * where.chest,
         "sequential": not layout.simultaneous,
         "page": json.loads(truth.to_json()),
         "strips": strips,
@@ -141,6 +216,13 @@ def contact_sheet(recordings: Iterable[Drawable], page: PageConfig, seed: int = 
         framed = np.pad(pages.image, ((0, 0), (3, 3), (3, 3), (0, 0)), constant_values=128)
         rows.append(np.concatenate(list(framed), axis=1))
     return np.concatenate(rows)
+
+
+def write_sheet(recordings: Iterable[Drawable], folder: Path, page: PageConfig, seed: int) -> Path:
+    """Write the contact sheet as ``sheet.png``."""
+    path = folder / "sheet.png"
+    _write(path, encode(contact_sheet(recordings, page, seed)))
+    return path
 
 
 def _rounded(points: np.ndarray) -> Any:

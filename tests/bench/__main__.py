@@ -1,6 +1,7 @@
 """``python -m tests.bench [name ...]``: run benchmarks, print one flat JSON object, write it to bench.json.
 
-A benchmark is a file ``bench_<name>.py`` here with ``run() -> dict[str, float]``; its figures are prefixed ``<name>.``.
+A benchmark is a file ``bench_<name>.py`` here with ``run() -> dict[str, float]``; its figures are prefixed ``<name>.``, or with
+the module's ``PREFIX``.
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ def main(names: list[str]) -> int:
     figures: dict[str, object] = {}
     for name in names or known:
         with contextlib.redirect_stdout(sys.stderr):  # stdout carries the JSON alone
-            result = importlib.import_module(f"tests.bench.bench_{name}").run()
-        figures.update({key if key.startswith(f"{name}.") else f"{name}.{key}": value for key, value in result.items()})
+            bench = importlib.import_module(f"tests.bench.bench_{name}")
+            prefix = getattr(bench, "PREFIX", name)
+            result = bench.run()
+        figures.update(
+            {key if key.startswith(f"{prefix}.") else f"{prefix}.{key}": value for key, value in result.items()}
+        )
     text = json.dumps(figures, indent=1)
     Path("bench.json").write_text(text + "\n")
     print(text)

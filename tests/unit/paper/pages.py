@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ecgscan_ray.config import PageConfig
-from ecgscan_ray.paper.layout import Geometry, Layout, page_to_image, place, timed
+from ecgscan_ray.paper.layout import Geometry, Layout, Strip, page_to_image, place, timed
 from ecgscan_ray.paper.trace import Ink, pen, sub_columns
 from ecgscan_ray.paper.truth import strip_tables
 
@@ -63,24 +63,35 @@ def reference(
     signal: np.ndarray, fs: float, page: PageConfig, layout: Layout, where: Geometry, pen_px: float, times: int = 16
 ) -> np.ndarray:
     """float (H, W) 0..255: the same traces by the distance of ``times`` x ``times`` points a pixel to every segment."""
-    sx, sy, _, _ = page_to_image(page)
     total = np.zeros((page.height, page.width))
     for strip in layout.strips:
-        inked = np.zeros((page.height * times, page.width * times), bool)
-        number = np.arange(
-            max(0, math.ceil(strip.start_s * fs) - 1), min(signal.shape[1], math.floor(strip.stop_s * fs) + 2)
-        )
-        xs = (where.start(strip) + (number / fs - strip.start_s) * where.speed) * sx
-        ys = (where.baseline(strip) - strip.sign * signal[strip.lead, number].astype(float) * where.gain) * sy
-        begin, end = where.start(strip) * sx, where.stop(strip) * sx
-        for x0, y0, x1, y1 in zip(xs, ys, xs[1:], ys[1:], strict=False):
-            low, high = max(x0, begin), min(x1, end)
-            if not low <= high or math.isnan(y0 + y1):
-                continue
-            slope = (y1 - y0) / (x1 - x0)
-            _stroke(inked, (low, y0 + slope * (low - x0)), (high, y0 + slope * (high - x0)), pen_px / 2, times)
-        total += inked.reshape(page.height, times, page.width, times).mean((1, 3))
+        cover, y, x = strip_reference(signal, fs, page, strip, where, pen_px, times)
+        total[y : y + cover.shape[0], x : x + cover.shape[1]] += cover
     return np.minimum(total, 1) * 255
+
+
+def strip_reference(
+    signal: np.ndarray, fs: float, page: PageConfig, strip: Strip, where: Geometry, pen_px: float, times: int = 16
+) -> tuple[np.ndarray, int, int]:
+    """One strip of ``reference``: float (h, w) 0..1, and the row and column of the page where it begins."""
+    sx, sy, _, _ = page_to_image(page)
+    number = np.arange(
+        max(0, math.ceil(strip.start_s * fs) - 1), min(signal.shape[1], math.floor(strip.stop_s * fs) + 2)
+    )
+    xs = (where.start(strip) + (number / fs - strip.start_s) * where.speed) * sx
+    ys = (where.baseline(strip) - signal[strip.lead, number].astype(float) * where.gain_of(strip)) * sy
+    begin, end = where.start(strip) * sx, where.stop(strip) * sx
+    left, right = max(0, int(begin - pen_px) - 1), min(page.width, int(end + pen_px) + 2)
+    top, bottom = max(0, int(np.nanmin(ys) - pen_px) - 1), min(page.height, int(np.nanmax(ys) + pen_px) + 2)
+    inked = np.zeros(((bottom - top) * times, (right - left) * times), bool)
+    xs, ys, begin, end = xs - left, ys - top, begin - left, end - left
+    for x0, y0, x1, y1 in zip(xs, ys, xs[1:], ys[1:], strict=False):
+        low, high = max(x0, begin), min(x1, end)
+        if not low <= high or math.isnan(y0 + y1):
+            continue
+        slope = (y1 - y0) / (x1 - x0)
+        _stroke(inked, (low, y0 + slope * (low - x0)), (high, y0 + slope * (high - x0)), pen_px / 2, times)
+    return inked.reshape(bottom - top, times, right - left, times).mean((1, 3)), top, left
 
 
 def _stroke(inked: np.ndarray, a: tuple[float, float], b: tuple[float, float], radius: float, times: int) -> None:

@@ -6,8 +6,9 @@ import pytest
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.paper import LAYOUTS, Renderer, strip_boxes, windows_of
-from ecgscan_ray.paper.layout import WINDOWS, make_layout, timed
+from ecgscan_ray.paper.layout import WINDOWS, find_layout, make_layout, place, timed
 from ecgscan_ray.recording.leads import LEADS
+from tests.unit.paper.pages import sheet
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -60,8 +61,6 @@ def test_strip_boxes_lie_on_the_page_and_do_not_overlap_in_a_column(name, height
 def test_strip_boxes_are_the_mean_of_drawn_pages():
     page = PageConfig(effects="clean")
     keys = np.arange(400, dtype=np.uint64) * 977
-    from tests.unit.paper.pages import sheet
-
     truth = Renderer(page).render([sheet()] * 400, keys).truth
     left = np.mean([t.rows_mm[0] for t in truth]) / 279.4
     first = np.mean([t.rows_mm[1] for t in truth]) / 215.9
@@ -86,3 +85,47 @@ def test_wrong_layouts_are_refused(order, columns):
 def test_unknown_layout_names_the_nearest():
     with pytest.raises(ConfigError, match=r"Did you mean '3x4\+1'"):
         Renderer(PageConfig(layouts={"3x4-1": 1.0}))
+
+
+def test_a_layout_can_be_written_out():
+    name = "I II III | aVR aVL aVF | V1 V2 V3 | V4 V5 V6 + II"
+    own, known = find_layout(name), LAYOUTS["3x4+1"]
+    assert (own.name, own.strips, own.rows) == (name, known.strips, known.rows)
+    together = find_layout(name + "/simultaneous")
+    assert together.simultaneous and [s.start_s for s in together.strips[:12]] == [0.0] * 12
+    chest = find_layout("V1 V2 V3 V4 V5 V6")
+    assert [s.lead for s in chest.strips] == [6, 7, 8, 9, 10, 11]
+    assert [s.sign for s in find_layout("aVL I -aVR | II aVF III").strips] == [1, 1, -1, 1, 1, 1]
+    page = PageConfig(effects="clean", layouts={name: 1.0})
+    pages = Renderer(page).render([sheet()], np.array([1], np.uint64))
+    standard = Renderer(PageConfig(effects="clean")).render([sheet()], np.array([1], np.uint64))
+    np.testing.assert_array_equal(pages.image, standard.image)
+    assert pages.truth[0].layout_at_speed().strips == known.strips
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("I II | III", "columns differ"),
+        ("I II | II III", "lead II stands twice"),
+        ("I II V9", "unknown lead 'V9'"),
+        ("I II + V10", "unknown lead 'V10'"),
+        (" + II", "no lead outside"),
+        ("I II III aVR aVL aVF V1 V2 V3 V4 V5 V6 + I II III V1 V2", "do not fit"),
+    ],
+)
+def test_wrong_layouts_of_ones_own_are_refused(name, fault):
+    with pytest.raises(ConfigError, match=fault):
+        Renderer(PageConfig(layouts={name: 1.0}))
+
+
+@pytest.mark.parametrize("paper", ["letter", "a4", "strip"])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_rows_lie_on_every_paper(paper, name):
+    page = PageConfig(paper=paper)
+    for pulse, at in itertools.product(("left", "right", "none"), (-1.0, 0.0, 1.0)):
+        where = place(page, LAYOUTS[name], pulse, at, at, at)
+        assert where.left - (8 if pulse == "left" else 0) > 0
+        assert where.left + 250 + (8 if pulse == "right" else 0) < where.page_mm[0]
+        assert where.first - where.pitch / 2 > 0
+        assert where.first + (LAYOUTS[name].rows - 0.5) * where.pitch < where.page_mm[1]

@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from ecgscan_ray.config import PageConfig
+from ecgscan_ray.config import Config, PageConfig, load
 from ecgscan_ray.errors import ConfigError, RecordingError
-from ecgscan_ray.paper import Renderer, marks, page_key, windows_of
+from ecgscan_ray.paper import Renderer, effects, marks, page_key, windows_of
 from ecgscan_ray.paper.key import SLOTS, Draws, uniforms
 from ecgscan_ray.paper.layout import page_to_image, place, timed
 from ecgscan_ray.paper.truth import expand
@@ -22,7 +22,7 @@ def some(count: int) -> tuple[list[Sheet], np.ndarray]:
     return sheets, np.array([page_key(1, 0, s.id, 0) for s in sheets], np.uint64)
 
 
-@pytest.mark.parametrize("effects", ["clean", "scan", "photo", "mixed"])
+@pytest.mark.parametrize("effects", sorted(effects.PRESETS))
 @pytest.mark.parametrize(("height", "width", "channels"), [(160, 208, 1), (336, 336, 3)])
 def test_same_key_same_bytes_in_any_order_and_batch(effects, height, width, channels):
     page = PageConfig(height=height, width=width, channels=channels, effects=effects, layouts=MANY)
@@ -50,8 +50,8 @@ def test_same_bytes_in_another_process():
 def test_numpy_pages_are_numba_pages():
     pytest.importorskip("numba")
     sheets, keys = some(3)
-    for effects in ("clean", "photo"):
-        page = PageConfig(effects=effects, layouts=MANY)
+    for kind in ("clean", "photo"):
+        page = PageConfig(effects=kind, layouts=MANY)
         one, other = (Renderer(page, drawing).render(sheets, keys).image for drawing in ("compiled", "plain"))
         np.testing.assert_array_equal(one, other)
 
@@ -148,6 +148,104 @@ def test_the_footer_states_the_scale_that_is_drawn():
             text = marks.scale_text(where, Draws(key)).replace(" ", "")
             assert f"{speed:g}mm/s" in text
             assert f"{gain:g}mm/mV" in text
+
+
+def test_speeds_and_gains_vary_by_their_shares_and_are_recorded_printed_and_drawn():
+    page = PageConfig(effects="clean", speeds={25.0: 0.5, 50.0: 0.5}, gains={5.0: 0.3, 10.0: 0.4, 20.0: 0.3})
+    page = page.model_copy(update={"chest_half_gain": 0.5, "height": 850, "width": 1100, "layouts": {"3x4": 1.0}})
+    signal = np.zeros((12, 1000), np.float32)
+    signal[:, 60:100] = 0.5
+    keys = np.arange(60, dtype=np.uint64) * 7919
+    pages = Renderer(page).render([Sheet("s", signal, 100.0)] * 60, keys)
+    scales = {truth.scale[:3] for truth in pages.truth}
+    assert {s[0] for s in scales} == {25.0, 50.0} and {s[1] for s in scales} == {5.0, 10.0, 20.0}
+    assert {s[2] for s in scales} == {1.0, 0.5}
+    for n, truth in enumerate(pages.truth):
+        where, found = truth.geometry, expand(truth, signal, 100.0)
+        assert pages.windows[n, 3, 2] == (5.0 if where.speed == 25 else 2.5)
+        sx, sy, _, _ = page_to_image(page)
+        for lead, share in ((0, 1.0), (6, where.chest)):
+            points = found.points[lead]
+            assert np.ptp(points[:, 1]) == pytest.approx(0.5 * where.gain * share * sy, rel=1e-3) or lead == 6
+            step = np.diff(points[:, 0]).mean()
+            assert step == pytest.approx(where.speed / 100 * sx, rel=1e-3)
+        text = marks.scale_text(where, Draws(int(keys[n]))).replace(" ", "")
+        assert f"{where.speed:g}mm/s" in text
+        assert f"{where.gain:g}mm/mV" in text or f"{where.gain:g}/{where.gain / 2:g}mm/mV" in text
+        if where.chest != 1:
+            assert f"{where.gain / 2:g}mm/mV" in text
+            assert len(np.unique(marks.pulse_paths("left", 3, False, where)[0, :, 1])) == 3, "a stair of both gains"
+
+
+def test_chest_leads_at_half_gain_are_half_as_high():
+    signal = np.zeros((12, 1000), np.float32)
+    signal[:, 10:150] = 1.0
+    page = PageConfig(
+        effects="clean", height=850, width=1100, layouts={"12x1": 1.0}, chest_half_gain=1.0, baseline="none"
+    )
+    pages = Renderer(page).render([Sheet("s", signal, 100.0)], np.array([5], np.uint64))
+    _, sy, _, _ = page_to_image(page)
+    heights = [np.ptp(points[:, 1]) / sy for points in expand(pages.truth[0], signal, 100.0).points]
+    assert heights == pytest.approx([10.0] * 6 + [5.0] * 6, rel=1e-4)
+    signal[8] = 2.0  # ... of V3, drawn: a flat line 10 mm above its zero line
+    other = np.zeros_like(signal)
+    one, two = (
+        Renderer(page).render([Sheet("s", s, 100.0)], np.array([5], np.uint64)).image[0] for s in (signal, other)
+    )
+    where = pages.truth[0].geometry
+    column = round((where.left + 200) * page_to_image(page)[0])
+    rows = np.flatnonzero(one[:, column, 0] != two[:, column, 0])
+    assert rows[0] + 0.5 == pytest.approx((where.first + 8 * where.pitch - 10.0) * sy, abs=1.5)
+
+
+def test_traces_can_be_cut_off_half_way_to_the_next_row():
+    signal = np.zeros((12, 1000), np.float32)
+    signal[4, 400:450] = 9.0
+    signal[4, 450:500] = -9.0
+    page = PageConfig(effects="clean", height=850, width=1100, layouts={"12x1": 1.0}, clip="row")
+    key = np.array([5], np.uint64)
+    for kind in ("auto", "plain"):
+        cut, flat = (Renderer(page, kind).render([Sheet("s", s, 100.0)], key) for s in (signal, np.zeros_like(signal)))
+        truth = cut.truth[0]
+        rows = np.flatnonzero((cut.image[0, ..., 0] != flat.image[0, ..., 0]).any(1))
+        _, sy, _, _ = page_to_image(page)
+        middle, half = (truth.geometry.first + 4 * truth.geometry.pitch) * sy, truth.geometry.pitch / 2 * sy
+        assert (rows[0], rows[-1]) == pytest.approx((middle - half, middle + half), abs=3)
+        y = expand(truth, signal, 100.0).points[4][:, 1] + 0.5
+        assert (y.min(), y.max()) == pytest.approx((middle - half, middle + half), abs=0.01)
+
+
+def test_an_effect_can_be_asked_for_and_left_out():
+    sheets, keys = some(40)
+    asked = PageConfig(chances={"turn": 1.0, "curl": 1.0, "jpeg": 0.0})
+    applied = [truth.effects for truth in Renderer(asked).render(sheets, keys).truth]
+    assert all({"turn", "curl"} <= set(found) and "jpeg" not in found for found in applied)
+    ways = set()
+    for truth in Renderer(asked).render(sheets, keys).truth:
+        (a, b, c, _), size = truth.frame_corners(), truth.size[::-1]
+        across, down = (b - a) * size, (c - b) * size
+        assert across[0] * down[1] - across[1] * down[0] > 0, "turned, not mirrored"
+        ways.add((int(np.abs(across).argmax()), bool(across[np.abs(across).argmax()] > 0)))
+    assert ways == {(0, False), (1, True), (1, False)}, "three quarter turns"
+    for preset in effects.PRESETS:
+        assert not any("turn" in t.effects for t in Renderer(PageConfig(effects=preset)).render(sheets, keys).truth)
+    with pytest.raises(ConfigError, match=r"page.sizes: no effect named 'jpg'. Did you mean 'jpeg'"):
+        Renderer(PageConfig(sizes={"jpg": (30.0, 40.0)}))
+
+
+def test_the_sample_pages_of_the_laptop_preset_keep_their_pixels():
+    """Figures were measured on these pages; clean pages are the same bytes everywhere, so a digest can hold them."""
+    saws = np.stack([(np.arange(1000) * (lead + 3) % 97) / 97 for lead in range(12)]).astype(np.float32)
+    sheets, keys = [Sheet(f"made/{n}", saws, 100.0) for n in range(4)], some(4)[1]
+    laptop = load(Config, "laptop").page
+    clean = laptop.model_copy(update={"effects": "clean", "chances": {}})
+    digest = hashlib.sha256(Renderer(clean).render(sheets, keys).image.tobytes()).hexdigest()
+    assert digest[:16] == "4ad0dd4c9f90281e"
+    added = set(effects.PRESETS["mixed"]) - set(laptop.chances)
+    assert added == {
+        "rotation", "perspective", "page_scale", "shift", "shading", "shadow", "cast", "gamma", "blur", "motion",
+        "noise", "jpeg", "fold", "wrinkle", "glare", "stain", "fade", "grade",
+    }  # fmt: skip
 
 
 def test_a_millivolt_is_ten_millimetres_and_the_pulse_too():

@@ -4,6 +4,7 @@ import pytest
 
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.paper import LAYOUTS, Renderer, grid, page_key, renderer
+from ecgscan_ray.paper.effects import EFFECTS
 from ecgscan_ray.paper.layout import page_to_image, place
 from ecgscan_ray.paper.truth import PageTruth, expand, masks
 from tests.unit.paper.pages import centroids, sheet
@@ -18,9 +19,10 @@ def bare(monkeypatch):
     monkeypatch.setattr(renderer.Renderer, "_letter", lambda *_: None)
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", [*LAYOUTS, "I II III | aVR aVL aVF | V1 V2 V3 | V4 V5 V6 + V1 II V5 I"])
 def test_truth_takes_less_than_a_kilobyte_and_survives_json(name):
-    page = PageConfig(height=850, width=1100, effects="photo", layouts={name: 1.0})
+    page = PageConfig(height=850, width=1100, effects="photo", layouts={name: 1.0}, clip="row", chest_half_gain=1.0)
+    page = page.model_copy(update={"chances": dict.fromkeys(EFFECTS, 1.0)})
     recording = sheet(name="ptbxl/records500/21000/21837_hr")
     truth = Renderer(page).render([recording], np.array([2**64 - 5], np.uint64)).truth[0]
     assert len(truth.to_json().encode()) < 1000

@@ -6,7 +6,7 @@ import pytest
 
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.errors import InputError, RecordingError
-from ecgscan_ray.paper.write import contact_sheet, file_name, write_pages
+from ecgscan_ray.paper.write import Files, contact_sheet, file_name, write_pages
 from tests.unit.paper.pages import sheet
 
 
@@ -16,7 +16,7 @@ def test_pages_and_truth_are_written(tmp_path, channels, image_format):
     recordings[0].signal_mv[2, 50:60] = np.nan
     counts = []
     page = PageConfig(height=336, width=448, channels=channels)
-    paths = write_pages(recordings, tmp_path / "new", page, 5, image_format=image_format, progress=counts.append)
+    paths = write_pages(recordings, Files(tmp_path / "new", image_format), page, 5, progress=counts.append)
     assert [p.name for p in paths] == [f"set_a_b{i}.{image_format}" for i in range(2)]
     assert counts == [2]
     assert cv2.imread(str(paths[0])).shape == (336, 448, 3)
@@ -30,21 +30,32 @@ def test_png_is_the_rendered_page_in_the_right_colours(tmp_path):
     from ecgscan_ray.paper import Renderer, page_key
 
     page, recording = PageConfig(channels=3, effects="clean"), sheet()
-    path = write_pages([recording], tmp_path, page, 9, truth=False)[0]
+    path = write_pages([recording], Files(tmp_path, truth=False), page, 9)[0]
     image = Renderer(page).render([recording], np.array([page_key(9, 0, recording.id, 0)], np.uint64)).image[0]
     np.testing.assert_array_equal(cv2.imread(str(path))[..., ::-1], image)
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_masks_number_the_strips(tmp_path):
+    page, recording = PageConfig(height=336, width=448, effects="photo"), sheet()
+    path = write_pages([recording], Files(tmp_path, masks=True), page, 2)[0]
+    mask = cv2.imread(str(path.with_suffix(".mask.png")), cv2.IMREAD_UNCHANGED)
+    assert mask.shape == (336, 448)
+    assert set(np.unique(mask)) == set(range(14))
+    for number, strip in enumerate(json.loads(path.with_suffix(".json").read_text())["strips"], start=1):
+        x, y = np.array(strip["trace_px"])[60:190].round().astype(int).T
+        assert np.mean(mask[y, x] == number) > 0.5
+
+
 def test_two_recordings_of_one_file_name_are_refused(tmp_path):
     with pytest.raises(RecordingError, match="a/b: shares its file name with a_b"):
-        write_pages([sheet(name="a_b"), sheet(name="a/b")], tmp_path, PageConfig(), 0)
+        write_pages([sheet(name="a_b"), sheet(name="a/b")], Files(tmp_path), PageConfig(), 0)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file"):
-        write_pages([sheet()], tmp_path / "file", PageConfig(), 0)
+        write_pages([sheet()], Files(tmp_path / "file"), PageConfig(), 0)
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("../../etc/x", "etc_x"), ("", "recording"), ("ptbxl/7", "ptbxl_7")])
@@ -56,3 +67,23 @@ def test_contact_sheet_shows_every_preset():
     image = contact_sheet([sheet(seed=i) for i in range(3)], PageConfig(), columns=2)
     assert image.shape[1] == 2 * 214
     assert image.shape[0] % 166 == 0
+
+
+def test_many_processes_write_the_same_files(tmp_path):
+    recordings = [sheet(seed=i, name=f"a/{i}") for i in range(9)]
+    page, counts = PageConfig(effects="photo"), []
+    one = write_pages(recordings, Files(tmp_path / "one", views=4), page, 3)
+    two = write_pages(recordings, Files(tmp_path / "two", views=4), page, 3, workers=2, progress=counts.append)
+    assert [p.name for p in one] == [p.name for p in two]
+    assert len(set(one)) == 36
+    assert counts == [16, 32, 36]
+    for a, b in zip(one, two, strict=True):
+        assert a.read_bytes() == b.read_bytes()
+        assert a.with_suffix(".json").read_text() == b.with_suffix(".json").read_text()
+
+
+def test_a_recording_that_cannot_be_drawn_stops_all_processes_with_its_name(tmp_path):
+    bad = sheet(name="a/bad")
+    bad.signal_mv[:] = np.nan
+    with pytest.raises(RecordingError, match="a/bad"):
+        write_pages([sheet(), bad], Files(tmp_path), PageConfig(), 0, workers=2)
