@@ -87,6 +87,7 @@ def compare(runs: Mapping[str, Mapping[int, Rows]], resamples: int = 1000, seed:
     Raises:
         InputError: Runs were measured on different recordings.
     """
+    baseline = next(iter(runs))
     runs = {arm: of_seed for arm, of_seed in runs.items() if of_seed}
     if not runs:
         return {}
@@ -98,7 +99,6 @@ def compare(runs: Mapping[str, Mapping[int, Rows]], resamples: int = 1000, seed:
     patients = first["patient_key"]
     weights = np.concatenate([np.ones((1, len(patients))), row_weights(patients, resamples, seed)])  # first, all once
     table: dict[str, dict[str, Cell]] = {arm: {} for arm in runs}
-    baseline = next(iter(runs))
     for name in MEASURES:
         found = {
             arm: {s: statistic(name, rows, weights) for s, rows in of_seed.items() if _has(name, rows)}
@@ -107,7 +107,8 @@ def compare(runs: Mapping[str, Mapping[int, Rows]], resamples: int = 1000, seed:
         for arm, of_arm in found.items():
             if not of_arm:
                 continue
-            paired = {s: of_arm[s] - found[baseline][s] for s in of_arm if s in found[baseline] and arm != baseline}
+            first_arm = {} if arm == baseline else found.get(baseline, {})
+            paired = {s: of_arm[s] - first_arm[s] for s in of_arm if s in first_arm}
             difference = _estimate(list(paired.values()), len(patients)) if paired else None
             value = _estimate(list(of_arm.values()), len(patients))
             by_seed = {s: float(each[0]) for s, each in paired.items() if np.isfinite(each[0])}

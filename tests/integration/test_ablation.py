@@ -28,7 +28,7 @@ def test_an_ablation_of_two_steps(ray_cluster: None, sample_store: str, tmp_path
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
     arms = {"whole": {}, "frozen teacher": {"teacher.run": "shared"}}
     content = {"base": str(tmp_path / "base.yaml"), "arms": arms, "seeds": [0, 1]}
-    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     out = tmp_path / "out"
     command = ["sweep", "--config", str(tmp_path / "sweep.yaml"), "--store", sample_store, "--out", str(out)]
     result = CliRunner().invoke(app, command)

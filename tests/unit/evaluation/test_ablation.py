@@ -64,6 +64,8 @@ def test_only_seeds_that_both_arms_have_are_paired() -> None:
     assert set(table) == {"whole", "less"}
     assert set(table["less"]["lead_residual_mv"].by_seed) == {1}
     assert compare({"none": {}}, 20) == {}
+    lost = compare({"whole": {}, "less": {0: rows(1, 0)}, "other": {0: rows(1, 1)}}, 20)
+    assert lost["other"]["lead_residual_mv"].difference is None, "no other arm steps in for the first"
 
 
 def test_a_clear_difference_wants_every_seed() -> None:
