@@ -60,7 +60,9 @@ class BatchMaker:
                 where="page.speeds, page.gains, page.chest_half_gain",
                 fix="Set page.paper_speed_mm_per_s and page.gain_mm_per_mv; 'ecgscan render' takes the others.",
             )
-        self.config, self.tokenizer, self.renderer = config, tokenizer, Renderer(config.page)
+        self.config, self.tokenizer = config, tokenizer
+        # nothing is drawn for a teacher, which never sees a page
+        self.renderer = Renderer(config.page) if config.task == "pretrain" else None
         self._layouts = list(config.page.layouts)
         self._tokens = lru_cache(TOKENISED_REPORTS)(self._tokenise)  # reports repeat: "sinusrhythmus normales ekg"
 
@@ -81,7 +83,8 @@ class BatchMaker:
             ``frame_corners`` float32 (N, 4, 2), fractions of the image; ``layout`` int64 (N,), place in ``page.layouts``;
             ``token_ids`` int32, ``attention_mask`` uint8 (N, L); ``has_signal``, ``has_text``, ``page_ok``, ``law_ok``
             bool (N,); ``recording_key``, ``patient_key``, ``report_key``, ``position``, ``view`` int64 (N,). A
-            recording that cannot be drawn has ``page_ok`` False and a white page; it is counted, never dropped.
+            recording that cannot be drawn has ``page_ok`` False and a white page; it is counted, never dropped. For a
+            teacher all that concerns pages is left out, and ``page_ok`` is true.
         """
         reports = [text.normalise(r.report or "") if text.is_finding(r.report) else "" for r in recordings]
         tokens = [self._tokens(report) for report in reports]
@@ -127,16 +130,18 @@ class BatchMaker:
         return packed, scale, np.packbits(valid, axis=-1)
 
     def _pages(self, recordings: Sequence[Recording], epochs: Sequence[int], view: int) -> Batch:
+        if self.renderer is None:
+            return {"page_ok": np.ones(len(recordings), bool)}
         keys = self.keys(recordings, epochs, view)
         try:
             return self._arrays(self.renderer.render(recordings, keys))
         except RecordingError:  # find the one at fault; the others keep their pages
-            rows = [self._page_or_blank(r, key) for r, key in zip(recordings, keys, strict=True)]
+            rows = [self._page_or_blank(self.renderer, r, key) for r, key in zip(recordings, keys, strict=True)]
             return concatenate(rows)
 
-    def _page_or_blank(self, recording: Recording, key: np.uint64) -> Batch:
+    def _page_or_blank(self, renderer: Renderer, recording: Recording, key: np.uint64) -> Batch:
         try:
-            return self._arrays(self.renderer.render([recording], np.array([key])))
+            return self._arrays(renderer.render([recording], np.array([key])))
         except RecordingError:
             page = self.config.page
             return {

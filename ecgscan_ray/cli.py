@@ -155,6 +155,8 @@ def pretrain(
     preset: Preset = None,
     config: ConfigFile = None,
     settings: Settings = None,
+    teacher: Annotated[str | None, typer.Option(help="Finished run of 'teach' to align pages to, frozen.")] = None,
+    joint: Annotated[bool, typer.Option("--joint", help="All towers train together (the default).")] = False,
     init_from: Annotated[str | None, typer.Option(help="Run whose weights this one starts from.")] = None,
     fresh: Fresh = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
@@ -162,7 +164,10 @@ def pretrain(
     """Pretrain on a store; the same command on an unfinished run goes on where it stopped."""
     from ecgscan_ray.config import Config
 
-    resolved = _load(Config, preset, config, settings)
+    if teacher and joint:
+        raise InputError("--teacher and --joint exclude each other", fix="Give one of the two.")
+    chosen = [f"teacher.run={_place(teacher)}"] if teacher else ["teacher.run=", "teacher.digest="] if joint else []
+    resolved = _load(Config, preset, config, [*(settings or []), *chosen])
     _talk()
     if dry_run:
         from ecgscan_ray.runtime.dry_run import dry_run as estimate
@@ -175,6 +180,26 @@ def pretrain(
 
     run(resolved, _place(store), _place(out), fresh=fresh, init_from=_place(init_from) if init_from else None)
     print(f"run: {out}")
+
+
+@app.command(epilog="Example: ecgscan teach --preset laptop --store runs/demo-store --out runs/teacher")
+def teach(
+    store: Store,
+    out: Out,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    init_from: Annotated[str | None, typer.Option(help="Teacher whose weights this one starts from.")] = None,
+    fresh: Fresh = False,
+) -> None:
+    """Pretrain the signal-text teacher, without pages; the same command on an unfinished run goes on."""
+    from ecgscan_ray.config import Config
+    from ecgscan_ray.runtime.pretrain import teach as run
+
+    resolved = _load(Config, preset, config, settings)
+    _talk()
+    run(resolved, _place(store), _place(out), fresh=fresh, init_from=_place(init_from) if init_from else None)
+    print(f"teacher: {out}")
 
 
 @app.command(epilog="Example: ecgscan evaluate runs/demo --set evaluation.bootstrap=200")
@@ -205,7 +230,7 @@ def sweep(
     settings: Settings = None,
     fresh: Fresh = False,
 ) -> None:
-    """Search the space of a sweep's config for the best; the same command goes on where it stopped."""
+    """Search the space of a sweep's config for the best, or compare its arms; the same command goes on."""
     from ecgscan_ray.config import SweepConfig
     from ecgscan_ray.errors import WorkError
     from ecgscan_ray.runtime.sweep import sweep as run
@@ -213,8 +238,10 @@ def sweep(
     resolved = _load(SweepConfig, preset, config, settings)
     _talk()
     outcome = run(resolved, _place(store), _place(out), fresh=fresh)
-    print(outcome["verdict"]["text"])
+    print(outcome["text"] if resolved.arms else outcome["verdict"]["text"])
     print(f"{out.rstrip('/')}/report.html")
+    if resolved.arms:
+        return
     if not outcome["best"]:
         raise WorkError("no trial finished", where=out, fix="The report says why; the same command goes on.")
     print(f"{out.rstrip('/')}/best.yaml  ({resolved.metric} {outcome['best']['score']:.4f})")
@@ -254,7 +281,7 @@ def config(
     if preset is None and config is None:
         print(json.dumps(preset_names()) if as_json else "\n".join(preset_names()))
         return
-    kind: type[Section] = SweepConfig if "space" in read_yaml(_named(preset, config)) else Config
+    kind: type[Section] = SweepConfig if {"space", "arms"} & read_yaml(_named(preset, config)).keys() else Config
     resolved = _load(kind, preset, config, settings)
     print(resolved.model_dump_json(indent=1) if as_json else dump_yaml(resolved).rstrip())
 

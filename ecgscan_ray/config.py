@@ -242,6 +242,48 @@ class ObjectiveConfig(Section):
         return self
 
 
+class ExternalEncoderConfig(Section):
+    """A signal encoder of others, frozen, as the signal side of a teacher."""
+
+    path: str
+    """Its weights: TorchScript, torch.export (``.pt2``), or safetensors for a ``factory``."""
+    factory: str | None = None
+    """``package.module:function`` that gives the module without weights; what it imports must be installed."""
+    dim: int = Field(ge=1)
+    """Length of its answer, one vector a recording."""
+    fs: float = Field(500.0, gt=0)
+    """Sampling rate it wants, Hz."""
+    seconds: float = Field(10.0, gt=0)
+    leads: tuple[str, ...] | None = None
+    """Order of leads it wants, e.g. I II III aVR aVF aVL V1 ... V6; none = ours."""
+    units_per_mv: float = Field(1.0, gt=0)
+    """Its unit: 1 = mV, 1000 = uV."""
+    known: str
+    """Safetensors file with ``signal_mv`` (K, 12, T), in mV, in our order of leads and at its rate, and ``embedding`` (K, E),
+    what its own code answers: these are checked whenever it is loaded."""
+
+
+class TeacherConfig(Section):
+    """The signal-text teacher: how ``teach`` trains it, and which one ``pretrain`` aligns pages to."""
+
+    run: str | None = None
+    """URI of the run of a finished teacher that pages are aligned to, frozen; none = all towers train together."""
+    digest: str | None = None
+    """sha256 of that teacher's weights; the command sets it."""
+    report_weight: Weight = Field(1.0, ge=0)
+    """Contrast of recordings with their reports."""
+    view_weight: Weight = Field(0.5, ge=0)
+    """Contrast of a recording with itself, parts of it hidden."""
+    hidden_weight: Weight = Field(1.0, ge=0)
+    """Filling in what was hidden, in mV (masked signal modelling)."""
+    hidden_share: float = Field(0.5, gt=0, lt=1)
+    """Share of the samples that are hidden."""
+    hidden_seconds: float = Field(0.6, gt=0)
+    """Length of a hidden stretch, s."""
+    encoder: ExternalEncoderConfig | None = None
+    """Signal encoder of others; none = ``model.signal``, trained from scratch."""
+
+
 class AugmentConfig(Section):
     """What is done to leads and reports before they are embedded, so that recordings are not learned by heart."""
 
@@ -339,13 +381,16 @@ class EvaluationConfig(Section):
 
 
 class Config(Section):
-    """All settings of one pretraining run."""
+    """All settings of one run."""
 
+    task: Literal["pretrain", "teach"] = "pretrain"
+    """What is trained: a page encoder, or the signal-text teacher. The command sets it."""
     seed: int = Field(0, ge=0)
     page: PageConfig = PageConfig()
     stream: StreamConfig = StreamConfig()
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    teacher: TeacherConfig = TeacherConfig()
     training: TrainingConfig = TrainingConfig(steps=100)
     resources: ResourceConfig = ResourceConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -360,10 +405,15 @@ class Config(Section):
             )
         return self
 
-    def digest(self) -> str:
-        """sha256 of what decides the run's outcome; the number of workers and their CPUs do not count."""
+    def decisive(self) -> dict[str, Any]:
+        """What decides the run's outcome: not the number of workers and their CPUs, nor where a teacher lies."""
         content = self.model_dump(mode="json", exclude={"resources", "evaluation"})
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        content["teacher"].pop("run")
+        return content
+
+    def digest(self) -> str:
+        """sha256 of what decides the run's outcome."""
+        return hashlib.sha256(json.dumps(self.decisive(), sort_keys=True).encode()).hexdigest()
 
 
 class SearchRange(Section):
@@ -390,8 +440,15 @@ class SweepConfig(Section):
     """Preset (or path of a YAML file) that every trial starts from."""
     base_overrides: dict[str, Any] = {}
     """Dotted keys changed in every trial, e.g. fewer steps."""
-    space: dict[str, SearchRange]
-    """Dotted key -> range."""
+    space: dict[str, SearchRange] = {}
+    """Dotted key -> range, to be searched."""
+    arms: dict[str, dict[str, Any]] = {}
+    """Instead of a space, an ablation: name -> dotted keys that it changes. The first is what the others are set beside.
+    ``teacher.run: shared`` is a teacher that is taught first, one for all arms that name it."""
+    seeds: list[int] = [0]
+    """Each arm is trained with each of these seeds."""
+    teacher_overrides: dict[str, Any] = {}
+    """Dotted keys changed for the shared teacher, beside ``base_overrides``."""
     metric: str = "validation.score"
     trials: int = Field(4, ge=1)
     concurrent: int = Field(1, ge=1)
@@ -402,6 +459,17 @@ class SweepConfig(Section):
     grace_reports: int = Field(1, ge=1)
     """Reports before a trial may stop."""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _space_or_arms(self):
+        if bool(self.space) == bool(self.arms):
+            raise ValueError("give either a space to search or arms to set beside each other")
+        return self
+
+    @property
+    def length(self) -> int:
+        """Trials of the whole sweep."""
+        return len(self.arms) * len(self.seeds) if self.arms else self.trials
 
 
 Model = TypeVar("Model", bound=Section)

@@ -25,17 +25,37 @@ from safetensors.torch import load_file, save_file
 
 from ecgscan_ray.config import ModelConfig, PageConfig, build, merge
 from ecgscan_ray.errors import InputError
+from ecgscan_ray.evaluation.redraw import lead_residual_mv, project_on_laws
 from ecgscan_ray.model.ecgscan import PageEncoder
 from ecgscan_ray.training.checkpoint import LoadedCheckpoint, load_run
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PROJECTION_NAME = "projection.safetensors"
 _BATCH = 32
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
 """A page: path of an image file, PIL image, or uint8 array (H, W), (H, W, 1) or (H, W, 3) RGB; any size."""
+
+
+@dataclass(frozen=True)
+class Redrawn:
+    """Leads redrawn from N pages.
+
+    Attributes:
+        signal_mv: (N, 12, T) float32 mV, each lead around 0: a page does not tell its offset.
+        shown: (N, 12, T) bool, what the page shows by the layout that was found on it; the rest is inferred.
+        lead_residual_mv: (N,) by how much the leads miss the lead laws as they were read, before any projection. A page
+            of a large residual was read wrongly somewhere: ``reject.lead_residual.auroc`` in a run's report says how well
+            that tells.
+        fs: Samples a second.
+    """
+
+    signal_mv: np.ndarray
+    shown: np.ndarray
+    lead_residual_mv: np.ndarray
+    fs: int
 
 
 class Encoder:
@@ -88,15 +108,47 @@ class Encoder:
         Raises:
             InputError: One of the images cannot be read.
         """
-        if isinstance(images, str | os.PathLike | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
-            images = [images]
         width = self.embed_dim if projected else self.feature_dim
         parts = [np.zeros((0, width), np.float32)]
-        for batch in _batches(images, batch_size):
-            pixels = np.stack([self.preprocess(image) for image in batch])
-            tensor = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
+        for tensor in self._tensors(images, batch_size):
             parts.append(self.module(tensor)["image_features" if projected else "features"].cpu().numpy())
         return np.concatenate(parts)
+
+    @torch.inference_mode()
+    def redraw(self, images: Iterable[Picture] | Picture, *, lawful: bool = False, batch_size: int = _BATCH) -> Redrawn:
+        """The twelve leads of each page.
+
+        Args:
+            images: As in ``embed``.
+            lawful: Project them on the lead laws, by evidence: what the page shows nearly keeps its value, the rest moves.
+            batch_size: Pages at once.
+
+        Raises:
+            InputError: One of the images cannot be read.
+        """
+        decoder = self.module.decoder
+        samples = decoder.columns * decoder.per_column
+        leads, shown, residual = [torch.zeros(0, 12, samples)], [torch.zeros(0, 12, samples).bool()], [torch.zeros(0)]
+        for tensor in self._tensors(images, batch_size):
+            output = self.module(tensor)
+            redrawn, seen = output["redrawn_mv"], decoder.shown(output["layout_logits"].argmax(-1))
+            residual.append(lead_residual_mv(redrawn).cpu())
+            leads.append((project_on_laws(redrawn, seen) if lawful else redrawn).cpu())
+            shown.append(seen.cpu())
+        return Redrawn(
+            signal_mv=torch.cat(leads).numpy(),
+            shown=torch.cat(shown).numpy(),
+            lead_residual_mv=torch.cat(residual).numpy(),
+            fs=self.module.signal_fs,
+        )
+
+    def _tensors(self, images: Iterable[Picture] | Picture, batch_size: int) -> Iterator[torch.Tensor]:
+        """Pages as the module takes them, some at once."""
+        if isinstance(images, str | os.PathLike | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
+            images = [images]
+        for batch in _batches(images, batch_size):
+            pixels = np.stack([self.preprocess(image) for image in batch])
+            yield torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

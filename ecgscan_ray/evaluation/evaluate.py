@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from ecgscan_ray.evaluation.bootstrap import Estimate, PatientBootstrap
 from ecgscan_ray.evaluation.features import Example, Features, extract
 from ecgscan_ray.evaluation.probe import Probe, fit_probe
 from ecgscan_ray.evaluation.redraw import MASKS
+from ecgscan_ray.evaluation.reject import reject_figures
 from ecgscan_ray.evaluation.retrieval import RECALL_AT, Ranking, rank_matches
 from ecgscan_ray.evaluation.zero_shot import class_vectors, zero_shot_scores
 from ecgscan_ray.recording.labels import SUPERCLASSES
@@ -44,12 +45,15 @@ class Evaluation:
         examples: Test recordings with their redrawn leads.
         training_pages: (n, H, W, C) uint8, pages that the run was trained on.
         skipped: Test recordings whose page could not be drawn.
+        rows: Figure -> its value for each of the N test recordings, NaN where it has none: (N,), or scores of classes
+            (N, C); and their keys and labels. From these, runs are compared recording by recording.
     """
 
     figures: dict[str, Estimate]
     examples: list[Example]
     training_pages: np.ndarray
     skipped: list[str]
+    rows: dict[str, np.ndarray] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, dict[str, float | int | None]]:
         """The figures as ``report.json`` has them."""
@@ -89,12 +93,16 @@ def evaluate_run(
     test = extract(models, maker, recordings_of(settings.split), num_examples=settings.redrawn_shown, **common)
     bench = _Bench(test, PatientBootstrap(test["patient_key"], settings.bootstrap, config.seed), ("", "random."))
     figures = _counts(test)
-    figures |= _retrieval_figures(bench)
-    figures |= _redraw_figures(bench)
+    rows = {name: test[name] for name in ("recording_key", "patient_key", "labels")}
+    figures |= _retrieval_figures(bench, rows)
+    figures |= _redraw_figures(bench, rows)
     logger.info("evaluation: pages for the probe")
-    probes = _fit_probes(models, maker, recordings_of, settings, common)
-    figures |= _class_figures(bench, probes, models, maker, device)
-    return Evaluation(figures, test.examples, _training_pages(maker, recordings_of, settings.pages_shown), test.skipped)
+    train, validation = _probe_pages(models, maker, recordings_of, settings, common)
+    figures |= reject_figures(validation, test, bench.bootstrap)
+    probes = _fit_probes(train, validation)
+    figures |= _class_figures(bench, probes, models, maker, device, rows)
+    pages = _training_pages(maker, recordings_of, settings.pages_shown)
+    return Evaluation(figures, test.examples, pages, test.skipped, rows)
 
 
 def _counts(test: Features) -> dict[str, Estimate]:
@@ -103,7 +111,8 @@ def _counts(test: Features) -> dict[str, Estimate]:
     return {f"evaluation.{name}": Estimate(float(value), n=len(test)) for name, value in count.items()}
 
 
-def _retrieval_figures(bench: _Bench) -> dict[str, Estimate]:
+def _retrieval_figures(bench: _Bench, rows: dict[str, np.ndarray]) -> dict[str, Estimate]:
+    """Figures; ``rows`` gets the trained model's reciprocal ranks."""
     figures: dict[str, Estimate] = {}
     for prefix in bench.prefixes:
         for direction, (query, gallery, key, has) in DIRECTIONS.items():
@@ -118,6 +127,9 @@ def _retrieval_figures(bench: _Bench) -> dict[str, Estimate]:
             )
             if len(ranking.rank):
                 figures |= _ranking_figures(f"{prefix}retrieval.{direction}", ranking, bench.bootstrap)
+                if not prefix:
+                    rows[f"retrieval.{direction}.mrr"] = each = np.full(len(test), np.nan)
+                    each[ranking.rows] = ranking.reciprocal
     return figures
 
 
@@ -135,10 +147,14 @@ def _ranking_figures(name: str, ranking: Ranking, bootstrap: PatientBootstrap) -
     return figures
 
 
-def _redraw_figures(bench: _Bench) -> dict[str, Estimate]:
+def _redraw_figures(bench: _Bench, rows: dict[str, np.ndarray]) -> dict[str, Estimate]:
+    """Figures; ``rows`` gets the decoder's r and lead-law residuals."""
     test, bootstrap = bench.test, bench.bootstrap
     figures = {"lead_residual_mv": bootstrap.mean(test["lead_residual_mv"])}
-    for who, prefix in (("reconstruction", ""), ("mean_beat", "mean_beat.")):
+    rows["lead_residual_mv"] = test["lead_residual_mv"]
+    rows |= {f"reconstruction.{mask}.pearson_r": _row_mean(test[f"{mask}.r"]) for mask in MASKS}
+    rows |= {f"reconstruction.{mask}.rmse_mv": test[f"{mask}.rmse_mv"] for mask in MASKS}
+    for who, prefix in (("reconstruction", ""), ("projected", "projected."), ("mean_beat", "mean_beat.")):
         for mask in MASKS:
             r = test[f"{prefix}{mask}.r"]
             figures[f"{who}.{mask}.pearson_r"] = bootstrap.mean(_row_mean(r))
@@ -158,21 +174,24 @@ def _row_mean(r: np.ndarray) -> np.ndarray:
         return np.where(known, r, 0).sum(1) / known.sum(1)
 
 
-def _fit_probes(
+def _probe_pages(
     models: dict[str, Any],
     maker: BatchMaker,
     recordings_of: RecordingsOf,
     settings: EvaluationConfig,
     common: dict[str, Any],
-) -> dict[str, Probe]:
-    """One probe for each prefix, from ``probe_views`` pages of each training recording."""
+) -> tuple[list[Features], Features]:
+    """``probe_views`` pages of each training recording, and one of each validation recording."""
 
     def pages(split: str, view: int) -> Features:
         recordings = _first(recordings_of(split), settings.probe_rows)
         return extract(models, maker, recordings, view=view, everything=False, **common)
 
-    train = [pages("train", view) for view in range(settings.probe_views)]
-    validation = pages("validation", 0)
+    return [pages("train", view) for view in range(settings.probe_views)], pages("validation", 0)
+
+
+def _fit_probes(train: list[Features], validation: Features) -> dict[str, Probe]:
+    """One probe for each prefix."""
     probes = {}
     for prefix in ("", "random."):
         features, labels = (np.concatenate([part[name] for part in train]) for name in (f"{prefix}features", "labels"))
@@ -192,9 +211,14 @@ def _first(recordings: Iterable[Recording], count: int) -> Iterable[Recording]:
 
 
 def _class_figures(
-    bench: _Bench, probes: dict[str, Probe], models: dict[str, Any], maker: BatchMaker, device: str
+    bench: _Bench,
+    probes: dict[str, Probe],
+    models: dict[str, Any],
+    maker: BatchMaker,
+    device: str,
+    rows: dict[str, np.ndarray],
 ) -> dict[str, Estimate]:
-    """Linear probe and zero-shot over the recordings that have at least one superclass."""
+    """Linear probe and zero-shot over the recordings that have at least one superclass; ``rows`` gets their scores."""
     test = bench.test
     labelled = np.flatnonzero(test["labels"].any(1))
     if not len(labelled):
@@ -211,6 +235,8 @@ def _class_figures(
         scores["zero_shot"][prefix] = zero_shot_scores(test[f"{prefix}page"][labelled], vectors)
         figures[f"{prefix}linear_probe.superclass.strength"] = Estimate(probes[prefix].strength, n=len(labelled))
     for task, by_prefix in scores.items():
+        rows[f"{task}.superclass.macro_auroc"] = each = np.full(test["labels"].shape, np.nan)
+        each[labelled] = by_prefix[""]
         for prefix, score in by_prefix.items():
             figures[f"{prefix}{task}.superclass.macro_auroc"] = bootstrap.macro_auroc(score, labels)
             for name, figure in zip(SUPERCLASSES, bootstrap.per_class_auroc(score, labels), strict=True):

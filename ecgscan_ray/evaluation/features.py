@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ecgscan_ray.evaluation.mean_beat import mean_beat_redraw
-from ecgscan_ray.evaluation.redraw import MASKS, lead_pearson, lead_residual_mv, recording_rmse
+from ecgscan_ray.evaluation.redraw import MASKS, lead_pearson, lead_residual_mv, project_on_laws, recording_rmse
 from ecgscan_ray.recording.labels import SUPERCLASSES, superclasses
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.training.tensors import to_device
@@ -107,7 +107,7 @@ def extract(
         batch_size: Pages at once.
         fs: Rate of the truth and of the redrawn leads, Hz.
         view: Which page of each recording: 0, 1, ... are different ones, the same at every call.
-        everything: Signal, text and redrawn leads too; else the page features alone.
+        everything: Signal, text and all about redrawn leads too; else page features and the error on shown leads.
         num_examples: Recordings kept whole.
         device: Where the models live.
     """
@@ -128,6 +128,9 @@ def extract(
             prefix = "" if name == first else f"{name}."
             page, features, redrawn_mv = model.encode_image(tensors["image"])
             columns |= {f"{prefix}page": _numpy(page), f"{prefix}features": _numpy(features)}
+            if name == first:
+                shown = tensors["shown"] & tensors["valid"]
+                columns["shown.rmse_mv"] = _numpy(recording_rmse(redrawn_mv, tensors["centred_mv"], shown))
             if everything:
                 signal = model.encode_signal(tensors["centred_mv"])
                 text = model.encode_text(tensors["token_ids"], tensors["attention_mask"])
@@ -147,16 +150,19 @@ def _facts(batch: Mapping[str, np.ndarray], recordings: Sequence[Recording]) -> 
 
 
 def _redraw_columns(redrawn_mv: torch.Tensor, batch: Mapping[str, torch.Tensor], fs: int) -> dict[str, np.ndarray]:
-    """(N, 12) r and (N,) RMSE for each mask, of the decoder and of the mean-beat oracle."""
+    """(N, 12) r and (N,) RMSE for each mask: of the decoder, projected on the lead laws, of the mean-beat oracle."""
     truth, valid, shown = batch["centred_mv"], batch["valid"], batch["shown"]
     pairs = zip(truth.cpu().numpy(), (shown & valid).cpu().numpy(), strict=True)
     oracle = torch.as_tensor(np.stack([mean_beat_redraw(t, s, fs) for t, s in pairs]), dtype=torch.float32)
     oracle = oracle.to(truth.device)
     columns = {"lead_residual_mv": _numpy(lead_residual_mv(redrawn_mv))}
+    projected = project_on_laws(redrawn_mv, shown)
     for name in MASKS:
         mask = batch[name] & valid
         columns[f"{name}.r"] = _numpy(lead_pearson(redrawn_mv, truth, mask))
         columns[f"{name}.rmse_mv"] = _numpy(recording_rmse(redrawn_mv, truth, mask))
+        columns[f"projected.{name}.r"] = _numpy(lead_pearson(projected, truth, mask))
+        columns[f"projected.{name}.rmse_mv"] = _numpy(recording_rmse(projected, truth, mask))
         drawn = mask & torch.isfinite(oracle)
         columns[f"mean_beat.{name}.r"] = _numpy(lead_pearson(oracle.nan_to_num(0.0), truth, drawn))
         columns[f"mean_beat.{name}.rmse_mv"] = _numpy(recording_rmse(oracle.nan_to_num(0.0), truth, drawn))

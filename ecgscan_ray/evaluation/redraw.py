@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ecgscan_ray.objective.reconstruction import pearson_per_lead
 from ecgscan_ray.recording.leads import LEAD_LAWS
@@ -53,3 +54,29 @@ def lead_residual_mv(redrawn_mv: torch.Tensor) -> torch.Tensor:
     """(N,) mean absolute residual of the four lead laws on the redrawn leads, in mV, over laws and time."""
     laws = torch.as_tensor(np.asarray(LEAD_LAWS), dtype=torch.float32, device=redrawn_mv.device)
     return torch.einsum("al,nlt->nat", laws, redrawn_mv.float()).abs().mean((-1, -2))
+
+
+OTHER_VARIANCE = 25.0
+"""How much larger the variance of a lead that the page does not show is taken to be: its error is five times as large."""
+
+
+def project_on_laws(redrawn_mv: Tensor, shown: Tensor, other_variance: float = OTHER_VARIANCE) -> Tensor:
+    """The nearest leads that obey the four laws, where nearness is weighted by evidence.
+
+    x - S A'(A S A')^-1 A x at each sample, with S the leads' variances: what the page shows nearly keeps its value, what it
+    does not show moves to fit. It hides what the residual tells: measure that before.
+
+    Args:
+        redrawn_mv: (N, 12, T) mV.
+        shown: (N, 12, T) bool, what the page shows.
+        other_variance: Of the leads not shown, in units of that of shown ones.
+
+    Returns:
+        (N, 12, T) mV.
+    """
+    laws = torch.as_tensor(np.asarray(LEAD_LAWS), dtype=torch.float64, device=redrawn_mv.device)
+    variance = torch.where(shown, 1.0, other_variance).double()
+    weighted = torch.einsum("al,nlt->ntal", laws, variance)  # A S
+    residual = torch.einsum("al,nlt->nta", laws, redrawn_mv.double())
+    share = torch.linalg.solve(weighted @ laws.T, residual)
+    return redrawn_mv - torch.einsum("ntal,nta->nlt", weighted, share).to(redrawn_mv.dtype)

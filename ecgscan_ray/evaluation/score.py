@@ -55,6 +55,52 @@ def validation_score(model: Any, batches: Iterable[Mapping[str, Any]]) -> dict[s
     return {"validation.score": float(np.mean(list(scores.values()))), **scores} if scores else {}
 
 
+@torch.inference_mode()
+def teacher_score(model: Any, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean of MRR signal to text, MRR of a recording with parts hidden to the whole one, and r on what was hidden.
+
+    A part that has no rows, or that the teacher cannot do, is left out of the dict and of the mean.
+
+    Args:
+        model: The ``Teacher``; put into evaluation mode for the call, and back.
+        batches: As above; they need no pages.
+
+    Returns:
+        ``validation.score``, ``validation.mrr_signal_to_text``, ``validation.mrr_hidden_to_signal`` and
+        ``validation.r_hidden``; empty where there are no batches.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        columns = [_teacher_columns(model, batch) for batch in batches]
+    finally:
+        model.train(was_training)
+    if not columns:
+        return {}
+    data = {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
+    ranked = {"has_gallery": data["has_text"], "has_query": data["has_text"] & data["has_signal"]}
+    text = rank_matches(data["signal"], data["text"], data["report_key"], data["report_key"], **ranked)
+    keys = data["recording_key"]
+    hidden = rank_matches(data["left"], data["signal"], keys, keys, has_gallery=data["has_signal"])
+    parts = {"validation.mrr_signal_to_text": text.reciprocal, "validation.mrr_hidden_to_signal": hidden.reciprocal}
+    if "r_hidden" in data:
+        parts["validation.r_hidden"] = data["r_hidden"][np.isfinite(data["r_hidden"])]
+    scores = {name: float(values.mean()) for name, values in parts.items() if len(values)}
+    return {"validation.score": float(np.mean(list(scores.values()))), **scores} if scores else {}
+
+
+def _teacher_columns(model: Any, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    output = model(batch)
+    columns = {"signal": output["signal_features"], "text": output["text_features"], "left": output["hidden_features"]}
+    if "filled_mv" in output:
+        mask = output["hidden"] & batch["valid"]
+        columns["r_hidden"] = recording_pearson(output["filled_mv"], batch["centred_mv"], mask)
+    arrays = {name: value.float().cpu().numpy() for name, value in columns.items()}
+    return arrays | {
+        name: batch[name].cpu().numpy() for name in ("recording_key", "report_key", "has_signal", "has_text")
+    }
+
+
 def _batch_columns(model: Any, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
     page, _, redrawn_mv = model.encode_image(batch["image"])
     columns = {

@@ -167,6 +167,11 @@ class Decoder(nn.Module):
                 leads, states = leads.index_copy(0, pages, drawn), states.index_copy(0, pages, state)
         return leads, states, found
 
+    def shown(self, layout: Tensor) -> Tensor:
+        """Which samples pages of these layouts show: (N,) int -> (N, 12, T) bool."""
+        shown = torch.stack([places.shown for places in cast(Iterable[Places], self.places)])
+        return shown[layout].repeat_interleave(self.per_column, -1)
+
     def _context(self, maps: tuple[Tensor, ...]) -> Tensor:
         """What the image tower knows, on the map of stride 8: (N, C, h, w)."""
         middle, last = self.lateral[0](maps[1]), self.lateral[1](maps[2])

@@ -12,8 +12,9 @@ from ecgscan_ray.config import AugmentConfig, Config, ModelConfig, PageConfig
 from ecgscan_ray.model.decoder import Decoder
 from ecgscan_ray.model.frame import inside
 from ecgscan_ray.model.image import ImageTower
-from ecgscan_ray.model.signal import SignalTower
-from ecgscan_ray.model.text import TextTower
+from ecgscan_ray.model.reader import SignalReader
+from ecgscan_ray.model.teacher import FrozenTeacher
+from ecgscan_ray.model.text import ReportReader
 
 
 class GridHead(nn.Module):
@@ -35,42 +36,6 @@ class GridHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(N, F, h, w) -> (N, D)."""
         return self.mix(F.adaptive_avg_pool2d(self.reduce(features), self.grid).flatten(1))
-
-
-class TimingHead(nn.Module):
-    """A map over time to one vector that tells when things happen: its changes, stretch by stretch.
-
-    Args:
-        channels: Channels of the map.
-        bins: Stretches of time.
-        dim: Size of the vector.
-    """
-
-    def __init__(self, channels: int, bins: int, dim: int) -> None:
-        super().__init__()
-        self.bins = bins
-        self.reduce = nn.Conv1d(channels, 32, 1)
-        self.mix = nn.Sequential(nn.LayerNorm(32 * bins), nn.Linear(32 * bins, dim), nn.GELU(), nn.Linear(dim, dim))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(N, F, t) -> (N, D)."""
-        pooled = F.adaptive_avg_pool1d(self.reduce(features), self.bins)
-        return self.mix((pooled - pooled.mean(-1, keepdim=True)).flatten(1))
-
-
-class LevelPool(nn.Module):
-    """A map over time to what is there, whenever: the mean and the peak of each channel. (N, F, t) -> (N, 2 F).
-
-    Args:
-        channels: Channels of the map, F.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(2 * channels)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.norm(torch.cat([features.mean(-1), features.amax(-1)], dim=1))
 
 
 class CellHead(nn.Module):
@@ -109,20 +74,15 @@ class PageEncoder(nn.Module):
     def __init__(self, config: ModelConfig, page: PageConfig, augment: AugmentConfig | None = None) -> None:
         super().__init__()
         level, timing = config.level_dim, config.timing_dim
-        self.embed_dim = config.embed_dim
-        self.timing_share, self.augment = config.timing_share, augment or AugmentConfig()
+        self.embed_dim, self.signal_fs = config.embed_dim, config.signal_fs
         self.tower = ImageTower(config.image, page)
         self.decoder = Decoder(config, page, self.tower.map_channels)
         self.cells = CellHead(self.decoder.state_dim, self.decoder.num_queries, timing)
         self.places = GridHead(self.tower.map_channels[-1], (5, 7), timing)
         self.dropout = nn.Dropout(0.5)
         self.page_level = nn.Linear(self.tower.pooled_dim, level)
-        self.signal = SignalTower(config.signal, config.signal_fs)
-        self.feature_dim = self.tower.pooled_dim + 2 * self.signal.channels
-        self.heart = LevelPool(self.signal.channels)
-        # linear, as of the pooled features: deeper heads learn the training recordings by heart
-        self.heart_level = nn.Linear(2 * self.signal.channels, level)
-        self.signal_timing = TimingHead(self.signal.channels, 32, timing)
+        self.reader = SignalReader(config, augment or AugmentConfig())
+        self.feature_dim = self.tower.pooled_dim + 2 * self.reader.signal.channels
 
     def forward(self, image: Tensor, truth: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
         """Read pages.
@@ -142,11 +102,11 @@ class PageEncoder(nn.Module):
         maps, pooled = self.tower(normalised)
         redrawn, states, found = self.decoder(normalised, maps, truth)
         # detached: the redrawn leads answer to the recording alone, or contrast would bend them away from mV
-        heart, timing = self.read_signal(redrawn.detach())
-        level = self.heart_level(heart) + self.page_level(self.dropout(pooled))
+        heart, timing = self.reader.read(redrawn.detach())
+        level = self.reader.heart_level(heart) + self.page_level(self.dropout(pooled))
         timing = timing + self.cells(states) + self.places(maps[-1])
         return {
-            "image_features": self.join(level, timing),
+            "image_features": self.reader.join(level, timing),
             "features": torch.cat([pooled, heart], dim=1).float(),
             "redrawn_mv": redrawn.float(),
             "frame_corners": found.corners,
@@ -160,42 +120,9 @@ class PageEncoder(nn.Module):
             "edge_truth": inside(truth[0] if truth else found.corners, found.edge_uv),
         }
 
-    def read_signal(self, signal_mv: Tensor) -> tuple[Tensor, Tensor]:
-        """Leads in mV, centred, missing samples 0: (N, 12, T) -> what the heart does (N, 2 F), and when (N, D - L)."""
-        features = self.signal(augmented(signal_mv, self.augment) if self.training else signal_mv)
-        # when beats come is easily told from anything; the tower itself is to learn what they are
-        return self.heart(features), self.signal_timing(features.detach())
-
-    def embed_signal(self, signal_mv: Tensor) -> Tensor:
-        """Leads as above to (N, D) of unit norm in fp32."""
-        heart, timing = self.read_signal(signal_mv)
-        return self.join(self.heart_level(heart), timing)
-
-    def join(self, level: Tensor, timing: Tensor) -> Tensor:
-        """Both parts as one unit vector: (N, D) in fp32."""
-        share = self.timing_share
-        parts = (
-            (1 - share) ** 0.5 * F.normalize(level.float(), dim=-1),
-            share**0.5 * F.normalize(timing.float(), dim=-1),
-        )
-        return torch.cat(parts, dim=-1)
-
-
-def augmented(signal_mv: Tensor, config: AugmentConfig) -> Tensor:
-    """Leads as another electrode, another amplifier, another cart would have recorded them: (N, 12, T) -> the same shape."""
-    n, leads, _ = signal_mv.shape
-
-    def draw(*shape: int) -> Tensor:
-        return torch.rand(*shape, device=signal_mv.device, dtype=signal_mv.dtype)
-
-    missing = draw(n, leads, 1) < config.lead_dropout * draw(n, 1, 1)
-    gain = torch.exp(config.gain * torch.randn(n, 1, 1, device=signal_mv.device, dtype=signal_mv.dtype))
-    noise = config.noise_mv * draw(n, 1, 1) * torch.randn_like(signal_mv)
-    return (signal_mv * gain + noise).masked_fill(missing, 0.0)
-
 
 class ECGScan(nn.Module):
-    """The whole model.
+    """The whole model: all towers trained together, or pages aligned to a frozen teacher.
 
     Args:
         config: The run's settings.
@@ -206,12 +133,8 @@ class ECGScan(nn.Module):
         super().__init__()
         model = config.model
         self.page = PageEncoder(model, config.page, config.training.augment)
-        self.text = TextTower(model.text, vocab_size)
-        self.text_head = nn.Sequential(
-            nn.Linear(self.text.dim, model.level_dim), nn.GELU(), nn.Linear(model.level_dim, model.level_dim)
-        )
-        self.timing_dim = model.timing_dim
-        self.token_dropout = config.training.augment.token_dropout
+        self.teacher = FrozenTeacher(config, vocab_size) if config.teacher.digest else None
+        self.report = None if self.teacher else ReportReader(model, vocab_size, config.training.augment)
         objective = config.objective
         scale = math.log(1 / objective.temperature)
         self.gram_log_scale = nn.Parameter(torch.tensor(scale), requires_grad=objective.learn_temperature)
@@ -233,22 +156,32 @@ class ECGScan(nn.Module):
 
     def encode_signal(self, signal_mv: Tensor) -> Tensor:
         """Leads in mV, centred, missing samples 0: (N, 12, T) -> (N, D) of unit norm."""
-        return self.page.embed_signal(signal_mv)
+        if self.teacher:
+            return self.teacher.project_signal(self.teacher.say_of_signal(signal_mv))
+        return self.page.reader(signal_mv)
 
     def encode_text(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token ids and mask (N, L) -> (N, D) of unit norm, 0 in the timing part."""
-        if self.training and self.token_dropout:
-            kept = torch.rand(attention_mask.shape, device=attention_mask.device) >= self.token_dropout
-            attention_mask = attention_mask * kept
-        level = F.normalize(self.text_head(self.text(token_ids, attention_mask)).float(), dim=-1)
-        return F.pad(level, (0, self.timing_dim))
+        if self.teacher:
+            return self.teacher.project_report(self.teacher.say_of_report(token_ids, attention_mask))
+        assert self.report is not None  # one of the two is there
+        return self.report(token_ids, attention_mask)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A batch on the device to everything the objective wants."""
+        """A batch on the device to everything the objective wants.
+
+        Where the batch brings what the teacher says (``teacher_signal``, ``teacher_report``), the teacher is not asked.
+        """
+        if self.teacher and "teacher_signal" in batch:
+            signal = self.teacher.project_signal(batch["teacher_signal"])
+            report = self.teacher.project_report(batch["teacher_report"])
+        else:
+            signal = self.encode_signal(batch["centred_mv"])
+            report = self.encode_text(batch["token_ids"], batch["attention_mask"])
         return {
             **self.page(batch["image"], (batch["frame_corners"], batch["layout"]) if self.training else None),
-            "signal_features": self.encode_signal(batch["centred_mv"]),
-            "text_features": self.encode_text(batch["token_ids"], batch["attention_mask"]),
+            "signal_features": signal,
+            "text_features": report,
             "gram_logit_scale": self.gram_log_scale.exp(),
             "pair_logit_scale": self.pair_log_scale.exp(),
             **({} if self.pair_bias is None else {"pair_logit_bias": self.pair_bias}),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ecgscan_ray.config import TextTowerConfig
+from ecgscan_ray.config import AugmentConfig, ModelConfig, TextTowerConfig
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.model.signal import sinusoid
 
@@ -75,3 +77,28 @@ class TextTower(nn.Module):
             states = self.body(input_ids=token_ids, attention_mask=mask).last_hidden_state
         weight = mask[..., None].to(states.dtype)
         return (states * weight).sum(1) / weight.sum(1)
+
+
+class ReportReader(nn.Module):
+    """Text tower and head: reports know what the heart does, and nothing of when.
+
+    Args:
+        config: Model settings.
+        vocab_size: Tokens of the tokenizer (small text tower only).
+        augment: What is left out of reports while training.
+    """
+
+    def __init__(self, config: ModelConfig, vocab_size: int, augment: AugmentConfig) -> None:
+        super().__init__()
+        self.text = TextTower(config.text, vocab_size)
+        level = config.level_dim
+        self.head = nn.Sequential(nn.Linear(self.text.dim, level), nn.GELU(), nn.Linear(level, level))
+        self.timing_dim, self.token_dropout = config.timing_dim, augment.token_dropout
+
+    def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token ids and mask (N, L) -> (N, D) of unit norm in fp32, 0 in the timing part."""
+        if self.training and self.token_dropout:
+            kept = torch.rand(attention_mask.shape, device=attention_mask.device) >= self.token_dropout
+            attention_mask = attention_mask * kept
+        level = F.normalize(self.head(self.text(token_ids, attention_mask)).float(), dim=-1)
+        return F.pad(level, (0, self.timing_dim))

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import save
+
 from ecgscan_ray.config import Config, dump_yaml
 from ecgscan_ray.evaluation.bootstrap import Estimate
 from ecgscan_ray.evaluation.evaluate import Evaluation
@@ -19,6 +22,8 @@ from ecgscan_ray.report.metrics import Line, training_figures
 from ecgscan_ray.store.filesystem import join, write_bytes_atomic
 
 PICTURE_NAME = "redrawn.png"
+ROWS_NAME = "rows.safetensors"
+"""Figures recording by recording, from which runs are compared."""
 Figures = Mapping[str, Estimate]
 
 DIRECTION_NAMES = {
@@ -62,7 +67,7 @@ def run_figures(evaluation: Evaluation, lines: Sequence[Line]) -> dict[str, Esti
 
 
 def write_run_report(out_uri: str, evaluation: Evaluation, lines: Sequence[Line], facts: RunFacts) -> dict[str, Any]:
-    """Write ``report.html``, ``report.json`` and ``redrawn.png`` into the run folder.
+    """Write ``report.html``, ``report.json``, ``redrawn.png`` and ``rows.safetensors`` into the run folder.
 
     Args:
         out_uri: The run folder, local or in a bucket.
@@ -78,6 +83,8 @@ def write_run_report(out_uri: str, evaluation: Evaluation, lines: Sequence[Line]
     if evaluation.examples:
         picture = figures.redrawn_picture(evaluation.examples[0], facts.config.model.signal_fs)
         write_bytes_atomic(join(out_uri, PICTURE_NAME), picture)
+    rows = {name: np.ascontiguousarray(values) for name, values in evaluation.rows.items()}
+    write_bytes_atomic(join(out_uri, ROWS_NAME), save(rows))
     write_report(out_uri, run_html(all_figures, evaluation, lines, facts), content)
     return content
 
@@ -185,7 +192,11 @@ def _class_rows(f: Figures) -> list[dict[str, Any]]:
 
 def _redraw_rows(f: Figures) -> list[dict[str, Any]]:
     rows = []
-    for who, title in (("reconstruction", "redrawn by the decoder"), ("mean_beat", "mean-beat oracle")):
+    for who, title in (
+        ("reconstruction", "redrawn by the decoder"),
+        ("projected", "projected on the lead laws"),
+        ("mean_beat", "mean-beat oracle"),
+    ):
         cells = [f.get(f"{who}.{mask}.{metric}") for metric in ("pearson_r", "rmse_mv") for mask in MASKS]
         rows.append({"title": title, "cells": cells})
     return rows

@@ -15,6 +15,7 @@ from ecgscan_ray.config import Config
 from ecgscan_ray.errors import StoreError
 from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.recording.recording import Recording
+from ecgscan_ray.runtime.embeddings import under_teacher
 from ecgscan_ray.runtime.pretrain import total_steps
 from ecgscan_ray.runtime.stream import needed_cpus
 from ecgscan_ray.store.manifest import read_manifest
@@ -47,6 +48,7 @@ def dry_run(config: Config, store: str) -> dict[str, Any]:
         StoreError: No store, or no training rows.
     """
     manifest = read_manifest(store)
+    config = under_teacher(config) if config.teacher.run else config
     batch, workers = config.training.global_batch_size, config.resources.num_workers
     rows = list(iterate_rows(store, manifest, "train", limit=min(batch // workers, TOKENIZER_REPORTS)))
     if not rows:

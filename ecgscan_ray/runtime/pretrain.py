@@ -1,4 +1,4 @@
-"""Pretraining as a Ray Train job: the stream into the step loop, on 1..N workers, from the last checkpoint to the end."""
+"""Training as a Ray Train job, of page encoders and of teachers: the stream into the step loop, on 1..N workers, to the end."""
 
 from __future__ import annotations
 
@@ -26,14 +26,19 @@ from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import ConfigError
-from ecgscan_ray.evaluation.score import validation_score
+from ecgscan_ray.evaluation.score import teacher_score, validation_score
+from ecgscan_ray.model.ecgscan import ECGScan
+from ecgscan_ray.model.external import load_external
+from ecgscan_ray.model.reader import SignalReader
+from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.runtime import run_folder, stream
 from ecgscan_ray.runtime.cluster import root_cause, start_ray
+from ecgscan_ray.runtime.embeddings import Said, said_by_teacher, teacher_tokenizer, under_teacher
 from ecgscan_ray.runtime.progress import ProgressLine
 from ecgscan_ray.store.filesystem import absolute, exists, join, open_filesystem, read_bytes, write_bytes_atomic
 from ecgscan_ray.store.manifest import Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows
-from ecgscan_ray.training.checkpoint import build_model, load_run
+from ecgscan_ray.training.checkpoint import build_trained, load_run, load_teacher
 from ecgscan_ray.training.loop import Job, train
 from ecgscan_ray.training.meters import RunLog
 from ecgscan_ray.training.tensors import to_device
@@ -58,6 +63,7 @@ class WorkerArguments:
     out: str
     manifest: Manifest
     init_from: str | None
+    said: Said | None
     stop_rule: StopRule | None
 
 
@@ -67,6 +73,17 @@ def total_steps(config: Config, manifest: Manifest) -> int:
         return config.training.steps
     assert config.training.epochs is not None  # the config has exactly one of the two
     return max(1, math.ceil(config.training.epochs * manifest.rows("train") / config.training.global_batch_size))
+
+
+def teach(config: Config, store: str, out: str, **options: Any) -> None:
+    """Pretrain the signal-text teacher: the same job without pages; takes what ``pretrain`` takes.
+
+    Raises:
+        ConfigError: The signal encoder of others that the settings name does not answer as it should.
+    """
+    if config.teacher.encoder is not None:
+        load_external(config.teacher.encoder)  # its check, before anything is begun
+    pretrain(config.model_copy(update={"task": "teach"}), store, out, **options)
 
 
 def pretrain(
@@ -81,6 +98,8 @@ def pretrain(
     quiet: bool = False,
 ) -> None:
     """Pretrain on a store; the same call on an unfinished run goes on from its last checkpoint.
+
+    With ``teacher.run`` in the settings, pages are aligned to that teacher, frozen.
 
     Args:
         config: Settings.
@@ -98,6 +117,8 @@ def pretrain(
     """
     store, out, init_from = absolute(store), absolute(out), absolute(init_from) if init_from else None
     manifest = read_manifest(store)
+    if config.task == "pretrain" and config.teacher.run:
+        config = under_teacher(config)
     steps = total_steps(config, manifest)
     stream.Source(config, store, manifest, "").plan()
     standing = run_folder.claim(out, config, manifest, store, fresh)
@@ -109,12 +130,13 @@ def pretrain(
     start_ray(config.resources)
     stream.preflight(config)
     job = Job(config, steps, tokenizer_json, manifest.digest())
-    source = stream.Source(config, store, manifest, tokenizer_json)
+    said = said_by_teacher(config, store, manifest) if config.teacher.digest else None
+    source = stream.Source(config, store, manifest, tokenizer_json, said=said.folder if said else None)
     done = _registered_step(out)
     if standing == "unfinished":
         logger.info("%s: going on from step %d of %d", out, done, steps)
     if done < steps:
-        arguments = WorkerArguments(job, store, out, manifest, init_from, stop_rule)
+        arguments = WorkerArguments(job, store, out, manifest, init_from, said, stop_rule)
         _fit(arguments, source, list(callbacks), quiet)
     write_bytes_atomic(join(out, "finished.json"), json.dumps({"step": _registered_step(out)}).encode())
 
@@ -129,7 +151,7 @@ def _refuse_batch_norm(config: Config, tokenizer_json: str) -> None:
     """
     if config.resources.num_workers == 1 or config.resources.use_gpu:
         return
-    model = build_model(config, text.load_tokenizer(tokenizer_json))
+    model = build_trained(config, text.load_tokenizer(tokenizer_json))
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         raise ConfigError(
             f"'{config.model.image.name}' has batch norm, which several CPU workers cannot share",
@@ -195,9 +217,12 @@ def _registered_step(out: str) -> int:
 
 
 def _tokenizer(config: Config, store: str, manifest: Manifest, out: str) -> str:
-    """The run's tokenizer as JSON: kept in its folder, fitted on the training reports (or the named encoder's own)."""
+    """The run's tokenizer as JSON: kept in its folder; its teacher's, the named encoder's, or fitted on the reports."""
     uri = join(out, "tokenizer.json")
     if exists(uri):
+        return read_bytes(uri).decode()
+    if config.task == "pretrain" and config.teacher.run:
+        write_bytes_atomic(uri, teacher_tokenizer(config.teacher.run).encode())
         return read_bytes(uri).decode()
     if config.model.text.name == "small":
         rows = iterate_rows(store, manifest, "train", limit=MAX_TOKENIZER_REPORTS)
@@ -217,9 +242,9 @@ def _worker(loop_config: dict[str, Any]) -> None:
     torch.set_num_threads(config.resources.torch_threads or os.cpu_count() or 1)
     device = get_device()
     tokenizer = text.load_tokenizer(job.tokenizer_json)
-    model = build_model(config, tokenizer)
-    if arguments.init_from:
-        model.load_state_dict(load_run(arguments.init_from).model.state_dict())
+    model = build_trained(config, tokenizer)
+    if ray.train.get_checkpoint() is None:
+        _take_first_weights(model, arguments)
     model = model.to(device).to(memory_format=torch.channels_last)
     first = context.get_world_rank() == 0
     log = RunLog(arguments.out) if first else None
@@ -236,6 +261,26 @@ def _worker(loop_config: dict[str, Any]) -> None:
     )
 
 
+def _take_first_weights(model: nn.Module, arguments: WorkerArguments) -> None:
+    """Of the teacher, and of the run to start from: its pages' side alone where a teacher has the rest."""
+    said, init_from = arguments.said, arguments.init_from
+    if isinstance(model, Teacher):
+        if init_from:
+            model.load_state_dict(load_teacher(init_from).model.state_dict())
+        return
+    assert isinstance(model, ECGScan)
+    if said is not None and model.teacher is not None:
+        teacher = load_teacher(arguments.job.config.teacher.run or "").model
+        model.teacher.adopt(teacher, torch.from_numpy(said.signal_mean), torch.from_numpy(said.report_mean))
+        # redrawn leads are read as recorded ones
+        if isinstance(teacher.reader, SignalReader):
+            model.page.reader.load_state_dict(teacher.reader.state_dict())
+    if init_from:
+        loaded = load_run(init_from).model
+        part, theirs = (model.page, loaded.page) if said else (model, loaded)
+        part.load_state_dict(theirs.state_dict())
+
+
 def _data_parallel(model: nn.Module) -> nn.Module:
     device = next(model.parameters()).device
     if device.type == "cuda":
@@ -246,6 +291,7 @@ def _data_parallel(model: nn.Module) -> nn.Module:
 def _validator(arguments: WorkerArguments, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
     """Measures ``validation.score`` on pages that are drawn once and kept."""
     config = arguments.job.config
+    score = teacher_score if config.task == "teach" else validation_score
     rows = list(iterate_rows(arguments.store, arguments.manifest, "validation", limit=config.training.validation_rows))
     maker = BatchMaker(config, text.load_tokenizer(arguments.job.tokenizer_json))
     size = config.evaluation.batch_size
@@ -254,7 +300,7 @@ def _validator(arguments: WorkerArguments, device: torch.device) -> Callable[[nn
         some = rows[start : start + size]
         kept.append(maker.make(some, range(start, start + len(some)), [VALIDATION_EPOCH] * len(some)))
     fs = config.model.signal_fs
-    return lambda model: validation_score(model, (to_device(batch, device, fs) for batch in kept))
+    return lambda model: score(model, (to_device(batch, device, fs) for batch in kept))
 
 
 class RayReporter:

@@ -73,12 +73,13 @@ def describe(state: dict) -> str:
         return f"warning: {state['stalled']}"
     left = (state["total_steps"] - state["step"]) * state.get("step_s", 0)
     terms = "  ".join(
-        f"{name.removesuffix('_loss')} {state[name]:.3f}"
-        for name in ("gram_loss", "pair_loss", "reconstruction_loss", "soft_lead_loss")
-        if name in state
+        f"{name.removesuffix('_loss').replace('_', ' ')} {value:.3f}"
+        for name, value in state.items()
+        if name.endswith("_loss")
     )
+    rows = "recordings" if state.get("task") == "teach" else "images"
     return (
         f"step {state['step']}/{state['total_steps']}  loss {state['loss']:.3f} ({terms})  "
-        f"{state['images_per_s']:.0f} images/s  waiting for data {100 * state['data_wait_share']:.0f} %  "
+        f"{state['images_per_s']:.0f} {rows}/s  waiting for data {100 * state['data_wait_share']:.0f} %  "
         f"{int(left // 60)}:{int(left % 60):02d} left"
     )

@@ -76,9 +76,7 @@ def read_environment(out: str) -> dict[str, Any]:
 
 def differences(old: Config, new: Config) -> list[str]:
     """``key: old -> new`` of each setting that decides the outcome and differs."""
-    before, after = (
-        _flat(config.model_dump(mode="json", exclude={"resources", "evaluation"})) for config in (old, new)
-    )
+    before, after = _flat(old.decisive()), _flat(new.decisive())
     keys = sorted(before.keys() | after.keys())
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 

@@ -23,6 +23,7 @@ from ecgscan_ray import text
 from ecgscan_ray.batch import Batch, BatchMaker, concatenate
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import ConfigError
+from ecgscan_ray.store.embeddings import COLUMNS, read_embeddings, vectors
 from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.store.plan import Plan
 from ecgscan_ray.store.schema import unpack
@@ -51,6 +52,8 @@ class Source:
     manifest: Manifest
     tokenizer_json: str
     split: str = "train"
+    said: str | None = None
+    """Folder of what the run's frozen teacher says of the store's rows."""
 
     def plan(self) -> Plan:
         return Plan(self.manifest, self.split, self.config.seed, self.config.stream.window_row_groups)
@@ -65,16 +68,23 @@ class Read:
     def __call__(self, spans: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
         unit = self._source.config.stream.unit_rows
         for start, stop in zip(spans["start"].tolist(), spans["stop"].tolist(), strict=True):
-            rows = read_span(self._source.store, self._plan, start, stop)
+            rows = read_span(self._source.store, self._plan, start, stop, self._source.said)
             for first in range(0, stop - start, unit):
                 yield {"unit": np.array([serialise(rows.slice(first, unit))], dtype=object)}
 
 
-def read_span(store: str, plan: Plan, start: int, stop: int) -> pa.Table:
-    """Packed rows of positions [start, stop) in their order, with columns ``position`` and ``epoch``."""
+def read_span(store: str, plan: Plan, start: int, stop: int, said: str | None = None) -> pa.Table:
+    """Packed rows of positions [start, stop) in their order, with columns ``position`` and ``epoch``.
+
+    With ``said``, the folder of a teacher's vectors, its columns come along.
+    """
     tables, positions = [], []
     for piece in plan.pieces(start, stop):
         rows = read_row_groups(store, piece.shard, [piece.row_group]).take(pa.array(piece.rows))
+        if said is not None:
+            vectors = read_embeddings(said, piece.shard, [piece.row_group]).take(pa.array(piece.rows))
+            for name in COLUMNS:
+                rows = rows.append_column(name, vectors[name])
         epoch = pa.array(np.full(len(rows), piece.epoch, np.int64))
         tables.append(rows.append_column("epoch", epoch).append_column("position", pa.array(piece.positions)))
         positions.append(piece.positions)
@@ -92,7 +102,10 @@ def serialise(table: pa.Table) -> bytes:
 def make_unit(maker: BatchMaker, rows: pa.Table) -> Batch:
     """Packed rows with ``position`` and ``epoch`` to arrays."""
     positions, epochs = rows["position"].to_pylist(), rows["epoch"].to_pylist()
-    return maker.make(unpack(rows.drop_columns(["position", "epoch"])), positions, epochs)
+    said = {name: rows[name] for name in COLUMNS if name in rows.column_names}
+    batch = maker.make(unpack(rows.drop_columns(["position", "epoch", *said])), positions, epochs)
+    dims = (maker.config.model.embed_dim, maker.config.model.level_dim)
+    return batch | {name: vectors(said[name], dim) for name, dim in zip(COLUMNS, dims, strict=True) if said}
 
 
 class Render:

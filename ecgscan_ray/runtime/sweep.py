@@ -1,7 +1,8 @@
-"""A search over settings: Ray Tune and Optuna around the same pretraining, one short run a trial.
+"""A search over settings, or an ablation over named arms: Ray Tune around the same pretraining, one short run a trial.
 
 The sweep keeps its own book (``trials.py``) instead of Tune's: a command given again reads the book, hands Optuna what
-is known, and goes on with what was running. Tune is left with what it does well: starting trials and asking Optuna.
+is known, and goes on with what was running. Tune is left with what it does well: starting trials, and asking Optuna or,
+for an ablation, a list.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ray.tune.search.optuna import OptunaSearch
 from ecgscan_ray.config import Config, SearchRange, SweepConfig, build, dump_yaml, merge, read_yaml
 from ecgscan_ray.errors import ConfigError, RunError, WorkError, near_miss
 from ecgscan_ray.report.sweep import Trial, write_sweep_report
+from ecgscan_ray.runtime import ablation
 from ecgscan_ray.runtime.cluster import root_cause, start_ray
 from ecgscan_ray.runtime.pretrain import pretrain, total_steps
 from ecgscan_ray.runtime.stream import needed_cpus
@@ -67,22 +69,27 @@ class _Plan:
     grace_reports: int
     deadline: float
     train: Train
+    arms: dict[str, dict[str, Any]]
 
     def config(self, settings: dict[str, Any]) -> Config:
-        return build(Config, merge(self.base, settings), where="the sweep's space")
+        changes = {key: value for key, value in settings.items() if key != "arm"}
+        changes |= self.arms.get(settings.get("arm", ""), {})
+        return build(Config, merge(self.base, changes), where="the sweep's space")
 
 
-def sweep(config: SweepConfig, store: str, out: str, *, fresh: bool = False, train: Train = pretrain) -> dict[str, Any]:
-    """Search; the same call on an unfinished sweep goes on where it stopped.
+def sweep(
+    config: SweepConfig, store: str, out: str, *, fresh: bool = False, train: Train | None = None
+) -> dict[str, Any]:
+    """Search a space, or set arms beside each other; the same call on an unfinished sweep goes on where it stopped.
 
     Trials that ended, however they ended, stay as they are; one that was running goes on from its own last checkpoint.
 
     Args:
         config: What to search.
         store: URI of a prepared store.
-        out: URI of the sweep's folder; gets ``best.yaml``, the report and ``trials/``.
+        out: URI of the sweep's folder; gets the report, ``trials/``, and ``best.yaml`` of a search.
         fresh: Refuse a folder that is not empty.
-        train: Runs one trial; takes what ``pretrain`` takes.
+        train: Runs one trial and takes what ``pretrain`` takes; by default that, with an evaluation where there are arms.
 
     Returns:
         The content of ``report.json``.
@@ -96,15 +103,17 @@ def sweep(config: SweepConfig, store: str, out: str, *, fresh: bool = False, tra
     manifest = read_manifest(store)
     book = TrialBook(out, config.metric)
     _claim(config, base, manifest.digest(), out, fresh)
-    left = config.trials - sum(trial.state != "running" for trial in book.trials())
+    left = config.length - sum(trial.state != "running" for trial in book.trials())
     if left > 0 and not _exhausted(out, config):
-        plan = _Plan(
-            base, store, book, config.stop_behind, config.grace_reports, time.time() + config.deadline_s, train
-        )
+        deadline = time.time() + config.deadline_s
+        train = train or (ablation.train_and_measure if config.arms else pretrain)
+        arms = ablation.arms_with_teacher(config, out)
+        plan = _Plan(base, store, book, config.stop_behind, config.grace_reports, deadline, train, arms)
+        ablation.teach_shared(config, base, store, out)
         _search(config, plan, left)
     else:
         logger.info("%s: finished already; nothing to do", out)
-    return _conclude(config, book)
+    return ablation.conclude(config, book) if config.arms else _conclude(config, book)
 
 
 def _check_space(config: SweepConfig, base: dict[str, Any]) -> None:
@@ -124,6 +133,11 @@ def _check_space(config: SweepConfig, base: dict[str, Any]) -> None:
             values = [span.low, span.high, span.low + (span.high - span.low) * 0.3737]
         for value in values:
             build(Config, merge(base, {key: value}), where="space")
+    for arm, changes in config.arms.items():
+        for key in changes:
+            if key not in known:
+                raise ConfigError(f"unknown setting '{key}'", where=f"arm '{arm}'", fix=near_miss(key, known))
+        build(Config, merge(base, changes), where=f"arm '{arm}'")
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -138,9 +152,7 @@ def _claim(config: SweepConfig, base: dict[str, Any], digest: str, out: str, fre
     open_filesystem(out, create=True)
     mine: dict[str, Any] = {
         "sweep": config.model_dump(mode="json", exclude=_MAY_CHANGE),
-        "base": build(Config, base, where=f"base {config.base}").model_dump(
-            mode="json", exclude={"resources", "evaluation"}
-        ),
+        "base": build(Config, base, where=f"base {config.base}").decisive(),
         "manifest_digest": digest,
     }
     uri = join(out, "sweep.json")
@@ -166,7 +178,7 @@ def _claim(config: SweepConfig, base: dict[str, Any], digest: str, out: str, fre
 def _exhausted(out: str, config: SweepConfig) -> bool:
     """Whether an earlier command asked for as many trials and ran them all (some may have been the same trial)."""
     uri = join(out, "finished.json")
-    return exists(uri) and json.loads(read_bytes(uri))["trials"] >= config.trials
+    return exists(uri) and json.loads(read_bytes(uri))["trials"] >= config.length
 
 
 def _search(config: SweepConfig, plan: _Plan, left: int) -> None:
@@ -185,19 +197,19 @@ def _search(config: SweepConfig, plan: _Plan, left: int) -> None:
             mode="max",
             num_samples=left,
             max_concurrent_trials=config.concurrent,
-            search_alg=_searcher(config, plan),
+            search_alg=_Listed(_points_left(config, plan), plan.deadline) if config.arms else _searcher(config, plan),
         ),
         run_config=tune.RunConfig(
             name=f"session-{int(time.time())}",
             storage_path=path,
             storage_filesystem=filesystem,
             verbose=0,
-            callbacks=[_Told(plan.book, config.trials)],
+            callbacks=[_Told(plan.book, config.length)],
         ),
     )
     tuner.fit()
     if time.time() < plan.deadline:
-        write_bytes_atomic(join(plan.book.out, "finished.json"), json.dumps({"trials": config.trials}).encode())
+        write_bytes_atomic(join(plan.book.out, "finished.json"), json.dumps({"trials": config.length}).encode())
 
 
 def _preflight(config: SweepConfig, plan: _Plan) -> None:
@@ -226,6 +238,26 @@ class _UntilDeadline(OptunaSearch):
 
     def suggest(self, trial_id: str) -> Any:
         return Searcher.FINISHED if time.time() > self.deadline else super().suggest(trial_id)
+
+
+class _Listed(Searcher):
+    """Trials in the order of a list, none after the deadline."""
+
+    def __init__(self, settings: list[dict[str, Any]], deadline: float) -> None:
+        super().__init__()
+        self._left, self._deadline = list(settings), deadline
+
+    def suggest(self, trial_id: str) -> Any:
+        return Searcher.FINISHED if not self._left or time.time() > self._deadline else self._left.pop(0)
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """The list stays as it is, whatever comes out."""
+
+
+def _points_left(config: SweepConfig, plan: _Plan) -> list[dict[str, Any]]:
+    """Trials of an ablation that have not ended."""
+    ended = {trial.id for trial in plan.book.trials() if trial.state != "running"}
+    return [settings for settings in ablation.points(config) if trial_id(settings) not in ended]
 
 
 def _searcher(config: SweepConfig, plan: _Plan) -> OptunaSearch:

@@ -10,7 +10,7 @@ import json
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,9 +21,12 @@ from ecgscan_ray import text
 from ecgscan_ray.config import Config, build, dump_yaml, read_yaml
 from ecgscan_ray.errors import RunError
 from ecgscan_ray.model.ecgscan import ECGScan
+from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.store.filesystem import join, list_files, read_bytes
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+Model = TypeVar("Model", ECGScan, Teacher)
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,11 @@ class TrainingState:
 
 
 @dataclass(frozen=True)
-class LoadedCheckpoint:
+class LoadedCheckpoint(Generic[Model]):
     """A checkpoint read back."""
 
     config: Config
-    model: ECGScan
+    model: Model
     tokenizer: Tokenizer
     state: TrainingState
 
@@ -57,6 +60,18 @@ def build_model(config: Config, tokenizer: Tokenizer) -> ECGScan:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return ECGScan(config, tokenizer.get_vocab_size())
+
+
+def build_teacher(config: Config, tokenizer: Tokenizer) -> Teacher:
+    """A freshly initialised teacher, likewise."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return Teacher(config, tokenizer.get_vocab_size())
+
+
+def build_trained(config: Config, tokenizer: Tokenizer) -> ECGScan | Teacher:
+    """What the config's task trains."""
+    return build_teacher(config, tokenizer) if config.task == "teach" else build_model(config, tokenizer)
 
 
 def _sha256(path: Path) -> str:
@@ -109,8 +124,10 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | N
     return state
 
 
-def load_checkpoint(folder: Path) -> LoadedCheckpoint:
+def load_checkpoint(folder: Path) -> LoadedCheckpoint[Any]:
     """Config, model in eval mode with its weights, tokenizer and state of a checkpoint folder on a local disk.
+
+    The model is what the run's task trained: an ``ECGScan`` or a ``Teacher``.
 
     Raises:
         RunError: No valid checkpoint there.
@@ -118,7 +135,7 @@ def load_checkpoint(folder: Path) -> LoadedCheckpoint:
     state = read_state(folder)
     config = build(Config, read_yaml(str(folder / "config.yaml")), where=folder)
     tokenizer = text.load_tokenizer((folder / "tokenizer.json").read_text())
-    model = build_model(_without_downloads(config), tokenizer)
+    model = build_trained(_without_downloads(config), tokenizer)
     restore(folder, model, None)
     return LoadedCheckpoint(config, model.eval(), tokenizer, state)
 
@@ -152,13 +169,31 @@ def find_checkpoint(run: str, which: Literal["best", "last"] = "best") -> str:
     return max(states, key=lambda uri: states[uri]["step"])
 
 
-def load_run(run: str, which: Literal["best", "last"] = "best") -> LoadedCheckpoint:
-    """The best or last checkpoint of a run folder, local or in a bucket.
+def load_run(run: str, which: Literal["best", "last"] = "best") -> LoadedCheckpoint[ECGScan]:
+    """The best or last checkpoint of a run folder of ``pretrain``, local or in a bucket.
 
     Raises:
-        RunError: The run has no checkpoint, or a damaged one.
+        RunError: The run has no checkpoint, a damaged one, or one of a teacher.
     """
-    uri = find_checkpoint(run, which)
+    loaded = _load(find_checkpoint(run, which))
+    if loaded.config.task != "pretrain":
+        raise RunError("holds a teacher, which reads no pages", where=run, fix="Give a run of 'ecgscan pretrain'.")
+    return cast(LoadedCheckpoint[ECGScan], loaded)
+
+
+def load_teacher(run: str, which: Literal["best", "last"] = "best") -> LoadedCheckpoint[Teacher]:
+    """The best or last checkpoint of a run folder of ``teach``.
+
+    Raises:
+        RunError: The run has no checkpoint, a damaged one, or one of a page encoder.
+    """
+    loaded = _load(find_checkpoint(run, which))
+    if loaded.config.task != "teach":
+        raise RunError("holds a page encoder, not a teacher", where=run, fix="Make a teacher by 'ecgscan teach'.")
+    return cast(LoadedCheckpoint[Teacher], loaded)
+
+
+def _load(uri: str) -> LoadedCheckpoint[Any]:
     with tempfile.TemporaryDirectory(prefix="ecgscan-run-") as folder:
         for name in list_files(uri):
             (Path(folder) / name).write_bytes(read_bytes(join(uri, name)))

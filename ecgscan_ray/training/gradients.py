@@ -7,6 +7,7 @@ through the towers: at once, or micro-batch by micro-batch, each run anew with t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -15,11 +16,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.model.ecgscan import ECGScan
+from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.objective.gather import global_sum, world_size
-from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.training.precision import Precision
 
 Tensors = dict[str, Tensor]
+Loss = Callable[[Tensors, Tensors, float], Tensors]
+"""(model's output, batch, progress in [0, 1]) -> every term and their weighted sum ``loss``."""
 
 
 class Gradients:
@@ -37,7 +40,12 @@ class Gradients:
     """
 
     def __init__(
-        self, model: ECGScan, parallel: nn.Module, objective: Objective, micro_batch: int | None, precision: Precision
+        self,
+        model: ECGScan | Teacher,
+        parallel: nn.Module,
+        objective: Loss,
+        micro_batch: int | None,
+        precision: Precision,
     ) -> None:
         self._model, self._parallel, self._objective = model, parallel, objective
         self._micro_batch, self._precision = micro_batch, precision
@@ -55,12 +63,13 @@ class Gradients:
             tensors: This rank's rows of the batch.
             progress: In [0, 1] of the run.
             seed: Of dropout and augmentation.
-            by_term: Measure each term's gradient norm at the image tower, too.
+            by_term: Measure each term's gradient norm at the image tower, too; of a teacher, at its signal side.
 
         Returns:
             The model's output (without gradient), the objective's losses, ``*_gradient_norm`` of each unweighted term.
         """
-        rows, size = len(tensors["image"]), self._micro_batch or len(tensors["image"])
+        rows = len(tensors["has_signal"])
+        size = self._micro_batch or rows
         parts = [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
         if len(parts) == 1:
             outputs = [self._forward(self._parallel, tensors, seed)]
@@ -82,7 +91,7 @@ class Gradients:
 
     def _forward(self, model: nn.Module, tensors: Tensors, seed: int) -> Tensors:
         torch.manual_seed(seed)
-        with torch.autocast(tensors["image"].device.type, torch.bfloat16, enabled=self._precision == "bf16"):
+        with torch.autocast(tensors["has_signal"].device.type, torch.bfloat16, enabled=self._precision == "bf16"):
             return model(tensors)
 
     def _alone(self) -> AbstractContextManager[None]:
@@ -93,8 +102,9 @@ class Gradients:
     def _norms(
         self, tensors: Tensors, parts: list[slice], outputs: list[Tensors], joint: Tensors, losses: Tensors, seed: int
     ) -> Tensors:
-        """Norm of each unweighted term's gradient in the image tower's parameters, averaged over ranks as in training."""
-        tower = [p for p in self._model.page.tower.parameters() if p.requires_grad]
+        """Norm of each unweighted term's gradient in the tower's parameters, averaged over ranks as in training."""
+        measured = self._model.reader if isinstance(self._model, Teacher) else self._model.page.tower
+        tower = [p for p in measured.parameters() if p.requires_grad]
         asked = {name: _asked(joint, losses[name], keep=True) for name in losses if name.endswith("_loss") and tower}
         sums: dict[str, Tensor] = {}
         for k, part in enumerate(parts):

@@ -21,17 +21,21 @@ from ecgscan_ray.batch import Batch
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import WorkError
 from ecgscan_ray.model.ecgscan import ECGScan
+from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.objective.gather import global_sum, rank, world_size
 from ecgscan_ray.objective.metrics import batch_metrics
 from ecgscan_ray.objective.objective import Objective
+from ecgscan_ray.objective.teacher import TeacherObjective, teacher_metrics
 from ecgscan_ray.training.checkpoint import TrainingState, restore, save_checkpoint
-from ecgscan_ray.training.gradients import Gradients
+from ecgscan_ray.training.gradients import Gradients, Loss, Tensors
 from ecgscan_ray.training.meters import Meter, RunLog
 from ecgscan_ray.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from ecgscan_ray.training.precision import choose_precision
 from ecgscan_ray.training.tensors import to_device
 
 Validate = Callable[[nn.Module], dict[str, float]]
+Measure = Callable[[Tensors, Tensors], Tensors]
+"""(model's output, batch) -> metrics that are no losses."""
 
 
 class Reporter(Protocol):
@@ -57,6 +61,13 @@ class Job:
     manifest_digest: str
 
 
+def losses_of(config: Config) -> tuple[Loss, Measure]:
+    """What the config's task makes small, and what else it measures."""
+    if config.task == "teach":
+        return TeacherObjective(config), teacher_metrics
+    return Objective(config.objective), batch_metrics
+
+
 def expected_positions(config: Config, step: int) -> np.ndarray:
     """Plan positions of this rank's rows at ``step``: unit j of the run belongs to rank j mod W."""
     unit, batch, workers = config.stream.unit_rows, config.training.global_batch_size, world_size()
@@ -66,7 +77,7 @@ def expected_positions(config: Config, step: int) -> np.ndarray:
 
 def train(
     job: Job,
-    model: ECGScan,
+    model: ECGScan | Teacher,
     batches: Iterable[Batch],
     reporter: Reporter,
     *,
@@ -91,7 +102,7 @@ def train(
         WorkError: The stream ends early or skips rows, or the loss is not finite.
     """
     config, training = job.config, job.config.training
-    objective, optimizer = Objective(config.objective), build_optimizer(model, training)
+    (objective, measure), optimizer = losses_of(config), build_optimizer(model, training)
     folder = reporter.last_checkpoint()
     first = restore(folder, model, optimizer).step if folder else 0
     precision = choose_precision(training.precision, device)
@@ -122,7 +133,7 @@ def train(
         done = step + 1
         saves = done % training.checkpoint_every == 0 or done == job.total_steps
         if done % training.log_every == 0 or saves:
-            extra = {name: value.item() for name, value in batch_metrics(output, tensors).items()} if log else {}
+            extra = {name: value.item() for name, value in measure(output, tensors).items()} if log else {}
             extra |= {name: value.item() for name, value in norms.items()}
             norms = {}
             metrics = _finite(meter.read(), step, batch) | extra | clock.read()
@@ -130,7 +141,8 @@ def train(
             metrics["rows_key"] = _rows_key(tensors["recording_key"])
             if log:
                 log.write("train", done, metrics)
-                log.progress({"step": done, "total_steps": job.total_steps, "precision": precision, **metrics})
+                steps = {"step": done, "total_steps": job.total_steps}
+                log.progress({"task": config.task, "precision": precision, **steps, **metrics})
         if saves and not _save(job, model, optimizer, done, reporter, validate, log, metrics):
             break
     if log:
@@ -158,8 +170,10 @@ def _withhold_signals(tensors: dict[str, Tensor], share: float) -> None:
 
 def _shuffle_pairs(tensors: dict[str, Tensor]) -> None:
     """Control experiment: each page meets its neighbour's signal and report, anew every epoch."""
-    for name in ("signal_mv", "centred_mv", "valid", "token_ids", "attention_mask", "has_text", "has_signal"):
-        tensors[name] = tensors[name].roll(1, dims=0)
+    of_a_recording = ("signal_mv", "centred_mv", "valid", "token_ids", "attention_mask", "has_text", "has_signal")
+    for name in (*of_a_recording, "teacher_signal", "teacher_report"):
+        if name in tensors:
+            tensors[name] = tensors[name].roll(1, dims=0)
 
 
 def _rows_key(recording_keys: Tensor) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -64,7 +65,7 @@ class RunLog:
         for name, value in values.items():
             self._board.add_scalar(f"{kind}/{name.removeprefix(kind + '.')}", value, step)
 
-    def progress(self, values: dict[str, float | str]) -> None:
+    def progress(self, values: Mapping[str, float | str]) -> None:
         """Say where the run stands in ``progress.json``, at most once a second."""
         if time.monotonic() - self._last_progress > 1:
             self._last_progress = time.monotonic()

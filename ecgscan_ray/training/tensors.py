@@ -45,8 +45,8 @@ def to_device(batch: Batch, device: torch.device | str, fs: float) -> dict[str, 
     """Tensors of a batch.
 
     Returns:
-        ``image`` uint8 (N, C, H, W); ``signal_mv``, ``centred_mv`` float32 (N, 12, T); ``valid``, ``shown``,
-        ``derivable``, ``unseen`` bool (N, 12, T); the other entries as they are.
+        ``signal_mv``, ``centred_mv`` float32 (N, 12, T); ``valid`` bool (N, 12, T); where there are pages ``image``
+        uint8 (N, C, H, W) and ``shown``, ``derivable``, ``unseen`` bool (N, 12, T); the other entries as they are.
     """
     longest = max(int(batch["attention_mask"].any(0).sum()), 1)  # padding that no row needs costs attention time
     batch = {**batch, **{name: batch[name][:, :longest] for name in ("token_ids", "attention_mask")}}
@@ -59,15 +59,14 @@ def to_device(batch: Batch, device: torch.device | str, fs: float) -> dict[str, 
     bits = tensors.pop("valid_bits")
     place = torch.arange(7, -1, -1, device=bits.device, dtype=torch.uint8)
     valid = ((bits[..., None] >> place) & 1).flatten(2)[..., :sig_len].bool()
-    shown, derivable = shown_and_derivable(tensors["windows"], fs, sig_len)
-    return {
-        **tensors,
-        "image": tensors["image"].permute(0, 3, 1, 2),
+    tensors |= {
         "token_ids": tensors["token_ids"].long(),
         "signal_mv": signal,
         "centred_mv": centred(signal, valid),
         "valid": valid,
-        "shown": shown,
-        "derivable": derivable,
-        "unseen": ~(shown | derivable),
     }
+    if "image" in tensors:
+        shown, derivable = shown_and_derivable(tensors["windows"], fs, sig_len)
+        tensors |= {"shown": shown, "derivable": derivable, "unseen": ~(shown | derivable)}
+        tensors["image"] = tensors["image"].permute(0, 3, 1, 2)
+    return tensors

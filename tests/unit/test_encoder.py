@@ -13,6 +13,7 @@ from ecgscan_ray import text
 from ecgscan_ray.config import Config, PageConfig, build, dump_yaml
 from ecgscan_ray.encoder import embed_folder, export, fit_page, load_encoder, read_picture
 from ecgscan_ray.errors import InputError
+from ecgscan_ray.recording.leads import LEAD_LAWS
 from ecgscan_ray.training.checkpoint import TrainingState, build_model, save_checkpoint
 
 HEIGHT, WIDTH = 64, 96
@@ -74,6 +75,23 @@ def test_embeds_as_the_model_does(run):
     np.testing.assert_allclose(encoder.embed(image, projected=True, batch_size=2), projected.numpy(), atol=1e-5)
     assert encoder.embed(image).dtype == np.float32
     assert encoder.embed([]).shape == (0, encoder.feature_dim)
+
+
+def test_redraws_the_leads_and_says_how_far_to_trust_them(run, exported):
+    folder, model = run
+    image = pages(3)
+    with torch.inference_mode():
+        output = model.page(torch.from_numpy(image).permute(0, 3, 1, 2))
+    redrawn = load_encoder(folder).redraw(image, batch_size=2)
+    np.testing.assert_allclose(redrawn.signal_mv, output["redrawn_mv"].numpy(), atol=1e-5)
+    assert redrawn.signal_mv.shape == redrawn.shown.shape == (3, 12, 1000)
+    assert redrawn.fs == 100
+    assert redrawn.shown[0].mean() == pytest.approx(15 / 48, abs=1e-3), "3x4 with a rhythm strip"
+    np.testing.assert_allclose(redrawn.lead_residual_mv, np.abs(LEAD_LAWS @ redrawn.signal_mv).mean((1, 2)), rtol=1e-3)
+    lawful = load_encoder(exported).redraw(image, lawful=True)
+    assert np.abs(LEAD_LAWS @ lawful.signal_mv).max() < 1e-5
+    np.testing.assert_allclose(lawful.lead_residual_mv, redrawn.lead_residual_mv, atol=1e-6)
+    assert load_encoder(folder).redraw([]).signal_mv.shape == (0, 12, 1000)
 
 
 def test_exported_folder_gives_the_same_features(run, exported):

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from ecgscan_ray.config import Config, SweepConfig, build, load, merge, preset_names, read_yaml
+from ecgscan_ray.errors import ConfigError
 
 SWEEPS = [name for name in preset_names() if name.startswith("sweep-")]
 RUNS = [name for name in preset_names() if name not in SWEEPS]
@@ -23,7 +24,7 @@ def dotted(tree: dict[str, Any], prefix: str = "") -> set[str]:
 
 
 def test_the_presets_of_the_design_are_there() -> None:
-    assert {"laptop", "gpu", "paper", "sweep-laptop"} <= set(preset_names())
+    assert {"laptop", "gpu", "paper", "sweep-laptop", "sweep-ablation"} <= set(preset_names())
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -46,7 +47,10 @@ def test_a_sweep_searches_settings_that_exist_within_their_ranges(name: str) -> 
     base = merge(read_yaml(sweep.base), sweep.base_overrides)
     known = dotted(build(Config, base, where=name).model_dump(mode="json"))
     assert set(sweep.space) <= known
-    assert set(sweep.base_overrides) <= known
+    assert set(sweep.base_overrides) | set(sweep.teacher_overrides) <= known
+    for arm, changes in sweep.arms.items():
+        assert set(changes) <= known, arm
+        build(Config, merge(base, changes), where=f"{name} {arm}")
     for key, span in sweep.space.items():
         for value in span.choices or [span.low, span.high]:
             build(Config, merge(base, {key: value}), where=f"{name} {key}")
@@ -57,3 +61,20 @@ def test_a_misspelt_key_would_be_noticed() -> None:
     sweep = build(SweepConfig, content, where="test")
     known = dotted(load(Config, "laptop").model_dump(mode="json"))
     assert not set(sweep.space) <= known
+
+
+def test_the_ablation_has_the_arms_that_were_asked_for() -> None:
+    """One shared baseline first; the others each change one thing."""
+    sweep = load(SweepConfig, "sweep-ablation")
+    assert next(iter(sweep.arms.values())) == {}
+    assert all(len(changes) == 1 for changes in list(sweep.arms.values())[1:])
+    assert len(sweep.arms) == 7 and len(sweep.seeds) == 3 and sweep.length == 21
+    base = load(Config, sweep.base)
+    assert (base.page.height, base.page.width) == (160, 208)
+    assert sweep.deadline_s <= 7200
+
+
+@pytest.mark.parametrize("content", [{}, {"space": {"seed": {"choices": [1]}}, "arms": {"a": {}}}])
+def test_a_sweep_has_a_space_or_arms(content: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="either a space"):
+        build(SweepConfig, content, where="test")

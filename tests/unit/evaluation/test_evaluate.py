@@ -80,7 +80,8 @@ def test_evaluation_has_every_figure_of_the_report(config, tokenizer, maker):
     wanted += [
         f"reconstruction.{mask}.{m}" for mask in ("shown", "derivable", "unseen") for m in ("pearson_r", "rmse_mv")
     ]
-    wanted += ["mean_beat.unseen.pearson_r", "retrieval.page_to_signal.mrr"]
+    wanted += ["mean_beat.unseen.pearson_r", "retrieval.page_to_signal.mrr", "projected.derivable.pearson_r"]
+    wanted += ["reject.base_rate"]
     assert not [name for name in wanted if name not in content]
     for name in wanted:
         entry = content[name]
@@ -93,6 +94,12 @@ def test_evaluation_has_every_figure_of_the_report(config, tokenizer, maker):
     assert content["retrieval.page_to_text.gallery"]["value"] < 35
     assert evaluation.training_pages.shape == (3, 80, 104, 1)
     assert [example.id for example in evaluation.examples] == ["32", "33"]
+    assert {"reject.lead_residual.auroc", "reject.constant.auroc", "reject.predicted_error.auroc"} <= content.keys()
+    rows = evaluation.rows
+    assert all(len(values) == 20 for values in rows.values())
+    for name in ("retrieval.page_to_signal.mrr", "lead_residual_mv", "reconstruction.unseen.pearson_r"):
+        assert np.nanmean(rows[name]) == pytest.approx(content[name]["value"]), name
+    assert rows["zero_shot.superclass.macro_auroc"].shape == (20, 5)
 
 
 def test_features_do_not_depend_on_batch_size_and_pages_are_not_those_of_training(config, tokenizer, maker):

@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from ecgscan_ray.evaluation.mean_beat import find_beats, mean_beat_redraw, r_peaks
-from ecgscan_ray.evaluation.redraw import lead_pearson, lead_residual_mv, recording_pearson, recording_rmse
+from ecgscan_ray.evaluation.redraw import (
+    lead_pearson,
+    lead_residual_mv,
+    project_on_laws,
+    recording_pearson,
+    recording_rmse,
+)
 from ecgscan_ray.recording.leads import LEADS
 
 FS = 100.0
@@ -108,3 +114,37 @@ def test_oracle_has_no_beat_for_a_lead_that_is_never_shown():
     assert np.isnan(drawn[8]).all()
     assert np.isfinite(drawn[[0, 1, 11]]).all()
     assert find_beats(np.zeros((12, 1000)), shown, FS) is None
+
+
+def test_projected_leads_obey_the_laws_and_shown_ones_nearly_stay():
+    rng = np.random.default_rng(0)
+    free = rng.normal(size=(3, 8, 1000))
+    one, two = free[:, 0], free[:, 1]
+    limb = [one, two, two - one, -(one + two) / 2, one - two / 2, two - one / 2]
+    truth = torch.as_tensor(np.concatenate([np.stack(limb, 1), free[:, 2:]], 1), dtype=torch.float32)
+    shown = torch.as_tensor(page_mask()).expand(3, -1, -1)
+    noise = torch.as_tensor(rng.normal(size=truth.shape), dtype=torch.float32)
+    redrawn = truth + torch.where(shown, 0.01, 0.1) * noise
+    projected = project_on_laws(redrawn, shown)
+    assert lead_residual_mv(redrawn).min() > 0.05
+    assert lead_residual_mv(projected).max() < 1e-6
+    torch.testing.assert_close(projected[:, 6:], redrawn[:, 6:], rtol=0, atol=0)
+    limbs = torch.zeros(12, 1, dtype=torch.bool)
+    limbs[:6] = True
+    moved = (projected - redrawn).abs()
+    # aVR aVL aVF where I II III are shown: they follow, while these stay
+    assert moved[:, :3, :250].mean() < 0.02 < 0.04 < moved[:, 3:6, :250].mean()
+    for mask in (shown & limbs, ~shown & limbs):
+        assert recording_rmse(projected, truth, mask).mean() < recording_rmse(redrawn, truth, mask).mean()
+    torch.testing.assert_close(project_on_laws(truth, shown), truth, atol=1e-5, rtol=0)
+
+
+def test_evidence_decides_who_moves():
+    redrawn = torch.zeros(1, 12, 4)
+    redrawn[:, 0] = 1.0  # lead I alone says something
+    first, rest = torch.zeros(1, 12, 4, dtype=torch.bool), torch.ones(1, 12, 4, dtype=torch.bool)
+    first[:, 0] = True
+    kept = project_on_laws(redrawn, first, 1e6)
+    assert kept[0, 0, 0] == pytest.approx(1, abs=1e-4)
+    alone = rest & ~first
+    assert project_on_laws(redrawn, alone, 1e6)[0, 0, 0] == pytest.approx(0, abs=1e-4)

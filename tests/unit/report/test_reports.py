@@ -78,7 +78,12 @@ def test_run_report(tmp_path):
     assert "0815" in html
     assert "<b>4711" not in html, "names from data are escaped"
     assert "-0.00<" not in html
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["redrawn.png", "report.html", "report.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "redrawn.png",
+        "report.html",
+        "report.json",
+        "rows.safetensors",
+    ]
     assert (tmp_path / "redrawn.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -1,0 +1,68 @@
+"""The loss of the signal-text teacher: reports, hidden parts, and the recording itself with parts hidden."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ecgscan_ray.config import Config
+from ecgscan_ray.objective.contrastive import at_least_fp32, gather_items, pair_losses
+from ecgscan_ray.objective.reconstruction import pearson_per_lead, reconstruction_loss
+
+
+class TeacherObjective:
+    """The weighted loss of one batch of recordings and reports.
+
+    Args:
+        config: The run's settings; weights are in its ``teacher`` section.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def weights(self) -> dict[str, float]:
+        teacher = self.config.teacher
+        return {
+            "report_loss": teacher.report_weight,
+            "view_loss": teacher.view_weight,
+            "hidden_loss": teacher.hidden_weight,
+        }
+
+    def terms(self, output: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Every term, unweighted; ``hidden_loss`` only of a teacher whose tower can fill in."""
+        # the recording with parts hidden is to be told from others as a page is
+        objective, scale = self.config.objective, output["pair_logit_scale"]
+        page = {"image_features": output["hidden_features"]}
+        items = gather_items({**output, **page}, batch, mask_same=objective.mask_same)
+        pairs = pair_losses(
+            items, scale, ("signal_text", "image_signal"), None, objective.label_smoothing, objective.block_rows
+        )
+        terms = {"report_loss": pairs["signal_text"], "view_loss": pairs["image_signal"]}
+        if "filled_mv" in output:
+            filled = at_least_fp32(output["filled_mv"])
+            weight = (output["hidden"] & batch["valid"] & batch["has_signal"][:, None, None]).to(filled.dtype)
+            terms["hidden_loss"] = reconstruction_loss(filled, batch["centred_mv"], weight)
+        return terms
+
+    def __call__(self, output: dict[str, Tensor], batch: dict[str, Tensor], progress: float = 0.0) -> dict[str, Tensor]:
+        """All ``*_loss`` terms and their weighted sum ``loss``; the arithmetic is fp32. ``progress`` changes nothing."""
+        with torch.autocast(output["signal_features"].device.type, enabled=False):
+            terms, weights = self.terms(output, batch), self.weights()
+            terms["loss"] = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        return terms
+
+
+@torch.no_grad()
+def teacher_metrics(output: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the loss does not say, on this rank's rows: cosines of what belongs together, correlation on hidden parts."""
+    signal, text, view = (output[f"{name}_features"].float() for name in ("signal", "text", "hidden"))
+    both = batch["has_signal"] & batch["has_text"]
+    metrics = {
+        "cosine_signal_text": ((signal * text).sum(-1) * both).sum() / both.sum().clamp_min(1),
+        "cosine_views": (signal * view).sum(-1).mean(),
+        "pair_logit_scale": output["pair_logit_scale"],
+    }
+    if "filled_mv" in output:
+        r, defined = pearson_per_lead(output["filled_mv"], batch["centred_mv"], output["hidden"] & batch["valid"])
+        metrics["r_hidden"] = (r * defined).sum() / defined.sum().clamp_min(1)
+    return {name: value.detach().float() for name, value in metrics.items()}

@@ -1,0 +1,155 @@
+"""A frozen teacher's vectors for a whole store: made once, as a Ray Data job over its shards, and found again by digests."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+import torch
+import yaml
+from ray.data import ActorPoolStrategy
+
+from ecgscan_ray.batch import UNKNOWN, BatchMaker
+from ecgscan_ray.config import Config, ResourceConfig, build
+from ecgscan_ray.errors import RunError
+from ecgscan_ray.model.teacher import Teacher
+from ecgscan_ray.runtime.cluster import root_cause
+from ecgscan_ray.store.embeddings import EmbeddingFile, EmbeddingIndex, EmbeddingWriter, read_index, write_index
+from ecgscan_ray.store.filesystem import absolute, exists, join, read_bytes
+from ecgscan_ray.store.manifest import Manifest, Shard
+from ecgscan_ray.store.schema import unpack
+from ecgscan_ray.store.shards import read_row_groups
+from ecgscan_ray.training.checkpoint import find_checkpoint, load_teacher
+from ecgscan_ray.training.tensors import to_device
+
+logger = logging.getLogger(__name__)
+
+OF_THE_TEACHER = ("embed_dim", "timing_dim", "timing_share", "signal_fs", "signal_seconds", "signal", "text")
+"""Settings of ``model`` that a run takes over from its teacher."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """Where a teacher's vectors for a store are, and their means over the training recordings: (D,), (L,)."""
+
+    folder: str
+    signal_mean: np.ndarray
+    report_mean: np.ndarray
+
+
+def under_teacher(config: Config) -> Config:
+    """The settings of a run whose pages are aligned to ``teacher.run``: its side of the model is the teacher's.
+
+    Raises:
+        RunError: No finished teacher there, or not the one whose digest the settings name.
+    """
+    run = absolute(config.teacher.run or "")
+    uri = find_checkpoint(run)
+    theirs = build(Config, yaml.safe_load(read_bytes(join(uri, "config.yaml"))), where=run)
+    if theirs.task != "teach":
+        raise RunError("holds a page encoder, not a teacher", where=run, fix="Make a teacher by 'ecgscan teach'.")
+    if not exists(join(run, "finished.json")):
+        raise RunError("the teacher is not finished", where=run, fix="Go on with it: 'ecgscan teach --out' once more.")
+    digest = json.loads(read_bytes(join(uri, "state.json")))["digests"]["model.safetensors"]
+    if config.teacher.digest not in (None, digest):
+        raise RunError("is no longer the teacher that this run began with", where=run)
+    content = config.model_dump(mode="json")
+    content["model"] |= {name: theirs.model.model_dump(mode="json")[name] for name in OF_THE_TEACHER}
+    content["teacher"] = theirs.teacher.model_dump(mode="json") | {"run": run, "digest": digest}
+    return build(Config, content, where=f"teacher {run}")
+
+
+def teacher_tokenizer(run: str) -> str:
+    """The teacher's tokenizer as JSON."""
+    return read_bytes(join(find_checkpoint(run), "tokenizer.json")).decode()
+
+
+def said_by_teacher(config: Config, store: str, manifest: Manifest) -> Said:
+    """The vectors of the config's teacher for a store: those that are kept, or made now. Ray must be running.
+
+    They lie beside the teacher, in ``embeddings/<teacher>-<store>/``, so that all runs under it share them.
+    """
+    assert config.teacher.run is not None and config.teacher.digest is not None
+    run, digest = config.teacher.run, config.teacher.digest
+    folder = join(run, "embeddings", f"{digest[:12]}-{manifest.digest()[:12]}")
+    index = read_index(folder, digest, manifest)
+    if index is None:
+        logger.info("%s: what the teacher says of %d recordings", folder, sum(s.rows for s in manifest.shards))
+        files = _embed(Task(run, store, folder), manifest.shards, config.resources)
+        index = EmbeddingIndex(teacher_digest=digest, manifest_digest=manifest.digest(), files=files)
+        write_index(folder, index)
+    return Said(folder, *index.means())
+
+
+@dataclass(frozen=True)
+class Task:
+    """What each process needs: teacher, store, and the folder to write."""
+
+    run: str
+    store: str
+    folder: str
+
+
+def _embed(task: Task, shards: list[Shard], resources: ResourceConfig) -> list[EmbeddingFile]:
+    dataset = ray.data.from_items(
+        [{"path": s.path, "split": s.split, "groups": len(s.row_groups)} for s in shards],
+        override_num_blocks=len(shards),
+    ).map(
+        Embed,
+        fn_constructor_args=(task,),
+        num_cpus=resources.cpus_per_render_actor,
+        num_gpus=1 if resources.use_gpu else None,
+        compute=ActorPoolStrategy(size=resources.num_workers if resources.use_gpu else resources.render_actors),
+    )
+    try:
+        files = [EmbeddingFile.model_validate_json(row["file"]) for row in dataset.take_all()]
+    except Exception as error:
+        raise root_cause(error, task.run) from error
+    by_path = {file.path: file for file in files}
+    return [by_path[shard.path] for shard in shards]
+
+
+class Embed:
+    """One shard of the store to one file of vectors."""
+
+    def __init__(self, task: Task) -> None:
+        torch.set_num_threads(1)
+        loaded = load_teacher(task.run)
+        self._task, self._config = task, loaded.config
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._teacher: Teacher = loaded.model.to(self._device)
+        self._maker = BatchMaker(loaded.config, loaded.tokenizer)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        writer, known = EmbeddingWriter(), dict[int, np.ndarray]()
+        for group in range(int(row["groups"])):
+            recordings = unpack(read_row_groups(self._task.store, row["path"], [group]))
+            writer.add(*self._say(recordings, known))
+        return {"file": writer.close(self._task.folder, row["path"], row["split"]).model_dump_json()}
+
+    @torch.inference_mode()
+    def _say(self, recordings: list[Any], known: dict[int, np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Vectors of signals and reports, and which rows have them; ``known`` keeps those of reports by their key."""
+        size, level = self._config.evaluation.batch_size, self._config.model.level_dim
+        signals, reports, has = [], [], []
+        for start in range(0, len(recordings), size):
+            some = recordings[start : start + size]
+            batch = self._maker.make(some, range(len(some)), [0] * len(some))
+            tensors = to_device(batch, self._device, self._config.model.signal_fs)
+            signals.append(self._teacher.encode_signal(tensors["centred_mv"]).cpu().numpy())
+            keys = batch["report_key"]
+            _, rows = np.unique(keys, return_index=True)
+            new = np.array([row for row in rows if keys[row] != UNKNOWN and int(keys[row]) not in known], int)
+            if len(new):
+                said = self._teacher.encode_text(tensors["token_ids"][new], tensors["attention_mask"][new])
+                known |= dict(zip(keys[new].tolist(), said[:, :level].cpu().numpy(), strict=True))
+            nothing = np.zeros(level, np.float32)
+            reports.append(np.stack([known.get(key, nothing) for key in keys.tolist()]))
+            has.append(np.stack([batch["has_signal"], keys != UNKNOWN]))
+        both = np.concatenate(has, axis=1)
+        return np.concatenate(signals), np.concatenate(reports), both[0], both[1]

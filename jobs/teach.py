@@ -1,0 +1,12 @@
+"""``ecgscan teach`` as a Ray job; paths must be absolute, or URIs.
+
+ray job submit --working-dir . -- python jobs/teach.py --preset gpu --store s3://bucket/store --out s3://bucket/teacher
+"""
+
+import sys
+
+from ecgscan_ray.cli import main
+
+if __name__ == "__main__":
+    sys.argv[1:1] = ["teach"]
+    main()

@@ -1,0 +1,147 @@
+"""Pages under a frozen teacher, and signal encoders of others with their lead order and unit checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ecgscan_ray import text
+from ecgscan_ray.batch import BatchMaker
+from ecgscan_ray.config import ExternalEncoderConfig, build
+from ecgscan_ray.errors import ConfigError
+from ecgscan_ray.model.external import OTHER_ORDERS, ExternalReader, load_external
+from ecgscan_ray.recording.leads import LEADS
+from ecgscan_ray.training.checkpoint import build_model, build_teacher
+from ecgscan_ray.training.tensors import to_device
+from tests.records import recording
+from tests.tiny import tiny_config
+
+TOKENIZER = text.fit_tokenizer(["sinusrhythmus normales ekg", "linksschenkelblock"], 300)
+
+
+def batch_of(count: int = 6) -> dict[str, torch.Tensor]:
+    rows = [recording(str(n), seed=n) for n in range(count)]
+    return to_device(BatchMaker(tiny_config(), TOKENIZER).make(rows, range(count), [0] * count), "cpu", 100)
+
+
+def test_kept_vectors_stand_for_the_teacher() -> None:
+    config, batch = tiny_config(teacher__digest="x"), batch_of()
+    model, teacher = build_model(config, TOKENIZER), build_teacher(tiny_config(task="teach", seed=3), TOKENIZER)
+    assert model.teacher is not None
+    model.teacher.adopt(teacher, torch.full((16,), 0.1), torch.full((12,), -0.1))
+    asked = model.eval()(batch)
+    teacher.eval()
+    said = {
+        "teacher_signal": teacher.encode_signal(batch["centred_mv"]).detach(),
+        "teacher_report": teacher.encode_text(batch["token_ids"], batch["attention_mask"])[:, :12].detach(),
+    }
+    without = {name: value for name, value in batch.items() if name not in ("centred_mv", "token_ids")}
+    kept = model(without | said)  # neither tower can be asked: there is nothing to ask it of
+    for name in ("signal_features", "text_features"):
+        torch.testing.assert_close(kept[name], asked[name], atol=1e-6, rtol=0)
+        torch.testing.assert_close(kept[name].norm(dim=-1), torch.ones(6))
+
+
+def test_the_teacher_stays_and_the_projections_train() -> None:
+    model, batch = build_model(tiny_config(teacher__digest="x"), TOKENIZER), batch_of()
+    assert model.teacher is not None
+    model.train()
+    assert not model.teacher.reader.training and not model.teacher.report.training, "no dropout, no augmentation"
+    output = model(batch)
+    (output["signal_features"][:, 0].sum() + output["text_features"][:, 0].sum()).backward()
+    trained = {name for name, p in model.teacher.named_parameters() if p.grad is not None}
+    assert trained == {f"{side}_projection.{part}" for side in ("signal", "report") for part in ("weight", "bias")}
+
+
+def make_encoder() -> nn.Module:
+    """Somebody's encoder: it wants aVF before aVL, and uV."""
+    torch.manual_seed(5)
+    return nn.Sequential(
+        nn.Conv1d(12, 8, 9, 4), nn.Tanh(), nn.Conv1d(8, 8, 9, 4), nn.AdaptiveAvgPool1d(1), nn.Flatten()
+    )
+
+
+THEIRS = OTHER_ORDERS["aVF before aVL"]
+
+
+@pytest.fixture
+def external(tmp_path: Path) -> dict[str, Any]:
+    encoder = make_encoder().eval()
+    signal = torch.stack([torch.from_numpy(recording(seed=n).signal_mv) for n in range(3)])
+    with torch.no_grad():
+        embedding = encoder(signal[:, [LEADS.index(name) for name in THEIRS]] * 1000)
+    save_file({"signal_mv": signal, "embedding": embedding}, tmp_path / "known.safetensors")
+    torch.jit.trace(encoder, signal).save(str(tmp_path / "encoder.pt"))
+    save_file(encoder.state_dict(), tmp_path / "encoder.safetensors")
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    torch.export.save(torch.export.export(encoder, (signal,), dynamic_shapes=({0: batch},)), tmp_path / "encoder.pt2")
+    return {
+        "path": str(tmp_path / "encoder.pt"),
+        "dim": 8,
+        "fs": 100.0,
+        "leads": THEIRS,
+        "units_per_mv": 1000.0,
+        "known": str(tmp_path / "known.safetensors"),
+    }
+
+
+def config_of(external: dict[str, Any], **changes: Any) -> ExternalEncoderConfig:
+    return build(ExternalEncoderConfig, external | changes, where="test")
+
+
+@pytest.mark.parametrize("kind", ["pt", "pt2", "safetensors"])
+def test_an_encoder_of_others_answers_from_whatever_file(external: dict[str, Any], tmp_path: Path, kind: str) -> None:
+    factory = f"{__name__}:make_encoder" if kind == "safetensors" else None
+    import sys
+
+    sys.modules.setdefault(__name__, sys.modules[make_encoder.__module__])
+    config = config_of(external, path=str(tmp_path / f"encoder.{kind}"), factory=factory)
+    teacher_config = tiny_config(task="teach", teacher__encoder=config.model_dump())
+    teacher = build_teacher(teacher_config, TOKENIZER).train()
+    assert isinstance(teacher.reader, ExternalReader)
+    batch = batch_of()
+    output = teacher(batch)
+    assert output["signal_features"].shape == (6, 16)
+    assert "filled_mv" not in output
+    assert not any("encoder" in name for name in teacher.state_dict()), "its weights stay in their file"
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"leads": None}, r"They are right with teacher\.encoder\.leads=\[.*\(aVF before aVL\)"),
+        ({"units_per_mv": 1.0}, r"They are right with teacher\.encoder\.units_per_mv=1000 \(uV\)"),
+        ({"leads": tuple(reversed(LEADS))}, r"\(aVF before aVL\)"),
+        ({"leads": None, "units_per_mv": 1.0}, r"\(aVF before aVL\) and teacher\.encoder\.units_per_mv=1000"),
+        ({"units_per_mv": 1000.1 / 7}, r"units_per_mv=1000"),
+        ({"leads": ("I",) * 12}, "not each of I II III"),
+        ({"dim": 9}, "holds signal_mv"),
+        ({"path": "nowhere.pt"}, "no such file"),
+        ({"factory": "nowhere:encoder"}, "cannot be loaded"),
+    ],
+)
+def test_a_wrong_order_or_unit_is_said_in_one_line(external: dict[str, Any], changes: dict, line: str) -> None:
+    with pytest.raises(ConfigError, match=line) as raised:
+        load_external(config_of(external, **changes))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "line"),
+    [
+        (lambda s: s * 1000, "not in mV"),
+        (lambda s: s[:, [0, 1, 2, 3, 5, 4, *range(6, 12)]], "miss the lead laws"),
+    ],
+)
+def test_known_recordings_out_of_order_are_refused(external: dict[str, Any], spoil: Any, line: str) -> None:
+    from safetensors.torch import load_file
+
+    content = load_file(external["known"])
+    save_file({**content, "signal_mv": spoil(content["signal_mv"]).contiguous()}, external["known"])
+    with pytest.raises(ConfigError, match=line):
+        load_external(config_of(external))

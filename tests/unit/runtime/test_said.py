@@ -1,0 +1,54 @@
+"""What a teacher says travels with the recording it is about, in whatever order the plan reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ecgscan_ray import text
+from ecgscan_ray.batch import BatchMaker, stable_key
+from ecgscan_ray.runtime.stream import make_unit, read_span
+from ecgscan_ray.store.embeddings import EmbeddingWriter
+from ecgscan_ray.store.manifest import Manifest
+from ecgscan_ray.store.plan import Plan
+from ecgscan_ray.store.shards import ShardWriter
+from ecgscan_ray.training.loop import _shuffle_pairs
+from tests.records import recording
+from tests.tiny import tiny_config
+
+
+def test_vectors_are_those_of_their_recordings(tmp_path: Path) -> None:
+    store, said = str(tmp_path / "store"), str(tmp_path / "said")
+    shards, numbers = [], iter(range(100))
+    for number in range(2):
+        shard, vectors = ShardWriter(store, "train", number), EmbeddingWriter()
+        for rows in (5, 7, 4):
+            ids = [next(numbers) for _ in range(rows)]
+            shard.add([recording(str(n), seed=n) for n in ids])
+            mark = np.repeat(np.array(ids, np.float32)[:, None], 16, 1)
+            vectors.add(mark, -mark[:, :12], np.array(ids) % 3 > 0, np.array(ids) % 4 > 0)
+        closed = shard.close()
+        assert closed is not None
+        vectors.close(said, closed.path, "train")
+        shards.append(closed)
+    plan = Plan(Manifest(source="test", shards=shards), "train", 0, 2)
+    maker = BatchMaker(tiny_config(), text.fit_tokenizer(["sinusrhythmus"], 300))
+    batch = make_unit(maker, read_span(store, plan, 10, 42, said))  # across the end of an epoch
+    number_of = {stable_key(f"made-up/{n}"): n for n in range(32)}
+    ids = np.array([number_of[key] for key in batch["recording_key"].tolist()])
+    assert len(set(ids[:22].tolist())) == 22 and not np.array_equal(ids, np.sort(ids))
+    np.testing.assert_array_equal(batch["teacher_signal"][:, 3], np.where(ids % 3 > 0, ids, 0))
+    np.testing.assert_array_equal(batch["teacher_report"][:, 11], np.where(ids % 4 > 0, -ids, 0))
+    assert batch["teacher_signal"].dtype == np.float32
+    assert "teacher_signal" not in make_unit(maker, read_span(store, plan, 0, 6))
+
+
+def test_shuffled_pairs_take_the_teachers_words_along() -> None:
+    names = ("signal_mv", "centred_mv", "valid", "token_ids", "attention_mask", "has_text", "has_signal")
+    tensors = {name: torch.arange(4) for name in (*names, "teacher_signal", "teacher_report", "image")}
+    _shuffle_pairs(tensors)
+    assert {name for name, value in tensors.items() if not torch.equal(value, torch.arange(4))} == tensors.keys() - {
+        "image"
+    }
