@@ -48,7 +48,7 @@ def test_an_ablation_of_two_steps(ray_cluster: None, sample_store: str, tmp_path
     assert len(finished) == 4
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 0, again.output
-    assert again.stdout == result.stdout
+    assert result.stdout.endswith(again.stdout)  # before it, Ray may have had its say
     assert {path: path.stat().st_mtime_ns for path in out.glob("trials/*/finished.json")} == finished
 
 
