@@ -72,7 +72,7 @@ def embed_signals(encoder: Encoder, found: Sequence[Recording]) -> np.ndarray:
         padded = np.stack([np.pad(s, ((0, 0), (0, length - s.shape[1])), constant_values=np.nan) for s in batch])
         signal = torch.from_numpy(padded)
         valid = torch.isfinite(signal)
-        parts.append(encoder.module.embed_signal(centred(signal.nan_to_num(0.0), valid)).numpy())
+        parts.append(encoder.module.reader(centred(signal.nan_to_num(0.0), valid)).numpy())
     return np.concatenate(parts)
 
 

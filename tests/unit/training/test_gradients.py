@@ -162,11 +162,12 @@ def test_the_real_model_in_micro_batches() -> None:
         output, _, _ = Gradients(model, model, Objective(config.objective), micro_batch, "fp32")(tensors, 0.5, 0, False)
         assert output["redrawn_mv"].shape == (6, 12, 1000) and not output["redrawn_mv"].requires_grad
         found.append({name: p.grad for name, p in model.named_parameters()})
+    largest = max(
+        float(grad.abs().max()) for grad in found[0].values()
+    )  # biases before a norm: sums that nearly cancel
     for name, grad in found[0].items():
         assert grad is not None
-        torch.testing.assert_close(
-            found[1][name], grad, rtol=1e-3, atol=1e-5 * max(float(grad.abs().max()), 1.0), msg=name
-        )
+        torch.testing.assert_close(found[1][name], grad, rtol=1e-3, atol=1e-5 * largest, msg=name)
 
 
 def test_batch_norm_and_micro_batches_do_not_go_together() -> None:
