@@ -19,6 +19,7 @@ CAP = 60000
 SLOPE_BITS = 36
 INVERSE_BITS = 54
 INVERSE_MOST = (1 << 39) - 1
+MISSING = -(1 << 31)
 
 
 PAD = 512
@@ -30,6 +31,9 @@ def _jit(function):
         return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # no folder that numba could cache in
         return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+_inlined = numba.njit(inline="always", error_model="numpy")
 
 
 @_jit
@@ -49,6 +53,12 @@ def _include(lo, hi, column, first, last, y):
 
 
 @_jit
+def _leave(lo, hi, column, first, last, highest, lowest):
+    if first <= column < last:
+        lo[column + PAD], hi[column + PAD] = highest, lowest
+
+
+@_jit
 def _segment(lo, hi, first, last, x0, y0, x1, y1):
     """Widen the columns' ranges where the piece from (x0, y0) to (x1, y1) crosses their edges."""
     edge = max((x0 >> X_BITS) + 1, first)
@@ -61,6 +71,39 @@ def _segment(lo, hi, first, last, x0, y0, x1, y1):
         _include(lo, hi, edge - 1, first, last, y)
         _include(lo, hi, edge, first, last, y)
         edge += 1
+
+
+@_inlined
+def _columns(mask, touched, count, high, low, left, k):
+    """Add to each pixel column from ``left`` on the overlap of its ``k`` sub-columns' ranges high .. low."""
+    full, zero, far = np.int32(k << 8), np.int32(0), np.int32(FAR)
+    bottom, listed = np.int32(mask.shape[0] << 8), count[0]
+    for i in range(high.shape[0] // k):
+        top, end = high[i * k : i * k + k], low[i * k : i * k + k]
+        column = left + i
+        highest, lowest = far, zero
+        inner_top, inner_end = zero, far  # between these every sub-column is inked
+        for j in range(k):
+            above, below = top[j], end[j]
+            if above >= below:
+                above, below, inner_end = far, zero, zero
+            highest, inner_top = min(highest, above), max(inner_top, above)
+            lowest, inner_end = max(lowest, below), min(inner_end, below)
+        highest, lowest = max(highest, zero), min(lowest, bottom)
+        for row in range(highest >> 8, (lowest + 255) >> 8):
+            above, below = np.int32(row << 8), np.int32((row + 1) << 8)
+            ink = full
+            if inner_top > above or inner_end < below:
+                ink = zero
+                for j in range(k):
+                    ink = np.int32(ink + max(zero, np.int32(min(end[j], below) - max(top[j], above))))
+            if ink > 0:
+                old = np.int32(mask[row, column])
+                if old == 0:
+                    touched[listed] = (row << 16) | column
+                    listed += 1
+                mask[row, column] = np.uint16(min(np.int32(old + ink), np.int32(CAP)))
+    count[0] = listed
 
 
 @_jit
@@ -83,32 +126,14 @@ def _deposit(mask, touched, count, scratch, first, last, half, k):
         for i in range(high.shape[0]):
             high[i] = min(high[i], np.int32(min(high_1[i], high_2[i]) - rise))
             low[i] = max(low[i], np.int32(max(low_1[i], low_2[i]) + rise))
-    full, listed, bottom = np.int64(k << 8), count[0], np.int64(mask.shape[0] << 8)
-    for column in range(left, right):
-        c = column * k + PAD
-        highest, lowest = np.int64(FAR), np.int64(0)
-        inner_top, inner_end = np.int64(0), np.int64(FAR)  # between these every sub-column is inked
-        for j in range(c, c + k):
-            if top[j] < end[j]:
-                highest, inner_top = min(highest, np.int64(top[j])), max(inner_top, np.int64(top[j]))
-                lowest, inner_end = max(lowest, np.int64(end[j])), min(inner_end, np.int64(end[j]))
-            else:
-                inner_end = np.int64(0)
-        highest, lowest = max(highest, 0), min(lowest, bottom)
-        for row in range(highest >> 8, (lowest + 255) >> 8):
-            if inner_top <= row << 8 and (row + 1) << 8 <= inner_end:
-                ink = full
-            else:
-                ink = np.int64(0)
-                for j in range(c, c + k):
-                    ink += max(0, min(end[j], (row + 1) << 8) - max(top[j], row << 8))
-            if ink > 0:
-                old = np.int64(mask[row, column])
-                if old == 0:
-                    touched[listed] = (row << 16) | column
-                    listed += 1
-                mask[row, column] = np.uint16(min(old + ink, CAP))
-    count[0] = listed
+    if k == 8:  # a number known to the compiler: the loops over sub-columns become vector code
+        _columns(mask, touched, count, high, low, left, 8)
+    elif k == 4:
+        _columns(mask, touched, count, high, low, left, 4)
+    elif k == 2:
+        _columns(mask, touched, count, high, low, left, 2)
+    else:
+        _columns(mask, touched, count, high, low, left, k)
     for c in range(first + PAD, last + PAD):
         lo[c] = FAR
         hi[c] = -FAR
@@ -131,29 +156,37 @@ def deposit_strips(mask, touched, count, signal, places, scales, half, k, scratc
         scratch: int32 (4, W * k + 2 * PAD); row 0 ``FAR`` and row 1 ``-FAR`` everywhere.
     """
     lo, hi = scratch[0], scratch[1]
+    levels = np.empty(signal.shape[1], np.int32)
     for s in range(places.shape[0]):
         lead, start, stop, x, dx, first, last = places[s]
         zero, per_mv, offset, least, most = scales[s]
+        values, ys = signal[lead, start:stop], levels[: stop - start]
+        for i in range(ys.shape[0]):  # by itself, so that it becomes vector code
+            y = max(least, min(most, np.floor(zero - per_mv * (np.float64(values[i]) - offset) + 0.5)))
+            ys[i] = np.int32(y) if values[i] == values[i] else MISSING
         inverse = min((1 << INVERSE_BITS) // max(dx, 1), INVERSE_MOST)
-        before = False
-        column_old, y_old = np.int64(0), np.int64(0)
-        for value32 in signal[lead, start:stop]:
-            value = np.float64(value32)
-            if value != value:
-                before = False
-            else:
-                y = np.int64(max(least, min(most, np.floor(zero - per_mv * (value - offset) + 0.5))))
-                column = x >> X_BITS
-                if before and column > column_old and column >= first and column_old < last:
-                    slope = ((y - y_old) * inverse) >> (INVERSE_BITS - SLOPE_BITS)
-                    for edge in range(max(column_old + 1, first), min(column, last) + 1):
-                        level = np.int32(y_old + ((slope * ((edge << X_BITS) - (x - dx))) >> SLOPE_BITS))
-                        _include(lo, hi, edge - 1, first, last, level)
-                        _include(lo, hi, edge, first, last, level)
-                _include(lo, hi, column, first, last, np.int32(y))
-                before = True
-                column_old, y_old = column, y
+        column, highest, lowest = np.int64(-1), np.int32(FAR), np.int32(-FAR)  # the sub-column being filled
+        y_old = np.int32(MISSING)
+        for y in ys:
+            if y != MISSING:
+                ahead = x >> X_BITS
+                if ahead != column:
+                    if y_old != MISSING:
+                        slope = ((np.int64(y) - y_old) * inverse) >> (INVERSE_BITS - SLOPE_BITS)
+                        for edge in range(max(column + 1, first), min(ahead, last) + 1):
+                            level = np.int32(y_old + ((slope * ((edge << X_BITS) - (x - dx))) >> SLOPE_BITS))
+                            if column == edge - 1 and column >= first:
+                                lo[column + PAD], hi[column + PAD] = min(highest, level), max(lowest, level)
+                            elif edge > first:
+                                lo[edge - 1 + PAD], hi[edge - 1 + PAD] = level, level
+                            column, highest, lowest = edge, level, level
+                    if ahead != column:
+                        _leave(lo, hi, column, first, last, highest, lowest)
+                        column, highest, lowest = ahead, y, y
+                highest, lowest = min(highest, y), max(lowest, y)
+            y_old = y
             x += dx
+        _leave(lo, hi, column, first, last, highest, lowest)
         _deposit(mask, touched, count, scratch, first, last, half, k)
 
 
