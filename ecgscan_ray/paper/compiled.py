@@ -109,7 +109,7 @@ def _columns(mask, touched, count, high, low, left, k):
 @_jit
 def _deposit(mask, touched, count, scratch, first, last, half, k):
     """Dilate the ranges by the pen, add their exact vertical overlap with every pixel, and clear them."""
-    lo, hi, top, end = scratch
+    lo, hi, top, end = scratch[0], scratch[1], scratch[2], scratch[3]  # unpacked, they would lose their layout
     reach = half.shape[0] - 1
     left = max(0, (first - reach) // k)
     right = min(mask.shape[1], (last + reach - 1) // k + 1)
@@ -134,9 +134,8 @@ def _deposit(mask, touched, count, scratch, first, last, half, k):
         _columns(mask, touched, count, high, low, left, 2)
     else:
         _columns(mask, touched, count, high, low, left, k)
-    for c in range(first + PAD, last + PAD):
-        lo[c] = FAR
-        hi[c] = -FAR
+    lo[first + PAD : last + PAD] = FAR
+    hi[first + PAD : last + PAD] = -FAR
 
 
 @_jit
