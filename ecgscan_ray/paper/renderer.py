@@ -96,6 +96,7 @@ class Renderer:
         # RGB pages get an idle fourth channel for the warp: OpenCV warps four twice as fast as three.
         self._channels = 4 if self._warped and page.channels == 3 else page.channels
         self._grids = GridBank(*self._canvas, self._cx, self._cy, self._channels, self._warped)
+        self._sheet = np.empty((*self._canvas, self._channels), np.uint8)  # one for all pages: fresh memory is slow
         self._noise = camera.NoiseBank(page.height, page.width, page.channels)
         self._desks = camera.DeskBank(page.height, page.width, self._channels)
         self._blur_scale = min(4.0, max(0.6, math.sqrt(self._sx * self._sy) / 1.4))
@@ -165,10 +166,9 @@ class Renderer:
         """uint8 canvas with a grid, in ``out`` where it is given."""
         style = draws.integer("style", self._grids.styles)
         window = self._grids.window(style, draws.unit("phase_x"), draws.unit("phase_y"))
-        if out is None:
-            return window.copy()
-        out[:] = window
-        return out
+        canvas = self._sheet if out is None else out
+        canvas[:] = window
+        return canvas
 
     def _draw(
         self, canvas: np.ndarray, draws: Draws, signal: np.ndarray, fs: float, layout: Layout, where: Geometry,
@@ -183,7 +183,7 @@ class Renderer:
         )
         medians = ink.medians(signal, places)
         if self.page.baseline == "median":
-            scales[:, 2] = np.nan_to_num(medians)
+            scales[:, 2] = np.where(np.isnan(medians), 0.0, medians)
         ink.strips(signal, places, scales, half)
         if pulse != "none":
             rows = layout.rows
