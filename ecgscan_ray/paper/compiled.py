@@ -257,19 +257,29 @@ def deposit_text(mask, touched, count, pixels, table, codes, counts, starts, k):
 
 @_jit
 def compose(mask, touched, count, image, ink, k):
-    """Blend ``ink`` uint8 (C,) over ``image`` uint8 (H, W, >= C) by the mask, and clear the mask."""
+    """Blend ``ink`` over ``image`` by the mask, and clear the mask.
+
+    Args:
+        mask: As in ``deposit_strips``, with ``touched``, ``count`` and ``k``.
+        image: uint8 (H, W, C), contiguous, of 1, 3 or 4 channels, the fourth idle.
+        ink: uint8 (1,) or (3,) colour.
+    """
     bits = 8
     while (256 << (bits - 8)) < 256 * k:
         bits += 1
-    full, half, channels = np.int64(1 << bits), np.int64(1 << (bits - 1)), ink.shape[0]
+    full, half, channels = np.int32(1 << bits), np.int32(1 << (bits - 1)), image.shape[2]
+    shift, width, pixels, covers = np.int32(bits), image.shape[1], image.reshape(-1), mask.reshape(-1)
+    red, green, blue = np.int32(ink[0]), np.int32(ink[ink.shape[0] // 2]), np.int32(ink[-1])
     for index in range(count[0]):
-        row, column = touched[index] >> 16, touched[index] & 0xFFFF
-        cover = min(np.int64(mask[row, column]), full)
-        pixel = image[row, column]
-        for channel in range(channels):
-            paper, colour = np.int64(pixel[channel]), np.int64(ink[channel])
-            pixel[channel] = np.uint8((paper * (full - cover) + colour * cover + half) >> bits)
-        mask[row, column] = 0
+        at = np.uint64((touched[index] >> 16) * width + (touched[index] & 0xFFFF))
+        cover, start = min(np.int32(covers[at]), full), at * np.uint64(channels)
+        covers[at] = 0
+        rest = np.int32(full - cover)
+        pixels[start] = np.uint8(np.int32(np.int32(pixels[start]) * rest + red * cover + half) >> shift)
+        if channels > 1:
+            second, third = start + np.uint64(1), start + np.uint64(2)
+            pixels[second] = np.uint8(np.int32(np.int32(pixels[second]) * rest + green * cover + half) >> shift)
+            pixels[third] = np.uint8(np.int32(np.int32(pixels[third]) * rest + blue * cover + half) >> shift)
     count[0] = 0
 
 

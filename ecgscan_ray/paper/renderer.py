@@ -83,6 +83,8 @@ class Renderer:
         self._layouts = _shares({find_layout(name).name: share for name, share in page.layouts.items()}, "layouts")
         self._speeds = _shares(page.speeds or {page.paper_speed_mm_per_s: 1.0}, "speeds")
         self._gains = _shares(page.gains or {page.gain_mm_per_mv: 1.0}, "gains")
+        self._faces = _shares(dict[str, float](page.label_faces), "label_faces")
+        self._places = _shares(dict[str, float](page.label_places), "label_places")
         self._preset = effects.planned(page)
         self._warped = bool(self._preset)
         self._sx, self._sy, self._ox, self._oy = page_to_image(page)
@@ -142,10 +144,10 @@ class Renderer:
             chest=0.5 if draws.chance("chest", page.chest_half_gain) else 1.0,
             reach=None if page.clip == "page" else where.pitch / 2,
         )
-        label = marks.label_style(draws, where.pitch)
+        label = marks.label_style(draws, where.pitch, self._faces, self._places)
         wanted = max(draws.uniform("pen", 0.3, 0.5) * self._mean, MIN_PEN_PX * self._times)
         pen_mm = snapped_pen(wanted, self._k) / self._mean
-        canvas = self._paper(draws, None if self._warped or self._canvas != image.shape[:2] else image)
+        canvas, grid_mm = self._paper(draws, None if self._warped or self._canvas != image.shape[:2] else image)
         offsets = self._draw(canvas, draws, signal, recording.fs, layout, where, (pulse, label, pen_mm))
         if all(offset is None for offset in offsets):
             raise RecordingError("no sample in the time that the page shows", reason="empty", where=recording.id)
@@ -158,17 +160,17 @@ class Renderer:
         return PageTruth(
             recording.id, draws.key, RECIPE, cv2.__version__, layout.name, (page.height, page.width), where.page_mm,
             (where.left, where.first, where.pitch), (where.speed, where.gain, where.chest, where.reach), pulse, pen_mm,
-            (label.face, label.cap_mm, label.right_mm, label.up_mm), offsets, sheet.curl,
+            (label.face, label.cap_mm, label.right_mm, label.up_mm), grid_mm, offsets, sheet.curl,
             tuple(sheet.matrix.ravel().tolist()), applied,
         )  # fmt: skip
 
-    def _paper(self, draws: Draws, out: np.ndarray | None) -> np.ndarray:
-        """uint8 canvas with a grid, in ``out`` where it is given."""
+    def _paper(self, draws: Draws, out: np.ndarray | None) -> tuple[np.ndarray, tuple[float, float] | None]:
+        """uint8 canvas with a grid, in ``out`` where it is given, and where the grid begins (``PageTruth.grid_mm``)."""
         style = draws.integer("style", self._grids.styles)
-        window = self._grids.window(style, draws.unit("phase_x"), draws.unit("phase_y"))
+        window, grid_mm = self._grids.window(style, draws.unit("phase_x"), draws.unit("phase_y"))
         canvas = self._sheet if out is None else out
         canvas[:] = window
-        return canvas
+        return canvas, grid_mm
 
     def _draw(
         self, canvas: np.ndarray, draws: Draws, signal: np.ndarray, fs: float, layout: Layout, where: Geometry,
@@ -193,8 +195,8 @@ class Renderer:
             ink.boxes(boxes * (self._cx, self._cy, self._cx, self._cy))
         self._letter(draws, layout, where, label)
         ink.compose(canvas, ink_colour(draws, self.page.channels))
-        found = zip(scales[:, 2].tolist(), blank_strips(layout, signal, fs), strict=True)
-        return tuple(None if blank else round(offset, 4) for offset, blank in found)
+        found = zip(np.round(scales[:, 2], 4).tolist(), blank_strips(layout, signal, fs), strict=True)
+        return tuple([None if blank else offset for offset, blank in found])
 
     def _letter(self, draws: Draws, layout: Layout, where: Geometry, label: marks.LabelStyle) -> None:
         """Lead labels, header and footer."""
