@@ -34,6 +34,8 @@ MIN_PEN_PX = 0.85
 """Thinnest trace at the size of the image; thinner pens fade below the grid's contrast."""
 DRAWN_AT = 2
 """Pages that are warped are drawn at this multiple of their size and resampled once."""
+FINE = 5.0
+"""px/mm from which on they are drawn at their own size: a pen of 2 px and more loses nothing to one resampling."""
 T = TypeVar("T")
 _PULSES = {"left": 0.6, "right": 0.2, "none": 0.2}
 
@@ -88,7 +90,7 @@ class Renderer:
         self._preset = effects.planned(page)
         self._warped = bool(self._preset)
         self._sx, self._sy, self._ox, self._oy = page_to_image(page)
-        times = DRAWN_AT if self._warped else 1
+        times = DRAWN_AT if self._warped and math.sqrt(self._sx * self._sy) < FINE else 1
         self._cx, self._cy = self._c = self._sx * times, self._sy * times
         width, height = PAGES_MM[page.paper]
         self._canvas = (math.ceil(height * self._cy - 1e-6), math.ceil(width * self._cx - 1e-6))
@@ -97,7 +99,7 @@ class Renderer:
         self._ink = Ink(*self._canvas, self._k, drawing)
         # RGB pages get an idle fourth channel for the warp: OpenCV warps four twice as fast as three.
         self._channels = 4 if self._warped and page.channels == 3 else page.channels
-        self._grids = GridBank(*self._canvas, self._cx, self._cy, self._channels, self._warped)
+        self._grids = GridBank(*self._canvas, self._cx, self._cy, self._channels, times > 1)
         self._sheet = np.empty((*self._canvas, self._channels), np.uint8)  # one for all pages: fresh memory is slow
         self._noise = camera.NoiseBank(page.height, page.width, page.channels)
         self._desks = camera.DeskBank(page.height, page.width, self._channels)

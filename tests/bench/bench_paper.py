@@ -140,7 +140,7 @@ def _blitted_ms(height: int, width: int, bare: bool = False) -> float:
                 names[strip].set_position((x[0] + 1, y - 6))
                 axes.draw_artist(names[strip])
         if not bare:
-            rows = np.concatenate([pulse + (left - 8, top + 37 * row) for row in range(4)])
+            rows = np.concatenate([pulse + np.array([left - 8, top + 37 * row]) for row in range(4)])
             pulses.set_data(rows[:, 0], rows[:, 1])
             axes.draw_artist(pulses)
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
