@@ -174,10 +174,8 @@ def deposit_strips(mask, touched, count, signal, places, scales, half, k, scratc
                         slope = ((np.int64(y) - y_old) * inverse) >> (INVERSE_BITS - SLOPE_BITS)
                         for edge in range(max(column + 1, first), min(ahead, last) + 1):
                             level = np.int32(y_old + ((slope * ((edge << X_BITS) - (x - dx))) >> SLOPE_BITS))
-                            if column == edge - 1 and column >= first:
+                            if column >= first:
                                 lo[column + PAD], hi[column + PAD] = min(highest, level), max(lowest, level)
-                            elif edge > first:
-                                lo[edge - 1 + PAD], hi[edge - 1 + PAD] = level, level
                             column, highest, lowest = edge, level, level
                     if ahead != column:
                         _leave(lo, hi, column, first, last, highest, lowest)
