@@ -112,6 +112,7 @@ def render(
     image_format: Annotated[Literal["png", "jpg"], typer.Option("--format", help="Of the pictures.")] = "png",
     truth: Annotated[bool, typer.Option(help="Write each page's ground truth as JSON beside it.")] = True,
     masks: Annotated[bool, typer.Option("--masks", help="Write each page's trace mask as PNG beside it.")] = False,
+    grid: Annotated[bool, typer.Option("--grid", help="Write the grid's nodes into the ground truth too.")] = False,
     workers: Annotated[int, typer.Option(help="Processes that draw; 0 = one a core.", min=0)] = 0,
     sheet: Annotated[
         bool, typer.Option("--sheet", help="Only one picture, sheet.png: every preset of effects.")
@@ -130,7 +131,7 @@ def render(
 
     resolved, place = _load(Config, preset, config, settings), _place(store)
     _talk()
-    manifest, files = read_manifest(place), Files(Path(_place(out)), image_format, truth, masks, views)
+    manifest, files = read_manifest(place), Files(Path(_place(out)), image_format, truth, masks, views, grid)
     rows = iterate_rows(place, manifest, split, limit=count)
     if sheet:
         print(write_sheet(rows, files.folder, resolved.page, resolved.seed))

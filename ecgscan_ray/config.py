@@ -66,6 +66,10 @@ class PageConfig(Section):
     """Gain -> share of pages, instead of the one gain. For pages as files; training reads at one gain."""
     chest_half_gain: Chance = 0.0
     """Share of pages whose chest leads are drawn at half the gain. For pages as files."""
+    label_faces: dict[Literal["sans", "bold", "mono", "serif"], Share] = {"sans": 0.6, "bold": 0.3, "serif": 0.1}
+    """Face of the lead labels -> share of pages."""
+    label_places: dict[Literal["above", "below", "inset"], Share] = {"above": 0.75, "below": 0.25}
+    """Place of the lead labels -> share of pages: above or below the trace at its start, or above it and further in."""
     paper: Literal["letter", "a4", "strip"] = "letter"
     """Page size, held sideways; a strip is 112 mm high."""
     jitter: float = Field(1.0, ge=0, le=1)

@@ -19,6 +19,7 @@ CAP = 60000
 SLOPE_BITS = 36
 INVERSE_BITS = 54
 INVERSE_MOST = (1 << 39) - 1
+MISSING = -(1 << 31)
 
 
 PAD = 512
@@ -30,6 +31,9 @@ def _jit(function):
         return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # no folder that numba could cache in
         return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+_inlined = numba.njit(inline="always", error_model="numpy")
 
 
 @_jit
@@ -49,6 +53,12 @@ def _include(lo, hi, column, first, last, y):
 
 
 @_jit
+def _leave(lo, hi, column, first, last, highest, lowest):
+    if first <= column < last:
+        lo[column + PAD], hi[column + PAD] = highest, lowest
+
+
+@_jit
 def _segment(lo, hi, first, last, x0, y0, x1, y1):
     """Widen the columns' ranges where the piece from (x0, y0) to (x1, y1) crosses their edges."""
     edge = max((x0 >> X_BITS) + 1, first)
@@ -63,10 +73,43 @@ def _segment(lo, hi, first, last, x0, y0, x1, y1):
         edge += 1
 
 
+@_inlined
+def _columns(mask, touched, count, high, low, left, k):
+    """Add to each pixel column from ``left`` on the overlap of its ``k`` sub-columns' ranges high .. low."""
+    full, zero, far = np.int32(k << 8), np.int32(0), np.int32(FAR)
+    bottom, listed = np.int32(mask.shape[0] << 8), count[0]
+    for i in range(high.shape[0] // k):
+        top, end = high[i * k : i * k + k], low[i * k : i * k + k]
+        column = left + i
+        highest, lowest = far, zero
+        inner_top, inner_end = zero, far  # between these every sub-column is inked
+        for j in range(k):
+            above, below = top[j], end[j]
+            if above >= below:
+                above, below, inner_end = far, zero, zero
+            highest, inner_top = min(highest, above), max(inner_top, above)
+            lowest, inner_end = max(lowest, below), min(inner_end, below)
+        highest, lowest = max(highest, zero), min(lowest, bottom)
+        for row in range(highest >> 8, (lowest + 255) >> 8):
+            above, below = np.int32(row << 8), np.int32((row + 1) << 8)
+            ink = full
+            if inner_top > above or inner_end < below:
+                ink = zero
+                for j in range(k):
+                    ink = np.int32(ink + max(zero, np.int32(min(end[j], below) - max(top[j], above))))
+            if ink > 0:
+                old = np.int32(mask[row, column])
+                if old == 0:
+                    touched[listed] = (row << 16) | column
+                    listed += 1
+                mask[row, column] = np.uint16(min(np.int32(old + ink), np.int32(CAP)))
+    count[0] = listed
+
+
 @_jit
 def _deposit(mask, touched, count, scratch, first, last, half, k):
     """Dilate the ranges by the pen, add their exact vertical overlap with every pixel, and clear them."""
-    lo, hi, top, end = scratch
+    lo, hi, top, end = scratch[0], scratch[1], scratch[2], scratch[3]  # unpacked, they would lose their layout
     reach = half.shape[0] - 1
     left = max(0, (first - reach) // k)
     right = min(mask.shape[1], (last + reach - 1) // k + 1)
@@ -83,35 +126,16 @@ def _deposit(mask, touched, count, scratch, first, last, half, k):
         for i in range(high.shape[0]):
             high[i] = min(high[i], np.int32(min(high_1[i], high_2[i]) - rise))
             low[i] = max(low[i], np.int32(max(low_1[i], low_2[i]) + rise))
-    full, listed, bottom = np.int64(k << 8), count[0], np.int64(mask.shape[0] << 8)
-    for column in range(left, right):
-        c = column * k + PAD
-        highest, lowest = np.int64(FAR), np.int64(0)
-        inner_top, inner_end = np.int64(0), np.int64(FAR)  # between these every sub-column is inked
-        for j in range(c, c + k):
-            if top[j] < end[j]:
-                highest, inner_top = min(highest, np.int64(top[j])), max(inner_top, np.int64(top[j]))
-                lowest, inner_end = max(lowest, np.int64(end[j])), min(inner_end, np.int64(end[j]))
-            else:
-                inner_end = np.int64(0)
-        highest, lowest = max(highest, 0), min(lowest, bottom)
-        for row in range(highest >> 8, (lowest + 255) >> 8):
-            if inner_top <= row << 8 and (row + 1) << 8 <= inner_end:
-                ink = full
-            else:
-                ink = np.int64(0)
-                for j in range(c, c + k):
-                    ink += max(0, min(end[j], (row + 1) << 8) - max(top[j], row << 8))
-            if ink > 0:
-                old = np.int64(mask[row, column])
-                if old == 0:
-                    touched[listed] = (row << 16) | column
-                    listed += 1
-                mask[row, column] = np.uint16(min(old + ink, CAP))
-    count[0] = listed
-    for c in range(first + PAD, last + PAD):
-        lo[c] = FAR
-        hi[c] = -FAR
+    if k == 8:  # a number known to the compiler: the loops over sub-columns become vector code
+        _columns(mask, touched, count, high, low, left, 8)
+    elif k == 4:
+        _columns(mask, touched, count, high, low, left, 4)
+    elif k == 2:
+        _columns(mask, touched, count, high, low, left, 2)
+    else:
+        _columns(mask, touched, count, high, low, left, k)
+    lo[first + PAD : last + PAD] = FAR
+    hi[first + PAD : last + PAD] = -FAR
 
 
 @_jit
@@ -131,29 +155,35 @@ def deposit_strips(mask, touched, count, signal, places, scales, half, k, scratc
         scratch: int32 (4, W * k + 2 * PAD); row 0 ``FAR`` and row 1 ``-FAR`` everywhere.
     """
     lo, hi = scratch[0], scratch[1]
+    levels = np.empty(signal.shape[1], np.int32)
     for s in range(places.shape[0]):
         lead, start, stop, x, dx, first, last = places[s]
         zero, per_mv, offset, least, most = scales[s]
+        values, ys = signal[lead, start:stop], levels[: stop - start]
+        for i in range(ys.shape[0]):  # by itself, so that it becomes vector code
+            y = max(least, min(most, np.floor(zero - per_mv * (np.float64(values[i]) - offset) + 0.5)))
+            ys[i] = np.int32(y) if values[i] == values[i] else MISSING
         inverse = min((1 << INVERSE_BITS) // max(dx, 1), INVERSE_MOST)
-        before = False
-        column_old, y_old = np.int64(0), np.int64(0)
-        for value32 in signal[lead, start:stop]:
-            value = np.float64(value32)
-            if value != value:
-                before = False
-            else:
-                y = np.int64(max(least, min(most, np.floor(zero - per_mv * (value - offset) + 0.5))))
-                column = x >> X_BITS
-                if before and column > column_old and column >= first and column_old < last:
-                    slope = ((y - y_old) * inverse) >> (INVERSE_BITS - SLOPE_BITS)
-                    for edge in range(max(column_old + 1, first), min(column, last) + 1):
-                        level = np.int32(y_old + ((slope * ((edge << X_BITS) - (x - dx))) >> SLOPE_BITS))
-                        _include(lo, hi, edge - 1, first, last, level)
-                        _include(lo, hi, edge, first, last, level)
-                _include(lo, hi, column, first, last, np.int32(y))
-                before = True
-                column_old, y_old = column, y
+        column, highest, lowest = np.int64(-1), np.int32(FAR), np.int32(-FAR)  # the sub-column being filled
+        y_old = np.int32(MISSING)
+        for y in ys:
+            if y != MISSING:
+                ahead = x >> X_BITS
+                if ahead != column:
+                    if y_old != MISSING:
+                        slope = ((np.int64(y) - y_old) * inverse) >> (INVERSE_BITS - SLOPE_BITS)
+                        for edge in range(max(column + 1, first), min(ahead, last) + 1):
+                            level = np.int32(y_old + ((slope * ((edge << X_BITS) - (x - dx))) >> SLOPE_BITS))
+                            if column >= first:
+                                lo[column + PAD], hi[column + PAD] = min(highest, level), max(lowest, level)
+                            column, highest, lowest = edge, level, level
+                    if ahead != column:
+                        _leave(lo, hi, column, first, last, highest, lowest)
+                        column, highest, lowest = ahead, y, y
+                highest, lowest = min(highest, y), max(lowest, y)
+            y_old = y
             x += dx
+        _leave(lo, hi, column, first, last, highest, lowest)
         _deposit(mask, touched, count, scratch, first, last, half, k)
 
 
@@ -225,19 +255,29 @@ def deposit_text(mask, touched, count, pixels, table, codes, counts, starts, k):
 
 @_jit
 def compose(mask, touched, count, image, ink, k):
-    """Blend ``ink`` uint8 (C,) over ``image`` uint8 (H, W, >= C) by the mask, and clear the mask."""
+    """Blend ``ink`` over ``image`` by the mask, and clear the mask.
+
+    Args:
+        mask: As in ``deposit_strips``, with ``touched``, ``count`` and ``k``.
+        image: uint8 (H, W, C), contiguous, of 1, 3 or 4 channels, the fourth idle.
+        ink: uint8 (1,) or (3,) colour.
+    """
     bits = 8
     while (256 << (bits - 8)) < 256 * k:
         bits += 1
-    full, half, channels = np.int64(1 << bits), np.int64(1 << (bits - 1)), ink.shape[0]
+    full, half, channels = np.int32(1 << bits), np.int32(1 << (bits - 1)), image.shape[2]
+    shift, width, pixels, covers = np.int32(bits), image.shape[1], image.reshape(-1), mask.reshape(-1)
+    red, green, blue = np.int32(ink[0]), np.int32(ink[ink.shape[0] // 2]), np.int32(ink[-1])
     for index in range(count[0]):
-        row, column = touched[index] >> 16, touched[index] & 0xFFFF
-        cover = min(np.int64(mask[row, column]), full)
-        pixel = image[row, column]
-        for channel in range(channels):
-            paper, colour = np.int64(pixel[channel]), np.int64(ink[channel])
-            pixel[channel] = np.uint8((paper * (full - cover) + colour * cover + half) >> bits)
-        mask[row, column] = 0
+        at = np.uint64((touched[index] >> 16) * width + (touched[index] & 0xFFFF))
+        cover, start = min(np.int32(covers[at]), full), at * np.uint64(channels)
+        covers[at] = 0
+        rest = np.int32(full - cover)
+        pixels[start] = np.uint8(np.int32(np.int32(pixels[start]) * rest + red * cover + half) >> shift)
+        if channels > 1:
+            second, third = start + np.uint64(1), start + np.uint64(2)
+            pixels[second] = np.uint8(np.int32(np.int32(pixels[second]) * rest + green * cover + half) >> shift)
+            pixels[third] = np.uint8(np.int32(np.int32(pixels[third]) * rest + blue * cover + half) >> shift)
     count[0] = 0
 
 
@@ -272,7 +312,11 @@ def strip_medians(signal, places):
 @_jit
 def any_infinite(signal):
     """Whether float32 (12, T) holds an infinite value."""
-    found = 0
-    for value in signal.ravel():
-        found += np.abs(value) > np.float32(3.4028234e38)
-    return found > 0
+    most = np.float32(3.4028234e38)
+    for lead in signal:
+        found = np.int32(0)  # as wide as the samples, so that the loop becomes vector code
+        for value in lead:
+            found |= np.int32(np.abs(value) > most)
+        if found:
+            return True
+    return False

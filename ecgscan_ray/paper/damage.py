@@ -126,14 +126,16 @@ def heated(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float
     cloud = cv2.resize(numbers[:64].reshape(8, 8), (24, 24), interpolation=cv2.INTER_LINEAR)
     lost = np.clip(0.75 * cloud + 0.35 * numbers[64:, None] - 0.05, 0, 1)
     inverse = cv2.bitwise_not(canvas).reshape(canvas.shape)
-    canvas[:] = cv2.bitwise_not(lit(inverse, 1 - min(0.8, size) * lost[..., None])).reshape(canvas.shape)
+    cv2.bitwise_not(lit(inverse, 1 - min(0.8, size) * lost[..., None]), dst=canvas)
 
 
 def faxed(canvas: np.ndarray, level: float) -> None:
     """All of the sheet black or white, by whether its grey is below ``level``."""
-    grey = canvas if canvas.shape[2] == 1 else cv2.cvtColor(np.ascontiguousarray(canvas[..., :3]), cv2.COLOR_RGB2GRAY)
+    channels = canvas.shape[2]
+    to_grey = cv2.COLOR_RGBA2GRAY if channels == 4 else cv2.COLOR_RGB2GRAY
+    grey = canvas if channels == 1 else cv2.cvtColor(canvas, to_grey)
     _, black = cv2.threshold(grey, level, 250, cv2.THRESH_BINARY)
-    canvas[:] = black.reshape(*canvas.shape[:2], 1)
+    cv2.merge([black] * channels, dst=canvas)
 
 
 def creased(draws: Draws, size: float, shape: tuple[int, ...]) -> np.ndarray:

@@ -6,6 +6,7 @@ Lines thinner than a pixel become a tint instead of a beat; a new grid for each 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -44,6 +45,7 @@ class GridStyle:
     minor_mm: float
 
 
+@lru_cache(maxsize=STYLES)
 def grid_style(index: int) -> GridStyle:
     """The style with that number: the same in every bank."""
     draws = Draws(_BANK_SEED + index)
@@ -123,12 +125,15 @@ class GridBank:
         self.styles = max(4, min(STYLES, BANK_BYTES // one))
         self._drawn: dict[int, np.ndarray] = {}
 
-    def window(self, index: int, phase_x: float, phase_y: float) -> np.ndarray:
-        """A read-only view, uint8 (H, W, C), of style ``index`` at a phase in [0, 1) of the 5 mm box."""
+    def window(self, index: int, phase_x: float, phase_y: float) -> tuple[np.ndarray, tuple[float, float] | None]:
+        """A read-only view, uint8 (H, W, C), of style ``index`` at a phase in [0, 1) of the 5 mm box, and where its
+        first 5 mm lines lie, mm from the left and upper edge; None where it has no lines."""
         if index not in self._drawn:
             height, width = self._size[0] + self._spare[0], self._size[1] + self._spare[1]
             grid = draw_grid(grid_style(index), height, width, *self._scale, self._channels)
             spread = np.array([0.25, 0.5, 0.25])
             self._drawn[index] = cv2.sepFilter2D(grid, -1, spread, spread).reshape(grid.shape) if self._soften else grid
         y, x = int(phase_y * self._spare[0]), int(phase_x * self._spare[1])
-        return self._drawn[index][y : y + self._size[0], x : x + self._size[1]]
+        first = (round(-x / self._scale[0] % MAJOR_MM, 4), round(-y / self._scale[1] % MAJOR_MM, 4))
+        lined = grid_style(index).kind != "none"
+        return self._drawn[index][y : y + self._size[0], x : x + self._size[1]], first if lined else None

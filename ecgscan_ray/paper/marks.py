@@ -6,6 +6,7 @@ names, numbers and dates are made up from the page's key: nothing on a page tell
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -91,15 +92,17 @@ class LabelStyle:
     up_mm: float
 
 
-def label_style(draws: Draws, pitch: float) -> LabelStyle:
-    """A page's way of labelling: mostly above the trace, on some pages below it."""
+PLACES = {"above": (0.5, 2.5, 0.12, 0.26), "below": (0.5, 2.5, -0.05, -0.12), "inset": (3.5, 12.0, 0.12, 0.26)}
+"""Of the labels: range in mm from the strip's start, and range of the rise over 0 mV in shares of the row pitch."""
+
+
+def label_style(draws: Draws, pitch: float, faces: Mapping[str, float], places: Mapping[str, float]) -> LabelStyle:
+    """A page's way of labelling, by the shares of ``FACES`` and ``PLACES``."""
     cap = 2.4 + 0.3 * draws.integer("label_size", 6)  # few sizes, so that faces are reused
-    face = FACES[0] if draws.chance("label_face", 0.6) else FACES[1] if draws.chance("label_face", 0.9) else FACES[3]
-    if draws.chance("label_place", 0.75):
-        up = draws.uniform("label_rise", 0.12, 0.26) * pitch
-    else:
-        up = -draws.uniform("label_rise", 0.05, 0.12) * pitch - cap
-    return LabelStyle(face, round(cap, 2), draws.uniform("label_place", 0.5, 2.5), round(up, 2))
+    near, far, low, high = PLACES[draws.pick("label_place", places)]
+    up = draws.uniform("label_rise", low, high) * pitch - (cap if low < 0 else 0.0)
+    face = draws.pick("label_face", faces)
+    return LabelStyle(face, round(cap, 2), draws.uniform("label_place", near, far), round(up, 2))
 
 
 def label_starts(style: LabelStyle, layout: Layout, where: Geometry) -> np.ndarray:

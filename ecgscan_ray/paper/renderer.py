@@ -34,6 +34,8 @@ MIN_PEN_PX = 0.85
 """Thinnest trace at the size of the image; thinner pens fade below the grid's contrast."""
 DRAWN_AT = 2
 """Pages that are warped are drawn at this multiple of their size and resampled once."""
+FINE = 5.0
+"""px/mm from which on they are drawn at their own size: a pen of 2 px and more loses nothing to one resampling."""
 T = TypeVar("T")
 _PULSES = {"left": 0.6, "right": 0.2, "none": 0.2}
 
@@ -83,10 +85,12 @@ class Renderer:
         self._layouts = _shares({find_layout(name).name: share for name, share in page.layouts.items()}, "layouts")
         self._speeds = _shares(page.speeds or {page.paper_speed_mm_per_s: 1.0}, "speeds")
         self._gains = _shares(page.gains or {page.gain_mm_per_mv: 1.0}, "gains")
+        self._faces = _shares(dict[str, float](page.label_faces), "label_faces")
+        self._places = _shares(dict[str, float](page.label_places), "label_places")
         self._preset = effects.planned(page)
         self._warped = bool(self._preset)
         self._sx, self._sy, self._ox, self._oy = page_to_image(page)
-        times = DRAWN_AT if self._warped else 1
+        times = DRAWN_AT if self._warped and math.sqrt(self._sx * self._sy) < FINE else 1
         self._cx, self._cy = self._c = self._sx * times, self._sy * times
         width, height = PAGES_MM[page.paper]
         self._canvas = (math.ceil(height * self._cy - 1e-6), math.ceil(width * self._cx - 1e-6))
@@ -95,7 +99,8 @@ class Renderer:
         self._ink = Ink(*self._canvas, self._k, drawing)
         # RGB pages get an idle fourth channel for the warp: OpenCV warps four twice as fast as three.
         self._channels = 4 if self._warped and page.channels == 3 else page.channels
-        self._grids = GridBank(*self._canvas, self._cx, self._cy, self._channels, self._warped)
+        self._grids = GridBank(*self._canvas, self._cx, self._cy, self._channels, times > 1)
+        self._sheet = np.empty((*self._canvas, self._channels), np.uint8)  # one for all pages: fresh memory is slow
         self._noise = camera.NoiseBank(page.height, page.width, page.channels)
         self._desks = camera.DeskBank(page.height, page.width, self._channels)
         self._blur_scale = min(4.0, max(0.6, math.sqrt(self._sx * self._sy) / 1.4))
@@ -141,10 +146,10 @@ class Renderer:
             chest=0.5 if draws.chance("chest", page.chest_half_gain) else 1.0,
             reach=None if page.clip == "page" else where.pitch / 2,
         )
-        label = marks.label_style(draws, where.pitch)
+        label = marks.label_style(draws, where.pitch, self._faces, self._places)
         wanted = max(draws.uniform("pen", 0.3, 0.5) * self._mean, MIN_PEN_PX * self._times)
         pen_mm = snapped_pen(wanted, self._k) / self._mean
-        canvas = self._paper(draws, None if self._warped or self._canvas != image.shape[:2] else image)
+        canvas, grid_mm = self._paper(draws, None if self._warped or self._canvas != image.shape[:2] else image)
         offsets = self._draw(canvas, draws, signal, recording.fs, layout, where, (pulse, label, pen_mm))
         if all(offset is None for offset in offsets):
             raise RecordingError("no sample in the time that the page shows", reason="empty", where=recording.id)
@@ -157,18 +162,17 @@ class Renderer:
         return PageTruth(
             recording.id, draws.key, RECIPE, cv2.__version__, layout.name, (page.height, page.width), where.page_mm,
             (where.left, where.first, where.pitch), (where.speed, where.gain, where.chest, where.reach), pulse, pen_mm,
-            (label.face, label.cap_mm, label.right_mm, label.up_mm), offsets, sheet.curl,
+            (label.face, label.cap_mm, label.right_mm, label.up_mm), grid_mm, offsets, sheet.curl,
             tuple(sheet.matrix.ravel().tolist()), applied,
         )  # fmt: skip
 
-    def _paper(self, draws: Draws, out: np.ndarray | None) -> np.ndarray:
-        """uint8 canvas with a grid, in ``out`` where it is given."""
+    def _paper(self, draws: Draws, out: np.ndarray | None) -> tuple[np.ndarray, tuple[float, float] | None]:
+        """uint8 canvas with a grid, in ``out`` where it is given, and where the grid begins (``PageTruth.grid_mm``)."""
         style = draws.integer("style", self._grids.styles)
-        window = self._grids.window(style, draws.unit("phase_x"), draws.unit("phase_y"))
-        if out is None:
-            return window.copy()
-        out[:] = window
-        return out
+        window, grid_mm = self._grids.window(style, draws.unit("phase_x"), draws.unit("phase_y"))
+        canvas = self._sheet if out is None else out
+        canvas[:] = window
+        return canvas, grid_mm
 
     def _draw(
         self, canvas: np.ndarray, draws: Draws, signal: np.ndarray, fs: float, layout: Layout, where: Geometry,
@@ -183,7 +187,7 @@ class Renderer:
         )
         medians = ink.medians(signal, places)
         if self.page.baseline == "median":
-            scales[:, 2] = np.nan_to_num(medians)
+            scales[:, 2] = np.where(np.isnan(medians), 0.0, medians)
         ink.strips(signal, places, scales, half)
         if pulse != "none":
             rows = layout.rows
@@ -193,8 +197,8 @@ class Renderer:
             ink.boxes(boxes * (self._cx, self._cy, self._cx, self._cy))
         self._letter(draws, layout, where, label)
         ink.compose(canvas, ink_colour(draws, self.page.channels))
-        found = zip(scales[:, 2].tolist(), blank_strips(layout, signal, fs), strict=True)
-        return tuple(None if blank else round(offset, 4) for offset, blank in found)
+        found = zip(np.round(scales[:, 2], 4).tolist(), blank_strips(layout, signal, fs), strict=True)
+        return tuple([None if blank else offset for offset, blank in found])
 
     def _letter(self, draws: Draws, layout: Layout, where: Geometry, label: marks.LabelStyle) -> None:
         """Lead labels, header and footer."""

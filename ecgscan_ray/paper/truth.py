@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ecgscan_ray.paper import marks, warp
+from ecgscan_ray.paper.grid import MAJOR_MM
 from ecgscan_ray.paper.layout import CHEST, Geometry, Layout, frame_mm, timed
 from ecgscan_ray.paper.trace import FAR, X_ONE, Ink, pen, sub_columns
 
@@ -33,6 +34,7 @@ class PageTruth:
         pulse: Calibration pulse: left, right or none.
         pen_mm: Width of the trace.
         label: Face, capital height, right and up from the strip's start, mm.
+        grid_mm: x and y of the first 5 mm lines of the printed grid; None = it has none.
         offsets_mv: mV drawn on the zero line, for each strip; None = nothing drawn.
         curl: Amplitudes of the page's waves, mm (``warp.curled``); all 0 = flat.
         matrix: Homography from page mm (continuous) to px (continuous), row by row.
@@ -51,6 +53,7 @@ class PageTruth:
     pulse: str
     pen_mm: float
     label: tuple[str, float, float, float]
+    grid_mm: tuple[float, float] | None
     offsets_mv: tuple[float | None, ...]
     curl: tuple[float, ...]
     matrix: tuple[float, ...]
@@ -121,7 +124,7 @@ class ExpandedTruth:
         samples: For each strip int64 (n,) the samples' numbers in the recording.
         strip_corners: float32 (S, 4, 2) of each strip's band.
         label_corners: float32 (S, 4, 2) of each lead label.
-        grid_nodes: float32 (rows, columns, 2), every 5 mm from the page's centre.
+        grid_nodes: float32 (rows, columns, 2) where the printed grid's 5 mm lines cross; (0, 0, 2) without a grid.
     """
 
     leads: tuple[int, ...]
@@ -186,7 +189,9 @@ def expand(truth: PageTruth, signal_mv: np.ndarray, fs: float) -> ExpandedTruth:
         bands.append((where.start(strip), middle - where.pitch / 2, where.stop(strip), middle + where.pitch / 2))
         wide = glyphs.width(strip.label) / 10.0
         labels.append((where.start(strip) + right, middle - up - cap, where.start(strip) + right + wide, middle - up))
-    nodes = np.stack(np.meshgrid(np.arange(0, truth.page_mm[0], 5.0), np.arange(0, truth.page_mm[1], 5.0)), -1)
+    begins = truth.grid_mm or truth.page_mm
+    across, down = (np.arange(a, b, MAJOR_MM) for a, b in zip(begins, truth.page_mm, strict=True))
+    nodes = np.stack(np.meshgrid(across, down), -1)
     return ExpandedTruth(
         tuple(-1 if o is None else s.lead for s, o in zip(layout.strips, truth.offsets_mv, strict=True)),
         np.array([(s.lead, s.start_s, s.stop_s) for s in layout.strips], np.float32),

@@ -39,6 +39,7 @@ class Files:
         masks: Write ``<id>.mask.png`` beside each page: in each pixel the number of the strip whose trace covers most of it,
             counted from 1 in the order of the JSON's strips, 0 = none covers half.
         views: Different pages of each recording.
+        grid: Write the nodes of the 5 mm grid into the JSON, ``grid_px``.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Files:
     truth: bool = True
     masks: bool = False
     views: int = 1
+    grid: bool = False
 
     def path(self, recording_id: str, view: int) -> Path:
         """Of one page."""
@@ -102,7 +104,7 @@ class _Writer:
         for path, (recording, _), image, found in zip(paths, batch, pages.image, pages.truth, strict=True):
             _write(path, encode(image, self._files.image_format))
             if self._files.truth:
-                text = json.dumps(truth_record(found, recording, path.name), allow_nan=False)
+                text = json.dumps(truth_record(found, recording, path.name, self._files.grid), allow_nan=False)
                 _write(path.with_suffix(".json"), text.encode())
             if self._files.masks:
                 cover = masks(found, recording.signal_mv, recording.fs)
@@ -164,11 +166,12 @@ def encode(image: np.ndarray, image_format: Literal["png", "jpg"] = "png") -> by
     return data.tobytes()
 
 
-def truth_record(truth: PageTruth, recording: Drawable, image_name: str) -> dict[str, Any]:
+def truth_record(truth: PageTruth, recording: Drawable, image_name: str, grid: bool = False) -> dict[str, Any]:
     """The ground truth of one page in plain numbers: the recipe, and for every strip what it shows and where.
 
     Pixels are index coordinates: the centre of the first pixel is (0, 0). ``trace_px`` holds one point a sample of the
-    recording from ``first_sample`` on, null where the sample is missing.
+    recording from ``first_sample`` on, null where the sample is missing. With ``grid``, ``grid_px[row][column]`` is where
+    the printed grid's 5 mm lines cross, down and across the page from its corner on; empty where it has none.
     """
     expanded, where = expand(truth, recording.signal_mv, recording.fs), truth.geometry
     layout: Layout = truth.layout_at_speed()
@@ -201,7 +204,7 @@ def truth_record(truth: PageTruth, recording: Drawable, image_name: str) -> dict
         "sequential": not layout.simultaneous,
         "page": json.loads(truth.to_json()),
         "strips": strips,
-    }
+    } | ({"grid_px": _rounded(expanded.grid_nodes)} if grid else {})
 
 
 def contact_sheet(recordings: Iterable[Drawable], page: PageConfig, seed: int = 0, columns: int = 4) -> np.ndarray:

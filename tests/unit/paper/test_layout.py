@@ -5,7 +5,7 @@ import pytest
 
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.errors import ConfigError
-from ecgscan_ray.paper import LAYOUTS, Renderer, strip_boxes, windows_of
+from ecgscan_ray.paper import LAYOUTS, Renderer, marks, strip_boxes, windows_of
 from ecgscan_ray.paper.layout import WINDOWS, find_layout, make_layout, place, timed
 from ecgscan_ray.recording.leads import LEADS
 from tests.unit.paper.pages import sheet
@@ -129,3 +129,21 @@ def test_rows_lie_on_every_paper(paper, name):
         assert where.left + 250 + (8 if pulse == "right" else 0) < where.page_mm[0]
         assert where.first - where.pitch / 2 > 0
         assert where.first + (LAYOUTS[name].rows - 0.5) * where.pitch < where.page_mm[1]
+
+
+@pytest.mark.parametrize(("faces", "places"), [({"mono": 1.0}, {"inset": 1.0}), ({"serif": 1.0}, {"below": 1.0})])
+def test_labels_have_the_face_and_place_that_was_asked_for(faces, places):
+    page = PageConfig(label_faces=faces, label_places=places, effects="clean")
+    for truth in Renderer(page).render([sheet()] * 20, np.arange(20, dtype=np.uint64)).truth:
+        face, _, right, up = truth.label
+        assert face == next(iter(faces))
+        near, far, low, _ = marks.PLACES[next(iter(places))]
+        assert near <= right < far
+        assert (up > 0) == (low > 0)
+
+
+def test_every_face_and_place_is_drawn_by_its_share():
+    page = PageConfig(label_faces={"sans": 0.5, "mono": 0.5}, label_places={"above": 0.5, "inset": 0.5})
+    truths = Renderer(page).render([sheet()] * 80, np.arange(80, dtype=np.uint64)).truth
+    assert 20 < sum(truth.label[0] == "mono" for truth in truths) < 60
+    assert 20 < sum(truth.label[2] > 3.0 for truth in truths) < 60

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -133,3 +135,31 @@ def test_pad_keeps_the_millimetre_square_and_stretch_fills_the_image():
     assert (ox, oy) == (0, 0)
     assert sy / sx == pytest.approx(279.4 / 215.9)
     assert place(pad, LAYOUTS["3x4+1"], "left").page_mm == (279.4, 215.9)
+
+
+@pytest.mark.parametrize("effects", ["clean", "scan"])
+def test_grid_nodes_lie_where_the_printed_lines_cross(effects):
+    page = PageConfig(height=850, width=1100, channels=3, effects=effects, chances={"threshold": 0.0}, fit="pad")
+    drawer, recording = Renderer(page), sheet()
+    for key in range(12):
+        pages = drawer.render([recording], np.array([key], np.uint64))
+        truth = pages.truth[0]
+        nodes = expand(truth, recording.signal_mv, recording.fs).grid_nodes
+        if truth.grid_mm is None:
+            assert nodes.shape == (0, 0, 2)
+            continue
+        assert nodes.shape[0] in (43, 44) and nodes.shape[1] in (55, 56)
+        grey = pages.image[0].mean(-1).astype(np.float32)
+
+        def level(x, y, nodes=nodes, grey=grey):
+            shifted = (nodes[3:-3, 3:-3] + (x, y)).astype(np.float32)
+            return float(np.median(cv2.remap(grey, shifted, None, cv2.INTER_LINEAR)))
+
+        around = [level(x, y) for x, y in ((2, 2), (-2, 2), (2, -2), (-2, -2), (4, 3))]
+        assert level(0, 0) < min(around) - 3, (key, level(0, 0), around)
+
+
+def test_a_truth_without_a_grid_comes_back_from_json():
+    truth = Renderer(PageConfig()).render([sheet()], np.array([3], np.uint64)).truth[0]
+    for one in (truth, replace(truth, grid_mm=None)):
+        assert PageTruth.from_json(one.to_json()).grid_mm == one.grid_mm

@@ -36,6 +36,22 @@ def test_png_is_the_rendered_page_in_the_right_colours(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_grid_nodes_are_written_when_asked(tmp_path):
+    recording = sheet()
+    records = [
+        json.loads(
+            write_pages([recording], Files(tmp_path / str(grid), grid=grid), PageConfig(), 2)[0]
+            .with_suffix(".json")
+            .read_text()
+        )
+        for grid in (False, True)
+    ]
+    nodes = np.array(records[1].pop("grid_px"))
+    assert records[0] == records[1]
+    assert nodes.shape[0] in (43, 44) and nodes.shape[1] in (55, 56)
+    assert np.all(np.diff(nodes[..., 0], axis=1) > 0) and np.all(np.diff(nodes[..., 1], axis=0) > 0)
+
+
 def test_masks_number_the_strips(tmp_path):
     page, recording = PageConfig(height=336, width=448, effects="photo"), sheet()
     path = write_pages([recording], Files(tmp_path, masks=True), page, 2)[0]
