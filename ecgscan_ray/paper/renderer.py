@@ -133,7 +133,8 @@ class Renderer:
         speed, gain = draws.pick("speed", self._speeds), draws.pick("gain", self._gains)
         layout = timed(draws.pick("layout", self._layouts), speed)
         pulse = draws.pick("pulse", _PULSES)
-        where = place(page, layout, pulse, *(jitter * draws.signed(slot) for slot in ("pitch", "top", "left")))
+        spread = (jitter * draws.signed(slot) for slot in ("pitch", "top", "left"))
+        where = place(page, layout, pulse, *spread, header=jitter * max(0.0, draws.signed("deep_header")))
         where = replace(
             where,
             speed=speed,
