@@ -132,3 +132,9 @@ class GridBank:
             self._drawn[index] = cv2.sepFilter2D(grid, -1, spread, spread).reshape(grid.shape) if self._soften else grid
         y, x = int(phase_y * self._spare[0]), int(phase_x * self._spare[1])
         return self._drawn[index][y : y + self._size[0], x : x + self._size[1]]
+
+    def paper(self, index: int) -> np.ndarray:
+        """uint8 (C,) what style ``index`` has between its lines."""
+        white = grid_style(index).paper
+        shades = [luma(white)] if self._channels == 1 else [*white, -0.5][: self._channels]
+        return (np.array(shades) + 0.5).astype(np.uint8)

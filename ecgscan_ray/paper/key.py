@@ -41,7 +41,7 @@ SLOTS = (
     # later
     " speed gain chest turn_size crop crop_size crease crease_size ring ring_size thermal thermal_size edge edge_size "
     "edge_side defocus defocus_size downscale downscale_size sharpen sharpen_size "
-    "deep_header"
+    "deep_header pale_ink pale_ink_size rim rim_size dither dither_size"
 ).split()
 _SLOT = {name: index for index, name in enumerate(SLOTS)}
 
