@@ -74,6 +74,9 @@ class PageConfig(Section):
     """Page size, held sideways; a strip is 112 mm high."""
     jitter: float = Field(1.0, ge=0, le=1)
     """How far position, pitch and margins of the rows vary from page to page; 0 = one fixed geometry."""
+    deep_header: float = Field(0.15, ge=0, le=0.5)
+    """Share of the rows' room that a deeper header takes, at most, on every second page (less with less ``jitter``): rows of
+    a printed page can begin 90 mm below its edge."""
     baseline: Literal["median", "none"] = "median"
     """What each strip is drawn around: its own median, as a cart's high-pass filter does, or 0 mV."""
     clip: Literal["page", "row"] = "page"

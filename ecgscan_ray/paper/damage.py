@@ -138,6 +138,27 @@ def faxed(canvas: np.ndarray, level: float) -> None:
     cv2.merge([black] * channels, dst=canvas)
 
 
+_BAYER = np.array([(0, 8, 2, 10), (12, 4, 14, 6), (3, 11, 1, 9), (15, 7, 13, 5)])
+"""The order in which the dots of a cell turn black."""
+
+
+def dithered(canvas: np.ndarray, pitch_mm: float, scale: tuple[float, float]) -> None:
+    """All of the sheet in black dots on white, ``pitch_mm`` apart at ``scale`` px/mm, as two-level printers show grey."""
+    grey = canvas if canvas.shape[2] == 1 else cv2.cvtColor(np.ascontiguousarray(canvas[..., :3]), cv2.COLOR_RGB2GRAY)
+    wide, high = (max(1, round(pitch_mm * along)) for along in scale)
+    cell = np.kron((_BAYER + 0.5) * (255 / 16), np.ones((high, wide))).astype(np.uint8)
+    times = -(-canvas.shape[0] // cell.shape[0]), -(-canvas.shape[1] // cell.shape[1])
+    level = np.tile(cell, times)[: canvas.shape[0], : canvas.shape[1]]
+    canvas[:] = np.where(grey.reshape(level.shape) > level, np.uint8(252), np.uint8(20))[..., None]
+
+
+def bare_rim(canvas: np.ndarray, paper: np.ndarray, width_mm: float, scale: tuple[float, float]) -> None:
+    """Paint over the grid up to ``width_mm`` from the edges with ``paper`` uint8 (C,), at ``scale`` px/mm."""
+    x, y = (max(1, round(width_mm * along)) for along in scale)
+    for part in (canvas[:y], canvas[-y:], canvas[:, :x], canvas[:, -x:]):
+        part[:] = paper
+
+
 def creased(draws: Draws, size: float, shape: tuple[int, ...]) -> np.ndarray:
     """float64 (h, w, 1) factor of light on short creases: a dark line with a bright one beside it."""
     numbers = _more(draws, 4, 60)

@@ -40,8 +40,11 @@ EFFECTS: dict[str, Effect] = {
     "stamp": Effect(0.1, 0.35, 0.8),  # share of ink
     "thermal": Effect(0.1, 0.15, 0.55),  # share of ink that faded where it faded most
     "fade": Effect(0.2, 0.05, 0.35),  # share of ink and grid that faded everywhere
+    "pale_ink": Effect(0.3, 0.1, 0.45),  # share by which ink, and not the grid, is nearer to white
+    "rim": Effect(0.3, 3.0, 8.0),  # width without grid at the sheet's edge, mm
     # copiers, scanners, faxes
     "threshold": Effect(0.05, 135.0, 195.0),  # grey level below which all is black and above which all is white
+    "dither": Effect(0.05, 0.08, 0.25),  # black dots for grey; their pitch, mm
     "grade": Effect(0.2, 0.0, 1.0),  # above 0.5 the colours are lost
     "streak": Effect(0.1, 3.0, 14.0),  # grey levels
     "edge": Effect(0.1, 0.1, 0.5),  # darkening at one side of the page
@@ -84,6 +87,9 @@ PRESETS: dict[str, dict[str, Effect]] = {
         "streak": Effect(0.2, 3.0, 14.0),
         "grade": Effect(0.35, 0.0, 1.0),
         "threshold": Effect(0.05, 135.0, 195.0),
+        "dither": Effect(0.3, 0.08, 0.25),
+        "pale_ink": Effect(0.4, 0.1, 0.4),
+        "rim": Effect(0.5, 3.0, 8.0),
         "crease": Effect(0.12, 0.06, 0.3),
         "writing": Effect(0.22, 0.6, 0.95),
         "stamp": Effect(0.15, 0.35, 0.8),
@@ -114,6 +120,8 @@ PRESETS: dict[str, dict[str, Effect]] = {
         "ring": Effect(0.06, 0.1, 0.35),
         "thermal": Effect(0.1, 0.1, 0.5),
         "fade": Effect(0.6, 0.05, 0.35),
+        "pale_ink": Effect(0.8, 0.1, 0.5),
+        "rim": Effect(0.5, 3.0, 8.0),
         "writing": Effect(0.22, 0.6, 0.95),
         "stamp": Effect(0.12, 0.35, 0.8),
     },
@@ -164,11 +172,12 @@ PRESETS: dict[str, dict[str, Effect]] = {
         "edge": Effect(0.04, 0.1, 0.4),
         "cast": Effect(0.7, 0.0, 0.06),
         "gamma": Effect(0.8, 0.0, 0.3),
-        "blur": Effect(0.85, 0.25, 0.7),
+        "blur": Effect(0.85, 0.05, 0.5),
         "defocus": Effect(0.02, 0.4, 1.0),
         "motion": Effect(0.04, 1.0, 2.0),
         "downscale": Effect(0.03, 0.1, 0.35),
         "noise": Effect(0.85, 1.0, 5.0),
+        "sharpen": Effect(0.5, 0.1, 0.7),
         "jpeg": Effect(0.55, 50.0, 92.0),
         "fold": Effect(0.15, 0.03, 0.15),
         "crease": Effect(0.06, 0.1, 0.5),

@@ -137,3 +137,9 @@ class GridBank:
         first = (round(-x / self._scale[0] % MAJOR_MM, 4), round(-y / self._scale[1] % MAJOR_MM, 4))
         lined = grid_style(index).kind != "none"
         return self._drawn[index][y : y + self._size[0], x : x + self._size[1]], first if lined else None
+
+    def paper(self, index: int) -> np.ndarray:
+        """uint8 (C,) what style ``index`` has between its lines."""
+        white = grid_style(index).paper
+        shades = [luma(white)] if self._channels == 1 else [*white, -0.5][: self._channels]
+        return (np.array(shades) + 0.5).astype(np.uint8)

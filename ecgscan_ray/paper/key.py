@@ -40,7 +40,8 @@ SLOTS = (
     "moire moire_size moire_angle moire_pitch jpeg jpeg_size " + " ".join(f"text_{index}" for index in range(24)) +
     # later
     " speed gain chest turn_size crop crop_size crease crease_size ring ring_size thermal thermal_size edge edge_size "
-    "edge_side defocus defocus_size downscale downscale_size sharpen sharpen_size"
+    "edge_side defocus defocus_size downscale downscale_size sharpen sharpen_size "
+    "deep_header pale_ink pale_ink_size rim rim_size dither dither_size"
 ).split()
 _SLOT = {name: index for index, name in enumerate(SLOTS)}
 

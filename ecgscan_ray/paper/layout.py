@@ -230,7 +230,13 @@ class Geometry:
 
 
 def place(
-    page: PageConfig, layout: Layout, pulse: str, pitch: float = 0.0, top: float = 0.0, left: float = 0.0
+    page: PageConfig,
+    layout: Layout,
+    pulse: str,
+    pitch: float = 0.0,
+    top: float = 0.0,
+    left: float = 0.0,
+    header: float = 0.0,
 ) -> Geometry:
     """The rows on the page.
 
@@ -241,12 +247,15 @@ def place(
         pitch: -1 (narrow rows) .. 1 (wide), 0 = nominal.
         top: -1 (rows high on the page) .. 1 (low).
         left: -1 .. 1, 5 mm to either side.
+        header: 0 (nominal) .. 1 (as deep as ``page.deep_header`` allows).
 
     The speed and gain are those that the settings name for all pages.
     """
     width, height = PAGES_MM[page.paper]
     above, below = BAND_MM[page.paper]
     band = height - above - below
+    deeper = page.deep_header * header * band
+    above, band = above + deeper, band - deeper
     share = PITCH_SHARE + (1 - PITCH_SHARE) * pitch
     step = min(45.0, share * band / layout.rows)
     slack = band - step * layout.rows

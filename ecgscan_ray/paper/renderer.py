@@ -134,11 +134,13 @@ class Renderer:
 
     def _page(self, recording: Drawable, draws: Draws, image: np.ndarray) -> PageTruth:
         signal = checked_signal(recording, self._ink)
+        plan = effects.Plan(draws, self._preset, self.page.strength)
         page, jitter = self.page, self.page.jitter
         speed, gain = draws.pick("speed", self._speeds), draws.pick("gain", self._gains)
         layout = timed(draws.pick("layout", self._layouts), speed)
         pulse = draws.pick("pulse", _PULSES)
-        where = place(page, layout, pulse, *(jitter * draws.signed(slot) for slot in ("pitch", "top", "left")))
+        spread = (jitter * draws.signed(slot) for slot in ("pitch", "top", "left"))
+        where = place(page, layout, pulse, *spread, header=jitter * max(0.0, draws.signed("deep_header")))
         where = replace(
             where,
             speed=speed,
@@ -149,14 +151,17 @@ class Renderer:
         label = marks.label_style(draws, where.pitch, self._faces, self._places)
         wanted = max(draws.uniform("pen", 0.3, 0.5) * self._mean, MIN_PEN_PX * self._times)
         pen_mm = snapped_pen(wanted, self._k) / self._mean
-        canvas, grid_mm = self._paper(draws, None if self._warped or self._canvas != image.shape[:2] else image)
-        offsets = self._draw(canvas, draws, signal, recording.fs, layout, where, (pulse, label, pen_mm))
+        canvas, grid_mm = self._paper(
+            draws, plan.raw("rim"), None if self._warped or self._canvas != image.shape[:2] else image
+        )
+        ink = ink_colour(draws, page.channels, plan.size("pale_ink"))
+        offsets = self._draw(canvas, draws, signal, recording.fs, layout, where, (pulse, label, pen_mm), ink)
         if all(offset is None for offset in offsets):
             raise RecordingError("no sample in the time that the page shows", reason="empty", where=recording.id)
         sheet = warp.Sheet(warp.scaling(self._sx, self._sy, self._ox, self._oy), warp.FLAT, where.page_mm, self._c)
         applied: tuple[str, ...] = ()
         if self._warped:
-            sheet, applied = self._degrade(canvas, draws, sheet, _must_keep(layout, where, pulse), image)
+            sheet, applied = self._degrade(canvas, draws, plan, sheet, _must_keep(layout, where, pulse), image)
         else:
             sheet = self._flat(canvas, sheet, image)
         return PageTruth(
@@ -166,17 +171,22 @@ class Renderer:
             tuple(sheet.matrix.ravel().tolist()), applied,
         )  # fmt: skip
 
-    def _paper(self, draws: Draws, out: np.ndarray | None) -> tuple[np.ndarray, tuple[float, float] | None]:
-        """uint8 canvas with a grid, in ``out`` where it is given, and where the grid begins (``PageTruth.grid_mm``)."""
+    def _paper(
+        self, draws: Draws, rim_mm: float, out: np.ndarray | None
+    ) -> tuple[np.ndarray, tuple[float, float] | None]:
+        """uint8 canvas with a grid that ends ``rim_mm`` from the edge, in ``out`` where it is given, and where the grid
+        begins (``PageTruth.grid_mm``)."""
         style = draws.integer("style", self._grids.styles)
         window, grid_mm = self._grids.window(style, draws.unit("phase_x"), draws.unit("phase_y"))
         canvas = self._sheet if out is None else out
         canvas[:] = window
+        if rim_mm:
+            damage.bare_rim(canvas, self._grids.paper(style), rim_mm, self._c)
         return canvas, grid_mm
 
     def _draw(
         self, canvas: np.ndarray, draws: Draws, signal: np.ndarray, fs: float, layout: Layout, where: Geometry,
-        style: tuple[str, marks.LabelStyle, float],
+        style: tuple[str, marks.LabelStyle, float], colour: np.ndarray,
     ) -> tuple[float | None, ...]:  # fmt: skip
         """Ink the page; returns the mV on each strip's zero line, None where it has no sample."""
         pulse, label, pen_mm = style
@@ -196,7 +206,7 @@ class Renderer:
         if len(boxes):
             ink.boxes(boxes * (self._cx, self._cy, self._cx, self._cy))
         self._letter(draws, layout, where, label)
-        ink.compose(canvas, ink_colour(draws, self.page.channels))
+        ink.compose(canvas, colour)
         found = zip(np.round(scales[:, 2], 4).tolist(), blank_strips(layout, signal, fs), strict=True)
         return tuple([None if blank else offset for offset, blank in found])
 
@@ -238,12 +248,13 @@ class Renderer:
         self,
         canvas: np.ndarray,
         draws: Draws,
+        plan: effects.Plan,
         sheet: warp.Sheet,
         keep_mm: tuple[float, float, float, float],
         image: np.ndarray,
     ) -> tuple[warp.Sheet, tuple[str, ...]]:
         """Damage the canvas, warp it into the image once, then what the way into a file does; returns where it lies."""
-        page, plan = self.page, effects.Plan(draws, self._preset, self.page.strength)
+        page = self.page
         pose = self._pose(draws, plan)
         matrix = warp.page_matrix(
             draws, pose, sheet.page_mm, (page.height, page.width), page_to_image(page, pose.turn % 2 == 1),
@@ -253,7 +264,13 @@ class Renderer:
         applied = ["warp"]
         applied += [
             name
-            for name, there in (("turn", pose.turn), ("curl", any(pose.curl)), ("crop", plan.size("crop")))
+            for name, there in (
+                ("turn", pose.turn),
+                ("curl", any(pose.curl)),
+                ("crop", plan.size("crop")),
+                ("rim", plan.raw("rim")),
+                ("pale_ink", plan.size("pale_ink")),
+            )
             if there
         ]
         for name, work in _ON_THE_SHEET.items():
@@ -263,6 +280,9 @@ class Renderer:
         if level := plan.raw("threshold"):
             damage.faxed(canvas, level)
             applied.append("threshold")
+        if pitch := plan.raw("dither"):
+            damage.dithered(canvas, pitch, self._c)
+            applied.append("dither")
         kind = page.effects
         picture = self._desks.window(draws, kind in ("scan", "fax"), kind == "screen", kind == "photo")
         sheet.lay(canvas, picture)
@@ -364,9 +384,10 @@ def _inks() -> tuple[tuple[int, int, int], ...]:
     return ((12, 12, 14), (30, 30, 34), (0, 0, 70), (55, 55, 60), (20, 24, 52), (95, 92, 100))
 
 
-def ink_colour(draws: Draws, channels: int) -> np.ndarray:
-    """uint8 (C,) colour of pen and lettering."""
-    colour = _inks()[min(int(draws.unit("ink") ** 1.5 * 6), 5)]
+def ink_colour(draws: Draws, channels: int, pale: float = 0.0) -> np.ndarray:
+    """uint8 (C,) colour of pen and lettering, by the share ``pale`` nearer to white."""
+    chosen = _inks()[min(int(draws.unit("ink") ** 1.5 * 6), 5)]
+    colour = tuple(round(c + (255 - c) * min(pale, 0.7)) for c in chosen)
     return np.array(colour if channels == 3 else [round(luma(colour))], np.uint8)
 
 

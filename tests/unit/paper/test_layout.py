@@ -124,7 +124,7 @@ def test_wrong_layouts_of_ones_own_are_refused(name, fault):
 def test_rows_lie_on_every_paper(paper, name):
     page = PageConfig(paper=paper)
     for pulse, at in itertools.product(("left", "right", "none"), (-1.0, 0.0, 1.0)):
-        where = place(page, LAYOUTS[name], pulse, at, at, at)
+        where = place(page, LAYOUTS[name], pulse, at, at, at, max(0.0, at))
         assert where.left - (8 if pulse == "left" else 0) > 0
         assert where.left + 250 + (8 if pulse == "right" else 0) < where.page_mm[0]
         assert where.first - where.pitch / 2 > 0
@@ -147,3 +147,12 @@ def test_every_face_and_place_is_drawn_by_its_share():
     truths = Renderer(page).render([sheet()] * 80, np.arange(80, dtype=np.uint64)).truth
     assert 20 < sum(truth.label[0] == "mono" for truth in truths) < 60
     assert 20 < sum(truth.label[2] > 3.0 for truth in truths) < 60
+
+
+def test_a_deep_header_lets_rows_begin_90_mm_below_the_edge():
+    page, layout = PageConfig(), LAYOUTS["3x4+1"]
+    assert place(page, layout, "left", top=1.0).first < 85 < 95 < place(page, layout, "left", top=1.0, header=1.0).first
+    lowest = place(page, layout, "left", top=1.0, header=1.0)
+    assert lowest.first + 3.5 * lowest.pitch <= lowest.page_mm[1] - 12.0 + 1e-9
+    unmoved = PageConfig(deep_header=0.0)
+    assert place(unmoved, layout, "left", header=1.0) == place(page, layout, "left")

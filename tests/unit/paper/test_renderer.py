@@ -343,3 +343,36 @@ def test_importing_the_paper_loads_no_heavy_library():
     code = "import sys, ecgscan_ray.paper; print([m for m in ('torch', 'ray', 'pyarrow', 'numba') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def _drawn_with(**chances: float) -> tuple[np.ndarray, tuple[str, ...]]:
+    """One page that only lies straight, with these effects, and what was done to it."""
+    still = dict.fromkeys(effects.EFFECTS, 0.0) | {"page_scale": 1.0} | chances
+    sizes = {"page_scale": (1.0, 1.0), "pale_ink": (0.4, 0.4), "rim": (6.0, 6.0), "dither": (0.2, 0.2)}
+    page = PageConfig(height=640, width=828, effects="scan", chances=still, sizes=sizes)
+    sheets, keys = some(1)
+    found = Renderer(page).render(sheets, keys)
+    return found.image[0, ..., 0], found.truth[0].effects
+
+
+def test_pale_ink_leaves_the_grid_as_it_is():
+    plain, pale = _drawn_with()[0], _drawn_with(pale_ink=1.0)[0]
+    assert pale.min() > plain.min() + 50
+    assert np.array_equal(plain > np.median(plain) - 1, pale > np.median(plain) - 1)
+
+
+def test_a_rim_has_no_grid():
+    plain, bare = _drawn_with()[0], _drawn_with(rim=1.0)[0]
+    left = np.s_[100:-100, 3:15]  # the rim is 6 mm, 18 px
+    assert np.ptp(plain[left]) > 20
+    assert np.ptp(bare[left]) <= 1
+    middle = np.s_[100:-100, 100:-100]
+    assert np.array_equal(plain[middle], bare[middle])
+
+
+def test_dots_make_grey_of_black():
+    page, applied = _drawn_with(dither=1.0)
+    assert "dither" in applied
+    plain = _drawn_with()[0]
+    assert abs(float(page[100:-100, 100:-100].mean()) - float(plain[100:-100, 100:-100].mean())) < 12
+    assert page[100:-100, 100:-100].std() > plain[100:-100, 100:-100].std()
