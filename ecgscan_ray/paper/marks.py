@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from typing import Any
 
 import numpy as np
 
@@ -96,7 +97,7 @@ PLACES = {"above": (0.5, 2.5, 0.12, 0.26), "below": (0.5, 2.5, -0.05, -0.12), "i
 """Of the labels: range in mm from the strip's start, and range of the rise over 0 mV in shares of the row pitch."""
 
 
-def label_style(draws: Draws, pitch: float, faces: Mapping[str, float], places: Mapping[str, float]) -> LabelStyle:
+def label_style(draws: Draws, pitch: float, faces: Mapping[Any, float], places: Mapping[Any, float]) -> LabelStyle:
     """A page's way of labelling, by the shares of ``FACES`` and ``PLACES``."""
     cap = 2.4 + 0.3 * draws.integer("label_size", 6)  # few sizes, so that faces are reused
     near, far, low, high = PLACES[draws.pick("label_place", places)]

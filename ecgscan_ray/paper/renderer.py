@@ -85,8 +85,8 @@ class Renderer:
         self._layouts = _shares({find_layout(name).name: share for name, share in page.layouts.items()}, "layouts")
         self._speeds = _shares(page.speeds or {page.paper_speed_mm_per_s: 1.0}, "speeds")
         self._gains = _shares(page.gains or {page.gain_mm_per_mv: 1.0}, "gains")
-        self._faces = _shares(dict[str, float](page.label_faces), "label_faces")
-        self._places = _shares(dict[str, float](page.label_places), "label_places")
+        self._faces = _shares(page.label_faces, "label_faces")
+        self._places = _shares(page.label_places, "label_places")
         self._preset = effects.planned(page)
         self._warped = bool(self._preset)
         self._sx, self._sy, self._ox, self._oy = page_to_image(page)
@@ -139,8 +139,8 @@ class Renderer:
         speed, gain = draws.pick("speed", self._speeds), draws.pick("gain", self._gains)
         layout = timed(draws.pick("layout", self._layouts), speed)
         pulse = draws.pick("pulse", _PULSES)
-        spread = (jitter * draws.signed(slot) for slot in ("pitch", "top", "left"))
-        where = place(page, layout, pulse, *spread, header=jitter * max(0.0, draws.signed("deep_header")))
+        pitch, top, left = (jitter * draws.signed(slot) for slot in ("pitch", "top", "left"))
+        where = place(page, layout, pulse, pitch, top, left, header=jitter * max(0.0, draws.signed("deep_header")))
         where = replace(
             where,
             speed=speed,
