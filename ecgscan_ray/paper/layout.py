@@ -291,11 +291,16 @@ def frame_mm(layout: Layout, where: Geometry) -> np.ndarray:
     return np.array([(where.left, where.first), (right, where.first), (right, last), (where.left, last)])
 
 
+def _mean_place(page: PageConfig, layout: Layout) -> Geometry:
+    """Where the rows lie on the mean page: over places of the pulse, and deep headers (on half of the pages, 0 to jitter)."""
+    where = place(page, layout, "left", header=page.jitter / 4)
+    return replace(where, left=where.left - 2.0)
+
+
 def nominal_frame(page: PageConfig, layout_name: str) -> np.ndarray:
     """Corners of the trace frame on the undistorted page, float32 (4, 2), fractions of the image."""
     layout = timed(layout_name, page.paper_speed_mm_per_s)
-    where = place(page, layout, "left")
-    where = replace(where, left=where.left - 2.0)  # the mean over the places of the pulse
+    where = _mean_place(page, layout)
     sx, sy, ox, oy = page_to_image(page)
     corners = frame_mm(layout, where) * (sx, sy) + (ox, oy)
     return (corners / (page.width, page.height)).astype(np.float32)
@@ -304,8 +309,7 @@ def nominal_frame(page: PageConfig, layout_name: str) -> np.ndarray:
 def strip_boxes(page: PageConfig, layout_name: str) -> np.ndarray:
     """float32 (S, 4): x0, y0, x1, y1 of every strip as fractions of the image, nominal and undistorted."""
     layout = timed(layout_name, page.paper_speed_mm_per_s)
-    where = place(page, layout, "left")
-    where = replace(where, left=where.left - 2.0)  # the mean over the places of the pulse
+    where = _mean_place(page, layout)
     sx, sy, ox, oy = page_to_image(page)
     boxes = [
         (where.start(s), where.baseline(s) - where.pitch / 2, where.stop(s), where.baseline(s) + where.pitch / 2)

@@ -151,7 +151,7 @@ def test_every_face_and_place_is_drawn_by_its_share():
 
 def test_a_deep_header_lets_rows_begin_90_mm_below_the_edge():
     page, layout = PageConfig(), LAYOUTS["3x4+1"]
-    assert place(page, layout, "left", top=1.0).first < 85 < 95 < place(page, layout, "left", top=1.0, header=1.0).first
+    assert place(page, layout, "left", top=1.0).first < 85 < 92 < place(page, layout, "left", top=1.0, header=1.0).first
     lowest = place(page, layout, "left", top=1.0, header=1.0)
     assert lowest.first + 3.5 * lowest.pitch <= lowest.page_mm[1] - 12.0 + 1e-9
     unmoved = PageConfig(deep_header=0.0)

@@ -17,7 +17,7 @@ def bare(monkeypatch):
     """Black ink on white paper without a grid, header or footer, so that ink can be told by its grey."""
     white = (255.0, 255.0, 255.0)
     monkeypatch.setattr(grid, "grid_style", lambda index: grid.GridStyle("none", white, white, white, 0.2, 0.1))
-    monkeypatch.setattr(renderer, "ink_colour", lambda draws, channels: np.zeros(channels, np.uint8))
+    monkeypatch.setattr(renderer, "ink_colour", lambda draws, channels, pale: np.zeros(channels, np.uint8))
     monkeypatch.setattr(renderer.Renderer, "_letter", lambda *_: None)
 
 
