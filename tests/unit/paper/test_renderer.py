@@ -343,3 +343,9 @@ def test_importing_the_paper_loads_no_heavy_library():
     code = "import sys, ecgscan_ray.paper; print([m for m in ('torch', 'ray', 'pyarrow', 'numba') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (64, 300), (300, 64)])
+def test_small_photographs_lie_on_every_desk(height, width):
+    page = PageConfig(height=height, width=width, channels=3, effects="photo")
+    assert Renderer(page).render([sheet()] * 40, np.arange(40, dtype=np.uint64)).image.std() > 0
