@@ -245,8 +245,8 @@ class DeskBank:
         wooden = index in self.WOODEN
 
         def octave(salt: int, rows: int, columns: int) -> np.ndarray:
-            seeds = np.arange(rows, dtype=np.uint64) + np.uint64((index << 20) + salt)
-            return cv2.resize(uniforms(seeds, columns).astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+            seeds = np.arange(max(1, rows), dtype=np.uint64) + np.uint64((index << 20) + salt)
+            return cv2.resize(uniforms(seeds, max(1, columns)).astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
 
         if index < self.SOFT:
             tone = 0.75 + 0.3 * octave(0, 24, 12)

@@ -378,3 +378,9 @@ def test_dots_make_grey_of_black():
     plain = _drawn_with()[0]
     assert abs(float(page[100:-100, 100:-100].mean()) - float(plain[100:-100, 100:-100].mean())) < 12
     assert page[100:-100, 100:-100].std() > plain[100:-100, 100:-100].std()
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (64, 300), (300, 64)])
+def test_small_photographs_lie_on_every_desk(height, width):
+    page = PageConfig(height=height, width=width, channels=3, effects="photo")
+    assert Renderer(page).render([sheet()] * 40, np.arange(40, dtype=np.uint64)).image.std() > 0

@@ -163,3 +163,11 @@ def test_a_truth_without_a_grid_comes_back_from_json():
     truth = Renderer(PageConfig()).render([sheet()], np.array([3], np.uint64)).truth[0]
     for one in (truth, replace(truth, grid_mm=None)):
         assert PageTruth.from_json(one.to_json()).grid_mm == one.grid_mm
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_page_without_a_grid_has_no_nodes():
+    recording = sheet()
+    truth = Renderer(PageConfig()).render([recording], np.array([3], np.uint64)).truth[0]
+    assert truth.grid_mm is None
+    assert expand(truth, recording.signal_mv, recording.fs).grid_nodes.shape == (0, 0, 2)
