@@ -85,7 +85,9 @@ def test_of_any_settings(seed, key):
     if len(points) < 200:
         assert not page.keep_leads
         return
-    assert distances(change, points).mean() < 0.5, (page, truth.effects)
+    # pale ink between a scanner's dots is gone in places: there is nothing there to land on
+    gone = {"dither", "pale_ink"} <= set(truth.effects)
+    assert distances(change, points).mean() < (1.5 if gone else 0.5), (page, truth.effects)
 
 
 @pytest.mark.parametrize("chances", [{"curl": 1.0}, {"turn": 1.0}, {"curl": 1.0, "turn": 1.0, "crop": 1.0}])
