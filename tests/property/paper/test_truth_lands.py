@@ -38,7 +38,7 @@ def drawn_alone(page: PageConfig, recording: Sheet, key: int) -> tuple[np.ndarra
 
 def distances(change: np.ndarray, points: np.ndarray) -> np.ndarray:
     """px from each point to the nearest pixel that is trace."""
-    trace = change > max(10, 0.3 * np.percentile(change[change > 8], 90))
+    trace = change > max(6, 0.15 * np.percentile(change[change > 8], 90))  # thin lines on dim pages change little
     far = cv2.distanceTransform((~trace).astype(np.uint8), cv2.DIST_L2, 5)
     x, y = points.round().astype(int).T
     return far[y, x]
