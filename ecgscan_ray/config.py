@@ -189,6 +189,15 @@ class ModelConfig(Section):
         return round(self.signal_fs * self.signal_seconds)
 
 
+class Schedule(Section):
+    """How the weight of one loss term moves over the run."""
+
+    rise: float = Field(0.0, ge=0, le=1)
+    """Share of the run over which it rises from 0."""
+    end: float = Field(1.0, ge=0)
+    """Factor on it at the run's end, linear from 1 at the start."""
+
+
 class ObjectiveConfig(Section):
     """Weights and temperatures of every loss term (room ``objective``)."""
 
@@ -196,12 +205,8 @@ class ObjectiveConfig(Section):
     """All three at once: Gramian volume of image, signal and text (or what ``triple`` names)."""
     triple: Literal["gram", "triangle"] = "gram"
     """Volume of the three vectors, or area of the triangle of their ends."""
-    gram_warmup: float = Field(0.0, ge=0, le=1)
-    """Share of the run over which ``gram_weight`` rises from 0: a volume gives a fresh embedding no direction."""
     pair_weight: Weight = Field(0.5, ge=0)
-    """Pairwise term that fixes the sign and keeps the text in, at the start of training."""
-    pair_weight_end: Weight | None = Field(None, ge=0)
-    """The same at the end (linear in between); none = constant."""
+    """Pairwise term that fixes the sign and keeps the text in."""
     pair: Literal["infonce", "siglip"] = "infonce"
     """Cross-entropy over the batch, or each pair by itself (the safer one in small batches)."""
     pair_shares: dict[Literal["image_signal", "image_text", "signal_text"], float] = {
@@ -234,6 +239,9 @@ class ObjectiveConfig(Section):
     """Ties of V1-V6 with what is shown beside them, fitted on each page: statistics, not law. 0 = not computed."""
     precordial_tie_delta_mv: float = Field(0.1, gt=0)
     """As ``soft_lead_delta_mv``, for these ties: about the error of a lead told from its neighbours."""
+    schedules: dict[Literal["gram", "pair", "reconstruction", "soft_lead", "frame", "precordial_tie"], Schedule] = {}
+    """Term -> how its weight moves: ``{gram: {rise: 0.1}, pair: {end: 0.2}}``, since a volume gives a fresh embedding no
+    direction, which pairs do; none = constant."""
     temperature: float = Field(0.07, gt=0)
     """Start of the learnable temperature (1 / logit scale)."""
     temperature_min: float = Field(0.01, gt=0)
@@ -452,6 +460,8 @@ class SweepConfig(Section):
     arms: dict[str, dict[str, Any]] = {}
     """Instead of a space, an ablation: name -> dotted keys that it changes. The first is what the others are set beside.
     ``teacher.run: shared`` is a teacher that is taught first, one for all arms that name it."""
+    against: dict[str, str] = {}
+    """Arm -> the arm it is set beside, instead of the first."""
     seeds: list[int] = [0]
     """Each arm is trained with each of these seeds."""
     teacher_overrides: dict[str, Any] = {}
@@ -471,6 +481,9 @@ class SweepConfig(Section):
     def _space_or_arms(self):
         if bool(self.space) == bool(self.arms):
             raise ValueError("give either a space to search or arms to set beside each other")
+        for name in (*self.against, *self.against.values()):
+            if name not in self.arms:
+                raise ValueError(f"against names '{name}', which is no arm")
         return self
 
     @property

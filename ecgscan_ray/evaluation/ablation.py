@@ -1,4 +1,4 @@
-"""Arms of an ablation set beside the first: differences paired by seed, their intervals by patient.
+"""Arms of an ablation set beside the first, or beside another: differences paired by seed, their intervals by patient.
 
 All runs are measured on the same test recordings. One draw of patients serves all arms and seeds; an arm's figure is the mean
 over its seeds, and its difference the mean over the seeds that both arms have. An interval by patients says nothing of the
@@ -16,7 +16,7 @@ import numpy as np
 
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.evaluation.bootstrap import Estimate, interval, macro_auroc_statistic, mean_statistic, row_weights
-from ecgscan_ray.evaluation.reject import WRONG_RMSE_MV
+from ecgscan_ray.evaluation.reject import PREDICTED_ERROR, WRONG_RMSE_MV
 
 Rows = Mapping[str, np.ndarray]
 """``Evaluation.rows`` of one run."""
@@ -29,11 +29,16 @@ MEASURES = {
     "reconstruction.shown.pearson_r": "r shown",
     "reconstruction.derivable.pearson_r": "r derivable",
     "reconstruction.unseen.pearson_r": "r unseen",
+    "reconstruction.derivable.rmse_mv": "RMSE derivable mV",
     "lead_residual_mv": "lead residual mV",
     "reject.base_rate": "wrong pages",
-    "reject.lead_residual.auroc": "reject AUROC",
+    "reject.lead_residual.auroc": "reject by residual, AUROC",
+    "reject.predicted_error.auroc": "reject by predicted error, AUROC",
 }
 """Figure -> its short name, in the order of the table."""
+
+_REJECT = {"reject.lead_residual.auroc": "lead_residual_mv", "reject.predicted_error.auroc": PREDICTED_ERROR}
+"""Figure -> the rows that it ranks pages by."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Cell:
 
     Attributes:
         value: Mean over seeds, interval by patients.
-        difference: From the first arm, paired by seed; ``None`` for that arm itself.
+        difference: From the arm it is set beside, paired by seed; ``None`` for the first arm itself.
         by_seed: Seed -> difference, where there is one (an AUROC wants both kinds of pages).
     """
 
@@ -66,18 +71,21 @@ def statistic(name: str, rows: Rows, weights: np.ndarray) -> np.ndarray:
         wrong = rows["reconstruction.shown.rmse_mv"][known] > WRONG_RMSE_MV
         if name == "reject.base_rate":
             return mean_statistic(wrong.astype(float), weights[:, known])
-        return macro_auroc_statistic(rows["lead_residual_mv"][known, None], wrong[:, None], weights[:, known])
+        return macro_auroc_statistic(rows[_REJECT[name]][known, None], wrong[:, None], weights[:, known])
     if rows[name].ndim == 2:
         known = np.flatnonzero(np.isfinite(rows[name]).all(1))
         return macro_auroc_statistic(rows[name][known], rows["labels"][known], weights[:, known])
     return mean_statistic(rows[name], weights)
 
 
-def compare(runs: Mapping[str, Mapping[int, Rows]], resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, Cell]]:
-    """Set every arm beside the first.
+def compare(
+    runs: Mapping[str, Mapping[int, Rows]], against: Mapping[str, str] | None = None, resamples: int = 1000, seed: int = 0
+) -> dict[str, dict[str, Cell]]:
+    """Set every arm beside the first, or beside the one that it is to be compared with.
 
     Args:
         runs: Arm -> seed -> rows of the run; arms without a run are left out.
+        against: Arm -> the other, for those that are not set beside the first.
         resamples: B.
         seed: Of the draw of patients.
 
@@ -87,7 +95,7 @@ def compare(runs: Mapping[str, Mapping[int, Rows]], resamples: int = 1000, seed:
     Raises:
         InputError: Runs were measured on different recordings.
     """
-    baseline = next(iter(runs))
+    baseline, against = next(iter(runs)), against or {}
     runs = {arm: of_seed for arm, of_seed in runs.items() if of_seed}
     if not runs:
         return {}
@@ -107,8 +115,9 @@ def compare(runs: Mapping[str, Mapping[int, Rows]], resamples: int = 1000, seed:
         for arm, of_arm in found.items():
             if not of_arm:
                 continue
-            first_arm = {} if arm == baseline else found.get(baseline, {})
-            paired = {s: of_arm[s] - first_arm[s] for s in of_arm if s in first_arm}
+            other = against.get(arm, baseline)
+            of_other = {} if other == arm else found.get(other, {})
+            paired = {s: of_arm[s] - of_other[s] for s in of_arm if s in of_other}
             difference = _estimate(list(paired.values()), len(patients)) if paired else None
             value = _estimate(list(of_arm.values()), len(patients))
             by_seed = {s: float(each[0]) for s, each in paired.items() if np.isfinite(each[0])}
@@ -117,7 +126,7 @@ def compare(runs: Mapping[str, Mapping[int, Rows]], resamples: int = 1000, seed:
 
 
 def _has(name: str, rows: Rows) -> bool:
-    return name.startswith("reject.") or name in rows
+    return name == "reject.base_rate" or _REJECT.get(name, name) in rows
 
 
 def _estimate(by_seed: list[np.ndarray], n: int) -> Estimate:

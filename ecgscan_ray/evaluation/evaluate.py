@@ -98,7 +98,7 @@ def evaluate_run(
     figures |= _redraw_figures(bench, rows)
     logger.info("evaluation: pages for the probe")
     train, validation = _probe_pages(models, maker, recordings_of, settings, common)
-    figures |= reject_figures(validation, test, bench.bootstrap)
+    figures |= reject_figures(validation, test, bench.bootstrap, rows)
     probes = _fit_probes(train, validation)
     figures |= _class_figures(bench, probes, models, maker, device, rows)
     pages = _training_pages(maker, recordings_of, settings.pages_shown)

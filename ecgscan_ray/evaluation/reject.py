@@ -14,6 +14,8 @@ from ecgscan_ray.evaluation.bootstrap import Estimate, PatientBootstrap
 from ecgscan_ray.evaluation.features import Features
 
 WRONG_RMSE_MV = 0.1
+PREDICTED_ERROR = "predicted_error"
+"""Of the rows in which the logarithm of the predicted error is kept."""
 
 
 def predicted_error(validation: Features, test: Features) -> np.ndarray:
@@ -25,8 +27,13 @@ def predicted_error(validation: Features, test: Features) -> np.ndarray:
     return ridge.predict((test["features"] - mean) / scale)
 
 
-def reject_figures(validation: Features, test: Features, bootstrap: PatientBootstrap) -> dict[str, Estimate]:
-    """``reject.base_rate``, and ``reject.<score>.auroc`` of each score; an AUROC wants right and wrong pages."""
+def reject_figures(
+    validation: Features, test: Features, bootstrap: PatientBootstrap, kept: dict[str, np.ndarray]
+) -> dict[str, Estimate]:
+    """``reject.base_rate``, and ``reject.<score>.auroc`` of each score; an AUROC wants right and wrong pages.
+
+    ``kept`` gets the predicted error of each recording.
+    """
     rmse = test["shown.rmse_mv"]
     rows = np.flatnonzero(np.isfinite(rmse))
     if not len(rows):
@@ -34,7 +41,7 @@ def reject_figures(validation: Features, test: Features, bootstrap: PatientBoots
     drawn, wrong = bootstrap.of(rows), rmse[rows] > WRONG_RMSE_MV
     scores = {"lead_residual": test["lead_residual_mv"], "constant": np.zeros(len(rmse))}
     if np.isfinite(validation["shown.rmse_mv"]).sum() > 1:
-        scores["predicted_error"] = predicted_error(validation, test)
+        scores[PREDICTED_ERROR] = kept[PREDICTED_ERROR] = predicted_error(validation, test)
     figures = {"reject.base_rate": drawn.mean(wrong.astype(np.float64))}
     for name, score in scores.items():
         (figure,) = drawn.per_class_auroc(score[rows, None], wrong[:, None])

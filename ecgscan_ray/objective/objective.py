@@ -37,18 +37,20 @@ class Objective:
     def weights(self, progress: float) -> dict[str, float]:
         """Weight of each term at ``progress`` in [0, 1] of the run."""
         config = self.config
-        end = config.pair_weight if config.pair_weight_end is None else config.pair_weight_end
-        risen = min(progress / config.gram_warmup, 1.0) if config.gram_warmup else 1.0
         weights = {
-            f"{config.triple}_loss": config.gram_weight * risen,
-            "pair_loss": config.pair_weight + progress * (end - config.pair_weight),
-            "reconstruction_loss": config.reconstruction_weight,
-            "soft_lead_loss": config.soft_lead_weight,
-            "frame_loss": config.frame_weight,
+            "gram": config.gram_weight,
+            "pair": config.pair_weight,
+            "reconstruction": config.reconstruction_weight,
+            "soft_lead": config.soft_lead_weight,
+            "frame": config.frame_weight,
         }
         if config.precordial_tie_weight:
-            weights["precordial_tie_loss"] = config.precordial_tie_weight
-        return weights
+            weights["precordial_tie"] = config.precordial_tie_weight
+        for term, schedule in config.schedules.items():
+            if term in weights:
+                risen = min(progress / schedule.rise, 1.0) if schedule.rise else 1.0
+                weights[term] *= risen * (1 + progress * (schedule.end - 1))
+        return {f"{config.triple if term == 'gram' else term}_loss": weight for term, weight in weights.items()}
 
     def terms(self, items: Items, output: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Every term, unweighted."""

@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ecgscan_ray.config import SweepConfig
 from ecgscan_ray.evaluation.ablation import MEASURES, Cell
 from ecgscan_ray.report.html import bounds, number, render, write_report
 from ecgscan_ray.report.sweep import Trial
@@ -16,16 +17,13 @@ CSV_NAME = "ablation.csv"
 Table = Mapping[str, Mapping[str, Cell]]
 
 
-def write_ablation_report(
-    out_uri: str, table: Table, arms: Mapping[str, Mapping[str, Any]], seeds: Sequence[int], trials: Sequence[Trial]
-) -> dict[str, Any]:
+def write_ablation_report(out_uri: str, table: Table, config: SweepConfig, trials: Sequence[Trial]) -> dict[str, Any]:
     """Write ``report.html``, ``report.json`` and ``ablation.csv``.
 
     Args:
         out_uri: The sweep's folder.
         table: Arm -> figure -> cell, the baseline first.
-        arms: Arm -> the settings it changes.
-        seeds: That were asked for.
+        config: The arms, what each is set beside, and the seeds that were asked for.
         trials: All, of any state.
 
     Returns:
@@ -33,16 +31,17 @@ def write_ablation_report(
     """
     lost = [t for t in trials if t.state != "done"]
     content = {
-        "baseline": next(iter(arms)),
-        "seeds": list(seeds),
+        "baseline": next(iter(config.arms)),
+        "against": dict(config.against),
+        "seeds": list(config.seeds),
         "arms": {arm: {name: _entry(cell) for name, cell in cells.items()} for arm, cells in table.items()},
-        "settings": {arm: dict(changes) for arm, changes in arms.items()},
+        "settings": {arm: dict(changes) for arm, changes in config.arms.items()},
         "lost": [{"id": t.id, **t.config, "state": t.state, "why": t.error or t.reason} for t in lost],
-        "text": table_text(table),
+        "text": table_text(table, config.against),
     }
     write_bytes_atomic(join(out_uri, CSV_NAME), table_csv(table).encode())
     names = {name: title for name, title in MEASURES.items() if any(name in cells for cells in table.values())}
-    html = render("ablation.html.j2", table=table, names=names, arms=arms, seeds=seeds, lost=lost)
+    html = render("ablation.html.j2", table=table, names=names, config=config, lost=lost)
     write_report(out_uri, html, content)
     return content
 
@@ -67,8 +66,9 @@ def table_csv(table: Table) -> str:
     return buffer.getvalue()
 
 
-def table_text(table: Table) -> str:
+def table_text(table: Table, against: Mapping[str, str]) -> str:
     """For a terminal: a block a figure, a line an arm; * = a difference that patients and seeds agree on."""
+    wide = max((len(arm) for arm in table), default=0)
     lines = []
     for name, title in MEASURES.items():
         if not any(name in cells for cells in table.values()):
@@ -77,9 +77,10 @@ def table_text(table: Table) -> str:
         for arm, cells in table.items():
             if name not in cells:
                 continue
-            cell, line = cells[name], f"  {arm:<20} {number(cells[name].value.value, 4)}"
+            cell, line = cells[name], f"  {arm:<{wide}} {number(cells[name].value.value, 4)}"
             if cell.difference is not None:
                 sign = "+" if cell.difference.value > 0 else ""
                 line += f"   {sign}{number(cell.difference.value, 4)} {bounds(cell.difference, 4)}{' *' * cell.clear}"
+                line += f"   beside {against[arm]}" if arm in against else ""
             lines.append(line)
     return "\n".join(lines)

@@ -57,4 +57,4 @@ def conclude(config: SweepConfig, book: TrialBook) -> dict[str, Any]:
         if trial.state == "done":
             rows = load(read_bytes(join(book.run_folder(trial.id), ROWS_NAME)))
             runs[trial.config["arm"]][trial.config["seed"]] = rows
-    return write_ablation_report(book.out, compare(runs), config.arms, config.seeds, trials)
+    return write_ablation_report(book.out, compare(runs, config.against), config, trials)

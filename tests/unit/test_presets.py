@@ -64,11 +64,15 @@ def test_a_misspelt_key_would_be_noticed() -> None:
 
 
 def test_the_ablation_has_the_arms_that_were_asked_for() -> None:
-    """One shared baseline first; the others each change one thing."""
+    """One shared baseline first; the others each change one thing, of it or of the arm they are set beside."""
     sweep = load(SweepConfig, "sweep-ablation")
-    assert next(iter(sweep.arms.values())) == {}
-    assert all(len(changes) == 1 for changes in list(sweep.arms.values())[1:])
-    assert len(sweep.arms) == 7 and len(sweep.seeds) == 3 and sweep.length == 21
+    first = next(iter(sweep.arms))
+    assert sweep.arms[first] == {}
+    of_pages_alone = [arm for arm, changes in sweep.arms.items() if "training.withhold_signals" in changes]
+    for arm, changes in sweep.arms.items():
+        other = sweep.arms[sweep.against.get(arm, first)].items()
+        assert len(set(changes.items()) ^ set(other)) == (0 if arm == first else 2 if arm in of_pages_alone[1:] else 1)
+    assert len(sweep.arms) == 9 and len(of_pages_alone) == 2 and len(sweep.seeds) == 3 and sweep.length == 27
     base = load(Config, sweep.base)
     assert (base.page.height, base.page.width) == (160, 208)
     assert sweep.deadline_s <= 7200

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecgscan_ray.errors import InputError
+from ecgscan_ray.config import SweepConfig, build
+from ecgscan_ray.errors import ConfigError, InputError
 from ecgscan_ray.evaluation.ablation import MEASURES, compare, statistic
 from ecgscan_ray.report.ablation import table_csv, table_text, write_ablation_report
 
@@ -32,6 +33,7 @@ def rows(quality: float, seed: int) -> dict[str, np.ndarray]:
         "linear_probe.superclass.macro_auroc": scores,
         "reconstruction.shown.rmse_mv": 0.1 + 0.02 * HARD,
         "lead_residual_mv": 0.01 * HARD,
+        "predicted_error": -HARD,
     }
 
 
@@ -41,7 +43,7 @@ def test_a_difference_is_paired_and_its_interval_covers_it() -> None:
         "less": {seed: rows(0.7, 10 + seed) for seed in range(3)},
         "same": {seed: rows(1.0, 20 + seed) for seed in range(3)},
     }
-    table = compare(runs, 300)
+    table = compare(runs, resamples=300)
     assert list(table) == ["whole", "less", "same"]
     cell = table["less"]["retrieval.page_to_text.mrr"]
     assert cell.difference is not None and cell.difference.low is not None and cell.difference.high is not None
@@ -55,30 +57,46 @@ def test_a_difference_is_paired_and_its_interval_covers_it() -> None:
     auroc = table["less"]["linear_probe.superclass.macro_auroc"]
     assert auroc.difference is not None and auroc.difference.value < 0
     assert table["whole"]["reject.lead_residual.auroc"].value.value == 1
+    assert table["whole"]["reject.predicted_error.auroc"].value.value == 0
     assert "zero_shot.superclass.macro_auroc" not in table["whole"], "what was not measured is left out"
 
 
 def test_only_seeds_that_both_arms_have_are_paired() -> None:
     runs = {"whole": {0: rows(1, 0), 1: rows(1, 1)}, "less": {1: rows(0.5, 2), 2: rows(0.5, 3)}, "none": {}}
-    table = compare(runs, 20)
+    table = compare(runs, resamples=20)
     assert set(table) == {"whole", "less"}
     assert set(table["less"]["lead_residual_mv"].by_seed) == {1}
-    assert compare({"none": {}}, 20) == {}
-    lost = compare({"whole": {}, "less": {0: rows(1, 0)}, "other": {0: rows(1, 1)}}, 20)
+    assert compare({"none": {}}, resamples=20) == {}
+    lost = compare({"whole": {}, "less": {0: rows(1, 0)}, "other": {0: rows(1, 1)}}, resamples=20)
     assert lost["other"]["lead_residual_mv"].difference is None, "no other arm steps in for the first"
+
+
+def test_an_arm_is_set_beside_the_one_it_names(tmp_path: Path) -> None:
+    runs = {"whole": {0: rows(1, 0)}, "half": {0: rows(0.5, 1)}, "half, tied": {0: rows(0.6, 2)}}
+    config = SweepConfig(arms={arm: {} for arm in runs}, against={"half, tied": "half"})
+    name = "retrieval.page_to_text.mrr"
+    table = compare(runs, config.against, resamples=20)
+    value = {arm: table[arm][name].value.value for arm in runs}
+    difference = table["half, tied"][name].difference
+    assert difference is not None and difference.value == pytest.approx(value["half, tied"] - value["half"])
+    assert write_ablation_report(str(tmp_path), table, config, [])["against"] == {"half, tied": "half"}
+    assert "beside half" in (tmp_path / "report.html").read_text()
+    with pytest.raises(ConfigError, match="against names 'other', which is no arm"):
+        build(SweepConfig, {"arms": {"whole": {}}, "against": {"whole": "other"}}, where="test")
 
 
 def test_a_clear_difference_wants_every_seed() -> None:
     runs = {"whole": {s: rows(1.0, s) for s in range(2)}, "mixed": {0: rows(0.2, 5), 1: rows(1.4, 6)}}
-    cell = compare(runs, 100)["mixed"]["retrieval.page_to_text.mrr"]
+    cell = compare(runs, resamples=100)["mixed"]["retrieval.page_to_text.mrr"]
     assert cell.difference is not None and cell.difference.high is not None and cell.difference.high < 0
     assert not cell.clear
 
 
 def test_a_figure_that_is_none_is_null_in_the_report(tmp_path: Path) -> None:
     nothing_wrong = {"reconstruction.shown.rmse_mv": np.full(N, 0.05)}
-    table = compare({"whole": {0: rows(1, 0) | nothing_wrong}, "less": {0: rows(0.2, 1) | nothing_wrong}}, 20)
-    content = write_ablation_report(str(tmp_path), table, {"whole": {}, "less": {"seed": 1}}, [0], [])
+    table = compare({"whole": {0: rows(1, 0) | nothing_wrong}, "less": {0: rows(0.2, 1) | nothing_wrong}}, resamples=20)
+    config = SweepConfig(arms={"whole": {}, "less": {"seed": 1}})
+    content = write_ablation_report(str(tmp_path), table, config, [])
     assert json.loads((tmp_path / "report.json").read_text()) == content
     entry = content["arms"]["less"]["reject.lead_residual.auroc"]
     assert entry["value"] is None and entry["difference"]["value"] is None and entry["by_seed"] == {}
@@ -89,7 +107,7 @@ def test_a_figure_that_is_none_is_null_in_the_report(tmp_path: Path) -> None:
 def test_other_recordings_are_refused() -> None:
     other = rows(1, 1) | {"recording_key": np.arange(N)[::-1]}
     with pytest.raises(InputError, match="other recordings"):
-        compare({"whole": {0: rows(1, 0)}, "less": {0: other}}, 10)
+        compare({"whole": {0: rows(1, 0)}, "less": {0: other}}, resamples=10)
 
 
 def test_statistics_are_those_of_the_report() -> None:
@@ -101,8 +119,8 @@ def test_statistics_are_those_of_the_report() -> None:
 
 
 def test_tables_for_people_and_machines() -> None:
-    table = compare({"whole": {0: rows(1, 0)}, "less": {0: rows(0.2, 1)}}, 50)
-    printed = table_text(table)
+    table = compare({"whole": {0: rows(1, 0)}, "less": {0: rows(0.2, 1)}}, resamples=50)
+    printed = table_text(table, {})
     assert MEASURES["retrieval.page_to_text.mrr"] in printed
     assert printed.count("less ") == len(table["less"])
     assert len(table_csv(table).splitlines()) == 1 + len(table["whole"]) + len(table["less"])

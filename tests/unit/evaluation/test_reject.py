@@ -27,7 +27,7 @@ def features(count: int, seed: int, told_by: str) -> Features:
 def test_each_score_is_judged_by_what_it_tells() -> None:
     for told_by, good in (("features", "predicted_error"), ("residual", "lead_residual")):
         test = features(90, 1, told_by)
-        figures = reject_figures(features(120, 2, told_by), test, PatientBootstrap(np.arange(90), 50))
+        figures = reject_figures(features(120, 2, told_by), test, PatientBootstrap(np.arange(90), 50), {})
         assert figures["reject.base_rate"].value == 29 / 89
         assert figures["reject.base_rate"].n == 89
         assert figures["reject.constant.auroc"].value == 0.5
@@ -47,6 +47,6 @@ def test_test_pages_have_no_say_in_the_predicted_error() -> None:
 def test_without_wrong_pages_there_is_no_auroc() -> None:
     test = features(30, 1, "residual")
     test.columns["shown.rmse_mv"][:] = WRONG_RMSE_MV / 2
-    figures = reject_figures(features(30, 2, "residual"), test, PatientBootstrap(np.arange(30), 20))
+    figures = reject_figures(features(30, 2, "residual"), test, PatientBootstrap(np.arange(30), 20), {})
     assert figures["reject.base_rate"].value == 0
     assert figures["reject.lead_residual.auroc"].as_dict()["value"] is None

@@ -61,10 +61,13 @@ def test_reconstruction_counts_only_weighted_samples() -> None:
 
 
 def test_weights_are_applied_and_scheduled() -> None:
-    objective = Objective(ObjectiveConfig(pair_weight=0.5, pair_weight_end=0.1, gram_weight=2.0, gram_warmup=0.5))
+    schedules = {"pair": {"end": 0.2}, "gram": {"rise": 0.5}, "soft_lead": {"rise": 0.5, "end": 3.0}}
+    objective = Objective(ObjectiveConfig(pair_weight=0.5, gram_weight=2.0, soft_lead_weight=1.0, schedules=schedules))
     assert [objective.weights(at)["pair_loss"] for at in (0.0, 1.0)] == pytest.approx([0.5, 0.1])
     assert [objective.weights(at)["gram_loss"] for at in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([0, 1, 2, 2])
+    assert [objective.weights(at)["soft_lead_loss"] for at in (0.0, 0.25, 1.0)] == pytest.approx([0, 0.75, 3])
     assert Objective(ObjectiveConfig()).weights(0.0)["gram_loss"] == 1
+    assert Objective(ObjectiveConfig(triple="triangle", schedules=schedules)).weights(0.0)["triangle_loss"] == 0
 
 
 def outputs() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -77,7 +80,7 @@ def outputs() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
 
 @pytest.mark.parametrize("triple", ["gram", "triangle"])
 def test_loss_is_the_sum_of_what_is_logged_weighted(triple: str) -> None:
-    config = ObjectiveConfig(triple=triple, precordial_tie_weight=0.3, pair_weight=0.7, pair_weight_end=0.1)
+    config = ObjectiveConfig(triple=triple, precordial_tie_weight=0.3, pair_weight=0.7, schedules={"pair": {"end": 0.1}})
     output, batch = outputs()
     objective = Objective(config)
     losses = objective(output, batch, progress=0.5)
