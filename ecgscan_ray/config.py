@@ -229,7 +229,7 @@ class ObjectiveConfig(Section):
     derivable_weight: Weight = Field(0.5, ge=0)
     unseen_weight: Weight = Field(0.2, ge=0)
     """Within the reconstruction: what the page shows, what lead algebra derives from it, and the rest."""
-    soft_lead_weight: Weight = Field(0.1, ge=0)
+    soft_lead_weight: Weight = Field(1.0, ge=0)
     """Residual of the four lead laws on the redrawn leads."""
     frame_weight: Weight = Field(0.3, ge=0)
     """Finding where the traces lie in the picture, and the layout (truth from the renderer)."""

@@ -31,7 +31,7 @@ from ecgscan_ray.training.checkpoint import LoadedCheckpoint, load_run
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 PROJECTION_NAME = "projection.safetensors"
 _BATCH = 32
 

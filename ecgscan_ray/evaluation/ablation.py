@@ -79,7 +79,10 @@ def statistic(name: str, rows: Rows, weights: np.ndarray) -> np.ndarray:
 
 
 def compare(
-    runs: Mapping[str, Mapping[int, Rows]], against: Mapping[str, str] | None = None, resamples: int = 1000, seed: int = 0
+    runs: Mapping[str, Mapping[int, Rows]],
+    against: Mapping[str, str] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> dict[str, dict[str, Cell]]:
     """Set every arm beside the first, or beside the one that it is to be compared with.
 

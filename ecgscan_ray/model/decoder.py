@@ -5,7 +5,8 @@
 2. The layout says which lead and which second each column is. What the page shows goes to its (lead, time) cell.
 3. A lead's other cells are filled by analogy: where the rhythm looked like this, what did the lead do? (Attention from the
    rhythm at one time to the rhythm at the times at which the lead is shown.)
-4. A last layer sees all leads of one moment, so that lead algebra can be learned.
+4. A last layer sees all leads of one moment, and a mixture of them that depends on which of them are shown at that moment, so
+   that lead algebra can be learned: what is shown corrects what is guessed, and not the other way round.
 
 Letters: N pages, M layouts, R rows, W columns of a row, C features, T samples.
 """
@@ -24,6 +25,9 @@ from ecgscan_ray.config import ModelConfig, PageConfig
 from ecgscan_ray.model.frame import Found, Frame, RowGrid, read_rows
 from ecgscan_ray.paper.layout import PAGE_SECONDS, TRACE_MM, timed
 from ecgscan_ray.recording.leads import LEADS
+
+ALGEBRA_GAIN = 10.0
+"""Adam moves every weight by about the learning rate a step; shares of one lead in another are to move ten times as far."""
 
 
 class Group(nn.Module):
@@ -140,6 +144,9 @@ class Decoder(nn.Module):
         for last in (self.out, mixed):
             for parameter in last.parameters():
                 nn.init.normal_(parameter, std=0.01)
+        self.algebra = nn.Linear(len(LEADS), len(LEADS) ** 2)  # which leads are shown -> what each adds to each
+        for parameter in self.algebra.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self, image: Tensor, maps: tuple[Tensor, ...], truth: tuple[Tensor, Tensor] | None = None
@@ -191,9 +198,17 @@ class Decoder(nn.Module):
         states = F.relu(self.over_time(states))
         drawn = (self.out(states) + cells[:, -1:]).permute(0, 2, 3, 1)  # (n, 12, W, samples)
         moment = torch.cat([drawn.transpose(2, 3).flatten(1, 2), shown.to(drawn.dtype).expand(len(drawn), -1, -1)], 1)
-        drawn = drawn.flatten(2) + self.together(moment).unflatten(1, (len(LEADS), -1)).transpose(2, 3).flatten(2)
+        drawn = drawn + self.together(moment).unflatten(1, (len(LEADS), -1)).transpose(2, 3)
+        drawn = self._mixed(drawn, shown).flatten(2)
         states = F.adaptive_avg_pool2d(states, (len(LEADS), self.cells)).flatten(2).transpose(1, 2)
         return drawn.to(image.dtype), states.to(image.dtype)
+
+    def _mixed(self, drawn: Tensor, shown: Tensor) -> Tensor:
+        """Leads (n, 12, W, samples) in mV, each corrected by the others of its moment, given what is shown (12, W) then."""
+        with torch.autocast(drawn.device.type, enabled=False):  # the lead laws are a matter of microvolts
+            drawn = drawn.float()
+            mixture = ALGEBRA_GAIN * self.algebra(shown.T.float()).unflatten(1, (len(LEADS), len(LEADS)))
+            return drawn + torch.einsum("wkl,nlws->nkws", mixture, drawn)
 
     def _columns(self, places: Places, image: Tensor, context: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
         """Features (n * R, C, W) of every column and the height of its ink (n * R, 1, W) in mV."""

@@ -24,7 +24,7 @@ from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.store.filesystem import join, list_files, read_bytes
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Model = TypeVar("Model", ECGScan, Teacher)
 

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from ecgscan_ray.model.decoder import Decoder, Places
+from ecgscan_ray.evaluation.redraw import OTHER_VARIANCE, project_on_laws
+from ecgscan_ray.model.decoder import ALGEBRA_GAIN, Decoder, Places
 from ecgscan_ray.model.frame import Frame, RowGrid, Votes, inside, read_rows
 from ecgscan_ray.paper import Renderer, page_key
 from ecgscan_ray.paper.layout import LAYOUTS, nominal_frame, strip_boxes, timed
-from ecgscan_ray.recording.leads import LEADS
+from ecgscan_ray.objective.soft_leads import lead_residual
+from ecgscan_ray.recording.leads import LEAD_LAWS, LEADS
 from tests.records import recording as made_up
 from tests.tiny import tiny_config
 
@@ -53,6 +55,32 @@ def test_every_column_lies_on_the_strip_that_shows_it(name: str, speed: float) -
     assert seen >= drawn / 10 * COLUMNS - 12 and sorted(lead for g in places.groups for lead in g.leads) == list(
         range(12)
     )
+
+
+def test_leads_of_a_moment_are_mixed_by_what_is_shown_then() -> None:
+    """Untrained, nothing is added; the evidence-weighted projection on the lead laws is among what can be learned."""
+    config = tiny_config(page__layouts={"3x4+1": 1.0})
+    decoder = Decoder(config.model, config.page, (8, 8, 8))
+    shown = decoder.places[0].shown
+    drawn = torch.randn(2, 12, decoder.columns, decoder.per_column)
+    torch.testing.assert_close(decoder._mixed(drawn, shown), drawn)
+
+    laws = torch.as_tensor(LEAD_LAWS, dtype=torch.float64)
+    patterns = torch.unique(shown.T, dim=0)
+    assert len(patterns) == 4, "one a quarter of the page"
+    variance = torch.where(patterns, 1.0, OTHER_VARIANCE).double()
+    corrections = torch.stack(
+        [-torch.diag(v) @ laws.T @ torch.linalg.inv(laws @ torch.diag(v) @ laws.T) @ laws for v in variance]
+    )
+    flags = torch.cat([patterns.double(), torch.ones(4, 1, dtype=torch.float64)], 1)
+    solved = torch.linalg.lstsq(flags, corrections.flatten(1) / ALGEBRA_GAIN).solution
+    with torch.no_grad():
+        decoder.algebra.weight.copy_(solved[:-1].T)
+        decoder.algebra.bias.copy_(solved[-1])
+        mixed = decoder._mixed(drawn, shown).flatten(2)
+    assert lead_residual(mixed).abs().max() < 1e-4 < lead_residual(drawn.flatten(2)).abs().max()
+    seen = shown.repeat_interleave(decoder.per_column, -1).expand(2, -1, -1)
+    torch.testing.assert_close(mixed, project_on_laws(drawn.flatten(2), seen), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["3x4+1", "6x2", "12x1", "3x4/cabrera"])

@@ -80,7 +80,9 @@ def outputs() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
 
 @pytest.mark.parametrize("triple", ["gram", "triangle"])
 def test_loss_is_the_sum_of_what_is_logged_weighted(triple: str) -> None:
-    config = ObjectiveConfig(triple=triple, precordial_tie_weight=0.3, pair_weight=0.7, schedules={"pair": {"end": 0.1}})
+    config = ObjectiveConfig(
+        triple=triple, precordial_tie_weight=0.3, pair_weight=0.7, schedules={"pair": {"end": 0.1}}
+    )
     output, batch = outputs()
     objective = Objective(config)
     losses = objective(output, batch, progress=0.5)
