@@ -371,7 +371,7 @@ class ResourceConfig(Section):
     local_cpus: int | None = Field(None, ge=1)
     """Logical CPUs of a cluster started by the command itself; none = at least 4."""
     object_store_mb: int = Field(400, ge=80)
-    """Object store of a cluster started by the command itself, MB."""
+    """Object store of a cluster started by the command itself, MB (for each trial that a sweep runs at a time)."""
     max_failures: int = Field(3, ge=-1)
     """Restarts after a lost worker; -1 = without end."""
     train_label: dict[str, str] = {}

@@ -186,7 +186,8 @@ def _search(config: SweepConfig, plan: _Plan, left: int) -> None:
     for name, value in _TUNE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    start_ray(resources)
+    # every trial's blocks want their room: in a full store Ray collects garbage in all processes, over and over
+    start_ray(resources.model_copy(update={"object_store_mb": resources.object_store_mb * config.concurrent}))
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # misses the files of the loggers switched off above
     _preflight(config, plan)
     filesystem, path = open_filesystem(join(plan.book.out, "tune"), create=True)
