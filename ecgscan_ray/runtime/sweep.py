@@ -109,6 +109,7 @@ def sweep(
         train = train or (ablation.train_and_measure if config.arms else pretrain)
         arms = ablation.arms_with_teacher(config, out)
         plan = _Plan(base, store, book, config.stop_behind, config.grace_reports, deadline, train, arms)
+        _start(config, base)
         ablation.teach_shared(config, base, store, out)
         _search(config, plan, left)
     else:
@@ -181,14 +182,18 @@ def _exhausted(out: str, config: SweepConfig) -> bool:
     return exists(uri) and json.loads(read_bytes(uri))["trials"] >= config.length
 
 
-def _search(config: SweepConfig, plan: _Plan, left: int) -> None:
-    resources = build(Config, plan.base, where="base").resources
+def _start(config: SweepConfig, base: dict[str, Any]) -> None:
+    """Ray, and Tune without its noise."""
+    resources = build(Config, base, where="base").resources
     for name, value in _TUNE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # every trial's blocks want their room: in a full store Ray collects garbage in all processes, over and over
     start_ray(resources.model_copy(update={"object_store_mb": resources.object_store_mb * config.concurrent}))
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # misses the files of the loggers switched off above
+
+
+def _search(config: SweepConfig, plan: _Plan, left: int) -> None:
     _preflight(config, plan)
     filesystem, path = open_filesystem(join(plan.book.out, "tune"), create=True)
     tuner = tune.Tuner(
