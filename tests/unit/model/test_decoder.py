@@ -10,9 +10,9 @@ import torch
 from ecgscan_ray.evaluation.redraw import OTHER_VARIANCE, project_on_laws
 from ecgscan_ray.model.decoder import ALGEBRA_GAIN, Decoder, Places
 from ecgscan_ray.model.frame import Frame, RowGrid, Votes, inside, read_rows
+from ecgscan_ray.objective.soft_leads import lead_residual
 from ecgscan_ray.paper import Renderer, page_key
 from ecgscan_ray.paper.layout import LAYOUTS, nominal_frame, strip_boxes, timed
-from ecgscan_ray.objective.soft_leads import lead_residual
 from ecgscan_ray.recording.leads import LEAD_LAWS, LEADS
 from tests.records import recording as made_up
 from tests.tiny import tiny_config
