@@ -175,6 +175,7 @@ class Renderer:
     ) -> tuple[np.ndarray, tuple[float, float] | None]:
         """uint8 canvas with a grid, in ``out`` where it is given, and where the grid begins (``PageTruth.grid_mm``)."""
         canvas = self._sheet if out is None else out
+        grid_mm: tuple[float, float] | None
         if darkness := plan.raw("print"):
             paper, grid_mm = self._grids.printed(draws, darkness, canvas)
         else:
