@@ -19,6 +19,9 @@ UNIT = 170.0
 """Value of an unchanged pixel in the field of light."""
 _LINEAR = (np.arange(FIELD) + 0.5) / FIELD
 _Y, _X = (plane.ravel() for plane in np.meshgrid(_LINEAR, _LINEAR, indexing="ij"))
+_WARMER = np.array([0.5, 0.0, -1.0])
+"""What warmer light has more of each colour."""
+_PINKER = np.array([1.0, 0.0, 0.7])
 _CORNERS = np.stack([(1 - _Y) * (1 - _X), (1 - _Y) * _X, _Y * (1 - _X), _Y * _X])
 
 
@@ -33,7 +36,9 @@ def light_field(draws: Draws, plan: Plan, channels: int, slope: np.ndarray | Non
     """
     shading, shadow, glare, cast = (plan.size(name) for name in ("shading", "shadow", "glare", "cast"))
     stain, edge = plan.size("stain"), plan.size("edge")
-    if not (shading or shadow or glare or cast or stain or edge) and slope is None:
+    exposure, white, two_lights = (plan.size(name) for name in ("exposure", "white_balance", "two_lights"))
+    flat = not (shading or shadow or glare or cast or stain or edge or exposure or white or two_lights)
+    if flat and slope is None:
         return None
     corners = [shading * draws.unit(f"shade_{i}") for i in range(4)]
     light = 1.0 - np.array(corners) @ _CORNERS
@@ -53,10 +58,19 @@ def light_field(draws: Draws, plan: Plan, channels: int, slope: np.ndarray | Non
         light *= 1 - min(0.9, edge) * np.exp(-far / (0.03 + 0.1 * (draws.unit("edge_side") * 4 - side)))
     if slope is not None:
         light *= 1 + np.clip(slope[(_X * FIELD).astype(int)], -0.3, 0.3)
+    if exposure:
+        light *= 1 - min(0.6, exposure)
     if channels == 1:
         return light.reshape(FIELD, FIELD, 1)
-    colour = (1 + cast * draws.signed("cast_red"), 1.0, 1 + cast * draws.signed("cast_blue"))
-    return (light[:, None] * np.array(colour)).reshape(FIELD, FIELD, 3)
+    colour = np.array((1 + cast * draws.signed("cast_red"), 1.0, 1 + cast * draws.signed("cast_blue")))
+    if white:
+        tint = draws.uniform("white_balance_tint", -0.6, 0.15)  # greenish more often than pink
+        colour = colour * (1 + white * draws.signed("white_balance_hue") * _WARMER + 0.04 * tint * _PINKER)
+    if two_lights:  # what the first does not reach is lit by another: lamps are warmer than windows
+        depth = light.max() - light
+        share = (two_lights * draws.signed("two_lights_hue") / max(depth.max(), 0.05)) * depth[:, None]
+        return (light[:, None] * colour * (1 + share * _WARMER)).reshape(FIELD, FIELD, 3)
+    return (light[:, None] * colour).reshape(FIELD, FIELD, 3)
 
 
 def lit(image: np.ndarray, field: np.ndarray) -> np.ndarray:
@@ -107,6 +121,23 @@ def sharpened(image: np.ndarray, amount: float) -> np.ndarray:
     """What cameras and scanners do by themselves: ``amount`` of the detail finer than 1 px is added once more."""
     soft = cv2.GaussianBlur(image, (5, 5), 1.0, borderType=cv2.BORDER_REPLICATE)
     return cv2.addWeighted(image, 1 + amount, soft, -amount, 0)
+
+
+def softened_colour(image: np.ndarray, reach: float) -> np.ndarray:
+    """The picture with its colours, and not its light, spread over ``reach`` px, as cameras keep them."""
+    if reach < 1.2:
+        return image
+    side = (image.shape[1], image.shape[0])
+    fewer = image if reach < 3.0 else np.ascontiguousarray(image[::2, ::2])
+    small = cv2.resize(
+        fewer, (max(4, round(side[0] / reach)), max(4, round(side[1] / reach))), interpolation=cv2.INTER_AREA
+    )
+    colour = cv2.cvtColor(small, cv2.COLOR_RGB2YCrCb)[..., 1:]
+    spread = np.empty_like(image)
+    cv2.mixChannels(
+        [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], cv2.resize(colour, side)], [spread], [0, 0, 1, 1, 2, 2]
+    )
+    return cv2.cvtColor(spread, cv2.COLOR_YCrCb2RGB)
 
 
 def downscaled(image: np.ndarray, lost: float) -> np.ndarray:
@@ -176,16 +207,58 @@ class NoiseBank:
 
     def _plane(self, level: int) -> tuple[np.ndarray, np.ndarray]:
         if level not in self._planes:
-            height, width, channels = self._shape
-            shape = (height + self.SPARE, width + self.SPARE)
-            seeds = np.arange(shape[0], dtype=np.uint64) + np.uint64((level + 1) << 40)
-            count = shape[1] * (1 + channels) * 2
-            # The mean of two uniforms: near enough to a bell, and exact on every machine.
-            grain = uniforms(seeds, count).reshape(shape[0], shape[1], 1 + channels, 2).sum(-1) - 1.0
-            grain = (grain[..., :1] + 0.5 * grain[..., 1:]) / 1.118 if channels == 3 else grain[..., 1:]
-            steps = np.floor(grain * (self.LEVELS[level] * 2.45) + 0.5).astype(np.int16)
+            steps = np.floor(self._grain(level) * (self.LEVELS[level] * 2.45) + 0.5).astype(np.int16)
             self._planes[level] = (np.maximum(steps, 0).astype(np.uint8), np.maximum(-steps, 0).astype(np.uint8))
         return self._planes[level]
+
+    def _grain(self, level: int) -> np.ndarray:
+        """float64 (H, W, C) noise with a standard deviation of 1 / 2.45."""
+        height, width, channels = self._shape
+        shape = (height + self.SPARE, width + self.SPARE)
+        seeds = np.arange(shape[0], dtype=np.uint64) + np.uint64((level + 1) << 40)
+        count = shape[1] * (1 + channels) * 2
+        # The mean of two uniforms: near enough to a bell, and exact on every machine.
+        grain = uniforms(seeds, count).reshape(shape[0], shape[1], 1 + channels, 2).sum(-1) - 1.0
+        return (grain[..., :1] + 0.5 * grain[..., 1:]) / 1.118 if channels == 3 else grain[..., 1:]
+
+
+class CloudyBank(NoiseBank):
+    """A camera's own noise after its processing: cloudy light, mottled paper, and colour in coarser clouds.
+
+    Args:
+        height: Rows of the image.
+        width: Columns.
+        channels: 1 or 3.
+        scale: Of the image, 1 at 1.4 px/mm: the size of the clouds.
+    """
+
+    LIGHT = ((0.0, 1.0), (0.7, 0.5), (1.6, 0.6), (4.0, 0.8))
+    """Size of the clouds, px at 1.4 px/mm (0 = pixel by pixel), and their weight."""
+    COLOUR = ((1.0, 1.1), (3.0, 0.9))
+
+    def __init__(self, height: int, width: int, channels: int, scale: float) -> None:
+        super().__init__(height, width, channels)
+        self._scale = scale
+
+    def _grain(self, level: int) -> np.ndarray:
+        light = self._clouds(level, 0, self.LIGHT)
+        light /= 2.45 * light.std()
+        if self._shape[2] == 1:
+            return light[..., None]
+        red, blue = (self._clouds(level, 1 + n, self.COLOUR) for n in range(2))
+        grain = np.stack([light + red - 0.1 * blue, light - 0.35 * red - 0.1 * blue, light + blue], -1)
+        return grain
+
+    def _clouds(self, level: int, plane: int, octaves: tuple[tuple[float, float], ...]) -> np.ndarray:
+        height, width = self._shape[0] + self.SPARE, self._shape[1] + self.SPARE
+        total = np.zeros((height, width))
+        for n, (size, weight) in enumerate(octaves):
+            step = max(1.0, size * self._scale)
+            rows, columns = (max(2, round(side / step)) for side in (height, width))
+            seeds = np.arange(rows, dtype=np.uint64) + np.uint64(((level + 1) << 44) + (plane << 36) + (n << 32))
+            nodes = uniforms(seeds, 2 * columns).reshape(rows, columns, 2).sum(-1) - 1.0
+            total += weight * cv2.resize(nodes, (width, height), interpolation=cv2.INTER_CUBIC)
+        return total
 
 
 class DeskBank:
@@ -254,8 +327,8 @@ class DeskBank:
         else:
             long, wide = ((24, 1), (1, 24), (2, 2))[index % 2 if wooden else 2]  # fibres of wood, or a weave
             tone = 0.92 + 0.16 * octave(0, 12, 3)
-            tone += (0.2 if wooden else 0.04) * (octave(500, size[1] // (5 * wide), size[0] // (5 * long)) - 0.5)
-            tone += (0.16 if wooden else 0.08) * (octave(90000, size[1] // (2 * wide), size[0] // (2 * long)) - 0.5)
+            tone += (0.2 if wooden else 0.08) * (octave(500, size[1] // (5 * wide), size[0] // (5 * long)) - 0.5)
+            tone += (0.16 if wooden else 0.15) * (octave(90000, size[1] // (2 * wide), size[0] // (2 * long)) - 0.5)
         colour = np.zeros(channels, np.float32)
         red, green, blue = self.COLOURS[index]
         colour[:3] = (red, green, blue) if channels > 1 else 0.299 * red + 0.587 * green + 0.114 * blue

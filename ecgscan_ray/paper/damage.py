@@ -7,6 +7,7 @@ is multiplied into the picture afterwards, at a fraction of the cost. All of it 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import cv2
@@ -138,15 +139,19 @@ def faxed(canvas: np.ndarray, level: float) -> None:
     cv2.merge([black] * channels, dst=canvas)
 
 
-_BAYER = np.array([(0, 8, 2, 10), (12, 4, 14, 6), (3, 11, 1, 9), (15, 7, 13, 5)])
-"""The order in which the dots of a cell turn black."""
+@lru_cache(maxsize=1)
+def _scatter() -> np.ndarray:
+    """float64 (64, 64) thresholds in [0, 1) whose dots, at any grey, keep apart from each other: no cell is seen."""
+    loose = uniforms(np.arange(64, dtype=np.uint64) + np.uint64(0x646F7473 << 8), 64)
+    crowded = sum(np.roll(loose, (y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1))
+    return (np.argsort(np.argsort((loose - crowded / 9).ravel())) / 4096.0).reshape(64, 64)
 
 
 def dithered(canvas: np.ndarray, pitch_mm: float, scale: tuple[float, float]) -> None:
     """All of the sheet in black dots on white, ``pitch_mm`` apart at ``scale`` px/mm, as two-level printers show grey."""
     grey = canvas if canvas.shape[2] == 1 else cv2.cvtColor(np.ascontiguousarray(canvas[..., :3]), cv2.COLOR_RGB2GRAY)
     wide, high = (max(1, round(pitch_mm * along)) for along in scale)
-    cell = np.kron((_BAYER + 0.5) * (255 / 16), np.ones((high, wide))).astype(np.uint8)
+    cell = np.kron(40.0 + 195.0 * _scatter(), np.ones((high, wide))).astype(np.uint8)
     times = -(-canvas.shape[0] // cell.shape[0]), -(-canvas.shape[1] // cell.shape[1])
     level = np.tile(cell, times)[: canvas.shape[0], : canvas.shape[1]]
     canvas[:] = np.where(grey.reshape(level.shape) > level, np.uint8(252), np.uint8(20))[..., None]
@@ -209,6 +214,111 @@ def _facets(kind: int) -> np.ndarray:
     near = far.argmin(-1)
     tilt = 3.0 * ((x - numbers[near, 0]) * (numbers[near, 2] - 0.5) + (y - numbers[near, 1]) * (numbers[near, 3] - 0.5))
     return np.clip(0.6 * numbers[near, 4] + tilt, -0.15, 1.0)
+
+
+FIELD_PX_PER_MM = 2.0
+"""Of the light on bent paper."""
+_SHEET_MM = (280.0, 212.0)
+"""Width and height for which it is made up; it is stretched over the sheet."""
+_WARM = np.array([-0.35, 0.0, 0.65, 0.0])
+"""How much more of each colour a shade in warm light takes."""
+BENDS = 8
+"""Patterns of each way to bend a sheet; mirrored and turned they are four times as many."""
+
+
+def crumple(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float, float]) -> None:
+    """A sheet that was balled up and smoothed: facets with sharp ridges. ``size`` = contrast of light and shade."""
+    _shade(canvas, draws, size, _bent("crumple", draws.integer("crumple_kind", 4 * BENDS) // 4), "crumple_kind")
+
+
+def panels(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float, float]) -> None:
+    """A folded sheet, opened again: panels that each catch the light at an angle. ``size`` = contrast."""
+    _shade(canvas, draws, size, _bent("panels", draws.integer("panels_kind", 4 * BENDS) // 4), "panels_kind")
+
+
+def _shade(canvas: np.ndarray, draws: Draws, size: float, bent: np.ndarray, slot: str) -> None:
+    """Multiply the light of a bent sheet into the canvas: lit by one lamp, shaded into another's warmer or cooler light."""
+    turn, channels = draws.integer(slot, 4 * BENDS) % 4, canvas.shape[2]
+    bent = np.ascontiguousarray(bent[:: 1 if turn % 2 else -1, :: 1 if turn // 2 else -1])
+    hue = 1 + draws.uniform("shade_hue", -0.3, 1.0) * _WARM if channels > 1 else np.ones(1)
+    level = (np.arange(256) - 128.0) / 127.0
+    gains = np.clip((1 + min(size, 0.6) * np.multiply.outer(level, hue)) * UNIT + 0.5, 0, 255).astype(np.uint8)
+    if channels == 4:
+        nodes = np.take(gains.view(np.uint32)[:, 0], bent).view(np.uint8).reshape(*bent.shape, 4)
+    else:
+        nodes = np.take(gains[:, :channels], bent, axis=0)
+    gain = cv2.resize(nodes, (canvas.shape[1], canvas.shape[0]), interpolation=cv2.INTER_LINEAR)
+    cv2.multiply(canvas, gain.reshape(canvas.shape), dst=canvas, scale=1 / UNIT)
+
+
+@lru_cache(maxsize=2 * BENDS)
+def _bent(kind: str, index: int) -> np.ndarray:
+    """uint8 (h, w) light of a bent sheet, 128 = as on a flat one.
+
+    Each fold turns the paper's slope by some angle on either side; the slope dies away with distance, so that what lies
+    between folds is a facet with a gradient. Ridges catch a little light of their own.
+    """
+    numbers = iter(uniforms(np.array([(0x62656E64 + (index << 8)) ^ (len(kind) << 40)], np.uint64), 4096)[0].tolist())
+    draw = numbers.__next__
+    width, height = (round(side * FIELD_PX_PER_MM) for side in _SHEET_MM)
+    light = np.zeros((height, width), np.float32)
+    if kind == "panels":
+        folds = _panel_folds(index, draw)
+    else:
+        few = 25 + int(70 * (index / (BENDS - 1)) ** 1.5)
+        folds = [
+            (draw() * _SHEET_MM[0], draw() * _SHEET_MM[1], math.pi * draw(), 8.0 + 60.0 * draw() ** 2,
+             4.0 + 26.0 * draw() ** 2, (0.35 + 0.65 * draw()) * (1 if draw() < 0.5 else -1))
+            for _ in range(few)
+        ]  # fmt: skip
+    for x, y, angle, half, reach, steep in folds:
+        box = half + 2.5 * reach
+        x0, x1 = (int(np.clip((x + sign * box) * FIELD_PX_PER_MM, 0, width)) for sign in (-1, 1))
+        y0, y1 = (int(np.clip((y + sign * box) * FIELD_PX_PER_MM, 0, height)) for sign in (-1, 1))
+        if x0 >= x1 or y0 >= y1:
+            continue
+        across, down = (
+            (np.arange(low, high, dtype=np.float32) + 0.5) / FIELD_PX_PER_MM - at
+            for low, high, at in ((x0, x1, x), (y0, y1, y))
+        )
+        along = np.add.outer(down * math.sin(angle), across * math.cos(angle))
+        aside = np.add.outer(down * math.cos(angle), -across * math.sin(angle))
+        aside += 1.5 * draw() * np.sin(along * (0.05 + 0.1 * draw()))  # no fold is quite straight
+        far = np.abs(aside)
+        facet = np.clip(aside / 0.4, -1, 1) * np.exp(-far / reach) + (0.5 * draw()) * np.clip(1 - far / 0.7, 0, 1)
+        ends = np.clip((half - np.abs(along)) / (0.5 * half), 0, 1) if half < 200 else 1.0
+        light[y0:y1, x0:x1] += (steep * facet * ends).astype(np.float32)
+    return np.floor(np.tanh(light) * 127 + 128.5).astype(np.uint8)
+
+
+def _panel_folds(index: int, draw: Callable[[], float]) -> list[tuple[float, float, float, float, float, float]]:
+    """Folds over the whole sheet: parallel, as for an envelope, crossed, or one at any angle, a dog's ear among them."""
+    way, found = index % 4, []
+    places = {0: (1 / 3, 2 / 3), 1: (0.5,), 2: (0.5,), 3: (0.15 + 0.7 * draw(),)}[way]
+    upright = draw() < 0.5
+    for n, place in enumerate(places if way != 2 else places * 2):
+        angle = (
+            math.pi * draw()
+            if way == 3
+            else (math.pi / 2 if upright != (n == 1 and way == 2) else 0.0) + 0.1 * (draw() - 0.5)
+        )
+        at = place + 0.06 * (draw() - 0.5)
+        sign = (1 if n % 2 else -1) * (1 if draw() < 0.7 else -1)
+        found.append(
+            (at * _SHEET_MM[0], at * _SHEET_MM[1], angle, 1e3, 30.0 + 130.0 * draw(), sign * (0.5 + 0.5 * draw()))
+        )
+    for _ in range(int(5 * draw())):  # and what handling does
+        found.append(
+            (
+                draw() * _SHEET_MM[0],
+                draw() * _SHEET_MM[1],
+                math.pi * draw(),
+                20.0 + 90.0 * draw(),
+                10.0 + 40.0 * draw(),
+                0.5 * (draw() - 0.5),
+            )
+        )
+    return found
 
 
 def fold(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float, float]) -> None:

@@ -42,6 +42,9 @@ EFFECTS: dict[str, Effect] = {
     "fade": Effect(0.2, 0.05, 0.35),  # share of ink and grid that faded everywhere
     "pale_ink": Effect(0.3, 0.1, 0.45),  # share by which ink, and not the grid, is nearer to white
     "rim": Effect(0.3, 3.0, 8.0),  # width without grid at the sheet's edge, mm
+    "print": Effect(0.3, 0.3, 1.1),  # a grid in colours of the page's own; how dark its 5 mm lines are
+    "panels": Effect(0.2, 0.05, 0.25),  # lights and shades of a folded sheet, about their mean
+    "crumple": Effect(0.1, 0.05, 0.25),  # the same, of one that was balled up
     # copiers, scanners, faxes
     "threshold": Effect(0.05, 135.0, 195.0),  # grey level below which all is black and above which all is white
     "dither": Effect(0.05, 0.08, 0.25),  # black dots for grey; their pitch, mm
@@ -54,6 +57,9 @@ EFFECTS: dict[str, Effect] = {
     "glare": Effect(0.08, 0.1, 0.5),  # brightening
     "cast": Effect(0.7, 0.0, 0.06),  # share by which red and blue differ
     "gamma": Effect(0.8, 0.0, 0.3),  # log of the exponent
+    "exposure": Effect(0.3, 0.0, 0.3),  # darkening of all
+    "white_balance": Effect(0.3, 0.0, 0.08),  # share by which all is bluer or yellower
+    "two_lights": Effect(0.3, 0.02, 0.15),  # share by which shades are bluer or yellower
     # the camera; lengths in px at 1.4 px/mm, growing with the image
     "moire": Effect(0.1, 0.03, 0.12),  # contrast
     "blur": Effect(0.8, 0.25, 0.7),  # sigma, px
@@ -61,6 +67,8 @@ EFFECTS: dict[str, Effect] = {
     "motion": Effect(0.05, 1.0, 3.0),  # length, px
     "downscale": Effect(0.05, 0.1, 0.45),  # share of the side that was lost in between
     "noise": Effect(0.8, 1.0, 5.0),  # grey levels
+    "soft_colour": Effect(0.3, 0.6, 1.6),  # px over which colours, and not light, are spread
+    "grain": Effect(0.3, 1.0, 4.0),  # grey levels of cloudy noise
     "sharpen": Effect(0.2, 0.2, 0.8),  # how much of the finest detail the camera adds once more
     "jpeg": Effect(0.6, 50.0, 92.0),  # quality
 }
@@ -73,22 +81,24 @@ PRESETS: dict[str, dict[str, Effect]] = {
         "page_scale": Effect(1.0, 0.97, 1.02),
         "shift": Effect(1.0, 0.0, 0.01),
         "crop": Effect(0.1, 0.01, 0.08),
-        "shading": Effect(0.6, 0.02, 0.1),
-        "shadow": Effect(0.25, 0.05, 0.2),
-        "edge": Effect(0.25, 0.1, 0.5),
+        "shading": Effect(0.6, 0.01, 0.06),
+        "shadow": Effect(0.12, 0.05, 0.2),
+        "edge": Effect(0.2, 0.1, 0.5),
         "cast": Effect(0.4, 0.0, 0.03),
         "gamma": Effect(0.7, 0.0, 0.3),
         "blur": Effect(0.5, 0.05, 0.25),
-        "noise": Effect(0.6, 0.5, 2.5),
+        "noise": Effect(0.2, 0.5, 2.5),
+        "grain": Effect(0.8, 0.8, 3.0),
         "sharpen": Effect(0.6, 0.1, 0.8),
-        "jpeg": Effect(0.6, 60.0, 95.0),
+        "jpeg": Effect(0.4, 60.0, 95.0),
         "fade": Effect(0.3, 0.05, 0.35),
         "thermal": Effect(0.12, 0.1, 0.5),
         "streak": Effect(0.2, 3.0, 14.0),
-        "grade": Effect(0.35, 0.0, 1.0),
+        "grade": Effect(1.0, 0.2, 1.0),
         "threshold": Effect(0.05, 135.0, 195.0),
-        "dither": Effect(0.3, 0.08, 0.25),
+        "dither": Effect(0.35, 0.08, 0.25),
         "pale_ink": Effect(0.4, 0.1, 0.4),
+        "print": Effect(0.9, 0.45, 1.15),
         "rim": Effect(0.5, 3.0, 8.0),
         "crease": Effect(0.12, 0.06, 0.3),
         "writing": Effect(0.22, 0.6, 0.95),
@@ -103,24 +113,32 @@ PRESETS: dict[str, dict[str, Effect]] = {
         "curl": Effect(0.35, 0.001, 0.01),
         "shading": Effect(1.0, 0.05, 0.3),
         "shadow": Effect(0.45, 0.1, 0.45),
-        "cast": Effect(0.9, 0.0, 0.03),
+        "exposure": Effect(0.8, 0.0, 0.25),
+        "two_lights": Effect(0.7, 0.02, 0.15),
+        "cast": Effect(0.8, 0.0, 0.012),
+        "white_balance": Effect(0.9, 0.0, 0.08),
         "gamma": Effect(0.9, 0.0, 0.35),
-        "blur": Effect(0.6, 0.05, 0.3),
-        "defocus": Effect(0.08, 0.4, 1.2),
-        "motion": Effect(0.06, 0.5, 2.0),
-        "downscale": Effect(0.08, 0.1, 0.4),
-        "noise": Effect(0.8, 0.5, 3.0),
+        "blur": Effect(0.6, 0.03, 0.22),
+        "defocus": Effect(0.05, 0.4, 1.2),
+        "motion": Effect(0.04, 0.5, 2.0),
+        "downscale": Effect(0.05, 0.1, 0.4),
+        "noise": Effect(0.04, 0.5, 3.0),
+        "grain": Effect(1.0, 0.8, 2.6),
+        "soft_colour": Effect(1.0, 0.7, 1.8),
         "sharpen": Effect(0.85, 0.1, 0.6),
-        "jpeg": Effect(0.5, 50.0, 95.0),
+        "jpeg": Effect(0.25, 65.0, 97.0),
         "fold": Effect(0.35, 0.04, 0.2),
         "crease": Effect(0.4, 0.1, 0.6),
-        "wrinkle": Effect(0.3, 0.05, 0.3),
+        "wrinkle": Effect(0.08, 0.05, 0.3),
+        "panels": Effect(0.4, 0.02, 0.14),
+        "crumple": Effect(0.35, 0.02, 0.2),
         "glare": Effect(0.12, 0.1, 0.5),
         "stain": Effect(0.08, 0.05, 0.25),
         "ring": Effect(0.06, 0.1, 0.35),
         "thermal": Effect(0.1, 0.1, 0.5),
         "fade": Effect(0.6, 0.05, 0.35),
-        "pale_ink": Effect(0.8, 0.1, 0.5),
+        "pale_ink": Effect(0.9, 0.12, 0.52),
+        "print": Effect(0.95, 0.6, 1.15),
         "rim": Effect(0.5, 3.0, 8.0),
         "writing": Effect(0.22, 0.6, 0.95),
         "stamp": Effect(0.12, 0.35, 0.8),

@@ -30,6 +30,19 @@ _COLOURS = {
     "black": ((60, 60, 64), (150, 150, 150)),
 }
 _COLOUR_SHARES = {"red": 0.42, "orange": 0.14, "green": 0.07, "blue": 0.07, "grey": 0.14, "brown": 0.04, "black": 0.12}
+PRINTS = (
+    ("full", 0.16, 0.1),
+    ("full", 0.25, 0.1),
+    ("full", 0.34, 0.12),
+    ("full", 0.42, 0.16),
+    ("full", 0.2, 0.2),
+    ("dots", 0.22, 0.1),
+)
+"""Kinds and widths of lines, mm, of the grids that a page colours by itself."""
+_PRINT_SHARES = dict(enumerate((0.16, 0.24, 0.24, 0.18, 0.08, 0.1)))
+_HUE_SHARES = {"red": 0.56, "orange": 0.15, "green": 0.05, "blue": 0.06, "grey": 0.05, "brown": 0.08, "black": 0.05}
+_LEVELS = 16
+"""Steps of coverage of each kind of line in them."""
 _KIND_SHARES = {"full": 0.68, "dots": 0.1, "major": 0.16, "none": 0.06}
 
 
@@ -64,6 +77,27 @@ def grid_style(index: int) -> GridStyle:
     )
 
 
+def print_colours(draws: Draws, darkness: float) -> np.ndarray:
+    """float64 (3, 3) RGB of paper, 5 mm lines and 1 mm lines of a page with a print of its own.
+
+    Hues lie between those of the known grids; either kind of line can be as dark as ink or nearly lost.
+
+    Args:
+        draws: The page's numbers.
+        darkness: Of the 5 mm lines, 0 = none.
+    """
+    white = draws.uniform("print_paper", 238.0, 255.0)
+    warm = draws.uniform("print_warm", -8.0, 7.0)
+    paper = np.array([white + 0.3 * warm, white, white - warm])
+    base = np.array(_COLOURS[draws.pick("print_hue", _HUE_SHARES)][0], np.float64)
+    # the same hue, from a pale tint down to the darkest that a printer makes of it
+    deep = base - draws.unit("print_tone") ** 0.7 * max(0.0, base.min() - 60.0)
+    strong = paper + (deep - paper) * min(1.0, darkness)
+    fine = draws.unit("print_minor")  # printers of pages lose the millimetres, those of recorders do not
+    weak = paper + (strong - paper) * (0.15 * fine if fine < 0.4 else 0.06 + 0.9 * ((fine - 0.4) / 0.6) ** 2)
+    return np.clip(np.stack([paper, strong, weak]), 0.0, 255.0)
+
+
 def luma(colour: tuple[float, ...]) -> float:
     """Grey value of an sRGB colour."""
     return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
@@ -82,20 +116,27 @@ def line_cover(count: int, px_per_mm: float, every_mm: float, width_mm: float) -
     return np.clip(edges[1:] - edges[:-1], 0.0, 1.0)
 
 
+def grid_cover(
+    kind: str, widths_mm: tuple[float, float], height: int, width: int, sx: float, sy: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (height, width) shares of each pixel under the 5 mm lines, and under the 1 mm lines or dots beside them."""
+    major = np.zeros((height, width), np.float32)
+    minor = np.zeros((height, width), np.float32)
+    if kind != "none":
+        cx, cy = line_cover(width, sx, MAJOR_MM, widths_mm[0]), line_cover(height, sy, MAJOR_MM, widths_mm[0])
+        major = (1 - (1 - cx)[None, :] * (1 - cy)[:, None]).astype(np.float32)
+    if kind in ("full", "dots"):
+        wide = widths_mm[1] if kind == "full" else 0.3
+        cx, cy = line_cover(width, sx, 1.0, wide), line_cover(height, sy, 1.0, wide)
+        both = cx[None, :] * cy[:, None]
+        minor = (both if kind == "dots" else cx[None, :] + cy[:, None] - both).astype(np.float32)
+    return major, minor * (1 - major)
+
+
 def draw_grid(style: GridStyle, height: int, width: int, sx: float, sy: float, channels: int) -> np.ndarray:
     """uint8 (height, width, channels) paper with its grid; a fourth channel is left empty for the warp."""
     image = np.zeros((height, width, channels), np.uint8)
-    major = np.zeros((height, width), np.float32)
-    minor = np.zeros((height, width), np.float32)
-    if style.kind != "none":
-        cx, cy = line_cover(width, sx, MAJOR_MM, style.major_mm), line_cover(height, sy, MAJOR_MM, style.major_mm)
-        major = (1 - (1 - cx)[None, :] * (1 - cy)[:, None]).astype(np.float32)
-    if style.kind in ("full", "dots"):
-        wide = style.minor_mm if style.kind == "full" else 0.3
-        cx, cy = line_cover(width, sx, 1.0, wide), line_cover(height, sy, 1.0, wide)
-        both = cx[None, :] * cy[:, None]
-        minor = (both if style.kind == "dots" else cx[None, :] + cy[:, None] - both).astype(np.float32)
-    minor *= 1 - major
+    major, minor = grid_cover(style.kind, (style.major_mm, style.minor_mm), height, width, sx, sy)
     for channel in range(min(channels, 3)):
         paper, strong, weak = (
             (luma(c) if channels == 1 else c[channel]) for c in (style.paper, style.major, style.minor)
@@ -124,6 +165,7 @@ class GridBank:
         one = (height + self._spare[0]) * (width + self._spare[1]) * channels
         self.styles = max(4, min(STYLES, BANK_BYTES // one))
         self._drawn: dict[int, np.ndarray] = {}
+        self._covers: dict[int, np.ndarray] = {}
 
     def window(self, index: int, phase_x: float, phase_y: float) -> tuple[np.ndarray, tuple[float, float] | None]:
         """A read-only view, uint8 (H, W, C), of style ``index`` at a phase in [0, 1) of the 5 mm box, and where its
@@ -131,12 +173,49 @@ class GridBank:
         if index not in self._drawn:
             height, width = self._size[0] + self._spare[0], self._size[1] + self._spare[1]
             grid = draw_grid(grid_style(index), height, width, *self._scale, self._channels)
-            spread = np.array([0.25, 0.5, 0.25])
-            self._drawn[index] = cv2.sepFilter2D(grid, -1, spread, spread).reshape(grid.shape) if self._soften else grid
+            self._drawn[index] = self._softened(grid)
+        part, first = self._part(phase_x, phase_y)
+        return self._drawn[index][part], first if grid_style(index).kind != "none" else None
+
+    def _softened(self, grid: np.ndarray) -> np.ndarray:
+        spread = np.array([0.25, 0.5, 0.25])
+        return cv2.sepFilter2D(grid, -1, spread, spread).reshape(grid.shape) if self._soften else grid
+
+    def _part(self, phase_x: float, phase_y: float) -> tuple[tuple[slice, slice], tuple[float, float]]:
+        """Where a page is cut from a drawn grid, and where the page's first 5 mm lines lie, mm."""
         y, x = int(phase_y * self._spare[0]), int(phase_x * self._spare[1])
         first = (round(-x / self._scale[0] % MAJOR_MM, 4), round(-y / self._scale[1] % MAJOR_MM, 4))
-        lined = grid_style(index).kind != "none"
-        return self._drawn[index][y : y + self._size[0], x : x + self._size[1]], first if lined else None
+        return (slice(y, y + self._size[0]), slice(x, x + self._size[1])), first
+
+    def printed(self, draws: Draws, darkness: float, out: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
+        """Draw a grid in colours of the page's own into ``out``, uint8 (H, W, C).
+
+        The bank keeps how much of each pixel the lines cover; a table of colours, one entry for each pair of coverages,
+        makes a page of it, so that the number of prints has nothing to do with memory.
+
+        Returns:
+            uint8 (C,) the paper between the lines, and where the first 5 mm lines lie, as ``window`` says it.
+        """
+        index = draws.pick("style", _PRINT_SHARES)
+        if index not in self._covers:
+            height, width = self._size[0] + self._spare[0], self._size[1] + self._spare[1]
+            kind, *widths = PRINTS[index]
+            planes = grid_cover(kind, (widths[0], widths[1]), height, width, *self._scale)
+            major, minor = (np.rint(self._softened(plane) * (_LEVELS - 1)).astype(np.uint8) for plane in planes)
+            self._covers[index] = major * np.uint8(_LEVELS) + minor
+        colours = print_colours(draws, darkness)
+        paper, strong, weak = colours @ (0.299, 0.587, 0.114) if self._channels == 1 else colours
+        cover = np.arange(_LEVELS) / (_LEVELS - 1)
+        shades = paper + np.multiply.outer(cover, strong - paper)[:, None] + np.multiply.outer(cover, weak - paper)
+        shades = (np.clip(shades, 0, 255) + 0.5).astype(np.uint8).reshape(_LEVELS**2, -1)
+        part, first = self._part(draws.unit("phase_x"), draws.unit("phase_y"))
+        code = self._covers[index][part]
+        if self._channels == 4:  # all channels of a pixel at once
+            table = np.column_stack([shades, np.zeros(len(shades), np.uint8)]).view(np.uint32)[:, 0]
+            np.take(table, code, out=out.view(np.uint32)[..., 0], mode="clip")
+            return np.append(shades[0], np.uint8(0)), first
+        np.take(shades, code, axis=0, out=out, mode="clip")
+        return shades[0], first
 
     def paper(self, index: int) -> np.ndarray:
         """uint8 (C,) what style ``index`` has between its lines."""

@@ -102,6 +102,7 @@ class Renderer:
         self._grids = GridBank(*self._canvas, self._cx, self._cy, self._channels, times > 1)
         self._sheet = np.empty((*self._canvas, self._channels), np.uint8)  # one for all pages: fresh memory is slow
         self._noise = camera.NoiseBank(page.height, page.width, page.channels)
+        self._cloudy = camera.CloudyBank(page.height, page.width, page.channels, math.sqrt(self._sx * self._sy) / 1.4)
         self._desks = camera.DeskBank(page.height, page.width, self._channels)
         self._blur_scale = min(4.0, max(0.6, math.sqrt(self._sx * self._sy) / 1.4))
 
@@ -151,9 +152,7 @@ class Renderer:
         label = marks.label_style(draws, where.pitch, self._faces, self._places)
         wanted = max(draws.uniform("pen", 0.3, 0.5) * self._mean, MIN_PEN_PX * self._times)
         pen_mm = snapped_pen(wanted, self._k) / self._mean
-        canvas, grid_mm = self._paper(
-            draws, plan.raw("rim"), None if self._warped or self._canvas != image.shape[:2] else image
-        )
+        canvas, grid_mm = self._paper(draws, plan, None if self._warped or self._canvas != image.shape[:2] else image)
         ink = ink_colour(draws, page.channels, plan.size("pale_ink"))
         offsets = self._draw(canvas, draws, signal, recording.fs, layout, where, (pulse, label, pen_mm), ink)
         if all(offset is None for offset in offsets):
@@ -172,16 +171,20 @@ class Renderer:
         )  # fmt: skip
 
     def _paper(
-        self, draws: Draws, rim_mm: float, out: np.ndarray | None
+        self, draws: Draws, plan: effects.Plan, out: np.ndarray | None
     ) -> tuple[np.ndarray, tuple[float, float] | None]:
-        """uint8 canvas with a grid that ends ``rim_mm`` from the edge, in ``out`` where it is given, and where the grid
-        begins (``PageTruth.grid_mm``)."""
-        style = draws.integer("style", self._grids.styles)
-        window, grid_mm = self._grids.window(style, draws.unit("phase_x"), draws.unit("phase_y"))
+        """uint8 canvas with a grid, in ``out`` where it is given, and where the grid begins (``PageTruth.grid_mm``)."""
         canvas = self._sheet if out is None else out
-        canvas[:] = window
-        if rim_mm:
-            damage.bare_rim(canvas, self._grids.paper(style), rim_mm, self._c)
+        grid_mm: tuple[float, float] | None
+        if darkness := plan.raw("print"):
+            paper, grid_mm = self._grids.printed(draws, darkness, canvas)
+        else:
+            style = draws.integer("style", self._grids.styles)
+            window, grid_mm = self._grids.window(style, draws.unit("phase_x"), draws.unit("phase_y"))
+            canvas[:] = window
+            paper = self._grids.paper(style)
+        if rim_mm := plan.raw("rim"):
+            damage.bare_rim(canvas, paper, rim_mm, self._c)
         return canvas, grid_mm
 
     def _draw(
@@ -269,6 +272,7 @@ class Renderer:
                 ("curl", any(pose.curl)),
                 ("crop", plan.size("crop")),
                 ("rim", plan.raw("rim")),
+                ("print", plan.raw("print")),
                 ("pale_ink", plan.size("pale_ink")),
             )
             if there
@@ -343,6 +347,10 @@ class Renderer:
             picture = camera.moved(picture, size * self._blur_scale, angle).reshape(shape)
         if did("downscale", size := plan.size("downscale")):
             picture = camera.downscaled(picture, min(size, 0.7)).reshape(shape)
+        if did("grain", size := plan.size("grain")):
+            picture = self._cloudy.add(picture, size, draws)
+        if channels == 3 and did("soft_colour", size := plan.size("soft_colour")):
+            picture = camera.softened_colour(picture, size * self._blur_scale)
         if did("sharpen", size := plan.size("sharpen")):
             picture = camera.sharpened(picture, size).reshape(shape)
         if did("noise", size := plan.size("noise")):
@@ -357,6 +365,8 @@ _ON_THE_SHEET: dict[str, Callable[[np.ndarray, Draws, float, tuple[float, float]
     "stamp": damage.stamp_on,
     "thermal": damage.heated,
     "fold": damage.fold,
+    "panels": damage.panels,
+    "crumple": damage.crumple,
 }
 
 
