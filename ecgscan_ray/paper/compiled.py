@@ -53,12 +53,6 @@ def _include(lo, hi, column, first, last, y):
 
 
 @_jit
-def _leave(lo, hi, column, first, last, highest, lowest):
-    if first <= column < last:
-        lo[column + PAD], hi[column + PAD] = highest, lowest
-
-
-@_jit
 def _segment(lo, hi, first, last, x0, y0, x1, y1):
     """Widen the columns' ranges where the piece from (x0, y0) to (x1, y1) crosses their edges."""
     edge = max((x0 >> X_BITS) + 1, first)
@@ -71,6 +65,31 @@ def _segment(lo, hi, first, last, x0, y0, x1, y1):
         _include(lo, hi, edge - 1, first, last, y)
         _include(lo, hi, edge, first, last, y)
         edge += 1
+
+
+@_jit
+def _ranges(lo, hi, first, last, ys, x, dx):
+    """Widen the ranges of the columns first .. last - 1 by a polyline, int32 (n,) ``ys`` from ``x`` on, ``dx`` apart."""
+    inverse = min((1 << INVERSE_BITS) // max(dx, 1), INVERSE_MOST)
+    final = (x + dx * (ys.shape[0] - 1)) >> X_BITS
+    y = before = highest = lowest = ys[0]
+    i = np.uint64(0)
+    for column in range(x >> X_BITS, min(final, last)):
+        edge = (column + 1) << X_BITS
+        while x < edge:  # the samples in this column, of which the last one's line crosses its edge
+            highest, lowest, before = min(highest, y), max(lowest, y), y
+            i += np.uint64(1)
+            y = ys[i]
+            x += dx
+        slope = ((np.int64(y) - before) * inverse) >> (INVERSE_BITS - SLOPE_BITS)
+        level = np.int32(before + ((slope * (edge - (x - dx))) >> SLOPE_BITS))
+        if column >= first:
+            at = np.uint64(column - first)
+            lo[at], hi[at] = min(lo[at], highest, level), max(hi[at], lowest, level)
+        highest = lowest = level
+    if first <= final < last:
+        at = np.uint64(final - first)
+        lo[at], hi[at] = min(lo[at], highest, ys[i:].min()), max(hi[at], lowest, ys[i:].max())
 
 
 @_inlined
@@ -154,36 +173,24 @@ def deposit_strips(mask, touched, count, signal, places, scales, half, k, scratc
         k: Sub-columns a pixel, a power of two.
         scratch: int32 (4, W * k + 2 * PAD); row 0 ``FAR`` and row 1 ``-FAR`` everywhere.
     """
-    lo, hi = scratch[0], scratch[1]
     levels = np.empty(signal.shape[1], np.int32)
     for s in range(places.shape[0]):
         lead, start, stop, x, dx, first, last = places[s]
         zero, per_mv, offset, least, most = scales[s]
-        values, ys = signal[lead, start:stop], levels[: stop - start]
+        values, ys, missing = signal[lead, start:stop], levels[: stop - start], np.int32(0)
         for i in range(ys.shape[0]):  # by itself, so that it becomes vector code
             y = max(least, min(most, np.floor(zero - per_mv * (np.float64(values[i]) - offset) + 0.5)))
             ys[i] = np.int32(y) if values[i] == values[i] else MISSING
-        inverse = min((1 << INVERSE_BITS) // max(dx, 1), INVERSE_MOST)
-        column, highest, lowest = np.int64(-1), np.int32(FAR), np.int32(-FAR)  # the sub-column being filled
-        y_old = np.int32(MISSING)
-        for y in ys:
-            if y != MISSING:
-                ahead = x >> X_BITS
-                if ahead != column:
-                    if y_old != MISSING:
-                        slope = ((np.int64(y) - y_old) * inverse) >> (INVERSE_BITS - SLOPE_BITS)
-                        for edge in range(max(column + 1, first), min(ahead, last) + 1):
-                            level = np.int32(y_old + ((slope * ((edge << X_BITS) - (x - dx))) >> SLOPE_BITS))
-                            if column >= first:
-                                lo[column + PAD], hi[column + PAD] = min(highest, level), max(lowest, level)
-                            column, highest, lowest = edge, level, level
-                    if ahead != column:
-                        _leave(lo, hi, column, first, last, highest, lowest)
-                        column, highest, lowest = ahead, y, y
-                highest, lowest = min(highest, y), max(lowest, y)
-            y_old = y
-            x += dx
-        _leave(lo, hi, column, first, last, highest, lowest)
+            missing |= np.int32(values[i] != values[i])
+        lo, hi = scratch[0, first + PAD : last + PAD], scratch[1, first + PAD : last + PAD]
+        begin = 0
+        while begin < ys.shape[0]:  # runs without a gap
+            end = begin if missing else ys.shape[0]
+            while end < ys.shape[0] and ys[end] != MISSING:
+                end += 1
+            if begin < end:
+                _ranges(lo, hi, first, last, ys[begin:end], x + begin * dx, dx)
+            begin = end + 1
         _deposit(mask, touched, count, scratch, first, last, half, k)
 
 
@@ -313,10 +320,11 @@ def strip_medians(signal, places):
 def any_infinite(signal):
     """Whether float32 (12, T) holds an infinite value."""
     most = np.float32(3.4028234e38)
-    for lead in signal:
+    for n in range(signal.shape[0]):
+        lead = signal[n]  # by index: what an iterator gives has no known stride
         found = np.int32(0)  # as wide as the samples, so that the loop becomes vector code
-        for value in lead:
-            found |= np.int32(np.abs(value) > most)
+        for i in range(lead.shape[0]):
+            found |= np.int32(np.abs(lead[i]) > most)
         if found:
             return True
     return False
