@@ -36,6 +36,12 @@ def _jit(function):
 _inlined = numba.njit(inline="always", error_model="numpy")
 
 
+@_inlined
+def _fixed(value, one):
+    """The nearest multiple of 1/``one``, as a whole number."""
+    return np.int64(np.floor(value * one + 0.5))
+
+
 @_jit
 def _add(mask, touched, count, row, column, ink):
     old = np.int64(mask[row, column])
@@ -158,6 +164,36 @@ def _deposit(mask, touched, count, scratch, first, last, half, k):
 
 
 @_jit
+def strip_tables(samples, numbers, rows, fs, canvas):
+    """The tables of ``deposit_strips`` with all offsets 0.
+
+    Args:
+        samples: int64 (S, 3) lead, first and past-last sample.
+        numbers: float64 (6, S): start on the row in s, time of the first sample from there in s, duration in s, row, sign,
+            and 1 for chest leads.
+        rows: Start mm, first zero line mm, pitch mm, speed mm/s, gain mm/mV, the chest leads' share of it, and how far a
+            trace may go from its zero line, mm (infinity = anywhere).
+        fs: Hz.
+        canvas: px/mm in x and y, sub-columns a pixel, columns.
+    """
+    left, first, pitch, speed, gain, chest, reach = rows
+    sx, sy, k, width = canvas
+    places, scales = np.empty((samples.shape[0], 7), np.int64), np.zeros((samples.shape[0], 5))
+    for s in range(samples.shape[0]):
+        x, zero = left + numbers[0, s] * speed, (first + numbers[3, s] * pitch) * (sy * 256)
+        places[s, :3] = samples[s]
+        places[s, 3] = _fixed(x + numbers[1, s] * speed, sx * k * (1 << X_BITS))
+        places[s, 4] = np.int64(speed / fs * sx * k * (1 << X_BITS) + 0.5)
+        places[s, 5] = max(0, min(width * k, _fixed(x, sx * k)))
+        places[s, 6] = max(0, min(width * k, _fixed(x + numbers[2, s] * speed, sx * k)))
+        scales[s, 0] = zero
+        scales[s, 1] = numbers[4, s] * (gain * sy * 256) * (chest if numbers[5, s] else 1.0)
+        scales[s, 3] = max(-FAR, min(FAR - 1, np.floor(zero - reach * sy * 256 + 0.5)))
+        scales[s, 4] = max(-FAR, min(FAR - 1, np.floor(zero + reach * sy * 256 + 0.5)))
+    return places, scales
+
+
+@_jit
 def deposit_strips(mask, touched, count, signal, places, scales, half, k, scratch):
     """Draw strips of uniformly sampled leads.
 
@@ -195,26 +231,28 @@ def deposit_strips(mask, touched, count, signal, places, scales, half, k, scratc
 
 
 @_jit
-def deposit_paths(mask, touched, count, xs, ys, half, k, scratch):
-    """Draw short paths with their own points, x never falling: int64 (P, n) each."""
-    lo, hi = scratch[0], scratch[1]
-    for p in range(xs.shape[0]):
-        first = max(0, xs[p, 0] >> X_BITS)
-        last = min(mask.shape[1] * k, (xs[p, xs.shape[1] - 1] >> X_BITS) + 1)
-        for i in range(xs.shape[1]):
-            _include(lo, hi, xs[p, i] >> X_BITS, first, last, np.int32(ys[p, i]))
-            if i:
-                _segment(lo, hi, first, last, xs[p, i - 1], ys[p, i - 1], xs[p, i], ys[p, i])
+def deposit_paths(mask, touched, count, paths, half, k, scratch):
+    """Draw short paths through float64 (P, n, 2) points in px, x never falling."""
+    lo, hi, one = scratch[0], scratch[1], k << X_BITS
+    for p in range(paths.shape[0]):
+        path = paths[p]
+        x, y = _fixed(path[0, 0], one), _fixed(path[0, 1], 256)
+        first, last = max(0, x >> X_BITS), min(mask.shape[1] * k, (_fixed(path[-1, 0], one) >> X_BITS) + 1)
+        _include(lo, hi, x >> X_BITS, first, last, np.int32(y))
+        for i in range(1, path.shape[0]):
+            x_old, y_old, x, y = x, y, _fixed(path[i, 0], one), _fixed(path[i, 1], 256)
+            _include(lo, hi, x >> X_BITS, first, last, np.int32(y))
+            _segment(lo, hi, first, last, x_old, y_old, x, y)
         _deposit(mask, touched, count, scratch, first, last, half, k)
 
 
 @_jit
 def deposit_boxes(mask, touched, count, boxes, k):
-    """Fill int64 (B, 4) boxes x0, y0, x1, y1 in 1/256 px."""
+    """Fill float64 (B, 4) boxes x0, y0, x1, y1 in px."""
     height, width = mask.shape
     for b in range(boxes.shape[0]):
-        x0, x1 = max(0, boxes[b, 0]), min(width << 8, boxes[b, 2])
-        y0, y1 = max(0, boxes[b, 1]), min(height << 8, boxes[b, 3])
+        x0, x1 = max(0, _fixed(boxes[b, 0], 256)), min(width << 8, _fixed(boxes[b, 2], 256))
+        y0, y1 = max(0, _fixed(boxes[b, 1], 256)), min(height << 8, _fixed(boxes[b, 3], 256))
         for row in range(y0 >> 8, (y1 + 255) >> 8):
             tall = min(y1, (row + 1) << 8) - max(y0, row << 8)
             for column in range(x0 >> 8, (x1 + 255) >> 8):
@@ -234,14 +272,13 @@ def deposit_text(mask, touched, count, pixels, table, codes, counts, starts, k):
         table: int64 (95, 6) offset, width, height, left, top, advance / 256 px of ASCII 32..126.
         codes: uint8 ASCII of all lines.
         counts: int64 (L,) characters a line.
-        starts: int64 (L, 2) where each base line starts, 1/256 px.
+        starts: float64 (L, 2) where each base line starts, px.
     """
     height, width = mask.shape
     full, listed = 256 * k, count[0]
     g = 0
     for line in range(counts.shape[0]):
-        pen = starts[line, 0]
-        base = (starts[line, 1] + 128) >> 8
+        pen, base = _fixed(starts[line, 0], 256), (_fixed(starts[line, 1], 256) + 128) >> 8
         for _ in range(counts[line]):
             offset, wide, tall, left, top, advance = table[codes[g] - 32]
             corner = ((pen + 128) >> 8) + left

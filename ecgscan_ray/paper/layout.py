@@ -83,6 +83,11 @@ class Layout:
         return np.array([(strip.x_s, strip.row) for strip in self.strips], np.float64)
 
     @cached_property
+    def joints(self) -> np.ndarray:
+        """bool (S,): another strip ends where this one starts."""
+        return self.cells[:, 0] > 0
+
+    @cached_property
     def windows(self) -> np.ndarray:
         """float32 (S, 3): lead index, start_s, stop_s."""
         return np.array([(strip.lead, strip.start_s, strip.stop_s) for strip in self.strips], np.float32)

@@ -135,7 +135,7 @@ def separator_boxes(draws: Draws, layout: Layout, where: Geometry) -> np.ndarray
     if draws.chance("separator", 0.35):
         return np.zeros((0, 4))
     tall, wide = draws.uniform("gap", 1.5, 3.2), 0.2 + 0.3 * draws.unit("separator")
-    joints = where.origins(layout)[layout.cells[:, 0] > 0]
+    joints = where.origins(layout)[layout.joints]
     middle = np.concatenate([joints, joints], axis=1)
     if draws.chance("separator", 0.8):
         return middle + np.array([-wide, -tall, wide, tall])

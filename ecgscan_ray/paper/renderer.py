@@ -96,7 +96,7 @@ class Renderer:
         self._canvas = (math.ceil(height * self._cy - 1e-6), math.ceil(width * self._cx - 1e-6))
         mean = math.sqrt(self._cx * self._cy)
         self._times, self._mean, self._k = times, mean, sub_columns(mean, times)
-        self._ink = Ink(*self._canvas, self._k, drawing)
+        self._ink, self._drawing = Ink(*self._canvas, self._k, drawing), drawing
         # RGB pages get an idle fourth channel for the warp: OpenCV warps four twice as fast as three.
         self._channels = 4 if self._warped and page.channels == 3 else page.channels
         self._grids = GridBank(*self._canvas, self._cx, self._cy, self._channels, times > 1)
@@ -193,11 +193,10 @@ class Renderer:
         ink, scale = self._ink, np.array([self._cx, self._cy])
         half = pen(round(pen_mm * self._mean, 4), self._k)
         places, scales = strip_tables(
-            layout, where, signal.shape[1], fs, (self._cx, self._cy, self._k), self._canvas[1]
+            layout, where, signal.shape[1], fs, (self._cx, self._cy, self._k), self._canvas[1], self._drawing
         )
-        medians = ink.medians(signal, places)
         if self.page.baseline == "median":
-            scales[:, 2] = np.where(np.isnan(medians), 0.0, medians)
+            scales[:, 2] = ink.medians(signal, places)
         ink.strips(signal, places, scales, half)
         if pulse != "none":
             rows = layout.rows
