@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from ecgscan_ray.paper import marks
-from ecgscan_ray.paper.camera import UNIT, lit
+from ecgscan_ray.paper.camera import UNIT, light
 from ecgscan_ray.paper.key import Draws, uniforms
 from ecgscan_ray.paper.trace import Ink
 
@@ -125,8 +125,9 @@ def heated(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float
     numbers = _more(draws, 3, 64 + 24).astype(np.float32)
     cloud = cv2.resize(numbers[:64].reshape(8, 8), (24, 24), interpolation=cv2.INTER_LINEAR)
     lost = np.clip(0.75 * cloud + 0.35 * numbers[64:, None] - 0.05, 0, 1)
-    inverse = cv2.bitwise_not(canvas).reshape(canvas.shape)
-    cv2.bitwise_not(lit(inverse, 1 - min(0.8, size) * lost[..., None]), dst=canvas)
+    cv2.bitwise_not(canvas, dst=canvas)
+    light(canvas, 1 - min(0.8, size) * lost[..., None])
+    cv2.bitwise_not(canvas, dst=canvas)
 
 
 def faxed(canvas: np.ndarray, level: float) -> None:
@@ -226,11 +227,10 @@ def fold(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float, 
             part[:] = cv2.multiply(np.ascontiguousarray(part), nodes.copy(), scale=1 / UNIT).reshape(part.shape)
 
 
-def streaked(image: np.ndarray, draws: Draws, size: float) -> np.ndarray:
+def streak(image: np.ndarray, draws: Draws, size: float) -> None:
     """A scanner's dirty sensor: a few lines down the image."""
     at = draws.uniform("streak_x", 0, 0.9) * image.shape[1]
     for step, sign in ((0.0, 1), (0.031, -1), (0.083, 1)):
         column = int(at + step * image.shape[1])
         part = np.ascontiguousarray(image[:, column : column + 1])
         image[:, column : column + 1] = (cv2.add if sign > 0 else cv2.subtract)(part, (size,) * 4).reshape(part.shape)
-    return image

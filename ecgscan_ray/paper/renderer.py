@@ -99,6 +99,7 @@ class Renderer:
         self._ink, self._drawing = Ink(*self._canvas, self._k, drawing), drawing
         # RGB pages get an idle fourth channel for the warp: OpenCV warps four twice as fast as three.
         self._channels = 4 if self._warped and page.channels == 3 else page.channels
+        self._picture = np.empty((page.height, page.width, 4), np.uint8) if self._channels == 4 else None
         self._grids = GridBank(*self._canvas, self._cx, self._cy, self._channels, times > 1)
         self._sheet = np.empty((*self._canvas, self._channels), np.uint8)  # one for all pages: fresh memory is slow
         self._noise = camera.NoiseBank(page.height, page.width, page.channels)
@@ -283,11 +284,12 @@ class Renderer:
             damage.dithered(canvas, pitch, self._c)
             applied.append("dither")
         kind = page.effects
-        picture = self._desks.window(draws, kind in ("scan", "fax"), kind == "screen", kind == "photo")
+        picture = image if self._picture is None else self._picture
+        picture[:] = self._desks.window(draws, kind in ("scan", "fax"), kind == "screen", kind == "photo")
         sheet.lay(canvas, picture)
-        if self._channels != page.channels:
-            picture = cv2.cvtColor(picture, cv2.COLOR_RGBA2RGB)
-        image[:] = self._photograph(picture, draws, plan, pose, applied)
+        if picture is not image:
+            cv2.cvtColor(picture, cv2.COLOR_RGBA2RGB, dst=image)
+        self._photograph(image, draws, plan, pose, applied)
         return sheet, tuple(applied)
 
     def _pose(self, draws: Draws, plan: effects.Plan) -> warp.Pose:
@@ -302,10 +304,10 @@ class Renderer:
         )
 
     def _photograph(
-        self, picture: np.ndarray, draws: Draws, plan: effects.Plan, pose: warp.Pose, applied: list[str]
-    ) -> np.ndarray:
+        self, image: np.ndarray, draws: Draws, plan: effects.Plan, pose: warp.Pose, applied: list[str]
+    ) -> None:
         """Light, tone, lens, sensor and compression, in the order in which they happen; adds what it did to ``applied``."""
-        shape, channels = picture.shape, self.page.channels
+        shape, channels = image.shape, self.page.channels
 
         def did(name: str, size: float) -> bool:
             if size:
@@ -313,42 +315,39 @@ class Renderer:
             return bool(size)
 
         if did("wrinkle", size := plan.size("wrinkle")):
-            picture = camera.lit(picture, damage.crumpled(draws, min(size, 0.7))).reshape(shape)
+            camera.light(image, damage.crumpled(draws, min(size, 0.7)))
         if did("crease", size := plan.size("crease")):
-            picture = camera.lit(picture, damage.creased(draws, min(size, 0.6), shape)).reshape(shape)
+            camera.light(image, damage.creased(draws, min(size, 0.6), shape))
         if did("ring", size := plan.size("ring")):
-            ring = damage.ringed(draws, min(size, 0.8), channels, shape[1] / shape[0])
-            picture = camera.lit(picture, ring).reshape(shape)
+            camera.light(image, damage.ringed(draws, min(size, 0.8), channels, shape[1] / shape[0]))
         if channels == 3 and did("grade", plan.size("grade") > 0.5):
-            picture = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+            cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB, dst=image)
         if did("streak", size := plan.size("streak")):
-            picture = damage.streaked(picture, draws, size)
+            damage.streak(image, draws, size)
         field = camera.light_field(draws, plan, channels, warp.slope(pose, PAGES_MM[self.page.paper][0], camera.FIELD))
         if field is not None:
             applied.append("light")
-            picture = camera.lit(picture, field).reshape(shape)
+            camera.light(image, field)
         curve = camera.tone_curve(draws, plan.size("gamma"), plan.size("fade"))
         if curve is not None:
             applied.append("tone")
-            picture = cv2.LUT(picture, curve).reshape(shape)
+            cv2.LUT(image, curve, dst=image)
         if did("moire", size := plan.size("moire")):
-            picture = camera.screened(picture, draws, size, self._blur_scale)
+            camera.screen(image, draws, size, self._blur_scale)
         if did("blur", size := plan.size("blur")):
-            picture = camera.blurred(picture, size * self._blur_scale).reshape(shape)
+            camera.blur(image, size * self._blur_scale)
         if did("defocus", size := plan.size("defocus")):
-            picture = camera.defocused(picture, size * self._blur_scale).reshape(shape)
+            camera.defocus(image, size * self._blur_scale)
         if did("motion", size := plan.size("motion")):
-            angle = math.pi * draws.unit("motion_angle")
-            picture = camera.moved(picture, size * self._blur_scale, angle).reshape(shape)
+            camera.move(image, size * self._blur_scale, math.pi * draws.unit("motion_angle"))
         if did("downscale", size := plan.size("downscale")):
-            picture = camera.downscaled(picture, min(size, 0.7)).reshape(shape)
+            camera.downscale(image, min(size, 0.7))
         if did("sharpen", size := plan.size("sharpen")):
-            picture = camera.sharpened(picture, size).reshape(shape)
+            camera.sharpen(image, size)
         if did("noise", size := plan.size("noise")):
-            picture = self._noise.add(picture, size, draws)
+            self._noise.add(image, size, draws)
         if did("jpeg", quality := plan.raw("jpeg")):
-            picture = camera.jpeg(picture, 100 - (100 - quality) * self.page.strength)
-        return picture
+            camera.jpeg(image, 100 - (100 - quality) * self.page.strength)
 
 
 _ON_THE_SHEET: dict[str, Callable[[np.ndarray, Draws, float, tuple[float, float]], None]] = {
