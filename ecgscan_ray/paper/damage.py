@@ -185,13 +185,19 @@ def creased(draws: Draws, size: float, shape: tuple[int, ...]) -> np.ndarray:
 def ringed(draws: Draws, size: float, channels: int, aspect: float) -> np.ndarray:
     """float64 (160, 160, C) factor of light of a coffee cup's ring on a page ``aspect`` times as wide as high."""
     numbers = _more(draws, 5, 8)
-    y, x = np.mgrid[0:160, 0:160] / 160.0
+    light, wide = np.ones((160, 160, channels)), 0.14 + 0.05 * numbers[2]
+    rows, columns = (
+        slice(max(0, int(160 * (middle - reach))), min(160, int(160 * (middle + reach)) + 1))
+        for middle, reach in ((numbers[1], wide + 0.05), (numbers[0], (wide + 0.05) / aspect))  # beyond, nothing is lost
+    )
+    y, x = np.mgrid[rows, columns] / 160.0
     x, y = (x - numbers[0]) * aspect, y - numbers[1]
     angle, radius = np.arctan2(y, x), np.hypot(x, y)
-    rim = (radius - (0.14 + 0.05 * numbers[2]) - 0.004 * np.sin(3 * angle + 6 * numbers[3])) / 0.008
+    rim = (radius - wide - 0.004 * np.sin(3 * angle + 6 * numbers[3])) / 0.008
     worn = 0.55 + 0.45 * np.sin(angle + 6 * numbers[4])
     cover = size * (worn * np.exp(-(rim**2)) + 0.15 * (rim < 0) + 0.08 * np.exp(-((rim + 2.5) ** 2)))
-    return 1 - cover[..., None] * (_COFFEE if channels == 3 else _COFFEE[1:2])
+    light[rows, columns] -= cover[..., None] * (_COFFEE if channels == 3 else _COFFEE[1:2])
+    return light
 
 
 def crumpled(draws: Draws, size: float) -> np.ndarray:
