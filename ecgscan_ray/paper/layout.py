@@ -84,8 +84,8 @@ class Layout:
 
     @cached_property
     def joints(self) -> np.ndarray:
-        """bool (S,): another strip ends where this one starts."""
-        return self.cells[:, 0] > 0
+        """float64 (J, 4): the cells in which one strip follows another, each twice, as corners of a box."""
+        return np.tile(self.cells[self.cells[:, 0] > 0], 2)
 
     @cached_property
     def windows(self) -> np.ndarray:
@@ -232,6 +232,10 @@ class Geometry:
     def origins(self, layout: Layout) -> np.ndarray:
         """float64 (S, 2) mm of every strip's first second on 0 mV."""
         return layout.cells * (self.speed, self.pitch) + (self.left, self.first)
+
+    def joints(self, layout: Layout) -> np.ndarray:
+        """float64 (J, 4) mm: the origins of strips that follow another, each as a box without width."""
+        return layout.joints * ((self.speed, self.pitch) * 2) + ((self.left, self.first) * 2)
 
 
 def place(

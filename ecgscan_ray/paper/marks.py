@@ -137,8 +137,7 @@ def separator_boxes(draws: Draws, layout: Layout, where: Geometry) -> np.ndarray
     if draws.chance("separator", 0.35):
         return np.zeros((0, 4))
     tall, wide = draws.uniform("gap", 1.5, 3.2), 0.2 + 0.3 * draws.unit("separator")
-    joints = where.origins(layout)[layout.joints]
-    middle = np.concatenate([joints, joints], axis=1)
+    middle = where.joints(layout)
     if draws.chance("separator", 0.8):
         return middle + np.array([-wide, -tall, wide, tall])
     upper = middle + np.array([-wide, -2 * tall, wide, -tall])

@@ -89,10 +89,12 @@ class Renderer:
         self._places = _shares(page.label_places, "label_places")
         self._preset = effects.planned(page)
         self._warped = bool(self._preset)
-        self._sx, self._sy, self._ox, self._oy = page_to_image(page)
+        self._sx, self._sy, ox, oy = page_to_image(page)
         times = DRAWN_AT if self._warped and math.sqrt(self._sx * self._sy) < FINE else 1
         self._cx, self._cy = self._c = self._sx * times, self._sy * times
+        self._scale = np.array(self._c)
         width, height = PAGES_MM[page.paper]
+        self._flat = warp.Sheet(warp.scaling(self._sx, self._sy, ox, oy), warp.FLAT, (width, height), self._c)
         self._canvas = (math.ceil(height * self._cy - 1e-6), math.ceil(width * self._cx - 1e-6))
         mean = math.sqrt(self._cx * self._cy)
         self._times, self._mean, self._k = times, mean, sub_columns(mean, times)
@@ -129,7 +131,8 @@ class Renderer:
             truth.append(found)
             shown = found.layout_at_speed().windows if page.keep_leads else found.windows_in_image()
             windows[n, : len(shown)] = shown
-            windows[n, [s for s, offset in enumerate(found.offsets_mv) if offset is None], 0] = -1
+            if None in found.offsets_mv:
+                windows[n, [s for s, offset in enumerate(found.offsets_mv) if offset is None], 0] = -1
             px_per_mm[n] = _scale_at(found.homography, found.page_mm)
         return Pages(image, windows, px_per_mm, truth)
 
@@ -159,12 +162,11 @@ class Renderer:
         offsets = self._draw(canvas, draws, signal, recording.fs, layout, where, (pulse, label, pen_mm), ink)
         if all(offset is None for offset in offsets):
             raise RecordingError("no sample in the time that the page shows", reason="empty", where=recording.id)
-        sheet = warp.Sheet(warp.scaling(self._sx, self._sy, self._ox, self._oy), warp.FLAT, where.page_mm, self._c)
         applied: tuple[str, ...] = ()
         if self._warped:
-            sheet, applied = self._degrade(canvas, draws, plan, sheet, _must_keep(layout, where, pulse), image)
+            sheet, applied = self._degrade(canvas, draws, plan, _must_keep(layout, where, pulse), image)
         else:
-            sheet = self._flat(canvas, sheet, image)
+            sheet = self._undistorted(canvas, image)
         return PageTruth(
             recording.id, draws.key, RECIPE, cv2.__version__, layout.name, (page.height, page.width), where.page_mm,
             (where.left, where.first, where.pitch), (where.speed, where.gain, where.chest, where.reach), pulse, pen_mm,
@@ -191,7 +193,7 @@ class Renderer:
     ) -> tuple[float | None, ...]:  # fmt: skip
         """Ink the page; returns the mV on each strip's zero line, None where it has no sample."""
         pulse, label, pen_mm = style
-        ink, scale = self._ink, np.array([self._cx, self._cy])
+        ink, scale = self._ink, self._scale
         half = pen(round(pen_mm * self._mean, 4), self._k)
         places, scales = strip_tables(
             layout, where, signal.shape[1], fs, (self._cx, self._cy, self._k), self._canvas[1], self._drawing
@@ -204,15 +206,15 @@ class Renderer:
             ink.paths(marks.pulse_paths(pulse, rows, draws.chance("pulse_rows", 0.3), where) * scale, half)
         boxes = marks.separator_boxes(draws, layout, where)
         if len(boxes):
-            ink.boxes(boxes * (self._cx, self._cy, self._cx, self._cy))
+            ink.boxes(boxes * (self._c * 2))
         self._letter(draws, layout, where, label)
         ink.compose(canvas, colour)
-        found = zip(np.round(scales[:, 2], 4).tolist(), blank_strips(layout, signal, fs), strict=True)
+        found = zip(scales[:, 2].round(4).tolist(), blank_strips(layout, signal, fs), strict=True)
         return tuple([None if blank else offset for offset, blank in found])
 
     def _letter(self, draws: Draws, layout: Layout, where: Geometry, label: marks.LabelStyle) -> None:
         """Lead labels, header and footer."""
-        ink, scale = self._ink, np.array([self._cx, self._cy])
+        ink, scale = self._ink, self._scale
         face = marks.face_at(label.face, label.cap_mm, self._cx, self._cy)
         ink.text(face.pixels, face.table, layout.labels, marks.label_starts(label, layout, where) * scale)
         small = marks.face_at(
@@ -235,21 +237,20 @@ class Renderer:
         if lines:
             ink.text(small.pixels, small.table, lines, np.array(at) * scale)
 
-    def _flat(self, canvas: np.ndarray, sheet: warp.Sheet, image: np.ndarray) -> warp.Sheet:
-        """Put an undistorted page into the image, with whole pixels of margin; returns where it lies."""
+    def _undistorted(self, canvas: np.ndarray, image: np.ndarray) -> warp.Sheet:
+        """Put the page into the image as it is, with whole pixels of margin; returns where it lies."""
         if canvas is image:
-            return sheet
+            return self._flat
         y, x = (image.shape[0] - canvas.shape[0]) // 2, (image.shape[1] - canvas.shape[1]) // 2
         image[:] = canvas[0, 0]
         image[y : y + canvas.shape[0], x : x + canvas.shape[1]] = canvas
-        return replace(sheet, matrix=warp.scaling(self._sx, self._sy, x, y))
+        return replace(self._flat, matrix=warp.scaling(self._sx, self._sy, x, y))
 
     def _degrade(
         self,
         canvas: np.ndarray,
         draws: Draws,
         plan: effects.Plan,
-        sheet: warp.Sheet,
         keep_mm: tuple[float, float, float, float],
         image: np.ndarray,
     ) -> tuple[warp.Sheet, tuple[str, ...]]:
@@ -257,10 +258,10 @@ class Renderer:
         page = self.page
         pose = self._pose(draws, plan)
         matrix = warp.page_matrix(
-            draws, pose, sheet.page_mm, (page.height, page.width), page_to_image(page, pose.turn % 2 == 1),
+            draws, pose, self._flat.page_mm, (page.height, page.width), page_to_image(page, pose.turn % 2 == 1),
             keep_mm if page.keep_leads else None,
         )  # fmt: skip
-        sheet = replace(sheet, matrix=matrix, curl=pose.curl)
+        sheet = replace(self._flat, matrix=matrix, curl=pose.curl)
         applied = ["warp"]
         applied += [
             name
