@@ -53,7 +53,8 @@ class PageConfig(Section):
     chances: dict[str, Chance] = {}
     """Effect -> probability, instead of the one of ``effects``: ``{turn: 0.25, curl: 0.3, writing: 0}``."""
     sizes: dict[str, tuple[float, float]] = {}
-    """Effect -> least and greatest size, instead of those of ``effects``, in the units of ``paper.effects.EFFECTS``."""
+    """Effect -> least and greatest size, instead of those of ``effects``, in the units of ``paper.effects.EFFECTS``. One that
+    is not in ``effects`` needs its chance in ``chances`` too."""
     keep_leads: bool = True
     """Move and shrink the page until every lead lies in the image; else leads can be cropped (and are then not named)."""
     paper_speed_mm_per_s: float = Field(25.0, ge=1, le=400)

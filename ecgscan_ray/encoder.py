@@ -348,7 +348,8 @@ def embed_folder(
     """Embed every file under a folder into one Parquet file.
 
     Columns: ``path`` (relative to the folder), ``embedding`` (list of float32; null where the file could not be read)
-    and ``error`` (the reason; null where it could). No file is left out; hidden ones are not looked at.
+    and ``error`` (the reason; null where it could). No file is left out, but for hidden ones and the JSON of ground truth
+    beside a picture (``ecgscan render`` writes it).
 
     Args:
         encoder_path: Exported folder or run.
@@ -367,8 +368,7 @@ def embed_folder(
     root, out = Path(images_dir), Path(out_parquet)
     if not root.is_dir():
         raise InputError("no such folder", where=root)
-    names = sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
-    names = [name for name in names if not any(part.startswith(".") for part in Path(name).parts)]
+    names = _page_files(root)
     if not names:
         raise InputError("no files in this folder", where=root)
     encoder = load_encoder(encoder_path, device=device)
@@ -388,6 +388,14 @@ def embed_folder(
     finally:
         temporary.unlink(missing_ok=True)
     return EmbeddedFolder(len(names) - len(bad), bad)
+
+
+def _page_files(root: Path) -> list[str]:
+    """Paths under a folder, relative to it and sorted: all but hidden ones and the ground truth beside a picture."""
+    found = [p.relative_to(root) for p in root.rglob("*") if p.is_file()]
+    found = [path for path in found if not any(part.startswith(".") for part in path.parts)]
+    pictures = {p.with_suffix("") for p in found if p.suffix.lower() in Image.registered_extensions()}
+    return sorted(str(p) for p in found if p.suffix != ".json" or p.with_suffix("") not in pictures)
 
 
 def _embed_rows(

@@ -1,6 +1,6 @@
 """What the way into a file does to the picture of a page: light, tone, screen, lens, sensor, compression.
 
-Each is a function on uint8 images. Light is one luminance field for all colours; a colour cast is one factor a channel.
+Each changes a uint8 image in place. Light is one luminance field for all colours; a colour cast is one factor a channel.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ def light_field(draws: Draws, plan: Plan, channels: int, slope: np.ndarray | Non
     return (light[:, None] * colour).reshape(FIELD, FIELD, 3)
 
 
-def lit(image: np.ndarray, field: np.ndarray) -> np.ndarray:
+def light(image: np.ndarray, field: np.ndarray) -> None:
     """Multiply the image by the field of light."""
     nodes = np.clip(field * UNIT + 0.5, 0, 255).astype(np.uint8)
     gain = cv2.resize(nodes, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
     if field.shape[2] < image.shape[2]:
         gain = cv2.merge([gain] * image.shape[2])
-    return cv2.multiply(image, gain.reshape(image.shape), scale=1 / UNIT)
+    cv2.multiply(image, gain.reshape(image.shape), dst=image, scale=1 / UNIT)
 
 
 def tone_curve(draws: Draws, gamma: float, fade: float) -> np.ndarray | None:
@@ -92,41 +92,40 @@ def tone_curve(draws: Draws, gamma: float, fade: float) -> np.ndarray | None:
     return np.floor(level * 255 + 0.5).astype(np.uint8)
 
 
-def blurred(image: np.ndarray, sigma: float) -> np.ndarray:
+def blur(image: np.ndarray, sigma: float) -> None:
     """Gaussian blur, sigma in px."""
-    if sigma < 0.2:
-        return image
-    side = 3 if sigma < 0.65 else 2 * math.ceil(2 * sigma) + 1
-    return cv2.GaussianBlur(image, (side, side), sigma, borderType=cv2.BORDER_REPLICATE)
+    if sigma >= 0.2:
+        side = 3 if sigma < 0.65 else 2 * math.ceil(2 * sigma) + 1
+        cv2.GaussianBlur(image, (side, side), sigma, dst=image, borderType=cv2.BORDER_REPLICATE)
 
 
-def moved(image: np.ndarray, length: float, angle: float) -> np.ndarray:
+def move(image: np.ndarray, length: float, angle: float) -> None:
     """Motion blur along a line of ``length`` px."""
     side = 2 * math.ceil(length / 2) + 1
     kernel = np.zeros((side, side), np.float32)
     for step in np.linspace(-length / 2, length / 2, 4 * side):
         kernel[round(side // 2 + step * math.sin(angle)), round(side // 2 + step * math.cos(angle))] += 1
-    return cv2.filter2D(image, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
+    cv2.filter2D(image, -1, kernel / kernel.sum(), dst=image, borderType=cv2.BORDER_REPLICATE)
 
 
-def defocused(image: np.ndarray, radius: float) -> np.ndarray:
+def defocus(image: np.ndarray, radius: float) -> None:
     """Blur by a lens out of focus: a disc of ``radius`` px."""
     side = 2 * math.ceil(radius) + 1
     y, x = np.mgrid[0:side, 0:side] - side // 2
     kernel = np.clip(radius + 0.5 - np.hypot(x, y), 0, 1).astype(np.float32)
-    return cv2.filter2D(image, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
+    cv2.filter2D(image, -1, kernel / kernel.sum(), dst=image, borderType=cv2.BORDER_REPLICATE)
 
 
-def sharpened(image: np.ndarray, amount: float) -> np.ndarray:
+def sharpen(image: np.ndarray, amount: float) -> None:
     """What cameras and scanners do by themselves: ``amount`` of the detail finer than 1 px is added once more."""
     soft = cv2.GaussianBlur(image, (5, 5), 1.0, borderType=cv2.BORDER_REPLICATE)
-    return cv2.addWeighted(image, 1 + amount, soft, -amount, 0)
+    cv2.addWeighted(image, 1 + amount, soft, -amount, 0, dst=image)
 
 
-def softened_colour(image: np.ndarray, reach: float) -> np.ndarray:
-    """The picture with its colours, and not its light, spread over ``reach`` px, as cameras keep them."""
+def soften_colour(image: np.ndarray, reach: float) -> None:
+    """Spread the picture's colours, and not its light, over ``reach`` px, as cameras keep them."""
     if reach < 1.2:
-        return image
+        return
     side = (image.shape[1], image.shape[0])
     fewer = image if reach < 3.0 else np.ascontiguousarray(image[::2, ::2])
     small = cv2.resize(
@@ -137,18 +136,18 @@ def softened_colour(image: np.ndarray, reach: float) -> np.ndarray:
     cv2.mixChannels(
         [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], cv2.resize(colour, side)], [spread], [0, 0, 1, 1, 2, 2]
     )
-    return cv2.cvtColor(spread, cv2.COLOR_YCrCb2RGB)
+    cv2.cvtColor(spread, cv2.COLOR_YCrCb2RGB, dst=image)
 
 
-def downscaled(image: np.ndarray, lost: float) -> np.ndarray:
+def downscale(image: np.ndarray, lost: float) -> None:
     """The picture after it was sent at a smaller size: shrunk by area by the share ``lost``, and enlarged again."""
     height, width = image.shape[:2]
     size = (max(8, round(width * (1 - lost))), max(8, round(height * (1 - lost))))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+    cv2.resize(small, (width, height), dst=image, interpolation=cv2.INTER_LINEAR)
 
 
-def screened(image: np.ndarray, draws: Draws, size: float, scale: float) -> np.ndarray:
+def screen(image: np.ndarray, draws: Draws, size: float, scale: float) -> None:
     """Moire of a photographed screen: two slow waves of brightness, shifted from colour to colour.
 
     Args:
@@ -171,14 +170,14 @@ def screened(image: np.ndarray, draws: Draws, size: float, scale: float) -> np.n
             wave = np.stack([np.sin(y), np.cos(y)], 1) @ np.stack([np.cos(x), np.sin(x)])
             plane += (0.5 * min(size, 0.5)) * wave.astype(np.float32)
         gain[..., channel] = np.clip(plane * UNIT + 0.5, 0, 255)
-    return cv2.multiply(image, gain, scale=1 / UNIT).reshape(image.shape)
+    cv2.multiply(image, gain, dst=image, scale=1 / UNIT)
 
 
-def jpeg(image: np.ndarray, quality: float) -> np.ndarray:
+def jpeg(image: np.ndarray, quality: float) -> None:
     """There and back through JPEG (RGB or grey)."""
     _, data = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, int(max(5, min(100, quality)))))
     back = cv2.imdecode(data, cv2.IMREAD_COLOR if image.shape[2] == 3 else cv2.IMREAD_GRAYSCALE)
-    return np.asarray(back).reshape(image.shape)
+    image[:] = np.asarray(back).reshape(image.shape)
 
 
 class NoiseBank:
@@ -197,13 +196,14 @@ class NoiseBank:
         self._shape = (height, width, channels)
         self._planes: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-    def add(self, image: np.ndarray, sd: float, draws: Draws) -> np.ndarray:
-        """The image with noise of the nearest level to ``sd`` grey levels."""
+    def add(self, image: np.ndarray, sd: float, draws: Draws) -> None:
+        """Noise of the nearest level to ``sd`` grey levels."""
         level = min(range(len(self.LEVELS)), key=lambda i: abs(self.LEVELS[i] - sd))
         more, less = self._plane(level)
         y, x = draws.integer("noise_y", self.SPARE), draws.integer("noise_x", self.SPARE)
         window = (slice(y, y + self._shape[0]), slice(x, x + self._shape[1]))
-        return cv2.subtract(cv2.add(image, more[window]), less[window]).reshape(image.shape)
+        cv2.add(image, more[window], dst=image)
+        cv2.subtract(image, less[window], dst=image)
 
     def _plane(self, level: int) -> tuple[np.ndarray, np.ndarray]:
         if level not in self._planes:
@@ -297,7 +297,7 @@ class DeskBank:
         self._drawn: dict[int, np.ndarray] = {}
 
     def window(self, draws: Draws, plain: bool, dark: bool = False, fine: bool = False) -> np.ndarray:
-        """A fresh copy uint8 (H, W, C).
+        """A read-only view, uint8 (H, W, C).
 
         Args:
             draws: The page's numbers.
@@ -310,7 +310,7 @@ class DeskBank:
         if index not in self._drawn:
             self._drawn[index] = self._draw(index)
         y, x = draws.integer("desk_y", self.SPARE), draws.integer("desk_x", self.SPARE)
-        return self._drawn[index][y : y + self._shape[0], x : x + self._shape[1]].copy()
+        return self._drawn[index][y : y + self._shape[0], x : x + self._shape[1]]
 
     def _draw(self, index: int) -> np.ndarray:
         height, width, channels = self._shape

@@ -36,6 +36,12 @@ def _jit(function):
 _inlined = numba.njit(inline="always", error_model="numpy")
 
 
+@_inlined
+def _fixed(value, one):
+    """The nearest multiple of 1/``one``, as a whole number."""
+    return np.int64(np.floor(value * one + 0.5))
+
+
 @_jit
 def _add(mask, touched, count, row, column, ink):
     old = np.int64(mask[row, column])
@@ -53,12 +59,6 @@ def _include(lo, hi, column, first, last, y):
 
 
 @_jit
-def _leave(lo, hi, column, first, last, highest, lowest):
-    if first <= column < last:
-        lo[column + PAD], hi[column + PAD] = highest, lowest
-
-
-@_jit
 def _segment(lo, hi, first, last, x0, y0, x1, y1):
     """Widen the columns' ranges where the piece from (x0, y0) to (x1, y1) crosses their edges."""
     edge = max((x0 >> X_BITS) + 1, first)
@@ -71,6 +71,31 @@ def _segment(lo, hi, first, last, x0, y0, x1, y1):
         _include(lo, hi, edge - 1, first, last, y)
         _include(lo, hi, edge, first, last, y)
         edge += 1
+
+
+@_jit
+def _ranges(lo, hi, first, last, ys, x, dx):
+    """Widen the ranges of the columns first .. last - 1 by a polyline, int32 (n,) ``ys`` from ``x`` on, ``dx`` apart."""
+    inverse = min((1 << INVERSE_BITS) // max(dx, 1), INVERSE_MOST)
+    final = (x + dx * (ys.shape[0] - 1)) >> X_BITS
+    y = before = highest = lowest = ys[0]
+    i = np.uint64(0)
+    for column in range(x >> X_BITS, min(final, last)):
+        edge = (column + 1) << X_BITS
+        while x < edge:  # the samples in this column, of which the last one's line crosses its edge
+            highest, lowest, before = min(highest, y), max(lowest, y), y
+            i += np.uint64(1)
+            y = ys[i]
+            x += dx
+        slope = ((np.int64(y) - before) * inverse) >> (INVERSE_BITS - SLOPE_BITS)
+        level = np.int32(before + ((slope * (edge - (x - dx))) >> SLOPE_BITS))
+        if column >= first:
+            at = np.uint64(column - first)
+            lo[at], hi[at] = min(lo[at], highest, level), max(hi[at], lowest, level)
+        highest = lowest = level
+    if first <= final < last:
+        at = np.uint64(final - first)
+        lo[at], hi[at] = min(lo[at], highest, ys[i:].min()), max(hi[at], lowest, ys[i:].max())
 
 
 @_inlined
@@ -139,6 +164,36 @@ def _deposit(mask, touched, count, scratch, first, last, half, k):
 
 
 @_jit
+def strip_tables(samples, numbers, rows, fs, canvas):
+    """The tables of ``deposit_strips`` with all offsets 0.
+
+    Args:
+        samples: int64 (S, 3) lead, first and past-last sample.
+        numbers: float64 (6, S): start on the row in s, time of the first sample from there in s, duration in s, row, sign,
+            and 1 for chest leads.
+        rows: Start mm, first zero line mm, pitch mm, speed mm/s, gain mm/mV, the chest leads' share of it, and how far a
+            trace may go from its zero line, mm (infinity = anywhere).
+        fs: Hz.
+        canvas: px/mm in x and y, sub-columns a pixel, columns.
+    """
+    left, first, pitch, speed, gain, chest, reach = rows
+    sx, sy, k, width = canvas
+    places, scales = np.empty((samples.shape[0], 7), np.int64), np.zeros((samples.shape[0], 5))
+    for s in range(samples.shape[0]):
+        x, zero = left + numbers[0, s] * speed, (first + numbers[3, s] * pitch) * (sy * 256)
+        places[s, :3] = samples[s]
+        places[s, 3] = _fixed(x + numbers[1, s] * speed, sx * k * (1 << X_BITS))
+        places[s, 4] = np.int64(speed / fs * sx * k * (1 << X_BITS) + 0.5)
+        places[s, 5] = max(0, min(width * k, _fixed(x, sx * k)))
+        places[s, 6] = max(0, min(width * k, _fixed(x + numbers[2, s] * speed, sx * k)))
+        scales[s, 0] = zero
+        scales[s, 1] = numbers[4, s] * (gain * sy * 256) * (chest if numbers[5, s] else 1.0)
+        scales[s, 3] = max(-FAR, min(FAR - 1, np.floor(zero - reach * sy * 256 + 0.5)))
+        scales[s, 4] = max(-FAR, min(FAR - 1, np.floor(zero + reach * sy * 256 + 0.5)))
+    return places, scales
+
+
+@_jit
 def deposit_strips(mask, touched, count, signal, places, scales, half, k, scratch):
     """Draw strips of uniformly sampled leads.
 
@@ -154,60 +209,50 @@ def deposit_strips(mask, touched, count, signal, places, scales, half, k, scratc
         k: Sub-columns a pixel, a power of two.
         scratch: int32 (4, W * k + 2 * PAD); row 0 ``FAR`` and row 1 ``-FAR`` everywhere.
     """
-    lo, hi = scratch[0], scratch[1]
     levels = np.empty(signal.shape[1], np.int32)
     for s in range(places.shape[0]):
         lead, start, stop, x, dx, first, last = places[s]
         zero, per_mv, offset, least, most = scales[s]
-        values, ys = signal[lead, start:stop], levels[: stop - start]
+        values, ys, missing = signal[lead, start:stop], levels[: stop - start], np.int32(0)
         for i in range(ys.shape[0]):  # by itself, so that it becomes vector code
             y = max(least, min(most, np.floor(zero - per_mv * (np.float64(values[i]) - offset) + 0.5)))
             ys[i] = np.int32(y) if values[i] == values[i] else MISSING
-        inverse = min((1 << INVERSE_BITS) // max(dx, 1), INVERSE_MOST)
-        column, highest, lowest = np.int64(-1), np.int32(FAR), np.int32(-FAR)  # the sub-column being filled
-        y_old = np.int32(MISSING)
-        for y in ys:
-            if y != MISSING:
-                ahead = x >> X_BITS
-                if ahead != column:
-                    if y_old != MISSING:
-                        slope = ((np.int64(y) - y_old) * inverse) >> (INVERSE_BITS - SLOPE_BITS)
-                        for edge in range(max(column + 1, first), min(ahead, last) + 1):
-                            level = np.int32(y_old + ((slope * ((edge << X_BITS) - (x - dx))) >> SLOPE_BITS))
-                            if column >= first:
-                                lo[column + PAD], hi[column + PAD] = min(highest, level), max(lowest, level)
-                            column, highest, lowest = edge, level, level
-                    if ahead != column:
-                        _leave(lo, hi, column, first, last, highest, lowest)
-                        column, highest, lowest = ahead, y, y
-                highest, lowest = min(highest, y), max(lowest, y)
-            y_old = y
-            x += dx
-        _leave(lo, hi, column, first, last, highest, lowest)
+            missing |= np.int32(values[i] != values[i])
+        lo, hi = scratch[0, first + PAD : last + PAD], scratch[1, first + PAD : last + PAD]
+        begin = 0
+        while begin < ys.shape[0]:  # runs without a gap
+            end = begin if missing else ys.shape[0]
+            while end < ys.shape[0] and ys[end] != MISSING:
+                end += 1
+            if begin < end:
+                _ranges(lo, hi, first, last, ys[begin:end], x + begin * dx, dx)
+            begin = end + 1
         _deposit(mask, touched, count, scratch, first, last, half, k)
 
 
 @_jit
-def deposit_paths(mask, touched, count, xs, ys, half, k, scratch):
-    """Draw short paths with their own points, x never falling: int64 (P, n) each."""
-    lo, hi = scratch[0], scratch[1]
-    for p in range(xs.shape[0]):
-        first = max(0, xs[p, 0] >> X_BITS)
-        last = min(mask.shape[1] * k, (xs[p, xs.shape[1] - 1] >> X_BITS) + 1)
-        for i in range(xs.shape[1]):
-            _include(lo, hi, xs[p, i] >> X_BITS, first, last, np.int32(ys[p, i]))
-            if i:
-                _segment(lo, hi, first, last, xs[p, i - 1], ys[p, i - 1], xs[p, i], ys[p, i])
+def deposit_paths(mask, touched, count, paths, half, k, scratch):
+    """Draw short paths through float64 (P, n, 2) points in px, x never falling."""
+    lo, hi, one = scratch[0], scratch[1], k << X_BITS
+    for p in range(paths.shape[0]):
+        path = paths[p]
+        x, y = _fixed(path[0, 0], one), _fixed(path[0, 1], 256)
+        first, last = max(0, x >> X_BITS), min(mask.shape[1] * k, (_fixed(path[-1, 0], one) >> X_BITS) + 1)
+        _include(lo, hi, x >> X_BITS, first, last, np.int32(y))
+        for i in range(1, path.shape[0]):
+            x_old, y_old, x, y = x, y, _fixed(path[i, 0], one), _fixed(path[i, 1], 256)
+            _include(lo, hi, x >> X_BITS, first, last, np.int32(y))
+            _segment(lo, hi, first, last, x_old, y_old, x, y)
         _deposit(mask, touched, count, scratch, first, last, half, k)
 
 
 @_jit
 def deposit_boxes(mask, touched, count, boxes, k):
-    """Fill int64 (B, 4) boxes x0, y0, x1, y1 in 1/256 px."""
+    """Fill float64 (B, 4) boxes x0, y0, x1, y1 in px."""
     height, width = mask.shape
     for b in range(boxes.shape[0]):
-        x0, x1 = max(0, boxes[b, 0]), min(width << 8, boxes[b, 2])
-        y0, y1 = max(0, boxes[b, 1]), min(height << 8, boxes[b, 3])
+        x0, x1 = max(0, _fixed(boxes[b, 0], 256)), min(width << 8, _fixed(boxes[b, 2], 256))
+        y0, y1 = max(0, _fixed(boxes[b, 1], 256)), min(height << 8, _fixed(boxes[b, 3], 256))
         for row in range(y0 >> 8, (y1 + 255) >> 8):
             tall = min(y1, (row + 1) << 8) - max(y0, row << 8)
             for column in range(x0 >> 8, (x1 + 255) >> 8):
@@ -227,14 +272,13 @@ def deposit_text(mask, touched, count, pixels, table, codes, counts, starts, k):
         table: int64 (95, 6) offset, width, height, left, top, advance / 256 px of ASCII 32..126.
         codes: uint8 ASCII of all lines.
         counts: int64 (L,) characters a line.
-        starts: int64 (L, 2) where each base line starts, 1/256 px.
+        starts: float64 (L, 2) where each base line starts, px.
     """
     height, width = mask.shape
     full, listed = 256 * k, count[0]
     g = 0
     for line in range(counts.shape[0]):
-        pen = starts[line, 0]
-        base = (starts[line, 1] + 128) >> 8
+        pen, base = _fixed(starts[line, 0], 256), (_fixed(starts[line, 1], 256) + 128) >> 8
         for _ in range(counts[line]):
             offset, wide, tall, left, top, advance = table[codes[g] - 32]
             corner = ((pen + 128) >> 8) + left
@@ -313,10 +357,11 @@ def strip_medians(signal, places):
 def any_infinite(signal):
     """Whether float32 (12, T) holds an infinite value."""
     most = np.float32(3.4028234e38)
-    for lead in signal:
+    for n in range(signal.shape[0]):
+        lead = signal[n]  # by index: what an iterator gives has no known stride
         found = np.int32(0)  # as wide as the samples, so that the loop becomes vector code
-        for value in lead:
-            found |= np.int32(np.abs(value) > most)
+        for i in range(lead.shape[0]):
+            found |= np.int32(np.abs(lead[i]) > most)
         if found:
             return True
     return False

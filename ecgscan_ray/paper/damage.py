@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from ecgscan_ray.paper import marks
-from ecgscan_ray.paper.camera import UNIT, lit
+from ecgscan_ray.paper.camera import UNIT, light
 from ecgscan_ray.paper.key import Draws, uniforms
 from ecgscan_ray.paper.trace import Ink
 
@@ -126,8 +126,9 @@ def heated(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float
     numbers = _more(draws, 3, 64 + 24).astype(np.float32)
     cloud = cv2.resize(numbers[:64].reshape(8, 8), (24, 24), interpolation=cv2.INTER_LINEAR)
     lost = np.clip(0.75 * cloud + 0.35 * numbers[64:, None] - 0.05, 0, 1)
-    inverse = cv2.bitwise_not(canvas).reshape(canvas.shape)
-    cv2.bitwise_not(lit(inverse, 1 - min(0.8, size) * lost[..., None]), dst=canvas)
+    cv2.bitwise_not(canvas, dst=canvas)
+    light(canvas, 1 - min(0.8, size) * lost[..., None])
+    cv2.bitwise_not(canvas, dst=canvas)
 
 
 def faxed(canvas: np.ndarray, level: float) -> None:
@@ -189,13 +190,22 @@ def creased(draws: Draws, size: float, shape: tuple[int, ...]) -> np.ndarray:
 def ringed(draws: Draws, size: float, channels: int, aspect: float) -> np.ndarray:
     """float64 (160, 160, C) factor of light of a coffee cup's ring on a page ``aspect`` times as wide as high."""
     numbers = _more(draws, 5, 8)
-    y, x = np.mgrid[0:160, 0:160] / 160.0
+    light, wide = np.ones((160, 160, channels)), 0.14 + 0.05 * numbers[2]
+    rows, columns = (
+        slice(max(0, int(160 * (middle - reach))), min(160, int(160 * (middle + reach)) + 1))
+        for middle, reach in (
+            (numbers[1], wide + 0.05),
+            (numbers[0], (wide + 0.05) / aspect),
+        )  # beyond, nothing is lost
+    )
+    y, x = np.mgrid[rows, columns] / 160.0
     x, y = (x - numbers[0]) * aspect, y - numbers[1]
     angle, radius = np.arctan2(y, x), np.hypot(x, y)
-    rim = (radius - (0.14 + 0.05 * numbers[2]) - 0.004 * np.sin(3 * angle + 6 * numbers[3])) / 0.008
+    rim = (radius - wide - 0.004 * np.sin(3 * angle + 6 * numbers[3])) / 0.008
     worn = 0.55 + 0.45 * np.sin(angle + 6 * numbers[4])
     cover = size * (worn * np.exp(-(rim**2)) + 0.15 * (rim < 0) + 0.08 * np.exp(-((rim + 2.5) ** 2)))
-    return 1 - cover[..., None] * (_COFFEE if channels == 3 else _COFFEE[1:2])
+    light[rows, columns] -= cover[..., None] * (_COFFEE if channels == 3 else _COFFEE[1:2])
+    return light
 
 
 def crumpled(draws: Draws, size: float) -> np.ndarray:
@@ -336,11 +346,10 @@ def fold(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float, 
             part[:] = cv2.multiply(np.ascontiguousarray(part), nodes.copy(), scale=1 / UNIT).reshape(part.shape)
 
 
-def streaked(image: np.ndarray, draws: Draws, size: float) -> np.ndarray:
+def streak(image: np.ndarray, draws: Draws, size: float) -> None:
     """A scanner's dirty sensor: a few lines down the image."""
     at = draws.uniform("streak_x", 0, 0.9) * image.shape[1]
     for step, sign in ((0.0, 1), (0.031, -1), (0.083, 1)):
         column = int(at + step * image.shape[1])
         part = np.ascontiguousarray(image[:, column : column + 1])
         image[:, column : column + 1] = (cv2.add if sign > 0 else cv2.subtract)(part, (size,) * 4).reshape(part.shape)
-    return image

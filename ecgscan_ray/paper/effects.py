@@ -219,7 +219,7 @@ def planned(page: PageConfig) -> dict[str, Effect]:
     """The effects that pages of these settings can have: the preset's, with the settings' own chances and sizes.
 
     Raises:
-        ConfigError: An effect is not known.
+        ConfigError: An effect is not known, or has a size here but no chance anywhere.
     """
     effects = dict(PRESETS[page.effects])
     for name in (*page.chances, *page.sizes):
@@ -229,7 +229,13 @@ def planned(page: PageConfig) -> dict[str, Effect]:
     for name, chance in page.chances.items():
         effects[name] = replace(effects.get(name, EFFECTS[name]), chance=chance)
     for name, (low, high) in page.sizes.items():
-        effects[name] = replace(effects.get(name, EFFECTS[name]), low=low, high=high)
+        if name not in effects:  # a size alone switches nothing on
+            raise ConfigError(
+                f"'{name}' is not among the effects of '{page.effects}'",
+                where="page.sizes",
+                fix=f"Give page.chances.{name} too.",
+            )
+        effects[name] = replace(effects[name], low=low, high=high)
     return {name: effect for name, effect in effects.items() if effect.chance > 0} if page.strength > 0 else {}
 
 

@@ -83,6 +83,11 @@ class Layout:
         return np.array([(strip.x_s, strip.row) for strip in self.strips], np.float64)
 
     @cached_property
+    def joints(self) -> np.ndarray:
+        """float64 (J, 4): the cells in which one strip follows another, each twice, as corners of a box."""
+        return np.tile(self.cells[self.cells[:, 0] > 0], 2)
+
+    @cached_property
     def windows(self) -> np.ndarray:
         """float32 (S, 3): lead index, start_s, stop_s."""
         return np.array([(strip.lead, strip.start_s, strip.stop_s) for strip in self.strips], np.float32)
@@ -227,6 +232,10 @@ class Geometry:
     def origins(self, layout: Layout) -> np.ndarray:
         """float64 (S, 2) mm of every strip's first second on 0 mV."""
         return layout.cells * (self.speed, self.pitch) + (self.left, self.first)
+
+    def joints(self, layout: Layout) -> np.ndarray:
+        """float64 (J, 4) mm: the origins of strips that follow another, each as a box without width."""
+        return layout.joints * ((self.speed, self.pitch) * 2) + ((self.left, self.first) * 2)
 
 
 def place(

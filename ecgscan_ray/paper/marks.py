@@ -42,14 +42,15 @@ def _atlas() -> dict[str, np.ndarray]:
         return {name: arrays[name] for name in arrays.files}
 
 
+@lru_cache(maxsize=256)  # many glyphs of a face are equally high
 def _shrink(start: int, count: int, scale: float) -> tuple[int, np.ndarray]:
-    """Weights int64 (out, count) in 1/4096 that carry ``count`` pixels from ``start`` on to a scaled axis by area."""
+    """Weights float64 (out, count) in 1/4096 that carry ``count`` pixels from ``start`` on to a scaled axis by area."""
     first = int(np.floor(start * scale))
     last = int(np.ceil((start + count) * scale))
     edges = np.arange(first, last + 1)[:, None] / scale
     begin = np.arange(start, start + count)[None, :]
     overlap = np.minimum(edges[1:], begin + 1) - np.maximum(edges[:-1], begin)
-    return first, np.floor(np.maximum(overlap, 0) * scale * 4096 + 0.5).astype(np.int64)
+    return first, np.floor(np.maximum(overlap, 0) * scale * 4096 + 0.5)
 
 
 @lru_cache(maxsize=256)
@@ -62,10 +63,11 @@ def _face(name: str, quarter_x: int, quarter_y: int) -> Face:
         if not width * height:
             rows.append((offset, 0, 0, 0, 0, step))
             continue
-        glyph = pixels[at : at + width * height].reshape(height, width).astype(np.int64)
+        glyph = pixels[at : at + width * height].reshape(height, width).astype(np.float64)
         x, across = _shrink(left, width, sx)
         y, down = _shrink(-top, height, sy)
-        small = np.minimum((down @ glyph @ across.T + (1 << 23)) >> 24, 255).astype(np.uint8)
+        whole = (down @ glyph @ across.T).astype(np.int64)  # products of whole numbers below 2**53 are exact
+        small = np.minimum((whole + (1 << 23)) >> 24, 255).astype(np.uint8)
         rows.append((offset, small.shape[1], small.shape[0], x, -y, step))
         parts.append(small.ravel())
         offset += small.size
@@ -135,8 +137,7 @@ def separator_boxes(draws: Draws, layout: Layout, where: Geometry) -> np.ndarray
     if draws.chance("separator", 0.35):
         return np.zeros((0, 4))
     tall, wide = draws.uniform("gap", 1.5, 3.2), 0.2 + 0.3 * draws.unit("separator")
-    joints = where.origins(layout)[layout.cells[:, 0] > 0]
-    middle = np.concatenate([joints, joints], axis=1)
+    middle = where.joints(layout)
     if draws.chance("separator", 0.8):
         return middle + np.array([-wide, -tall, wide, tall])
     upper = middle + np.array([-wide, -2 * tall, wide, -tall])

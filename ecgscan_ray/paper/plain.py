@@ -70,6 +70,30 @@ def _deposit(mask, ranges, first, last, half, k):
     _add(mask, slice(upper, upper + len(rows)), slice(left, left + sums.shape[1]), sums)
 
 
+def _fixed(values, one):
+    """The nearest multiples of 1/``one``, as whole numbers."""
+    return np.floor(values * one + 0.5).astype(np.int64)
+
+
+def strip_tables(samples, numbers, rows, fs, canvas):
+    """See ``compiled.strip_tables``."""
+    left, first, pitch, speed, gain, chest, reach = rows
+    sx, sy, k, width = canvas
+    at, before, seconds, row, sign, of_chest = numbers
+    places, scales = np.empty((len(samples), 7), np.int64), np.zeros((len(samples), 5))
+    x, zero = left + at * speed, (first + row * pitch) * (sy * 256)
+    places[:, :3] = samples
+    places[:, 3] = _fixed(x + before * speed, sx * k * (1 << X_BITS))
+    places[:, 4] = int(speed / fs * sx * k * (1 << X_BITS) + 0.5)
+    places[:, 5] = np.clip(_fixed(x, sx * k), 0, width * k)
+    places[:, 6] = np.clip(_fixed(x + seconds * speed, sx * k), 0, width * k)
+    scales[:, 0] = zero
+    scales[:, 1] = sign * (gain * sy * 256) * np.where(of_chest, chest, 1.0)
+    scales[:, 3] = np.clip(np.floor(zero - reach * sy * 256 + 0.5), -FAR, FAR - 1)
+    scales[:, 4] = np.clip(np.floor(zero + reach * sy * 256 + 0.5), -FAR, FAR - 1)
+    return places, scales
+
+
 def deposit_strips(mask, touched, count, signal, places, scales, half, k, scratch):
     """See ``compiled.deposit_strips``."""
     for (lead, start, stop, x, dx, first, last), scale in zip(places, scales, strict=True):
@@ -85,9 +109,10 @@ def deposit_strips(mask, touched, count, signal, places, scales, half, k, scratc
         _deposit(mask, _ranges(xs, y, valid, first, last, inverse), first, last, half, k)
 
 
-def deposit_paths(mask, touched, count, xs, ys, half, k, scratch):
+def deposit_paths(mask, touched, count, paths, half, k, scratch):
     """See ``compiled.deposit_paths``."""
-    for x, y in zip(xs, ys, strict=True):
+    for path in paths:
+        x, y = _fixed(path[:, 0], k << X_BITS), _fixed(path[:, 1], 256)
         first, last = max(0, x[0] >> X_BITS), min(mask.shape[1] * k, (x[-1] >> X_BITS) + 1)
         if first < last:
             _deposit(mask, _ranges(x, y, np.ones(len(x), bool), first, last), first, last, half, k)
@@ -96,7 +121,7 @@ def deposit_paths(mask, touched, count, xs, ys, half, k, scratch):
 def deposit_boxes(mask, touched, count, boxes, k):
     """See ``compiled.deposit_boxes``."""
     height, width = mask.shape
-    for x0, y0, x1, y1 in boxes:
+    for x0, y0, x1, y1 in _fixed(boxes, 256):
         x0, y0, x1, y1 = max(0, x0), max(0, y0), min(width << 8, x1), min(height << 8, y1)
         if x0 >= x1 or y0 >= y1:
             continue
@@ -113,7 +138,7 @@ def deposit_text(mask, touched, count, pixels, table, codes, counts, starts, k):
     """See ``compiled.deposit_text``."""
     height, width = mask.shape
     glyphs = iter(codes.astype(np.int64) - 32)
-    for letters, (pen, base) in zip(counts, starts, strict=True):
+    for letters, (pen, base) in zip(counts, _fixed(starts, 256), strict=True):
         for _ in range(letters):
             offset, wide, tall, left, top, advance = table[next(glyphs)]
             glyph = pixels[offset : offset + wide * tall].reshape(tall, wide).astype(np.int64)

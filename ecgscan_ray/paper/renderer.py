@@ -89,16 +89,19 @@ class Renderer:
         self._places = _shares(page.label_places, "label_places")
         self._preset = effects.planned(page)
         self._warped = bool(self._preset)
-        self._sx, self._sy, self._ox, self._oy = page_to_image(page)
+        self._sx, self._sy, ox, oy = page_to_image(page)
         times = DRAWN_AT if self._warped and math.sqrt(self._sx * self._sy) < FINE else 1
         self._cx, self._cy = self._c = self._sx * times, self._sy * times
+        self._scale = np.array(self._c)
         width, height = PAGES_MM[page.paper]
+        self._flat = warp.Sheet(warp.scaling(self._sx, self._sy, ox, oy), warp.FLAT, (width, height), self._c)
         self._canvas = (math.ceil(height * self._cy - 1e-6), math.ceil(width * self._cx - 1e-6))
         mean = math.sqrt(self._cx * self._cy)
         self._times, self._mean, self._k = times, mean, sub_columns(mean, times)
-        self._ink = Ink(*self._canvas, self._k, drawing)
+        self._ink, self._drawing = Ink(*self._canvas, self._k, drawing), drawing
         # RGB pages get an idle fourth channel for the warp: OpenCV warps four twice as fast as three.
         self._channels = 4 if self._warped and page.channels == 3 else page.channels
+        self._picture = np.empty((page.height, page.width, 4), np.uint8) if self._channels == 4 else None
         self._grids = GridBank(*self._canvas, self._cx, self._cy, self._channels, times > 1)
         self._sheet = np.empty((*self._canvas, self._channels), np.uint8)  # one for all pages: fresh memory is slow
         self._noise = camera.NoiseBank(page.height, page.width, page.channels)
@@ -129,7 +132,8 @@ class Renderer:
             truth.append(found)
             shown = found.layout_at_speed().windows if page.keep_leads else found.windows_in_image()
             windows[n, : len(shown)] = shown
-            windows[n, [s for s, offset in enumerate(found.offsets_mv) if offset is None], 0] = -1
+            if None in found.offsets_mv:
+                windows[n, [s for s, offset in enumerate(found.offsets_mv) if offset is None], 0] = -1
             px_per_mm[n] = _scale_at(found.homography, found.page_mm)
         return Pages(image, windows, px_per_mm, truth)
 
@@ -157,12 +161,11 @@ class Renderer:
         offsets = self._draw(canvas, draws, signal, recording.fs, layout, where, (pulse, label, pen_mm), ink)
         if all(offset is None for offset in offsets):
             raise RecordingError("no sample in the time that the page shows", reason="empty", where=recording.id)
-        sheet = warp.Sheet(warp.scaling(self._sx, self._sy, self._ox, self._oy), warp.FLAT, where.page_mm, self._c)
         applied: tuple[str, ...] = ()
         if self._warped:
-            sheet, applied = self._degrade(canvas, draws, plan, sheet, _must_keep(layout, where, pulse), image)
+            sheet, applied = self._degrade(canvas, draws, plan, _must_keep(layout, where, pulse), image)
         else:
-            sheet = self._flat(canvas, sheet, image)
+            sheet = self._undistorted(canvas, image)
         return PageTruth(
             recording.id, draws.key, RECIPE, cv2.__version__, layout.name, (page.height, page.width), where.page_mm,
             (where.left, where.first, where.pitch), (where.speed, where.gain, where.chest, where.reach), pulse, pen_mm,
@@ -193,29 +196,28 @@ class Renderer:
     ) -> tuple[float | None, ...]:  # fmt: skip
         """Ink the page; returns the mV on each strip's zero line, None where it has no sample."""
         pulse, label, pen_mm = style
-        ink, scale = self._ink, np.array([self._cx, self._cy])
+        ink, scale = self._ink, self._scale
         half = pen(round(pen_mm * self._mean, 4), self._k)
         places, scales = strip_tables(
-            layout, where, signal.shape[1], fs, (self._cx, self._cy, self._k), self._canvas[1]
+            layout, where, signal.shape[1], fs, (self._cx, self._cy, self._k), self._canvas[1], self._drawing
         )
-        medians = ink.medians(signal, places)
         if self.page.baseline == "median":
-            scales[:, 2] = np.where(np.isnan(medians), 0.0, medians)
+            scales[:, 2] = ink.medians(signal, places)
         ink.strips(signal, places, scales, half)
         if pulse != "none":
             rows = layout.rows
             ink.paths(marks.pulse_paths(pulse, rows, draws.chance("pulse_rows", 0.3), where) * scale, half)
         boxes = marks.separator_boxes(draws, layout, where)
         if len(boxes):
-            ink.boxes(boxes * (self._cx, self._cy, self._cx, self._cy))
+            ink.boxes(boxes * (self._c * 2))
         self._letter(draws, layout, where, label)
         ink.compose(canvas, colour)
-        found = zip(np.round(scales[:, 2], 4).tolist(), blank_strips(layout, signal, fs), strict=True)
+        found = zip(scales[:, 2].round(4).tolist(), blank_strips(layout, signal, fs), strict=True)
         return tuple([None if blank else offset for offset, blank in found])
 
     def _letter(self, draws: Draws, layout: Layout, where: Geometry, label: marks.LabelStyle) -> None:
         """Lead labels, header and footer."""
-        ink, scale = self._ink, np.array([self._cx, self._cy])
+        ink, scale = self._ink, self._scale
         face = marks.face_at(label.face, label.cap_mm, self._cx, self._cy)
         ink.text(face.pixels, face.table, layout.labels, marks.label_starts(label, layout, where) * scale)
         small = marks.face_at(
@@ -238,21 +240,20 @@ class Renderer:
         if lines:
             ink.text(small.pixels, small.table, lines, np.array(at) * scale)
 
-    def _flat(self, canvas: np.ndarray, sheet: warp.Sheet, image: np.ndarray) -> warp.Sheet:
-        """Put an undistorted page into the image, with whole pixels of margin; returns where it lies."""
+    def _undistorted(self, canvas: np.ndarray, image: np.ndarray) -> warp.Sheet:
+        """Put the page into the image as it is, with whole pixels of margin; returns where it lies."""
         if canvas is image:
-            return sheet
+            return self._flat
         y, x = (image.shape[0] - canvas.shape[0]) // 2, (image.shape[1] - canvas.shape[1]) // 2
         image[:] = canvas[0, 0]
         image[y : y + canvas.shape[0], x : x + canvas.shape[1]] = canvas
-        return replace(sheet, matrix=warp.scaling(self._sx, self._sy, x, y))
+        return replace(self._flat, matrix=warp.scaling(self._sx, self._sy, x, y))
 
     def _degrade(
         self,
         canvas: np.ndarray,
         draws: Draws,
         plan: effects.Plan,
-        sheet: warp.Sheet,
         keep_mm: tuple[float, float, float, float],
         image: np.ndarray,
     ) -> tuple[warp.Sheet, tuple[str, ...]]:
@@ -260,10 +261,10 @@ class Renderer:
         page = self.page
         pose = self._pose(draws, plan)
         matrix = warp.page_matrix(
-            draws, pose, sheet.page_mm, (page.height, page.width), page_to_image(page, pose.turn % 2 == 1),
+            draws, pose, self._flat.page_mm, (page.height, page.width), page_to_image(page, pose.turn % 2 == 1),
             keep_mm if page.keep_leads else None,
         )  # fmt: skip
-        sheet = replace(sheet, matrix=matrix, curl=pose.curl)
+        sheet = replace(self._flat, matrix=matrix, curl=pose.curl)
         applied = ["warp"]
         applied += [
             name
@@ -288,11 +289,12 @@ class Renderer:
             damage.dithered(canvas, pitch, self._c)
             applied.append("dither")
         kind = page.effects
-        picture = self._desks.window(draws, kind in ("scan", "fax"), kind == "screen", kind == "photo")
+        picture = image if self._picture is None else self._picture
+        picture[:] = self._desks.window(draws, kind in ("scan", "fax"), kind == "screen", kind == "photo")
         sheet.lay(canvas, picture)
-        if self._channels != page.channels:
-            picture = cv2.cvtColor(picture, cv2.COLOR_RGBA2RGB)
-        image[:] = self._photograph(picture, draws, plan, pose, applied)
+        if picture is not image:
+            cv2.cvtColor(picture, cv2.COLOR_RGBA2RGB, dst=image)
+        self._photograph(image, draws, plan, pose, applied)
         return sheet, tuple(applied)
 
     def _pose(self, draws: Draws, plan: effects.Plan) -> warp.Pose:
@@ -307,10 +309,10 @@ class Renderer:
         )
 
     def _photograph(
-        self, picture: np.ndarray, draws: Draws, plan: effects.Plan, pose: warp.Pose, applied: list[str]
-    ) -> np.ndarray:
+        self, image: np.ndarray, draws: Draws, plan: effects.Plan, pose: warp.Pose, applied: list[str]
+    ) -> None:
         """Light, tone, lens, sensor and compression, in the order in which they happen; adds what it did to ``applied``."""
-        shape, channels = picture.shape, self.page.channels
+        shape, channels = image.shape, self.page.channels
 
         def did(name: str, size: float) -> bool:
             if size:
@@ -318,46 +320,43 @@ class Renderer:
             return bool(size)
 
         if did("wrinkle", size := plan.size("wrinkle")):
-            picture = camera.lit(picture, damage.crumpled(draws, min(size, 0.7))).reshape(shape)
+            camera.light(image, damage.crumpled(draws, min(size, 0.7)))
         if did("crease", size := plan.size("crease")):
-            picture = camera.lit(picture, damage.creased(draws, min(size, 0.6), shape)).reshape(shape)
+            camera.light(image, damage.creased(draws, min(size, 0.6), shape))
         if did("ring", size := plan.size("ring")):
-            ring = damage.ringed(draws, min(size, 0.8), channels, shape[1] / shape[0])
-            picture = camera.lit(picture, ring).reshape(shape)
+            camera.light(image, damage.ringed(draws, min(size, 0.8), channels, shape[1] / shape[0]))
         if channels == 3 and did("grade", plan.size("grade") > 0.5):
-            picture = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+            cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB, dst=image)
         if did("streak", size := plan.size("streak")):
-            picture = damage.streaked(picture, draws, size)
+            damage.streak(image, draws, size)
         field = camera.light_field(draws, plan, channels, warp.slope(pose, PAGES_MM[self.page.paper][0], camera.FIELD))
         if field is not None:
             applied.append("light")
-            picture = camera.lit(picture, field).reshape(shape)
+            camera.light(image, field)
         curve = camera.tone_curve(draws, plan.size("gamma"), plan.size("fade"))
         if curve is not None:
             applied.append("tone")
-            picture = cv2.LUT(picture, curve).reshape(shape)
+            cv2.LUT(image, curve, dst=image)
         if did("moire", size := plan.size("moire")):
-            picture = camera.screened(picture, draws, size, self._blur_scale)
+            camera.screen(image, draws, size, self._blur_scale)
         if did("blur", size := plan.size("blur")):
-            picture = camera.blurred(picture, size * self._blur_scale).reshape(shape)
+            camera.blur(image, size * self._blur_scale)
         if did("defocus", size := plan.size("defocus")):
-            picture = camera.defocused(picture, size * self._blur_scale).reshape(shape)
+            camera.defocus(image, size * self._blur_scale)
         if did("motion", size := plan.size("motion")):
-            angle = math.pi * draws.unit("motion_angle")
-            picture = camera.moved(picture, size * self._blur_scale, angle).reshape(shape)
+            camera.move(image, size * self._blur_scale, math.pi * draws.unit("motion_angle"))
         if did("downscale", size := plan.size("downscale")):
-            picture = camera.downscaled(picture, min(size, 0.7)).reshape(shape)
+            camera.downscale(image, min(size, 0.7))
         if did("grain", size := plan.size("grain")):
-            picture = self._cloudy.add(picture, size, draws)
+            self._cloudy.add(image, size, draws)
         if channels == 3 and did("soft_colour", size := plan.size("soft_colour")):
-            picture = camera.softened_colour(picture, size * self._blur_scale)
+            camera.soften_colour(image, size * self._blur_scale)
         if did("sharpen", size := plan.size("sharpen")):
-            picture = camera.sharpened(picture, size).reshape(shape)
+            camera.sharpen(image, size)
         if did("noise", size := plan.size("noise")):
-            picture = self._noise.add(picture, size, draws)
+            self._noise.add(image, size, draws)
         if did("jpeg", quality := plan.raw("jpeg")):
-            picture = camera.jpeg(picture, 100 - (100 - quality) * self.page.strength)
-        return picture
+            camera.jpeg(image, 100 - (100 - quality) * self.page.strength)
 
 
 _ON_THE_SHEET: dict[str, Callable[[np.ndarray, Draws, float, tuple[float, float]], None]] = {

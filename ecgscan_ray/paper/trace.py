@@ -18,7 +18,6 @@ import numpy as np
 
 from ecgscan_ray.errors import ConfigError
 
-X_ONE = 1 << 24
 FAR = 1 << 22
 PAD = 512
 
@@ -95,19 +94,17 @@ class Ink:
 
     def paths(self, points: np.ndarray, half: np.ndarray) -> None:
         """Paths through float64 (P, n, 2) points in px, x never falling."""
-        fixed = np.floor(points * (self.k * X_ONE, 256.0) + 0.5).astype(np.int64)
-        self._kernels.deposit_paths(*self._plane, fixed[..., 0], fixed[..., 1], half, self.k, self._scratch)
+        self._kernels.deposit_paths(*self._plane, points, half, self.k, self._scratch)
 
     def boxes(self, boxes: np.ndarray) -> None:
         """Filled float64 (B, 4) boxes x0, y0, x1, y1 in px."""
-        self._kernels.deposit_boxes(*self._plane, np.floor(boxes * 256 + 0.5).astype(np.int64), self.k)
+        self._kernels.deposit_boxes(*self._plane, boxes, self.k)
 
     def text(self, pixels: np.ndarray, table: np.ndarray, lines: Sequence[str], starts: np.ndarray) -> None:
         """Lines of ASCII text in a face of ``marks.Face``; float64 (L, 2) starts of their base lines, px."""
         codes = np.frombuffer("".join(lines).encode("ascii", "replace"), np.uint8)
         counts = np.array([len(line) for line in lines])
-        fixed = np.floor(starts * 256 + 0.5).astype(np.int64)
-        self._kernels.deposit_text(*self._plane, pixels, table, codes, counts, fixed, self.k)
+        self._kernels.deposit_text(*self._plane, pixels, table, codes, counts, starts, self.k)
 
     def compose(self, image: np.ndarray, ink: np.ndarray) -> None:
         """Blend ``ink`` uint8 (C,) over ``image`` uint8 (H, W, >= C) and start afresh."""
@@ -120,11 +117,14 @@ class Ink:
         return image[..., 0]
 
     def medians(self, signal: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """See ``compiled.strip_medians``; beyond +-10 mV the exact median."""
+        """See ``compiled.strip_medians``; beyond +-10 mV the exact median, and 0 where a strip has no finite sample."""
         medians = self._kernels.strip_medians(signal, places)
-        for s in np.flatnonzero(np.abs(medians) >= 10):
-            lead, start, stop = places[s, :3]
-            medians[s] = np.nanmedian(signal[lead, start:stop].astype(np.float64))
+        for s, median in enumerate(medians.tolist()):
+            if math.isnan(median):
+                medians[s] = 0.0
+            elif abs(median) >= 10:
+                lead, start, stop = places[s, :3]
+                medians[s] = np.nanmedian(signal[lead, start:stop].astype(np.float64))
         return medians
 
     def any_infinite(self, signal: np.ndarray) -> bool:

@@ -6,14 +6,14 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ecgscan_ray.paper import marks, warp
 from ecgscan_ray.paper.grid import MAJOR_MM
 from ecgscan_ray.paper.layout import CHEST, Geometry, Layout, frame_mm, timed
-from ecgscan_ray.paper.trace import FAR, X_ONE, Ink, pen, sub_columns
+from ecgscan_ray.paper.trace import Ink, kernels, pen, sub_columns
 
 
 @dataclass(frozen=True)
@@ -205,23 +205,27 @@ def expand(truth: PageTruth, signal_mv: np.ndarray, fs: float) -> ExpandedTruth:
 
 @lru_cache(maxsize=512)
 def _strip_samples(layout: Layout, sig_len: int, fs: float) -> tuple[np.ndarray, np.ndarray]:
-    """What does not change from page to page: int64 (S, 7) places, and float64 (5, S) strip numbers.
+    """What does not change from page to page: ``samples`` and ``numbers`` of ``compiled.strip_tables``.
 
-    The five: start on the row in s, time of the first sample from there in s, duration in s, row, sign. One sample on
-    either side of the window is taken in, so that the trace reaches the window's edges.
+    One sample on either side of the window is taken in, so that the trace reaches the window's edges.
     """
     start = np.array([s.start_s for s in layout.strips])
     stop = np.array([s.stop_s for s in layout.strips])
-    places = np.zeros((len(start), 7), np.int64)
-    places[:, 0] = [s.lead for s in layout.strips]
-    places[:, 1] = np.maximum(0, np.ceil(start * fs) - 1)
-    places[:, 2] = np.maximum(places[:, 1], np.minimum(sig_len, np.floor(stop * fs) + 2))
-    numbers = [[s.x_s for s in layout.strips], places[:, 1] / fs - start, stop - start, [s.row for s in layout.strips]]
-    return places, np.array([*numbers, [s.sign for s in layout.strips]], np.float64)
+    first = np.maximum(0, np.ceil(start * fs).astype(np.int64) - 1)
+    last = np.maximum(first, np.minimum(sig_len, np.floor(stop * fs).astype(np.int64) + 2))
+    leads, rows, signs, at = np.array([(s.lead, s.row, s.sign, s.x_s) for s in layout.strips]).T
+    numbers = np.array([at, first / fs - start, stop - start, rows, signs, leads >= CHEST])
+    return np.stack([leads.astype(np.int64), first, last], axis=1), numbers
 
 
 def strip_tables(
-    layout: Layout, where: Geometry, sig_len: int, fs: float, scale: tuple[float, float, int], width: int
+    layout: Layout,
+    where: Geometry,
+    sig_len: int,
+    fs: float,
+    scale: tuple[float, float, int],
+    width: int,
+    drawing: Literal["auto", "compiled", "plain"] = "auto",
 ) -> tuple[np.ndarray, np.ndarray]:
     """The tables of ``compiled.deposit_strips`` with all offsets 0.
 
@@ -232,25 +236,15 @@ def strip_tables(
         fs: Hz.
         scale: px/mm in x, in y, sub-columns a pixel, on the canvas.
         width: Columns of the canvas.
+        drawing: Which kernels.
 
     Returns:
         places int64 (S, 7), scales float64 (S, 5).
     """
-    sx, sy, k = scale
-    fixed, (at, before, seconds, row, sign) = _strip_samples(layout, sig_len, fs)
-    places, scales = fixed.copy(), np.zeros((len(fixed), 5))
-    left = where.left + at * where.speed
-    places[:, 3] = np.floor((left + before * where.speed) * (sx * k * X_ONE) + 0.5)
-    places[:, 4] = int(where.speed / fs * sx * k * X_ONE + 0.5)
-    places[:, 5] = np.clip(np.floor(left * (sx * k) + 0.5), 0, width * k)
-    places[:, 6] = np.clip(np.floor((left + seconds * where.speed) * (sx * k) + 0.5), 0, width * k)
-    scales[:, 0] = (where.first + row * where.pitch) * (sy * 256)
-    scales[:, 1] = sign * (where.gain * sy * 256) * np.where(fixed[:, 0] >= CHEST, where.chest, 1.0)
-    scales[:, 3:] = (-FAR, FAR - 1)
-    if where.reach is not None:
-        limits = np.floor(scales[:, :1] + np.array([-1, 1]) * (where.reach * sy * 256) + 0.5)
-        scales[:, 3:] = np.clip(limits, -FAR, FAR - 1)
-    return places, scales
+    reach = math.inf if where.reach is None else where.reach
+    rows = (where.left, where.first, where.pitch, where.speed, where.gain, where.chest, reach)
+    samples, numbers = _strip_samples(layout, sig_len, fs)
+    return kernels(drawing).strip_tables(samples, numbers, rows, fs, (*scale, width))
 
 
 def masks(truth: PageTruth, signal_mv: np.ndarray, fs: float) -> np.ndarray:

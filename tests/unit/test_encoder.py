@@ -244,6 +244,19 @@ def test_a_folder_is_embedded_and_bad_files_are_named(exported, tmp_path):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["features.parquet"]
 
 
+def test_ground_truth_beside_a_picture_is_passed_over(exported, tmp_path):
+    (tmp_path / "pages").mkdir()
+    image = pages(1, 40, 60, seed=4)[0, ..., 0]
+    for name in ("ptbxl_1.png", "a.b.JPG"):
+        Image.fromarray(image).save(tmp_path / "pages" / name)
+    for name in ("ptbxl_1.json", "a.b.json", "ptbxl_1.txt", "alone.json"):
+        (tmp_path / "pages" / name).write_text("{}")
+    result = embed_folder(str(exported), tmp_path / "pages", tmp_path / "features.parquet")
+    assert result.embedded == 2
+    assert set(result.bad) == {"ptbxl_1.txt", "alone.json"}
+    assert pq.read_table(tmp_path / "features.parquet").num_rows == 4
+
+
 def test_embedding_an_empty_or_missing_folder_fails_plainly(exported, tmp_path):
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(InputError):

@@ -233,6 +233,19 @@ def test_an_effect_can_be_asked_for_and_left_out():
         Renderer(PageConfig(sizes={"jpg": (30.0, 40.0)}))
 
 
+def test_a_size_alone_does_not_switch_an_effect_on():
+    with pytest.raises(ConfigError) as caught:
+        Renderer(PageConfig(effects="clean", sizes={"jpeg": (30.0, 40.0)}))
+    assert str(caught.value) == "page.sizes: 'jpeg' is not among the effects of 'clean'. Give page.chances.jpeg too."
+    size, (sheets, keys) = {"jpeg": (30.0, 40.0)}, some(2)
+    asked = Renderer(PageConfig(effects="clean", sizes=size, chances={"jpeg": 1.0})).render(sheets, keys)
+    assert all("jpeg" in truth.effects for truth in asked.truth)
+    left_out = PageConfig(effects="clean", sizes=size, chances={"jpeg": 0.0})
+    clean = Renderer(left_out.model_copy(update={"sizes": {}, "chances": {}})).render(sheets, keys)
+    np.testing.assert_array_equal(Renderer(left_out).render(sheets, keys).image, clean.image)
+    assert effects.planned(PageConfig(sizes=size))["jpeg"] == effects.Effect(0.55, 30.0, 40.0), "mixed has it"
+
+
 def test_the_sample_pages_of_the_laptop_preset_keep_their_pixels():
     """Figures were measured on these pages; clean pages are the same bytes everywhere, so a digest can hold them."""
     saws = np.stack([(np.arange(1000) * (lead + 3) % 97) / 97 for lead in range(12)]).astype(np.float32)
