@@ -124,7 +124,7 @@ PRESETS: dict[str, dict[str, Effect]] = {
         "downscale": Effect(0.05, 0.1, 0.4),
         "noise": Effect(0.04, 0.5, 3.0),
         "grain": Effect(1.0, 0.8, 2.6),
-        "soft_colour": Effect(1.0, 0.7, 1.8),
+        "soft_colour": Effect(0.6, 0.7, 1.8),
         "sharpen": Effect(0.85, 0.1, 0.6),
         "jpeg": Effect(0.25, 65.0, 97.0),
         "fold": Effect(0.35, 0.04, 0.2),
