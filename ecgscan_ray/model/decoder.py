@@ -206,8 +206,9 @@ class Decoder(nn.Module):
     def _mixed(self, drawn: Tensor, shown: Tensor) -> Tensor:
         """Leads (n, 12, W, samples) in mV, each corrected by the others of its moment, given what is shown (12, W) then."""
         with torch.autocast(drawn.device.type, enabled=False):  # the lead laws are a matter of microvolts
-            drawn = drawn.float()
-            mixture = ALGEBRA_GAIN * self.algebra(shown.T.float()).unflatten(1, (len(LEADS), len(LEADS)))
+            flags = shown.T.to(self.algebra.weight.dtype)
+            mixture = ALGEBRA_GAIN * self.algebra(flags).unflatten(1, (len(LEADS), len(LEADS)))
+            drawn = drawn.to(mixture.dtype)
             return drawn + torch.einsum("wkl,nlws->nkws", mixture, drawn)
 
     def _columns(self, places: Places, image: Tensor, context: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
