@@ -27,6 +27,7 @@ from ecgscan_ray.config import ModelConfig, PageConfig, build, merge
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.evaluation.redraw import lead_residual_mv, project_on_laws
 from ecgscan_ray.model.ecgscan import PageEncoder
+from ecgscan_ray.paper.write import MASK_SUFFIX
 from ecgscan_ray.training.checkpoint import LoadedCheckpoint, load_run
 
 logger = logging.getLogger(__name__)
@@ -348,8 +349,8 @@ def embed_folder(
     """Embed every file under a folder into one Parquet file.
 
     Columns: ``path`` (relative to the folder), ``embedding`` (list of float32; null where the file could not be read)
-    and ``error`` (the reason; null where it could). No file is left out, but for hidden ones and the JSON of ground truth
-    beside a picture (``ecgscan render`` writes it).
+    and ``error`` (the reason; null where it could). No file is left out, but for hidden ones and the ground truth that
+    ``ecgscan render`` writes beside a picture (JSON, masks).
 
     Args:
         encoder_path: Exported folder or run.
@@ -395,7 +396,12 @@ def _page_files(root: Path) -> list[str]:
     found = [p.relative_to(root) for p in root.rglob("*") if p.is_file()]
     found = [path for path in found if not any(part.startswith(".") for part in path.parts)]
     pictures = {p.with_suffix("") for p in found if p.suffix.lower() in Image.registered_extensions()}
-    return sorted(str(p) for p in found if p.suffix != ".json" or p.with_suffix("") not in pictures)
+
+    def truth_beside_a_picture(path: Path) -> bool:
+        ending = next((end for end in (".json", MASK_SUFFIX) if path.name.endswith(end)), None)
+        return ending is not None and path.with_name(path.name.removesuffix(ending)) in pictures
+
+    return sorted(str(path) for path in found if not truth_beside_a_picture(path))
 
 
 def _embed_rows(

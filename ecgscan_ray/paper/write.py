@@ -25,6 +25,7 @@ from ecgscan_ray.paper.renderer import Drawable, Renderer
 from ecgscan_ray.paper.truth import PageTruth, expand, masks
 from ecgscan_ray.recording.leads import LEADS
 
+MASK_SUFFIX = ".mask.png"
 _BATCH = 16
 
 
@@ -109,7 +110,7 @@ class _Writer:
             if self._files.masks:
                 cover = masks(found, recording.signal_mv, recording.fs)
                 strip = np.where(cover.max(0) > 127, cover.argmax(0) + 1, 0).astype(np.uint8)
-                _write(path.with_suffix(".mask.png"), encode(strip[..., None]))
+                _write(path.with_suffix(MASK_SUFFIX), encode(strip[..., None]))
         return paths
 
 

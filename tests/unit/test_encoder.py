@@ -247,14 +247,14 @@ def test_a_folder_is_embedded_and_bad_files_are_named(exported, tmp_path):
 def test_ground_truth_beside_a_picture_is_passed_over(exported, tmp_path):
     (tmp_path / "pages").mkdir()
     image = pages(1, 40, 60, seed=4)[0, ..., 0]
-    for name in ("ptbxl_1.png", "a.b.JPG"):
+    for name in ("ptbxl_1.png", "a.b.JPG", "ptbxl_1.mask.png", "lonely.mask.png"):
         Image.fromarray(image).save(tmp_path / "pages" / name)
     for name in ("ptbxl_1.json", "a.b.json", "ptbxl_1.txt", "alone.json"):
         (tmp_path / "pages" / name).write_text("{}")
     result = embed_folder(str(exported), tmp_path / "pages", tmp_path / "features.parquet")
-    assert result.embedded == 2
+    assert result.embedded == 3, "a mask without its picture is a picture"
     assert set(result.bad) == {"ptbxl_1.txt", "alone.json"}
-    assert pq.read_table(tmp_path / "features.parquet").num_rows == 4
+    assert pq.read_table(tmp_path / "features.parquet").num_rows == 5
 
 
 def test_embedding_an_empty_or_missing_folder_fails_plainly(exported, tmp_path):
