@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ecgscan_ray.errors import ConfigError, near_miss
+from ecgscan_ray.uris import absolute
 
 Weight = float
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -298,6 +299,13 @@ class TeacherConfig(Section):
     """Length of a hidden stretch, s."""
     encoder: ExternalEncoderConfig | None = None
     """Signal encoder of others; none = ``model.signal``, trained from scratch."""
+
+    @field_validator("run")
+    @classmethod
+    def _without_credentials(cls, run: str | None) -> str | None:
+        if run:
+            absolute(run)  # raises; settings are printed and kept
+        return run
 
 
 class AugmentConfig(Section):
