@@ -282,6 +282,8 @@ def config(
     from ecgscan_ray.config import Config, SweepConfig, dump_yaml, preset_names, read_yaml
 
     if preset is None and config is None:
+        if settings:
+            _load(Config, preset, config, settings)  # says which of the two is missing
         print(json.dumps(preset_names()) if as_json else "\n".join(preset_names()))
         return
     kind: type[Section] = SweepConfig if {"space", "arms"} & read_yaml(_named(preset, config)).keys() else Config

@@ -11,9 +11,9 @@ import numpy as np
 import ray
 import ray.data
 import torch
-import yaml
 from ray.data import ActorPoolStrategy
 
+from ecgscan_ray import strict_yaml
 from ecgscan_ray.batch import UNKNOWN, BatchMaker
 from ecgscan_ray.config import Config, ResourceConfig, build
 from ecgscan_ray.errors import RunError
@@ -50,7 +50,8 @@ def under_teacher(config: Config) -> Config:
     """
     run = absolute(config.teacher.run or "")
     uri = find_checkpoint(run)
-    theirs = build(Config, yaml.safe_load(read_bytes(join(uri, "config.yaml"))), where=run)
+    settings = strict_yaml.parse(read_bytes(join(uri, "config.yaml")), where=join(uri, "config.yaml"))
+    theirs = build(Config, settings, where=run)
     if theirs.task != "teach":
         raise RunError("holds a page encoder, not a teacher", where=run, fix="Make a teacher by 'ecgscan teach'.")
     if not exists(join(run, "finished.json")):

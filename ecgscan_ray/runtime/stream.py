@@ -117,7 +117,7 @@ class Render:
     """Stage 2: one packed unit to one row of arrays."""
 
     def __init__(self, source: Source) -> None:
-        self._maker = BatchMaker(source.config, text.load_tokenizer(source.tokenizer_json))
+        self._maker = BatchMaker(source.config, text.parse_tokenizer(source.tokenizer_json))
 
     def __call__(self, block: dict[str, np.ndarray]) -> Batch:
         with pa.ipc.open_stream(block["unit"][0]) as reader:
