@@ -1,12 +1,14 @@
 """YAML as settings need it: plain values, each key once, no aliases, bounded depth and size.
 
 YAML can say more than that: a few lines of aliases expand to gigabytes, ``2020-01-01`` becomes a date, tags become sets and
-bytes, and the second of two equal keys wins without a word. All of it is refused in one line; dates stay text.
+bytes, and the second of two equal keys wins without a word. All of it is refused in one line; dates stay text. ``1e-4`` is a
+number, as in YAML 1.2, where PyYAML makes it a text.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from typing import Any
 
@@ -39,13 +41,19 @@ class _Loader(yaml.SafeLoader):
         doubled = next((name for name, count in names.items() if count > 1), None)
         if doubled is not None:
             raise yaml.YAMLError(f"'{doubled[:40]}' is given twice")
+        for key, _ in node.value:
+            if key.tag == _FLOAT and not _FLOATS_OF_YAML_1_1.match(key.value):
+                key.tag = "tag:yaml.org,2002:str"  # an arm may be called 1e-4
         return super().construct_mapping(node, deep)
 
 
+_FLOAT = "tag:yaml.org,2002:float"
+_FLOATS_OF_YAML_1_1 = next(pattern for tag, pattern in yaml.SafeLoader.yaml_implicit_resolvers["."] if tag == _FLOAT)
 _Loader.yaml_implicit_resolvers = {
     letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver(_FLOAT, re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
 
 
 def parse(text: str | bytes, where: object) -> Any:

@@ -81,10 +81,15 @@ def test_an_override_that_cannot_be(setting: str) -> None:
 
 
 def test_good_settings_mean_what_they_meant() -> None:
-    values = {"a": 3, "b": 1.5, "c": "x", "d": True, "e": None, "f": [1, 2], "g": {"h": 0.5}, "k": "1e-4"}
+    values = {"a": 3, "b": 1.5, "c": "x", "d": True, "e": None, "f": [1, 2], "g": {"h": 0.5}, "k": 1e-4}
     texts = ["a=3", "b=1.5", "c=x", "d=true", "e=", "f=[1, 2]", "g={h: 0.5}", "k=1e-4"]
     assert parse_overrides(texts) == values
     assert load(Config, "laptop", ["training.learning_rate=1e-4"]).training.learning_rate == 1e-4
+    assert parse_overrides(["a={1e-4: 2E+3}", "b='1e-4'", "c=1e-4x"]) == {
+        "a": {"1e-4": 2000.0},
+        "b": "1e-4",
+        "c": "1e-4x",
+    }
 
 
 def test_settings_files_are_named_as_all_places_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
