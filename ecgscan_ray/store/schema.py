@@ -45,6 +45,7 @@ _CHEST = slice(6, 12)
 _STEPS = (1000.0, 2000.0, 4000.0)  # tried where the reader knows no common step: 1, 1/2, 1/4 uV
 _FINEST_STEPS = 20000.0  # 1/20 uV; finer ones are not worth their bytes
 _MIN_FS, _MAX_FS, _MAX_SECONDS = 10.0, 100_000.0, 86_400.0
+_MIN_STEPS, _MAX_STEPS = 1e-6, 1e12  # a mV; what is outside gives infinite samples or none
 _Ints = NDArray[np.int64]
 
 
@@ -149,7 +150,7 @@ def check_rows(table: pa.Table) -> None:
     low = 8 * lengths.astype(np.int64)
     wide = size["leads_high"] == 3 * low
     good = (lengths > 0) & (fs >= _MIN_FS) & (fs <= _MAX_FS) & (lengths <= fs * _MAX_SECONDS)
-    good &= np.isfinite(steps) & (steps > 0)
+    good &= (steps >= _MIN_STEPS) & (steps <= _MAX_STEPS)
     good &= (size["leads_low"] == low) & (size["laws_low"] == low // 2)
     good &= wide | (size["leads_high"] == low)
     good &= size["laws_high"] == np.where(wide, 3, 1) * (low // 2)
