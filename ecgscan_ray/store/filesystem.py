@@ -25,7 +25,7 @@ from ecgscan_ray.uris import absolute, is_local
 __all__ = ["absolute", "is_local"]  # from here too
 
 _PROBE_ERRORS = (OSError, ArrowException)
-_FIRST_CONTACT_S = 14.0
+_FIRST_CONTACT_S = 9.0
 _reached: set[tuple[str, str]] = set()
 """Servers and buckets that have answered this process."""
 
@@ -71,7 +71,7 @@ def _bucket(uri: str) -> fs.FileSystem:
 
 
 def _first_contact(uri: str, bucket: str) -> None:
-    once = _s3(connect_timeout=5, request_timeout=8, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1))
+    once = _s3(connect_timeout=5, request_timeout=6, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1))
 
     def look(attempt: int) -> bool:
         try:

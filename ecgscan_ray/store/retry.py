@@ -103,7 +103,7 @@ def _note(name: str) -> None:
 
 def _summarise() -> None:
     parts = ", ".join(f"{name} {count}" for name, count in sorted(_repeated.items()))
-    logger.warning("storage: %d requests failed and were repeated (%s)", sum(_repeated.values()), parts)
+    logger.warning("storage: requests that failed and were repeated: %d (%s)", sum(_repeated.values()), parts)
 
 
 def with_retries(filesystem: fs.FileSystem) -> fs.FileSystem:

@@ -107,12 +107,12 @@ def test_one_line_sums_the_repeated_requests_up(
         assert not caplog.records
         retry._summarise()
     assert [record.message for record in caplog.records] == [
-        "storage: 4 requests failed and were repeated (list 2, read 2)"
+        "storage: requests that failed and were repeated: 4 (list 2, read 2)"
     ]
 
 
 def test_a_server_that_accepts_and_stays_silent_is_named_within_30_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shortened here; the real bounds are 8 s an answer and no attempt after 14 s."""
+    """Shortened here; the real bounds are 6 s an answer and no attempt after 9 s."""
     real = filesystem._s3
     monkeypatch.setattr(filesystem, "_s3", lambda **options: real(**options | {"request_timeout": 1}))
     monkeypatch.setattr(filesystem, "_FIRST_CONTACT_S", 1.5)
