@@ -94,7 +94,9 @@ def _s3(**options: Any) -> fs.S3FileSystem:
         options |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
     if region:  # without one, pyarrow asks AWS for the bucket's region
         options["region"] = region
-    return fs.S3FileSystem(allow_delayed_open=True, **options)  # a small file is then one request
+    # A small file is one request. Uploads run in the thread that asks for them: Ray copies checkpoints in pyarrow's own
+    # threads, and uploads waiting there for more of these threads would wait for ever (apache/arrow#32372).
+    return fs.S3FileSystem(allow_delayed_open=True, background_writes=False, **options)
 
 
 def _s3_settings() -> tuple[SplitResult | None, str | None]:

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -135,6 +136,17 @@ def test_large_files_and_files_of_nothing(s3_server: str) -> None:
         uri = filesystem.join(s3_server, "sizes", str(size))
         filesystem.write_bytes_atomic(uri, bytes(size))
         assert len(filesystem.read_bytes(uri)) == size
+
+
+def test_many_files_are_copied_at_once(s3_server: str, tmp_path: Path) -> None:
+    """As Ray uploads and fetches a checkpoint; with uploads in the background this stood still (apache/arrow#32372)."""
+    for k in range(40):
+        (tmp_path / f"file-{k}").write_bytes(b"%d" % k * 100_000)
+    files, path = filesystem.open_filesystem(filesystem.join(s3_server, "checkpoint"))
+    fs.copy_files(str(tmp_path), path, destination_filesystem=files)
+    (tmp_path / "back").mkdir()
+    fs.copy_files(path, str(tmp_path / "back"), source_filesystem=files)
+    assert all((tmp_path / "back" / f"file-{k}").read_bytes() == b"%d" % k * 100_000 for k in range(40))
 
 
 def test_an_interrupted_write_uploads_nothing(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
