@@ -24,6 +24,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from ecgscan_ray.config import Config, SearchRange, SweepConfig, build, dump_yaml, merge, read_yaml
 from ecgscan_ray.errors import ConfigError, RunError, WorkError, near_miss
+from ecgscan_ray.evaluation.score import SCORES
 from ecgscan_ray.report.sweep import Trial, write_sweep_report
 from ecgscan_ray.runtime import ablation
 from ecgscan_ray.runtime.cluster import root_cause, start_ray
@@ -50,6 +51,7 @@ TRIAL_CPUS = 0.01
 
 _TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints boxes at any verbosity
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # else Ctrl-C looks like the end of the search
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in settings mean what they mean here
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a trial's metrics are in its run folder
 }
@@ -120,8 +122,7 @@ def sweep(
 def _check_space(config: SweepConfig, base: dict[str, Any]) -> None:
     """Every value that a trial may get is tried on the config now, not in the middle of the night."""
     resolved = build(Config, base, where=f"base {config.base}")
-    if config.metric.startswith("validation.") and not resolved.training.validation_rows:
-        raise ConfigError("the metric is never measured: training.validation_rows is 0", where=config.metric)
+    _check_metric(config.metric, resolved)
     known = _flat(resolved.model_dump(mode="json"))
     for key, span in config.space.items():
         if key not in known:
@@ -139,6 +140,14 @@ def _check_space(config: SweepConfig, base: dict[str, Any]) -> None:
             if key not in known:
                 raise ConfigError(f"unknown setting '{key}'", where=f"arm '{arm}'", fix=near_miss(key, known))
         build(Config, merge(base, changes), where=f"arm '{arm}'")
+
+
+def _check_metric(metric: str, base: Config) -> None:
+    known = [f"validation.{name}" for name in SCORES[base.task]]
+    if metric not in known:
+        raise ConfigError(f"no trial measures '{metric}'", where="metric", fix=near_miss(metric, known))
+    if not base.training.validation_rows:
+        raise ConfigError("the metric is never measured: training.validation_rows is 0", where=metric)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
