@@ -245,7 +245,9 @@ def sweep(
         return
     if not outcome["best"]:
         why = next((f": {trial['error']}" for trial in outcome["trials"] if trial["error"]), "")
-        raise WorkError(f"no trial finished{why}", where=out, fix="The report lists all; the same command goes on.")
+        raise WorkError(
+            f"no trial finished{why}", where=out, fix="The report lists all. Mend the cause, and give another --out."
+        )
     print(f"{out.rstrip('/')}/best.yaml  ({resolved.metric} {outcome['best']['score']:.4f})")
 
 

@@ -555,7 +555,9 @@ def spread(kind: type[BaseModel], content: Mapping[str, Any]) -> dict[str, Any]:
             spread[name] = by_key(Config, spread[name])
     if isinstance(spread.get("arms"), Mapping):
         arms = spread["arms"].items()
-        spread["arms"] = {arm: by_key(Config, changes) if isinstance(changes, Mapping) else changes for arm, changes in arms}
+        spread["arms"] = {
+            arm: by_key(Config, changes) if isinstance(changes, Mapping) else changes for arm, changes in arms
+        }
     return spread
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,13 @@ class Keeper:
     def __init__(self, folder: Path, start: Path | None = None, stop_at: int | None = None) -> None:
         self.folder, self.start, self.stop_at = folder, start, stop_at
         self.kept: list[Path] = []
+        folder.mkdir(exist_ok=True)
 
     def last_checkpoint(self) -> Path | None:
         return self.start
+
+    def new_folder(self) -> Path:
+        return Path(tempfile.mkdtemp(dir=self.folder))
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
         assert checkpoint is not None
