@@ -73,7 +73,7 @@ def claim(out: str, config: Config, manifest: Manifest, store: str, fresh: bool)
     """
     open_filesystem(out, create=True)
     if not exists(join(out, CONFIG)):
-        refuse_other_things(out, [ENVIRONMENT])
+        refuse_other_things(out, [ENVIRONMENT, CONFIG])
         _take(out, config, manifest, store)
         return "new"
     if fresh:

@@ -177,7 +177,7 @@ def _claim(config: SweepConfig, base: dict[str, Any], digest: str, book: TrialBo
     }
     uri = join(out, "sweep.json")
     if not exists(uri):
-        refuse_other_things(out, [])
+        refuse_other_things(out, ["sweep.json"])
     elif fresh:
         raise RunError("--fresh needs an empty folder, this one holds a sweep", where=out)
     elif book.names() or exists(join(out, "teacher")):
