@@ -79,7 +79,7 @@ def test_a_second_command_in_the_folder_is_refused(sample_store: str, tmp_path: 
 def test_a_loss_that_is_not_finite_ends_at_once_and_names_recordings(
     ray_cluster: None, sample_store: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    line, attempts = fail(tiny_config(training__learning_rate=1e38, training__warmup_steps=1), sample_store, tmp_path)
+    line, attempts = fail(tiny_config(training__learning_rate=1e37, training__warmup_steps=1), sample_store, tmp_path)
     assert attempts == 1
     assert "a batch of 12 recordings (" in line and "No checkpoint was saved before" in line
     with caplog.at_level(logging.INFO, "ecgscan_ray"):
