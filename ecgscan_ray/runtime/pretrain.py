@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config
+from ecgscan_ray.cores import set_torch_threads
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.evaluation.score import teacher_score, validation_score
 from ecgscan_ray.model.ecgscan import ECGScan
@@ -32,7 +32,8 @@ from ecgscan_ray.model.external import load_external
 from ecgscan_ray.model.reader import SignalReader
 from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.runtime import run_folder, stream
-from ecgscan_ray.runtime.cluster import root_cause, start_ray
+from ecgscan_ray.runtime.attend import attend
+from ecgscan_ray.runtime.cluster import start_ray
 from ecgscan_ray.runtime.embeddings import Said, said_by_teacher, teacher_tokenizer, under_teacher
 from ecgscan_ray.runtime.progress import ProgressLine
 from ecgscan_ray.store.filesystem import absolute, exists, join, open_filesystem, read_bytes, write_bytes_atomic
@@ -193,11 +194,8 @@ def _fit(arguments: WorkerArguments, source: stream.Source, callbacks: list[Any]
         datasets={"train": rest_of_the_run},
         dataset_config=DataConfig(execution_options=stream.execution_options(config)),
     )
-    try:
-        with ProgressLine(out, enabled=not quiet):
-            trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise root_cause(error, out) from error
+    with ProgressLine(out, enabled=not quiet):
+        attend(trainer.fit, out, "The same command goes on from the last checkpoint.")
 
 
 def _kept(config: Config) -> CheckpointConfig:
@@ -239,7 +237,7 @@ def _worker(loop_config: dict[str, Any]) -> None:
     arguments: WorkerArguments = loop_config["arguments"]
     job, config = arguments.job, arguments.job.config
     context = ray.train.get_context()
-    torch.set_num_threads(config.resources.torch_threads or os.cpu_count() or 1)
+    set_torch_threads(config.resources.torch_threads)
     device = get_device()
     tokenizer = text.load_tokenizer(job.tokenizer_json)
     model = build_trained(config, tokenizer)
