@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
@@ -12,6 +11,7 @@ from tokenizers import Tokenizer
 from ecgscan_ray import text
 from ecgscan_ray.batch import Batch, BatchMaker, concatenate
 from ecgscan_ray.config import Config
+from ecgscan_ray.cores import usable_cores
 from ecgscan_ray.errors import StoreError
 from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.recording.recording import Recording
@@ -93,7 +93,7 @@ def dry_run(config: Config, store: str) -> dict[str, Any]:
 def _render_cores(config: Config) -> int:
     """Cores that render: one an actor; actors that reserve less than a whole CPU share this machine."""
     actors = config.resources.render_actors
-    return actors if config.resources.cpus_per_render_actor >= 1 else min(actors, os.cpu_count() or 1)
+    return actors if config.resources.cpus_per_render_actor >= 1 else min(actors, usable_cores())
 
 
 def _tokenizer(config: Config, rows: list[Recording]) -> Tokenizer:
