@@ -34,6 +34,7 @@ from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.runtime import run_folder, stream
 from ecgscan_ray.runtime.cluster import root_cause, start_ray
 from ecgscan_ray.runtime.embeddings import Said, said_by_teacher, teacher_tokenizer, under_teacher
+from ecgscan_ray.runtime.fit_to_store import fit_to_store
 from ecgscan_ray.runtime.progress import ProgressLine
 from ecgscan_ray.store.filesystem import absolute, exists, join, open_filesystem, read_bytes, write_bytes_atomic
 from ecgscan_ray.store.manifest import Manifest, read_manifest
@@ -121,6 +122,7 @@ def pretrain(
         config = under_teacher(config)
     steps = total_steps(config, manifest)
     stream.Source(config, store, manifest, "").plan()
+    config = fit_to_store(config, steps, store, manifest)
     standing = run_folder.claim(out, config, manifest, store, fresh)
     if standing == "finished":
         logger.info("%s: finished already; nothing to do", out)
