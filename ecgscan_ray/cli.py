@@ -231,12 +231,14 @@ def evaluate(
             raise InputError("only evaluation.* can be set here", where=f"--set {key}")
     changes = {key.removeprefix("evaluation."): value for key, value in changes.items()}
     figures = work(_place(run), store=_place(store) if store else None, which=which, settings=changes)
-    for name in figures if every else HEADLINE:
-        if name in figures and "reason" not in figures[name]:
-            print(f"{name:<58} {_figure(figures[name])}")
-    for reason, names in by_reason({name: f["reason"] for name, f in figures.items() if "reason" in f}).items():
+    missing = {name: str(figure["reason"]) for name, figure in figures.items() if "reason" in figure}
+    measured = {name: figure for name, figure in figures.items() if name not in missing}
+    for name in measured if every else HEADLINE:
+        if name in measured:
+            print(f"{name:<58} {_figure(measured[name])}")
+    for reason, names in by_reason(missing).items():
         print(f"not measured: {_some(names)}: {reason}")
-    print(f"{len(figures)} figures in {run.rstrip('/')}/report.json, printed by --all")
+    print(f"{run.rstrip('/')}/report.json  (all {len(measured)} figures; --all prints them)")
     print(f"{run.rstrip('/')}/report.html")
     _next("export", run, "encoder")
 

@@ -8,7 +8,7 @@ Letters: N recordings, 12 leads, T samples, D aligned features, P features for a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -60,7 +60,7 @@ class Features:
     columns: dict[str, np.ndarray]
     examples: list[Example]
     skipped: list[str]
-    codes: list[frozenset[str]]
+    codes: list[frozenset[str]] = field(default_factory=list)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.columns[name]

@@ -31,7 +31,7 @@ def evaluate(
     which: Literal["best", "last"] = "best",
     settings: dict[str, Any] | None = None,
     device: str | None = None,
-) -> dict[str, dict[str, float | int | None]]:
+) -> dict[str, dict[str, float | int | str | None]]:
     """Measure a run and write ``report.html``, ``report.json`` and ``redrawn.png`` into its folder.
 
     Args:
