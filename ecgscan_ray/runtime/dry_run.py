@@ -5,6 +5,7 @@ Other processes can only make a timing longer. So each is repeated, the fastest 
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -35,7 +36,7 @@ from ecgscan_ray.training.tensors import to_device
 TOKENIZER_REPORTS = 2000
 BYTES_PER_PARAMETER = 16
 """fp32 weight, gradient and AdamW's two moments."""
-LEAST_TIMINGS, MOST_TIMINGS, TIMING_S = 3, 20, 4.0
+LEAST_TIMINGS, MOST_TIMINGS, TIMING_S = 3, 20, 8.0
 """Each timing is repeated until it has taken this many seconds, within these bounds."""
 
 
@@ -146,9 +147,14 @@ def _tokenizer(config: Config, rows: list[Recording]) -> Tokenizer:
 
 
 def _render(maker: BatchMaker, rows: list[Recording]) -> tuple[Timing, Batch]:
-    """Seconds to draw the pages on one core with warm caches, and their batch."""
-    batch = maker.make(rows, range(len(rows)), [0] * len(rows))
-    return Timing.of(lambda: maker.make(rows, range(len(rows)), [0] * len(rows))), batch
+    """Seconds to draw the pages on one core with warm caches, and their batch; every repeat draws other pages."""
+    epochs = itertools.count(1)
+
+    def draw() -> Batch:
+        return maker.make(rows, range(len(rows)), [next(epochs)] * len(rows))
+
+    batch = draw()
+    return Timing.of(draw), batch
 
 
 def _time_step(config: Config, model: Any, maker: BatchMaker, rows: list[Recording], size: int) -> Timing | None:
