@@ -23,7 +23,7 @@ from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.runtime.embeddings import under_teacher
 from ecgscan_ray.runtime.fit_to_store import fit_to_store
-from ecgscan_ray.runtime.pretrain import total_steps
+from ecgscan_ray.runtime.run_folder import total_steps
 from ecgscan_ray.runtime.stream import needed_cpus
 from ecgscan_ray.store.manifest import read_manifest
 from ecgscan_ray.store.shards import iterate_rows
@@ -82,7 +82,7 @@ def dry_run(config: Config, store: str) -> dict[str, Any]:
     if not rows:
         raise StoreError("has no training recordings", where=store)
     steps = total_steps(config, manifest)
-    config = fit_to_store(config, steps, store, manifest)
+    config = fit_to_store(config, store, manifest)
     epochs = steps * batch / manifest.rows("train")
     tokenizer = _tokenizer(config, rows)
     model = build_model(config, tokenizer)

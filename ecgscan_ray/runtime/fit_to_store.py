@@ -7,6 +7,7 @@ from typing import Any
 
 from ecgscan_ray.config import Config, ObjectiveConfig, build
 from ecgscan_ray.errors import ConfigError
+from ecgscan_ray.runtime.run_folder import total_steps
 from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.store.shards import iterate_reports
 from ecgscan_ray.text import is_finding
@@ -14,15 +15,14 @@ from ecgscan_ray.text import is_finding
 logger = logging.getLogger(__name__)
 
 
-def fit_to_store(config: Config, steps: int, store: str, manifest: Manifest) -> Config:
-    """The settings that a run of ``steps`` steps on this store has.
+def fit_to_store(config: Config, store: str, manifest: Manifest) -> Config:
+    """The settings that a run on this store has.
 
     Without reports, the terms that need them are left out. Without validation recordings, nothing is validated. A
     warm-up that takes the whole run is shortened to a tenth of it.
 
     Args:
         config: Settings as asked for.
-        steps: Optimiser steps of the run.
         store: URI of the store.
         manifest: Of the store; it has training recordings.
 
@@ -30,7 +30,7 @@ def fit_to_store(config: Config, steps: int, store: str, manifest: Manifest) -> 
         ConfigError: A teacher is to learn from reports, and there are none; or nothing of the loss is left.
     """
     _warn_of_repeats(config, manifest)
-    changes = _validation_changes(config, manifest) | _warmup_changes(config, steps)
+    changes = _validation_changes(config, manifest) | _warmup_changes(config, total_steps(config, manifest))
     if _needs_text(config) and not has_reports(store, manifest):
         changes |= _text_changes(config, store)
     return build(Config, _changed(config, changes), where=store) if changes else config

@@ -12,7 +12,8 @@ import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 from pyarrow import ArrowException, fs
 
@@ -30,7 +31,7 @@ def is_local(uri: str) -> bool:
 
 def absolute(uri: str) -> str:
     """``uri`` such that it means the same in every process: Ray's workers run in folders of their own."""
-    return os.path.abspath(os.path.expanduser(uri)) if _SCHEME.match(uri) is None else uri
+    return os.path.abspath(os.path.expanduser(uri)) if _SCHEME.match(uri) is None else uri.rstrip("/")
 
 
 def open_filesystem(uri: str, create: bool = False) -> tuple[fs.FileSystem, str]:
@@ -63,15 +64,39 @@ def open_filesystem(uri: str, create: bool = False) -> tuple[fs.FileSystem, str]
 
 
 def _s3() -> fs.S3FileSystem:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    endpoint, region = _s3_settings()
     options: dict[str, object] = {"connect_timeout": 10, "request_timeout": 60}
     if endpoint:
-        parts = urlsplit(endpoint if "//" in endpoint else f"https://{endpoint}")
-        options |= {"endpoint_override": parts.netloc.rpartition("@")[2], "scheme": parts.scheme}
-    if region or endpoint:  # without both, pyarrow asks AWS for the bucket's region
-        options["region"] = region or "us-east-1"
+        options |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
+    if region:  # without one, pyarrow asks AWS for the bucket's region
+        options["region"] = region
     return fs.S3FileSystem(**options)
+
+
+def _s3_settings() -> tuple[SplitResult | None, str | None]:
+    """The server that AWS's variables name, without a password that may stand there, and the region."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if not endpoint:
+        return None, region
+    parts = urlsplit(endpoint if "//" in endpoint else f"https://{endpoint}")
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]), region or "us-east-1"
+
+
+def s3_client() -> Any:
+    """A boto3 client with the settings of ``open_filesystem``, for what pyarrow does not offer."""
+    from boto3.session import Session
+    from botocore.config import Config
+
+    endpoint, region = _s3_settings()
+    retries = {"mode": "standard", "total_max_attempts": 10}
+    options = Config(
+        connect_timeout=10,
+        read_timeout=30,
+        retries=retries,
+        s3={"addressing_style": "path" if endpoint else "auto"},
+    )
+    return Session().client("s3", endpoint_url=endpoint and endpoint.geturl(), region_name=region, config=options)
 
 
 def _create(uri: str, filesystem: fs.FileSystem, path: str) -> None:
@@ -101,7 +126,7 @@ def explained(uri: str, what: str) -> Iterator[None]:
         if re.search("NETWORK_CONNECTION|curlCode|Couldn't connect|resolve host", text):
             fix = "Check AWS_ENDPOINT_URL and the network."
             raise StoreError(f"{what}: its server cannot be reached", where=uri, fix=fix) from None
-        if "NO_SUCH_BUCKET" in text or "bucket does not exist" in text:
+        if re.search("NO_SUCH_BUCKET|NoSuchBucket", text) or "bucket does not exist" in text:
             raise StoreError(f"{what}: no such bucket", where=uri, fix="Make the bucket first.") from None
         raise StoreError(f"{what} ({_short(error)})", where=uri) from None
 
@@ -132,6 +157,14 @@ def list_files(uri: str, recursive: bool = False) -> list[str]:
         found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=recursive))
     names = (info.path[len(path) :].lstrip("/") for info in found if info.type == fs.FileType.File)
     return sorted(names)
+
+
+def list_names(uri: str) -> list[str]:
+    """Names of the files and folders directly under ``uri``, sorted; empty where there is no such folder."""
+    filesystem, path = open_filesystem(uri)
+    with explained(uri, "cannot be listed"):
+        found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(info.base_name for info in found)
 
 
 def read_bytes(uri: str) -> bytes:

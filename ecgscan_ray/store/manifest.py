@@ -8,7 +8,7 @@ import json
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ecgscan_ray.errors import StoreError, near_miss
-from ecgscan_ray.store import filesystem
+from ecgscan_ray.store import filesystem, lease
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -105,6 +105,11 @@ def read_manifest(store_uri: str) -> Manifest:
 
 
 def write_manifest(store_uri: str, manifest: Manifest) -> None:
-    """Write the manifest, whole or not at all. Call it when everything else of the store is in place."""
+    """Write the manifest, whole or not at all. Call it when everything else of the store is in place.
+
+    Raises:
+        StoreError: It cannot be written, or another command took the store over.
+    """
+    lease.confirm(store_uri)
     text = manifest.model_dump_json(indent=1)
     filesystem.write_bytes_atomic(filesystem.join(store_uri, MANIFEST_NAME), text.encode())
