@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -106,6 +107,7 @@ def prepare(
     )
     counts = {split: manifest.rows(split) for split in ("train", "validation", "test")}
     _show({"store": to, "recordings": counts, "left out": manifest.quarantined or "none"}, as_json=False)
+    _next("inspect", to)
 
 
 @app.command(epilog="Example: ecgscan inspect runs/demo-store --json")
@@ -117,6 +119,7 @@ def inspect(store: Annotated[str, typer.Argument(help="URI of a store.")], as_js
     _show(found, as_json)
     if found["damaged"]:
         raise InputError(f"damaged shards: {', '.join(found['damaged'])}", where=store, fix="Prepare the store again.")
+    _next("pretrain", "--preset", "laptop", "--store", store, "--out", "runs/first")
 
 
 @app.command(
@@ -167,6 +170,7 @@ def render(
             )
     for path in paths:
         print(join(target, path.name))
+    _next("pretrain", *_settings_of(preset, config, settings), "--store", store, "--out", "runs/first")
 
 
 @app.command(epilog="Example: ecgscan pretrain --preset laptop --store runs/demo-store --out runs/demo --set seed=1")
@@ -194,6 +198,7 @@ def pretrain(
         from ecgscan_ray.runtime.dry_run import dry_run as estimate
 
         _show(estimate(resolved, _place(store)), as_json=False)
+        _next("pretrain", *_settings_of(preset, config, settings), "--store", store, "--out", out or "runs/first")
         return
     if out is None:
         raise InputError("no --out", fix="Say where the run is to be written, or ask for --dry-run.")
@@ -201,6 +206,7 @@ def pretrain(
 
     run(resolved, _place(store), _place(out), fresh=fresh, init_from=_place(init_from) if init_from else None)
     print(f"run: {out}")
+    _next("evaluate", out)
 
 
 @app.command(epilog="Example: ecgscan teach --preset laptop --store runs/demo-store --out runs/teacher")
@@ -221,12 +227,21 @@ def teach(
     _talk()
     run(resolved, _place(store), _place(out), fresh=fresh, init_from=_place(init_from) if init_from else None)
     print(f"teacher: {out}")
+    words = (*_settings_of(preset, config, settings), "--store", store, "--teacher", out, "--out", "runs/first")
+    _next("pretrain", *words)
 
 
 @app.command(epilog="Example: ecgscan evaluate runs/demo --set evaluation.bootstrap=200")
-def evaluate(run: Run, store: StoreOfRun = None, which: Which = "best", settings: Settings = None) -> None:
-    """Measure a run on patients it was not trained on; writes report.html and report.json into it."""
+def evaluate(
+    run: Run,
+    store: StoreOfRun = None,
+    which: Which = "best",
+    settings: Settings = None,
+    every: Annotated[bool, typer.Option("--all", help="Print every figure, not only the first to look at.")] = False,
+) -> None:
+    """Measure a run on recordings it was not trained on; writes report.html and report.json into it."""
     from ecgscan_ray.config import parse_overrides
+    from ecgscan_ray.report.run import HEADLINE, by_reason
     from ecgscan_ray.runtime.evaluate import evaluate as work
 
     _talk()
@@ -236,10 +251,16 @@ def evaluate(run: Run, store: StoreOfRun = None, which: Which = "best", settings
             raise InputError("only evaluation.* can be set here", where=f"--set {key}")
     changes = {key.removeprefix("evaluation."): value for key, value in changes.items()}
     figures = work(_place(run), store=_place(store) if store else None, which=which, settings=changes)
-    for name, figure in figures.items():
-        print(f"{name:<58} {_figure(figure)}")
-    for file in ("report.json", "report.html", "redrawn.png"):
-        print(f"{run.rstrip('/')}/{file}")
+    missing = {name: str(figure["reason"]) for name, figure in figures.items() if "reason" in figure}
+    measured = {name: figure for name, figure in figures.items() if name not in missing}
+    for name in measured if every else HEADLINE:
+        if name in measured:
+            print(f"{name:<58} {_figure(measured[name])}")
+    for reason, names in by_reason(missing).items():
+        print(f"not measured: {_some(names)}: {reason}")
+    print(f"{run.rstrip('/')}/report.json  (all {len(measured)} figures; --all prints them)")
+    print(f"{run.rstrip('/')}/report.html")
+    _next("export", run, "encoder")
 
 
 @app.command(epilog="Example: ecgscan sweep --preset sweep-laptop --store runs/demo-store --out runs/sweep")
@@ -269,6 +290,7 @@ def sweep(
             f"no trial finished{why}", where=out, fix="The report lists all. Mend the cause, and give another --out."
         )
     print(f"{out.rstrip('/')}/best.yaml  ({resolved.metric} {outcome['best']['score']:.4f})")
+    _next("pretrain", "--config", f"{out.rstrip('/')}/best.yaml", "--store", store, "--out", "runs/best")
 
 
 @app.command(epilog="Example: ecgscan embed encoder my-scans embeddings.parquet")
@@ -285,6 +307,7 @@ def embed(
     for name, reason in done.bad.items():
         print(f"skipped {name}: {reason}", file=sys.stderr)
     print(f"{done.embedded} pages embedded, {len(done.bad)} files skipped: {out}")
+    print(f"next: pandas.read_parquet({out!r})", file=sys.stderr)
 
 
 @app.command(epilog="Example: ecgscan export runs/demo encoder")
@@ -293,6 +316,7 @@ def export(run: Run, out: Annotated[str, typer.Argument(help="Folder to write.")
     from ecgscan_ray.encoder import export as work
 
     print(work(_place(run), _place(out), which=which))
+    _next("embed", out, "FOLDER_OF_PICTURES", "embeddings.parquet")
 
 
 @app.command(epilog="Example: ecgscan config --preset laptop --set training.steps=200 > mine.yaml")
@@ -324,6 +348,7 @@ def doctor(
     _show({**findings, "complaints": complaints or "none"}, as_json)
     if complaints:
         raise WorkError("; ".join(complaints))
+    _next("prepare", "--source", "folder", "--from", "FOLDER_OF_RECORDS", "--to", "store")
 
 
 def _named(preset: str | None, config: str | None) -> str:
@@ -334,6 +359,12 @@ def _named(preset: str | None, config: str | None) -> str:
     if name is None:
         raise InputError("no settings", fix="Give --preset NAME or --config FILE; 'ecgscan config' lists the presets.")
     return name
+
+
+def _settings_of(preset: str | None, config: str | None, settings: list[str] | None) -> list[str]:
+    """The options that gave a command its settings."""
+    words = ["--preset", preset] if preset is not None else ["--config", config or ""]
+    return words + [word for setting in settings or [] for word in ("--set", setting)]
 
 
 def _load(kind: type[Kind], preset: str | None, config: str | None, settings: list[str] | None) -> Kind:
@@ -357,6 +388,17 @@ def _figure(figure: Mapping[str, Any]) -> str:
     if value is None:
         return "n/a"
     return f"{value:.4g}" + ("" if low is None or high is None else f"  ({low:.4g} to {high:.4g})")
+
+
+def _some(names: list[str], count: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - count
+    return ", ".join(names[:count]) + (f" and {more} more" if more > 0 else "")
+
+
+def _next(*words: str) -> None:
+    """What comes next, as a command to copy; on stderr, so that output stays what other programs read."""
+    print(f"next: ecgscan {shlex.join(words)}", file=sys.stderr)
 
 
 def _show(content: Mapping[str, Any], as_json: bool) -> None:

@@ -12,7 +12,6 @@ import ray.data
 import torch
 from ray.data import ActorPoolStrategy
 
-from ecgscan_ray import strict_yaml
 from ecgscan_ray.batch import UNKNOWN, BatchMaker
 from ecgscan_ray.config import Config, ResourceConfig, build
 from ecgscan_ray.errors import RunError

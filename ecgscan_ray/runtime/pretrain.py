@@ -35,6 +35,7 @@ from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.cluster import start_ray
 from ecgscan_ray.runtime.embeddings import Said, said_by_teacher, teacher_tokenizer, under_teacher
 from ecgscan_ray.runtime.failures import Trainer, lasting
+from ecgscan_ray.runtime.fit_to_store import fit_to_store
 from ecgscan_ray.runtime.progress import ProgressLine
 from ecgscan_ray.runtime.registered import registered_step, use_newest_whole
 from ecgscan_ray.runtime.run_folder import total_steps
@@ -117,6 +118,7 @@ def pretrain(
     if config.task == "pretrain" and config.teacher.run:
         config = under_teacher(config)
     stream.Source(config, store, manifest, "").plan()
+    config = fit_to_store(config, store, manifest)
     with exclusive(out, f"ecgscan {config.task}"):
         standing = run_folder.claim(out, config, manifest, store, fresh)
         if standing == "finished":
@@ -213,7 +215,8 @@ def _fit(arguments: WorkerArguments, source: stream.Source, callbacks: list[Any]
         with ProgressLine(out, enabled=not quiet):
             attend(trainer.fit, out, "The same command goes on from the last checkpoint.")
     except EcgscanError as error:
-        raise _told((error.__cause__ and lasting(error.__cause__)) or error, source, out) from error
+        cause = lasting(error.__cause__) if error.__cause__ else None
+        raise _told(cause or error, source, out) from error
 
 
 def _told(error: EcgscanError, source: stream.Source, out: str) -> EcgscanError:
