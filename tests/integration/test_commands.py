@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from ecgscan_ray.cli import app
@@ -31,7 +32,10 @@ def test_render(sample_store: str, tmp_path: Path) -> None:
     assert all(page.stat().st_size > 2000 and page.with_suffix(".json").exists() for page in pages)
 
 
-def test_dry_run_says_the_cost_and_writes_nothing(sample_store: str, tmp_path: Path) -> None:
+def test_dry_run_says_the_cost_and_writes_nothing(
+    sample_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ecgscan_ray.runtime.dry_run.TIMING_S", 0.1)
     small = ["--set", "training.global_batch_size=24", "--set", "stream.unit_rows=24", "--set", "training.steps=50"]
     printed = run("pretrain", "--preset", "laptop", "--store", sample_store, "--dry-run", *small)
     figures = {line[:28].strip(): line[28:].strip() for line in printed.splitlines()}
@@ -40,6 +44,9 @@ def test_dry_run_says_the_cost_and_writes_nothing(sample_store: str, tmp_path: P
     assert int(figures["parameters"].replace(",", "")) > 100_000
     assert "pages/s" in figures["rendering"]
     assert figures["time"].endswith("validation not counted")
+    least, most = (float(word) for word in figures["time"].split()[:3:2])
+    assert least <= most
+    assert figures["uncertainty"].startswith("least time: fastest timings")
     gpu = run("pretrain", "--preset", "laptop", "--store", sample_store, "--dry-run", "--set", "resources.use_gpu=true")
     assert "not measured" in gpu or "s on this machine" in gpu
 
