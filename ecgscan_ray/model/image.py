@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from ecgscan_ray.config import ImageTowerConfig, PageConfig
 from ecgscan_ray.errors import ConfigError, near_miss
 
-# Pages are light: most pixels are paper. Fixed numbers, saved with every encoder, not fitted to any split.
-GREY_MEAN, GREY_STD = 0.85, 0.15
+# Fixed numbers, saved with every encoder, not fitted to any split. White paper becomes 0: that is what convolutions pad
+# with, and what timm's preprocessing fills margins with, so that a padded page is the same page everywhere.
+PAGE_MEAN, PAGE_STD = 1.0, 0.2
 
 
 class ImageTower(nn.Module):
@@ -32,7 +33,7 @@ class ImageTower(nn.Module):
     def __init__(self, config: ImageTowerConfig, page: PageConfig) -> None:
         super().__init__()
         self.backbone: Any = create_backbone(config, page)
-        mean, std = normalisation(self.backbone, page.channels)
+        mean, std = normalisation(self.backbone, config, page.channels)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         with torch.no_grad():
@@ -88,9 +89,9 @@ def create_backbone(config: ImageTowerConfig, page: PageConfig) -> nn.Module:
         raise ConfigError(f"timm cannot build '{name}': {error}", where="model.image") from error
 
 
-def normalisation(backbone: nn.Module, channels: int) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation the backbone expects, on a scale of 0 to 1."""
+def normalisation(backbone: nn.Module, config: ImageTowerConfig, channels: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation on a scale of 0 to 1: those that weights from a folder were trained with, else ours."""
     settings = getattr(backbone, "pretrained_cfg", None) or {}
-    if channels == 3 and settings.get("mean"):
+    if config.path and len(settings.get("mean") or ()) == channels:
         return list(settings["mean"]), list(settings["std"])
-    return [GREY_MEAN] * channels, [GREY_STD] * channels
+    return [PAGE_MEAN] * channels, [PAGE_STD] * channels
