@@ -265,6 +265,10 @@ class ObjectiveConfig(Section):
         return self.gram_weight > 0 or (self.pair_weight > 0 and bool(pairs))
 
 
+TRUSTED_MODULES = "ECGSCAN_TRUSTED_MODULES"
+"""Environment variable in which ``--trust`` reaches Ray's workers."""
+
+
 class ExternalEncoderConfig(Section):
     """A signal encoder of others, frozen, as the signal side of a teacher."""
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ecgscan_ray.config import ExternalEncoderConfig, ModelConfig
+from ecgscan_ray.config import TRUSTED_MODULES, ExternalEncoderConfig, ModelConfig
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.model.reader import join
 from ecgscan_ray.recording.leads import LEAD_LAWS, LEADS
@@ -39,10 +39,6 @@ OTHER_ORDERS = {
 OTHER_UNITS = {"V": 1e-3, "mV": 1.0, "uV": 1e3, "steps of 5 uV": 200.0}
 
 
-TRUSTED = "ECGSCAN_TRUSTED_MODULES"
-"""Environment variable by which ``trust`` reaches Ray's workers."""
-
-
 class SignalEncoder(Protocol):
     """Leads (N, 12, T) at its own rate, order and unit -> (N, E)."""
 
@@ -56,12 +52,12 @@ def trust(modules: Iterable[str]) -> None:
     """
     names = trusted() | set(modules)
     if names:
-        os.environ[TRUSTED] = ",".join(sorted(names))
+        os.environ[TRUSTED_MODULES] = ",".join(sorted(names))
 
 
 def trusted() -> set[str]:
     """Modules that ``trust`` has named."""
-    return set(filter(None, os.environ.get(TRUSTED, "").split(",")))
+    return set(filter(None, os.environ.get(TRUSTED_MODULES, "").split(",")))
 
 
 def load_external(config: ExternalEncoderConfig) -> SignalEncoder:

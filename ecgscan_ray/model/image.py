@@ -71,10 +71,17 @@ class ImageTower(nn.Module):
         return self._maps(normalised)
 
 
+_LOADS_FILES = frozenset({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"})
+"""Of timm's arguments: settings name weights by ``path`` alone, and download nothing."""
+
+
 def create_backbone(config: ImageTowerConfig, page: PageConfig) -> nn.Module:
     """The timm model, without classifier, for the page's channels (and size, where the model is tied to one)."""
     name = f"local-dir:{config.path}" if config.path else config.name
     arguments = {"pretrained": config.path is not None, "num_classes": 0, "in_chans": page.channels, **config.kwargs}
+    if files := sorted(_LOADS_FILES & config.kwargs.keys()):
+        fix = "Set model.image.path to a folder of weights."
+        raise ConfigError(f"{', '.join(files)} cannot be given here", where="model.image.kwargs", fix=fix)
     if not config.path and not timm.is_model(config.name):
         raise ConfigError(
             f"timm has no model '{config.name}'",
