@@ -246,7 +246,10 @@ def sweep(
     if resolved.arms:
         return
     if not outcome["best"]:
-        raise WorkError("no trial finished", where=out, fix="The report says why; the same command goes on.")
+        why = next((f": {trial['error']}" for trial in outcome["trials"] if trial["error"]), "")
+        raise WorkError(
+            f"no trial finished{why}", where=out, fix="The report lists all. Mend the cause, and give another --out."
+        )
     print(f"{out.rstrip('/')}/best.yaml  ({resolved.metric} {outcome['best']['score']:.4f})")
 
 

@@ -16,7 +16,7 @@ from ecgscan_ray.errors import StoreError
 from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.runtime.embeddings import under_teacher
-from ecgscan_ray.runtime.pretrain import total_steps
+from ecgscan_ray.runtime.run_folder import total_steps
 from ecgscan_ray.runtime.stream import needed_cpus
 from ecgscan_ray.store.manifest import read_manifest
 from ecgscan_ray.store.shards import iterate_rows

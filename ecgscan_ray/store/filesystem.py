@@ -186,6 +186,14 @@ def list_files(uri: str, recursive: bool = False) -> list[str]:
     return sorted(names)
 
 
+def list_names(uri: str) -> list[str]:
+    """Names of the files and folders directly under ``uri``, sorted; empty where there is no such folder."""
+    filesystem, path = open_filesystem(uri)
+    with explained(uri, "cannot be listed"):
+        found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(info.base_name for info in found)
+
+
 def read_bytes(uri: str) -> bytes:
     """The content of one file.
 

@@ -12,7 +12,7 @@ from ecgscan_ray.evaluation.bootstrap import Estimate
 from ecgscan_ray.evaluation.evaluate import Evaluation
 from ecgscan_ray.evaluation.features import Example
 from ecgscan_ray.report.run import RunFacts, write_run_report
-from ecgscan_ray.report.sweep import Trial, compare_best, ranked, write_sweep_report
+from ecgscan_ray.report.sweep import Trial, compare_best, csv_row, ranked, write_sweep_report
 
 METRIC = "validation.score"
 
@@ -156,3 +156,8 @@ def test_noise_without_seeds_is_the_jitter_of_the_curves():
     smooth = [trial("a", "done", course, gram_weight=1), trial("b", "done", course + 0.01, gram_weight=2)]
     assert compare_best(smooth, METRIC).within_noise is False
     assert compare_best([TRIALS[0]], METRIC).within_noise is None
+
+
+def test_no_cell_of_a_csv_file_is_a_formula() -> None:
+    row = csv_row(["=cmd|' /C calc'!A0", "+1", "-x", "@sum", "\tx", "plain", -0.5, 3, None])
+    assert row == ["'=cmd|' /C calc'!A0", "'+1", "'-x", "'@sum", "'\tx", "plain", -0.5, 3, None]
