@@ -19,7 +19,16 @@ from urllib.parse import SplitResult, urlsplit
 from pyarrow import ArrowException, fs
 
 from ecgscan_ray.errors import StoreError
-from ecgscan_ray.store.retry import DENIED, NO_BUCKET, NOBODY_THERE, UNREACHABLE, is_permanent, retried, with_retries
+from ecgscan_ray.store.retry import (
+    DENIED,
+    NO_BUCKET,
+    NOBODY_THERE,
+    OTHER_REGION,
+    UNREACHABLE,
+    is_permanent,
+    retried,
+    with_retries,
+)
 from ecgscan_ray.uris import absolute, is_local
 
 __all__ = ["absolute", "is_local"]  # from here too
@@ -152,6 +161,10 @@ def explained(uri: str, what: str) -> Iterator[None]:
             raise StoreError(f"{what}: access denied", where=uri, fix=fix) from None
         if NO_BUCKET.search(text):
             raise StoreError(f"{what}: no such bucket", where=uri, fix="Make the bucket first.") from None
+        region = OTHER_REGION.search(text)
+        if region:
+            fix = f"Set AWS_REGION={region.group(1)}."
+            raise StoreError(f"{what}: its bucket is in another region", where=uri, fix=fix) from None
         if UNREACHABLE.search(text):
             fix = "Check AWS_ENDPOINT_URL and the network."
             raise StoreError(f"{what}: its server does not answer", where=uri, fix=fix) from None

@@ -37,6 +37,7 @@ DENIED = re.compile(
     "HTTP (?:response code|status) 40[13]"
 )
 NO_BUCKET = re.compile("NO_SUCH_BUCKET|NoSuchBucket|[Bb]ucket does not exist")
+OTHER_REGION = re.compile(r"bucket is located in '([a-z0-9-]+)'")
 UNREACHABLE = re.compile("NETWORK_CONNECTION|curlCode|Couldn't connect|resolve host", re.IGNORECASE)
 NOBODY_THERE = re.compile(r"Couldn't connect|Could not connect|resolve host|curlCode: [67]\b", re.IGNORECASE)
 
@@ -69,7 +70,7 @@ def is_permanent(error: Exception) -> bool:
         return False
     if not isinstance(error, OSError) or isinstance(error, _PERMANENT_TYPES):
         return True
-    return bool(DENIED.search(text) or NO_BUCKET.search(text))
+    return any(pattern.search(text) for pattern in (DENIED, NO_BUCKET, OTHER_REGION))
 
 
 def retried(name: str, operation: Callable[[int], T], bound_s: float = BOUND_S) -> T:

@@ -74,6 +74,7 @@ def test_retries_travel_to_other_processes(s3_server: str) -> None:
         (OSError("AWS Error ACCESS_DENIED during HeadObject operation: No response body."), True),
         (OSError("AWS Error INVALID_ACCESS_KEY_ID during PutObject operation"), True),
         (OSError("AWS Error NO_SUCH_BUCKET during PutObject operation"), True),
+        (OSError("HTTP status 301: the configured region is 'a-1' while the bucket is located in 'eu-west-1'."), True),
         (FileNotFoundError("Path does not exist 'bucket/x'"), True),
         (ValueError("not an error of the storage"), True),
     ],
@@ -89,6 +90,26 @@ def test_what_cannot_change_is_not_repeated(error: Exception, permanent: bool, m
     with pytest.raises(type(error)):
         retry.retried("read", fail)
     assert len(attempts) == (1 if permanent else retry.ATTEMPTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("AWS Error ACCESS_DENIED during PutObject operation: User: arn:aws:iam::1:user/x", "access denied"),
+        ("AWS Error INVALID_ACCESS_KEY_ID during PutObject operation: AKIAHUSH does not exist", "access denied"),
+        ("AWS Error SIGNATURE_DOES_NOT_MATCH during PutObject operation: HUSH", "access denied"),
+        ("AWS Error NO_SUCH_BUCKET during CreateMultipartUpload operation", "no such bucket"),
+        (
+            "HTTP status 301 ... while the bucket is located in 'eu-west-1'.",
+            r"another region\. Set AWS_REGION=eu-west-1",
+        ),
+        ("AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 7", "does not answer"),
+    ],
+)
+def test_what_cannot_change_is_one_line(text: str, message: str) -> None:
+    with pytest.raises(StoreError, match=message) as caught, filesystem.explained("s3://b/x", "cannot be written"):
+        raise OSError(text)
+    assert "HUSH" not in str(caught.value) and "arn" not in str(caught.value)
 
 
 def test_one_line_sums_the_repeated_requests_up(
