@@ -191,3 +191,15 @@ def test_rows_cost_a_third_of_their_samples(tmp_path: Path) -> None:
     _, manifest = small_store(tmp_path)
     assert sum(shard.bytes for shard in manifest.shards) / 13 < 12 * 1000 * 2 / 2.5
     assert isinstance(pack([recording()]), pa.Table)
+
+
+def test_a_folder_to_write_into_is_here_or_goes_there(tmp_path: Path, s3_server: str) -> None:
+    here, there = str(tmp_path / "pages"), filesystem.join(s3_server, "pages")
+    for place in (here, f"file://{here}-2", there):
+        with filesystem.local_folder(place) as folder:
+            (folder / "sub").mkdir(parents=True)
+            (folder / "sub" / "page.png").write_bytes(b"page")
+        assert filesystem.read_bytes(filesystem.join(place, "sub", "page.png")) == b"page"
+    assert not folder.exists(), "what was uploaded is not kept here"
+    with pytest.raises(StoreError, match="no such bucket"), filesystem.local_folder("s3://no-such-bucket/x"):
+        raise AssertionError("found before the work begins")
