@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from pyarrow import ArrowException, fs
 
@@ -58,15 +58,22 @@ def open_filesystem(uri: str, create: bool = False) -> tuple[fs.FileSystem, str]
     elif uri.startswith("s3://"):
         filesystem, path = _bucket(uri), uri.removeprefix("s3://")
     else:
-        with explained(uri, "not usable as a place to store"):
-            try:
-                other, path = fs.FileSystem.from_uri(uri)
-            except ValueError as error:
-                raise StoreError(f"not understood ({_short(error)})", where=uri, fix="Use a path or s3://...") from None
-            filesystem = with_retries(other)
+        filesystem, path = _other(uri)
     if create:
         _create(uri, filesystem, path)
     return filesystem, path
+
+
+def _other(uri: str) -> tuple[fs.FileSystem, str]:
+    scheme, _, rest = uri.partition("://")
+    server, slash, path = rest.partition("/")
+    options = "?retry_limit_seconds=20" if scheme in ("gs", "gcs") else ""  # its own is 15 minutes without a word
+    with explained(uri, "not usable as a place to store"):
+        try:
+            filesystem, path = fs.FileSystem.from_uri(f"{scheme}://{server}{slash}{quote(path)}{options}")
+        except ValueError as error:
+            raise StoreError(f"not understood ({_short(error)})", where=uri, fix="Use a path or s3://...") from None
+    return with_retries(filesystem), path
 
 
 def _bucket(uri: str) -> fs.FileSystem:
