@@ -83,7 +83,8 @@ def _bucket(uri: str) -> fs.FileSystem:
     if contact not in _reached:
         _first_contact(uri, bucket)
         _reached.add(contact)
-    return with_retries(_s3(connect_timeout=10, request_timeout=30))
+    twice = fs.AwsStandardS3RetryStrategy(max_attempts=2)  # the rest is ours, whose pauses are shorter and are counted
+    return with_retries(_s3(connect_timeout=10, request_timeout=30, retry_strategy=twice))
 
 
 def _first_contact(uri: str, bucket: str) -> None:

@@ -24,7 +24,7 @@ from pyarrow import fs
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 8
+ATTEMPTS = 10
 BOUND_S = 180.0
 """No attempt begins later than this after the first one."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 15.0
