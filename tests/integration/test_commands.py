@@ -45,7 +45,10 @@ def test_render_into_a_bucket(
     assert not list(tmp_path.iterdir())
 
 
-def test_dry_run_says_the_cost_and_writes_nothing(sample_store: str, tmp_path: Path) -> None:
+def test_dry_run_says_the_cost_and_writes_nothing(
+    sample_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ecgscan_ray.runtime.dry_run.TIMING_S", 0.1)
     small = ["--set", "training.global_batch_size=24", "--set", "stream.unit_rows=24", "--set", "training.steps=50"]
     printed = run("pretrain", "--preset", "laptop", "--store", sample_store, "--dry-run", *small)
     figures = {line[:28].strip(): line[28:].strip() for line in printed.splitlines()}
@@ -54,6 +57,9 @@ def test_dry_run_says_the_cost_and_writes_nothing(sample_store: str, tmp_path: P
     assert int(figures["parameters"].replace(",", "")) > 100_000
     assert "pages/s" in figures["rendering"]
     assert figures["time"].endswith("validation not counted")
+    least, most = (float(word) for word in figures["time"].split()[:3:2])
+    assert least <= most
+    assert figures["uncertainty"].startswith("least time: fastest timings")
     gpu = run("pretrain", "--preset", "laptop", "--store", sample_store, "--dry-run", "--set", "resources.use_gpu=true")
     assert "not measured" in gpu or "s on this machine" in gpu
 
