@@ -117,12 +117,23 @@ def _s3(**options: Any) -> fs.S3FileSystem:
 
 
 def _s3_settings() -> tuple[SplitResult | None, str | None]:
-    """The server that AWS's variables name, without a password that may stand there, and the region."""
+    """The server that AWS's variables name, without a password that may stand there, and the region.
+
+    Raises:
+        StoreError: What they name is no server; it is not shown.
+    """
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if not endpoint:
         return None, region
-    parts = urlsplit(endpoint if "//" in endpoint else f"https://{endpoint}")
+    fix = "Write https://host:port, without credentials."
+    try:
+        parts = urlsplit(endpoint if "//" in endpoint else f"https://{endpoint}")
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise StoreError("not the address of a server", where="AWS_ENDPOINT_URL", fix=fix)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]), region or "us-east-1"
 
 

@@ -185,6 +185,14 @@ def test_an_endpoint_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "someone" not in str(caught.value)
 
 
+@pytest.mark.parametrize("endpoint", ["http://[", "ftp://u:HUSH@host", "http://", "http://u:HUSH@host:port", "//HUSH"])
+def test_an_endpoint_that_is_no_server(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(StoreError, match="AWS_ENDPOINT_URL: not the address of a server") as caught:
+        filesystem.exists("s3://bucket/x")
+    assert "HUSH" not in str(caught.value)
+
+
 def test_places() -> None:
     assert filesystem.join("s3://b/p/", "/x/", "y") == "s3://b/p/x/y"
     assert filesystem.join("/tmp", "x") == "/tmp/x"
