@@ -31,7 +31,7 @@ Gain = Annotated[float, Field(ge=0.1, le=400)]
 class Section(BaseModel):
     """A frozen group of settings; unknown keys are errors, and so are numbers that are not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class PageConfig(Section):
