@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import math
+import pickle
 import zipfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -252,6 +253,10 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _line(error: BaseException) -> str:
+    if isinstance(error, EcgscanError):
+        return error.what
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds more than tensors"
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
