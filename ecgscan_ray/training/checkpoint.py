@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast
 
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from ecgscan_ray import text
+from ecgscan_ray import strict_yaml, text
 from ecgscan_ray.config import Config, build, dump_yaml
 from ecgscan_ray.errors import EcgscanError, RunError, WorkError
 from ecgscan_ray.model.ecgscan import ECGScan
@@ -215,10 +214,10 @@ def read_config(uri: str) -> Config:
         raise DamagedCheckpoint("has no config.yaml", where=uri)
     content = read_bytes(where)
     try:
-        found = yaml.safe_load(content.decode()) if len(content) <= MAX_TEXT_BYTES else None
+        found = strict_yaml.parse(content, where)
         if isinstance(found, dict):
             return build(Config, found, where=where)
-    except (ValueError, RecursionError, yaml.YAMLError, EcgscanError) as error:
+    except EcgscanError as error:
         raise DamagedCheckpoint(f"damaged ({_line(error)})", where=where) from None
     raise DamagedCheckpoint("damaged", where=where)
 
@@ -337,7 +336,7 @@ def _read_tokenizer(path: Path) -> Tokenizer:
     try:
         content = path.read_text(encoding="utf-8")
         if len(content) <= MAX_TEXT_BYTES and isinstance(json.loads(content), dict):
-            return text.load_tokenizer(content)
+            return text.parse_tokenizer(content)
     except (ValueError, RecursionError, EcgscanError):
         pass
     raise DamagedCheckpoint("damaged", where=path)
