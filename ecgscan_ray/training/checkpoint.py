@@ -12,7 +12,7 @@ import logging
 import math
 import pickle
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -268,9 +268,23 @@ def _restore_weights(folder: Path, model: nn.Module) -> None:
     for name, tensor in weights.items():
         if tensor.dtype != own[name].dtype:
             raise DamagedCheckpoint(f"{name} is of type {tensor.dtype}, not {own[name].dtype}", where=path)
-        if not bool(torch.isfinite(tensor).all()):
-            raise DamagedCheckpoint(f"{name} has values that are not finite", where=path)
+    for name in not_finite(model, weights):
+        raise DamagedCheckpoint(f"{name} has values that are not finite", where=path)
     model.load_state_dict(weights)
+
+
+def not_finite(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
+    """Names of the model's parameters with NaN or infinite values in ``weights``, and of buffers with NaN (masks have -inf).
+
+    The device is waited for once.
+    """
+    parameters = {name for name, _ in model.named_parameters()}
+    bad = {
+        name: ~tensor.isfinite().all() if name in parameters else tensor.isnan().any()
+        for name, tensor in weights.items()
+        if tensor.is_floating_point()
+    }
+    return [name for name, wrong in zip(bad, torch.stack(list(bad.values())).tolist(), strict=True) if wrong]
 
 
 def _check_shapes(path: Path, expected: dict[str, tuple[int, ...]]) -> None:
@@ -343,7 +357,12 @@ def _read_tokenizer(path: Path) -> Tokenizer:
 
 
 def _build_fitting(config: Config, tokenizer: Tokenizer, weights: Path) -> ECGScan | Teacher:
-    """The model, once its shapes (on a device without memory) are those of the weights."""
+    """The model, once its shapes (on a device without memory) are those of the weights.
+
+    Towers that bring weights of their own cannot be built there; those have their size from their own files.
+    """
+    if config.model.text.name != "small" or config.teacher.encoder is not None:
+        return build_trained(config, tokenizer)
     with _readable(weights.with_name(CONFIG)), torch.device("meta"):
         shapes = {name: tuple(t.shape) for name, t in build_trained(config, tokenizer).state_dict().items()}
     _check_shapes(weights, shapes)
