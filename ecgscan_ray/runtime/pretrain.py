@@ -121,6 +121,7 @@ def pretrain(
         if standing == "finished":
             logger.info("%s: finished already; nothing to do", out)
             return
+        run_folder.remove_unfinished_writes(out)
         clear_scratch()
         try:
             _train(config, store, manifest, out, standing, init_from, list(callbacks), stop_rule, quiet)
