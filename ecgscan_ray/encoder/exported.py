@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ecgscan_ray.config import ModelConfig, PageConfig, build, merge
 from ecgscan_ray.encoder.encoder import Encoder
@@ -34,7 +35,7 @@ from ecgscan_ray.store.filesystem import (
     read_bytes,
     write_bytes_atomic,
 )
-from ecgscan_ray.training.checkpoint import LoadedCheckpoint, check_shapes, load_run, read_weights
+from ecgscan_ray.training.checkpoint import LoadedCheckpoint, load_run, read_weights
 
 SCHEMA_VERSION = 4
 CONFIG_NAME, BACKBONE_NAME, PROJECTION_NAME = "config.json", "model.safetensors", "projection.safetensors"
@@ -103,17 +104,17 @@ def load_exported(folder: Path) -> tuple[PageEncoder, PageConfig]:
     tower = {"name": content["architecture"], "kwargs": content["model_args"], "path": None}
     model = build(ModelConfig, {**ours["model"], "image": tower}, where=where)
     with torch.device("meta"):  # no memory is taken before the shapes are known to be those of the files
-        own = PageEncoder(model, page).state_dict()
-    backbone = {name.removeprefix(_BACKBONE): own[name] for name in own if name.startswith(_BACKBONE)}
-    rest = {name: own[name] for name in own if not name.startswith(_BACKBONE)}
-    check_shapes(folder / BACKBONE_NAME, backbone)
-    check_shapes(folder / PROJECTION_NAME, rest)
+        blank = PageEncoder(model, page)
+    parts = [(folder / BACKBONE_NAME, _BACKBONE, True), (folder / PROJECTION_NAME, "", False)]
+    weights: dict[str, Tensor] = {}
+    for path, prefix, of_backbone in parts:
+        own, parameters = (
+            {name.removeprefix(prefix): tensor for name, tensor in named if name.startswith(_BACKBONE) == of_backbone}
+            for named in (blank.state_dict().items(), blank.named_parameters())
+        )
+        weights |= {f"{prefix}{name}": tensor for name, tensor in read_weights(path, own, parameters).items()}
     module = PageEncoder(model, page)
-    weights = read_weights(folder / BACKBONE_NAME, backbone)
-    module.load_state_dict(
-        {f"{_BACKBONE}{name}": tensor for name, tensor in weights.items()}
-        | read_weights(folder / PROJECTION_NAME, rest)
-    )
+    module.load_state_dict(weights)
     for name in ("mean", "std"):
         getattr(module.tower, name).copy_(_normalisation(settings[name], page.channels, where).view(1, -1, 1, 1))
     return module, page

@@ -208,7 +208,7 @@ def root_cause(error: BaseException, where: str, goes_on: str | None = None) -> 
     seen: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in seen:
-        if isinstance(cause, EcgscanError):
+        if isinstance(cause, EcgscanError) and not isinstance(cause, ray.exceptions.RayTaskError):
             return cause
         seen.append(cause)
         failures = getattr(cause, "worker_failures", None) or {}  # of Ray Train, by rank

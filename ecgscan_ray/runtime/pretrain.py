@@ -24,7 +24,7 @@ from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config
 from ecgscan_ray.cores import set_torch_threads
-from ecgscan_ray.errors import ConfigError, EcgscanError, NotFiniteError, WorkError
+from ecgscan_ray.errors import ConfigError, EcgscanError, NotFiniteError, RunError, WorkError
 from ecgscan_ray.evaluation.score import teacher_score, validation_score
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.external import load_external
@@ -43,7 +43,7 @@ from ecgscan_ray.store.filesystem import absolute, exists, join, open_filesystem
 from ecgscan_ray.store.lease import exclusive
 from ecgscan_ray.store.manifest import Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows
-from ecgscan_ray.training.checkpoint import build_trained, load_run, load_teacher
+from ecgscan_ray.training.checkpoint import DamagedCheckpoint, build_trained, load_run, load_teacher
 from ecgscan_ray.training.loop import Job, train
 from ecgscan_ray.training.meters import RunLog
 from ecgscan_ray.training.scratch import clear_scratch, scratch
@@ -124,6 +124,7 @@ def pretrain(
         if standing == "finished":
             logger.info("%s: finished already; nothing to do", out)
             return
+        run_folder.remove_unfinished_writes(out)
         clear_scratch()
         try:
             _train(config, store, manifest, out, standing, init_from, list(callbacks), stop_rule, quiet)
@@ -220,7 +221,9 @@ def _fit(arguments: WorkerArguments, source: stream.Source, callbacks: list[Any]
 
 
 def _told(error: EcgscanError, source: stream.Source, out: str) -> EcgscanError:
-    """Of a failure of numbers: which recordings were in the batch, and what there is to go on from."""
+    """What the driver alone knows: which recordings were in the batch, and what there is to go on from."""
+    if isinstance(error, DamagedCheckpoint):
+        return RunError(error.what, where=out, fix="The same command goes on from the newest whole checkpoint.")
     if not isinstance(error, NotFiniteError):
         return error
     ids = _ids_at(error.step, source)

@@ -10,8 +10,9 @@ import hashlib
 import json
 import logging
 import math
+import pickle
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -251,15 +252,24 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _line(error: BaseException) -> str:
+    if isinstance(error, EcgscanError):
+        return error.what
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds more than tensors"
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def _restore_weights(folder: Path, model: nn.Module) -> None:
-    model.load_state_dict(read_weights(folder / WEIGHTS, model.state_dict()))
+    model.load_state_dict(read_weights(folder / WEIGHTS, model.state_dict(), dict(model.named_parameters())))
 
 
-def read_weights(path: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
+def read_weights(path: Path, own: Mapping[str, Tensor], parameters: Collection[str]) -> dict[str, Tensor]:
     """The tensors of a safetensors file, which agree with a model's own in names, shapes and types and are finite.
+
+    Args:
+        path: The file.
+        own: The model's, perhaps on a device without memory.
+        parameters: Names of those that are parameters; the others are buffers.
 
     Raises:
         DamagedCheckpoint: They do not, or the file cannot be read.
@@ -270,12 +280,25 @@ def read_weights(path: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in weights.items():
         if tensor.dtype != own[name].dtype:
             raise DamagedCheckpoint(f"{name} is of type {tensor.dtype}, not {own[name].dtype}", where=path)
-        if not bool(torch.isfinite(tensor).all()):
-            raise DamagedCheckpoint(f"{name} has values that are not finite", where=path)
+    for name in not_finite(parameters, weights):
+        raise DamagedCheckpoint(f"{name} has values that are not finite", where=path)
     return weights
 
 
-def check_shapes(path: Path, own: dict[str, Tensor]) -> None:
+def not_finite(parameters: Collection[str], weights: Mapping[str, Tensor]) -> list[str]:
+    """Names in ``weights`` of parameters with NaN or infinite values, and of buffers with NaN (masks have -inf).
+
+    The device is waited for once.
+    """
+    bad = {
+        name: ~tensor.isfinite().all() if name in parameters else tensor.isnan().any()
+        for name, tensor in weights.items()
+        if tensor.is_floating_point()
+    }
+    return [name for name, wrong in zip(bad, torch.stack(list(bad.values())).tolist(), strict=True) if wrong]
+
+
+def check_shapes(path: Path, own: Mapping[str, Tensor]) -> None:
     """Compare names and shapes from the head of a safetensors file, before anything of that size is in memory.
 
     Raises:
@@ -350,7 +373,12 @@ def _read_tokenizer(path: Path) -> Tokenizer:
 
 
 def _build_fitting(config: Config, tokenizer: Tokenizer, weights: Path) -> ECGScan | Teacher:
-    """The model, once its shapes (on a device without memory) are those of the weights."""
+    """The model, once its shapes (on a device without memory) are those of the weights.
+
+    Towers that bring weights of their own cannot be built there; those have their size from their own files.
+    """
+    if config.model.text.name != "small" or config.teacher.encoder is not None:
+        return build_trained(config, tokenizer)
     with _readable(weights.with_name(CONFIG)), torch.device("meta"):
         own = build_trained(config, tokenizer).state_dict()
     check_shapes(weights, own)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ecgscan_ray.errors import RunError
-from ecgscan_ray.runtime.run_folder import claim, read_config
+from ecgscan_ray.runtime.run_folder import claim, read_config, remove_unfinished_writes
 from ecgscan_ray.store.manifest import Manifest, Shard
 from tests.checkpoints import write_checkpoint
 from tests.tiny import tiny_config
@@ -83,8 +83,30 @@ def test_a_run_is_lengthened_and_never_made_shorter_than_it_is(
     with pytest.raises(RunError, match="has done 4 steps, more than the 3 asked for"):
         take(tmp_path, training__steps=3)
     assert take(tmp_path, training__steps=None, training__epochs=1.0) == "unfinished", "120 rows by 12 are 10 steps"
-    with pytest.raises(RunError, match="seed: 0 -> 1"):
+    assert take(tmp_path, training__steps=20, training__warmup_steps=5) == "unfinished"
+    with pytest.raises(RunError, match=r"training\.warmup_steps: 5 -> 6"):
+        take(tmp_path, training__steps=20, training__warmup_steps=6)
+    with pytest.raises(RunError, match="other settings: seed: 0 -> 1"):
         take(tmp_path, training__steps=12, seed=1)
+
+
+def test_what_a_killed_write_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "metrics").mkdir()
+    kept = ["progress.json", "metrics/part-00000.jsonl", "notes.tmp-mine"]
+    for name in [*kept, f"progress.json.tmp-{'0f' * 16}", f"metrics/part-00001.jsonl.tmp-{'a1' * 16}"]:
+        (tmp_path / name).write_text("{")
+    remove_unfinished_writes(str(tmp_path))
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")) == sorted(kept)
+
+
+def test_a_finished_run_without_its_checkpoints_is_left_alone(tmp_path: Path) -> None:
+    take(tmp_path, training__steps=4)
+    (tmp_path / "finished.json").write_text('{"step": 4}')
+    assert take(tmp_path, training__steps=4) == "finished"
+    with pytest.raises(RunError, match="its checkpoints are gone"):
+        take(tmp_path, training__steps=8)
+    with pytest.raises(RunError, match="seed: 0 -> 1"):
+        take(tmp_path, training__steps=4, seed=1)
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "environment.json"])
