@@ -336,7 +336,9 @@ def _load(kind: type[Kind], preset: str | None, config: str | None, settings: li
 
 
 def _place(uri: str) -> str:
-    """The path or URI as given; inside a Ray job a relative path is refused, since its folder is deleted afterwards."""
+    """The path or URI as given; a placeholder is refused, and inside a Ray job a relative path: its folder is deleted."""
+    if uri.startswith("s3://BUCKET"):
+        raise InputError("is the placeholder of the examples", where=uri, fix="Put the name of your bucket there.")
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or "/runtime_resources/" in os.getcwd()
     if in_job and "://" not in uri and not os.path.isabs(uri):
         fix = "Give an absolute path or s3://bucket/prefix."
