@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 import typer.core
 
-from ecgscan_ray.cores import usable_cores
+from ecgscan_ray.cores import set_torch_threads, usable_cores
 from ecgscan_ray.errors import EcgscanError, InputError
 from ecgscan_ray.runtime import terminal
 
@@ -228,6 +228,7 @@ def evaluate(run: Run, store: StoreOfRun = None, which: Which = "best", settings
     from ecgscan_ray.runtime.evaluate import evaluate as work
 
     _talk()
+    set_torch_threads()
     changes = parse_overrides(settings or [])
     for key in changes:
         if not key.startswith("evaluation."):
@@ -275,6 +276,8 @@ def embed(
 ) -> None:
     """Embed every picture under a folder into one Parquet file."""
     from ecgscan_ray.encoder import embed_folder
+
+    set_torch_threads()
 
     done = embed_folder(_place(encoder), _place(images), _place(out), projected=projected)
     for name, reason in done.bad.items():

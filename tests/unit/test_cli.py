@@ -122,3 +122,20 @@ def test_interrupting_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr("ecgscan_ray.config.read_yaml", interrupted)
     assert "goes on where it stopped" in run("config", "--preset", "laptop", exit_status=130)
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "teach"])
+def test_an_interrupt_is_said_in_one_line_in_every_verb(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    command = next(command for command in app.registered_commands if command.callback.__name__ == verb)
+    monkeypatch.setattr(command, "callback", interrupt)
+    line = run(verb, exit_status=130)
+    assert line.startswith("interrupted: ") and line.count("\n") == 1
+    assert ("goes on" in line) == (verb in ("pretrain", "teach", "sweep"))
+
+
+def test_the_placeholder_of_the_examples_is_no_bucket() -> None:
+    line = run("inspect", "s3://BUCKET/store", exit_status=2)
+    assert line == "error: s3://BUCKET/store: is the placeholder of the examples. Put the name of your bucket there.\n"
