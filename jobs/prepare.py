@@ -1,6 +1,6 @@
-"""``ecgscan prepare`` as a Ray job; paths must be absolute, or URIs.
+"""``ecgscan prepare`` as a Ray job. The archive is a local folder that every node sees; the store may be a URI.
 
-ray job submit --working-dir . -- python jobs/prepare.py --source ptbxl --from s3://bucket/ptb-xl --to s3://bucket/store
+ray job submit --working-dir . -- python jobs/prepare.py --source ptbxl --from /shared/ptb-xl --to s3://bucket/store
 """
 
 import sys
