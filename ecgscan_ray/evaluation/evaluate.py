@@ -109,7 +109,7 @@ def evaluate_run(
     else:
         missing["reject"] = "no validation recordings"
     labels, too_few = label_task(train[0], test)
-    missing |= {f"linear_probe.label.{name}.auroc": TOO_FEW for name in too_few}
+    missing |= {f"linear_probe.label.{name}": TOO_FEW for name in too_few}
     for task in (SUPERCLASS_TASK, labels):
         figures |= _probe_figures(bench, task, train, validation, rows, missing)
     figures |= _zero_shot_figures(bench, models, maker, device, rows, missing)
