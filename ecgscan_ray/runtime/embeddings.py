@@ -120,7 +120,7 @@ class Task:
 
 def _embed(task: Task, shards: list[Shard], resources: ResourceConfig) -> list[EmbeddingFile]:
     dataset = ray.data.from_items(
-        [{"path": s.path, "split": s.split, "groups": len(s.row_groups)} for s in shards],
+        [{"shard": shard.model_dump_json()} for shard in shards],
         override_num_blocks=len(shards),
     ).map(
         Embed,
@@ -150,10 +150,11 @@ class Embed:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         writer, known = EmbeddingWriter(), dict[int, np.ndarray]()
-        for group in range(int(row["groups"])):
-            recordings = unpack(read_row_groups(self._task.store, row["path"], [group]))
+        shard = Shard.model_validate_json(row["shard"])
+        for group in range(len(shard.row_groups)):
+            recordings = unpack(read_row_groups(self._task.store, shard, [group]))
             writer.add(*self._say(recordings, known))
-        return {"file": writer.close(self._task.folder, row["path"], row["split"]).model_dump_json()}
+        return {"file": writer.close(self._task.folder, shard.path, shard.split).model_dump_json()}
 
     @torch.inference_mode()
     def _say(self, recordings: list[Any], known: dict[int, np.ndarray]) -> tuple[np.ndarray, ...]:

@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config
-from ecgscan_ray.errors import ConfigError, EcgscanError, NotFiniteError, WorkError
+from ecgscan_ray.errors import ConfigError, EcgscanError, NotFiniteError, RunError, WorkError
 from ecgscan_ray.evaluation.score import teacher_score, validation_score
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.external import load_external
@@ -42,7 +42,7 @@ from ecgscan_ray.store.filesystem import absolute, exists, join, open_filesystem
 from ecgscan_ray.store.lease import exclusive
 from ecgscan_ray.store.manifest import Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows
-from ecgscan_ray.training.checkpoint import build_trained, load_run, load_teacher
+from ecgscan_ray.training.checkpoint import DamagedCheckpoint, build_trained, load_run, load_teacher
 from ecgscan_ray.training.loop import Job, train
 from ecgscan_ray.training.meters import RunLog
 from ecgscan_ray.training.scratch import clear_scratch, scratch
@@ -168,7 +168,7 @@ def _refuse_batch_norm(config: Config, tokenizer_json: str) -> None:
     """
     if config.resources.num_workers == 1 or config.resources.use_gpu:
         return
-    model = build_trained(config, text.load_tokenizer(tokenizer_json))
+    model = build_trained(config, text.parse_tokenizer(tokenizer_json))
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         raise ConfigError(
             f"'{config.model.image.name}' has batch norm, which several CPU workers cannot share",
@@ -218,7 +218,9 @@ def _fit(arguments: WorkerArguments, source: stream.Source, callbacks: list[Any]
 
 
 def _told(error: EcgscanError, source: stream.Source, out: str) -> EcgscanError:
-    """Of a failure of numbers: which recordings were in the batch, and what there is to go on from."""
+    """What the driver alone knows: which recordings were in the batch, and what there is to go on from."""
+    if isinstance(error, DamagedCheckpoint):
+        return RunError(error.what, where=out, fix="The same command goes on from the newest whole checkpoint.")
     if not isinstance(error, NotFiniteError):
         return error
     ids = _ids_at(error.step, source)
@@ -272,7 +274,7 @@ def _work(arguments: WorkerArguments, local: Path) -> None:
     context = ray.train.get_context()
     torch.set_num_threads(config.resources.torch_threads or os.cpu_count() or 1)
     device = get_device()
-    tokenizer = text.load_tokenizer(job.tokenizer_json)
+    tokenizer = text.parse_tokenizer(job.tokenizer_json)
     model = build_trained(config, tokenizer)
     if ray.train.get_checkpoint() is None:
         _take_first_weights(model, arguments)
@@ -324,7 +326,7 @@ def _validator(arguments: WorkerArguments, device: torch.device) -> Callable[[nn
     config = arguments.job.config
     score = teacher_score if config.task == "teach" else validation_score
     rows = list(iterate_rows(arguments.store, arguments.manifest, "validation", limit=config.training.validation_rows))
-    maker = BatchMaker(config, text.load_tokenizer(arguments.job.tokenizer_json))
+    maker = BatchMaker(config, text.parse_tokenizer(arguments.job.tokenizer_json))
     size = config.evaluation.batch_size
     kept = []
     for start in range(0, len(rows), size):

@@ -41,6 +41,9 @@ _OF_A_RUN = {TOKENIZER, FINISHED, "progress.json", CHECKPOINTS, "metrics", "tens
 LENGTH = {"training.steps", "training.epochs"}
 """Settings that may change between two commands of a run."""
 
+WARMUP = "training.warmup_steps"
+"""May change with them: the warm-up of a very short run is shortened."""
+
 _PACKAGES = (
     "ecgscan_ray",
     "ray",
@@ -78,11 +81,13 @@ def claim(out: str, config: Config, manifest: Manifest, store: str, fresh: bool)
         return "new"
     if fresh:
         raise RunError("--fresh needs an empty folder, this one holds a run", where=out)
-    if not _saved_a_step(out):
+    if not _has_begun(out):
         return _claim_unstarted(out, config, manifest, store)
     old = read_config(out)
     different = differences(old, config)
-    changed = [line for line in different if line.partition(":")[0] not in LENGTH]
+    names = {line.partition(":")[0] for line in different}
+    may_change = LENGTH | {WARMUP} if names & LENGTH else set()
+    changed = [line for line in different if line.partition(":")[0] not in may_change]
     if changed:
         raise RunError(f"holds a run with other settings: {'; '.join(changed)}", where=out, fix="Give another --out.")
     if read_environment(out).get("manifest_digest") != manifest.digest():
@@ -109,8 +114,11 @@ def refuse_other_things(out: str, ours: Collection[str]) -> None:
         raise RunError(what, where=out, fix="Give --out an empty folder.")
 
 
-def _saved_a_step(out: str) -> bool:
-    return any(name.endswith("/state.json") for name in list_files(join(out, CHECKPOINTS), recursive=True))
+def _has_begun(out: str) -> bool:
+    """Whether a step was ever saved; a finished run may have lost its checkpoints since."""
+    return exists(join(out, FINISHED)) or any(
+        name.endswith("/state.json") for name in list_files(join(out, CHECKPOINTS), recursive=True)
+    )
 
 
 def _claim_unstarted(out: str, config: Config, manifest: Manifest, store: str) -> Standing:
@@ -133,11 +141,10 @@ def _claim_unstarted(out: str, config: Config, manifest: Manifest, store: str) -
 
 def _change_length(out: str, old: Config, config: Config, manifest: Manifest) -> None:
     """The same run to another number of steps; what is done stays as it is."""
-    before, after, done = (
-        total_steps(old, manifest),
-        total_steps(config, manifest),
-        next(iter(list_checkpoints(out).values())).step,
-    )
+    states = list(list_checkpoints(out).values())
+    if not states:
+        raise RunError("its checkpoints are gone, so that it cannot go on", where=out, fix="Give another --out.")
+    before, after, done = total_steps(old, manifest), total_steps(config, manifest), states[0].step
     if after < done:
         what = f"the run has done {done} steps, more than the {after} asked for"
         raise RunError(what, where=out, fix="Ask for more steps, or give another --out.")

@@ -32,8 +32,8 @@ from ecgscan_ray.runtime.pretrain import pretrain
 from ecgscan_ray.runtime.run_folder import read_json, refuse_other_things, total_steps
 from ecgscan_ray.runtime.stream import needed_cpus
 from ecgscan_ray.runtime.trials import StopRule, TrialBook, trial_id
-from ecgscan_ray.store.filesystem import absolute, exists, join, open_filesystem, write_bytes_atomic
-from ecgscan_ray.store.lease import exclusive
+from ecgscan_ray.store.filesystem import absolute, delete_file, exists, join, open_filesystem, write_bytes_atomic
+from ecgscan_ray.store.lease import LEASE_NAME, exclusive
 from ecgscan_ray.store.manifest import read_manifest
 
 logger = logging.getLogger(__name__)
@@ -214,6 +214,8 @@ def _start(config: SweepConfig, base: dict[str, Any]) -> None:
 
 def _search(config: SweepConfig, plan: _Plan, left: int) -> None:
     _preflight(config, plan)
+    for name in plan.book.names():  # of an earlier command, whose trials may have run on other machines
+        delete_file(join(plan.book.run_folder(name), LEASE_NAME))
     filesystem, path = open_filesystem(join(plan.book.out, "tune"), create=True)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(_trial, plan=plan), {"CPU": TRIAL_CPUS}),

@@ -10,22 +10,22 @@ import hashlib
 import json
 import logging
 import math
+import pickle
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast
 
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from ecgscan_ray import text
+from ecgscan_ray import strict_yaml, text
 from ecgscan_ray.config import Config, build, dump_yaml
 from ecgscan_ray.errors import EcgscanError, RunError, WorkError
 from ecgscan_ray.model.ecgscan import ECGScan
@@ -214,10 +214,10 @@ def read_config(uri: str) -> Config:
         raise DamagedCheckpoint("has no config.yaml", where=uri)
     content = read_bytes(where)
     try:
-        found = yaml.safe_load(content.decode()) if len(content) <= MAX_TEXT_BYTES else None
+        found = strict_yaml.parse(content, where)
         if isinstance(found, dict):
             return build(Config, found, where=where)
-    except (ValueError, RecursionError, yaml.YAMLError, EcgscanError) as error:
+    except EcgscanError as error:
         raise DamagedCheckpoint(f"damaged ({_line(error)})", where=where) from None
     raise DamagedCheckpoint("damaged", where=where)
 
@@ -252,6 +252,10 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _line(error: BaseException) -> str:
+    if isinstance(error, EcgscanError):
+        return error.what
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds more than tensors"
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
@@ -264,9 +268,23 @@ def _restore_weights(folder: Path, model: nn.Module) -> None:
     for name, tensor in weights.items():
         if tensor.dtype != own[name].dtype:
             raise DamagedCheckpoint(f"{name} is of type {tensor.dtype}, not {own[name].dtype}", where=path)
-        if not bool(torch.isfinite(tensor).all()):
-            raise DamagedCheckpoint(f"{name} has values that are not finite", where=path)
+    for name in not_finite(model, weights):
+        raise DamagedCheckpoint(f"{name} has values that are not finite", where=path)
     model.load_state_dict(weights)
+
+
+def not_finite(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
+    """Names of the model's parameters with NaN or infinite values in ``weights``, and of buffers with NaN (masks have -inf).
+
+    The device is waited for once.
+    """
+    parameters = {name for name, _ in model.named_parameters()}
+    bad = {
+        name: ~tensor.isfinite().all() if name in parameters else tensor.isnan().any()
+        for name, tensor in weights.items()
+        if tensor.is_floating_point()
+    }
+    return [name for name, wrong in zip(bad, torch.stack(list(bad.values())).tolist(), strict=True) if wrong]
 
 
 def _check_shapes(path: Path, expected: dict[str, tuple[int, ...]]) -> None:
@@ -332,14 +350,19 @@ def _read_tokenizer(path: Path) -> Tokenizer:
     try:
         content = path.read_text(encoding="utf-8")
         if len(content) <= MAX_TEXT_BYTES and isinstance(json.loads(content), dict):
-            return text.load_tokenizer(content)
+            return text.parse_tokenizer(content)
     except (ValueError, RecursionError, EcgscanError):
         pass
     raise DamagedCheckpoint("damaged", where=path)
 
 
 def _build_fitting(config: Config, tokenizer: Tokenizer, weights: Path) -> ECGScan | Teacher:
-    """The model, once its shapes (on a device without memory) are those of the weights."""
+    """The model, once its shapes (on a device without memory) are those of the weights.
+
+    Towers that bring weights of their own cannot be built there; those have their size from their own files.
+    """
+    if config.model.text.name != "small" or config.teacher.encoder is not None:
+        return build_trained(config, tokenizer)
     with _readable(weights.with_name(CONFIG)), torch.device("meta"):
         shapes = {name: tuple(t.shape) for name, t in build_trained(config, tokenizer).state_dict().items()}
     _check_shapes(weights, shapes)

@@ -25,7 +25,7 @@ from ecgscan_ray.objective.gather import global_sum, rank, world_size
 from ecgscan_ray.objective.metrics import batch_metrics
 from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.objective.teacher import TeacherObjective, teacher_metrics
-from ecgscan_ray.training.checkpoint import TrainingState, restore, save_checkpoint
+from ecgscan_ray.training.checkpoint import TrainingState, not_finite, restore, save_checkpoint
 from ecgscan_ray.training.gradients import Gradients, Loss, Tensors
 from ecgscan_ray.training.meters import Meter, RunLog, mean_over_ranks
 from ecgscan_ray.training.optimizer import build_optimizer, learning_rate, set_learning_rate
@@ -201,8 +201,7 @@ def _finite(means: dict[str, float], steps_ago: int, done: int) -> dict[str, flo
 
 def _check_weights(model: nn.Module, done: int) -> None:
     """A step of infinite length shows in the weights first: they are looked at before they are saved."""
-    finite = [tensor.isfinite().all() for tensor in model.state_dict().values() if tensor.is_floating_point()]
-    if not torch.stack(finite).all():
+    if not_finite(model, model.state_dict()):
         raise NotFiniteError(f"weights not finite at step {done}", step=done)
 
 

@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
+from typing import Any
 
 import pytest
 from ray.train import UserCallback
@@ -46,11 +48,11 @@ class Attempts(UserCallback):
             file.write("failed\n")
 
 
-def fail(config: Config, store: str, tmp_path: Path) -> tuple[str, int]:
+def fail(config: Config, store: str, tmp_path: Path, **options: Any) -> tuple[str, int]:
     """The line that a run ends with, and its number of attempts."""
     log = tmp_path / "attempts"
     with pytest.raises(EcgscanError) as found:
-        pretrain(config, store, str(tmp_path / "run"), quiet=True, callbacks=[Attempts(log)])
+        pretrain(config, store, str(tmp_path / "run"), quiet=True, callbacks=[Attempts(log)], **options)
     assert "\n" not in str(found.value)
     assert not scratch_left("run")
     return str(found.value), len(log.read_text().splitlines())
@@ -79,7 +81,7 @@ def test_a_second_command_in_the_folder_is_refused(sample_store: str, tmp_path: 
 def test_a_loss_that_is_not_finite_ends_at_once_and_names_recordings(
     ray_cluster: None, sample_store: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    line, attempts = fail(tiny_config(training__learning_rate=1e38, training__warmup_steps=1), sample_store, tmp_path)
+    line, attempts = fail(tiny_config(training__learning_rate=1e37, training__warmup_steps=1), sample_store, tmp_path)
     assert attempts == 1
     assert "a batch of 12 recordings (" in line and "No checkpoint was saved before" in line
     with caplog.at_level(logging.INFO, "ecgscan_ray"):
@@ -88,12 +90,18 @@ def test_a_loss_that_is_not_finite_ends_at_once_and_names_recordings(
 
 
 @pytest.mark.verify
-def test_a_missing_shard_ends_at_once(ray_cluster: None, sample_store: str, tmp_path: Path) -> None:
+def test_a_shard_that_goes_missing_ends_at_once(ray_cluster: None, sample_store: str, tmp_path: Path) -> None:
     store = shutil.copytree(sample_store, tmp_path / "store")
-    missing = read_manifest(str(store)).shards_of("train")[-1].path
-    (store / missing).unlink()
-    line, attempts = fail(tiny_config(training__steps=60), str(store), tmp_path)
-    assert missing in line and attempts == 1
+    missing = [shard.path for shard in read_manifest(str(store)).shards_of("train")]
+    loss = partial(lose, store, missing)
+    line, attempts = fail(tiny_config(training__steps=600), str(store), tmp_path, stop_rule=loss)
+    assert any(shard in line for shard in missing) and attempts == 1
+
+
+def lose(store: Path, shards: list[str], step: int, metrics: dict[str, float]) -> bool:
+    for shard in shards:
+        (store / shard).unlink(missing_ok=True)
+    return False
 
 
 @pytest.mark.verify

@@ -83,12 +83,25 @@ def test_a_run_is_lengthened_and_never_made_shorter_than_it_is(
     with pytest.raises(RunError, match="has done 4 steps, more than the 3 asked for"):
         take(tmp_path, training__steps=3)
     assert take(tmp_path, training__steps=None, training__epochs=1.0) == "unfinished", "120 rows by 12 are 10 steps"
-    with pytest.raises(RunError, match="seed: 0 -> 1"):
+    assert take(tmp_path, training__steps=20, training__warmup_steps=5) == "unfinished"
+    with pytest.raises(RunError, match=r"training\.warmup_steps: 5 -> 6"):
+        take(tmp_path, training__steps=20, training__warmup_steps=6)
+    with pytest.raises(RunError, match="other settings: seed: 0 -> 1"):
         take(tmp_path, training__steps=12, seed=1)
 
 
+def test_a_finished_run_without_its_checkpoints_is_left_alone(tmp_path: Path) -> None:
+    take(tmp_path, training__steps=4)
+    (tmp_path / "finished.json").write_text('{"step": 4}')
+    assert take(tmp_path, training__steps=4) == "finished"
+    with pytest.raises(RunError, match="its checkpoints are gone"):
+        take(tmp_path, training__steps=8)
+    with pytest.raises(RunError, match="seed: 0 -> 1"):
+        take(tmp_path, training__steps=4, seed=1)
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "environment.json"])
-@pytest.mark.parametrize("content", ["", "[" * 100_000, "{a", "[]", "\x00", "null", '{"a": {"b": 1}}'])
+@pytest.mark.parametrize("content", ["", "[" * 10_000, "{a", "[]", "\x00", "null", '{"a": {"b": 1}}'])
 def test_damaged_files_of_a_run_are_one_line(tmp_path: Path, name: str, content: str) -> None:
     take(tmp_path)
     write_checkpoint(tmp_path, 2)

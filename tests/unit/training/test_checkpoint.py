@@ -14,17 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ecgscan_ray.errors import RunError
-from ecgscan_ray.training.checkpoint import FILES, DamagedCheckpoint, _sha256, find_checkpoint, load_run, restore
+from ecgscan_ray.training.checkpoint import DamagedCheckpoint, find_checkpoint, load_run, restore
 from ecgscan_ray.training.optimizer import build_optimizer
-from tests.checkpoints import damage, tiny_model, write_checkpoint
+from tests.checkpoints import damage, sign, tiny_model, write_checkpoint
 from tests.tiny import tiny_config
-
-
-def sign(folder: Path) -> None:
-    """Make the digests fit what is there."""
-    state = json.loads((folder / "state.json").read_text())
-    state["digests"] = {name: _sha256(str(folder / name)) for name in FILES}
-    (folder / "state.json").write_text(json.dumps(state))
 
 
 def take_up(folder: Path) -> None:
@@ -81,6 +74,15 @@ def _weights(change: Callable[[dict[str, torch.Tensor], str], object]) -> Callab
     return harm
 
 
+def _moments(change: Callable[[dict[int, dict[str, torch.Tensor]]], object]) -> Callable[[Path], None]:
+    def harm(folder: Path) -> None:
+        content = torch.load(folder / "optimizer.pt", weights_only=True)
+        change(content["state"])
+        torch.save(content, folder / "optimizer.pt")
+
+    return harm
+
+
 def _packed(folder: Path) -> None:
     with zipfile.ZipFile(folder / "optimizer.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", b"\0" * 10_000_000)
@@ -109,6 +111,10 @@ OF_THE_OPTIMISER: dict[str, Callable[[Path], object]] = {
     "empty": lambda folder: (folder / "optimizer.pt").write_bytes(b""),
     "a list": lambda folder: torch.save([1], folder / "optimizer.pt"),
     "larger inside": _packed,
+    "moments that are no numbers": _moments(lambda state: state[0]["exp_avg"].fill_(float("inf"))),
+    "moments of another shape": _moments(lambda state: state[0].update(exp_avg=torch.zeros(3, 3, 3))),
+    "moments of nothing": _moments(lambda state: state.update({10_000: state[0]})),
+    "another optimiser's": _moments(lambda state: state[0].pop("exp_avg_sq")),
     "of another model": lambda folder: torch.save({"state": {}, "param_groups": []}, folder / "optimizer.pt"),
 }
 
