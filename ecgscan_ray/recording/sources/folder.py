@@ -127,7 +127,7 @@ def _records(root: Path) -> Iterator[str]:
     to another part of the archive, adds nothing. Hidden files and folders (``._a.hea`` of macOS) are no records.
     """
     seen: set[tuple[int, int]] = set()
-    waiting, links, closed = [str(root)], [], []
+    waiting, links, closed = [str(root)], list[str](), list[str]()
     while waiting or links:
         folder = waiting.pop() if waiting else links.pop(0)
         try:

@@ -64,7 +64,10 @@ def _names(codes: Iterable[object]) -> list[str]:
 
 def _mapping(text: str) -> dict[str, float]:
     labels: dict[str, float] = {}
-    for code, value in _json(text).items():
+    content = _json(text)
+    if not isinstance(content, dict):
+        raise ValueError("no mapping")
+    for code, value in content.items():
         if isinstance(value, bool):
             raise ValueError("a likelihood is no number")
         likelihood = float(value)
@@ -76,19 +79,16 @@ def _mapping(text: str) -> dict[str, float]:
     return labels
 
 
-def _json(text: str) -> list | dict:
+def _json(text: str) -> object:
     """JSON, or what Python prints of lists and mappings.
 
     JSON is the stricter grammar: Python itself would join the two codes of ``['NORM' 'SR']``, which numpy prints.
     """
     try:
-        content = json.loads(text, object_pairs_hook=_unique)
+        return json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError:
         spelled = _BARE_KEY.sub(r'\1"\2"\3', text.replace("'", '"'))
-        content = json.loads(spelled, object_pairs_hook=_unique)
-    if not isinstance(content, list | dict):
-        raise ValueError("no list and no mapping")
-    return content
+        return json.loads(spelled, object_pairs_hook=_unique)
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
