@@ -17,6 +17,7 @@ import typer
 import typer.core
 
 from ecgscan_ray.errors import EcgscanError, InputError
+from ecgscan_ray.uris import absolute
 
 if TYPE_CHECKING:
     from ecgscan_ray.config import Section
@@ -105,7 +106,7 @@ def inspect(store: Annotated[str, typer.Argument(help="URI of a store.")], as_js
 )
 def render(
     store: Store,
-    out: Annotated[str, typer.Option(help="Folder to write.")],
+    out: Annotated[str, typer.Option(help="URI of the folder to write.")],
     count: Annotated[int, typer.Option(help="Recordings.", min=1)] = 12,
     views: Annotated[int, typer.Option(help="Different pages of each.", min=1)] = 1,
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Of the store.")] = "train",
@@ -122,31 +123,32 @@ def render(
     settings: Settings = None,
 ) -> None:
     """Draw pages of a store as picture files with their ground truth, as the training sees them."""
-    from pathlib import Path
-
     from ecgscan_ray.config import Config
     from ecgscan_ray.paper.write import Files, write_pages, write_sheet
+    from ecgscan_ray.store.filesystem import join, local_folder
     from ecgscan_ray.store.manifest import read_manifest
     from ecgscan_ray.store.shards import iterate_rows
 
     resolved, place = _load(Config, preset, config, settings), _place(store)
     _talk()
-    manifest, files = read_manifest(place), Files(Path(_place(out)), image_format, truth, masks, views, grid)
-    rows = iterate_rows(place, manifest, split, limit=count)
-    if sheet:
-        print(write_sheet(rows, files.folder, resolved.page, resolved.seed))
-        return
-    total, log = views * min(count, manifest.rows(split)), logging.getLogger("ecgscan_ray")
-    paths = write_pages(
-        rows,
-        files,
-        resolved.page,
-        resolved.seed,
-        workers=min(workers or os.cpu_count() or 1, max(1, total // 16)),
-        progress=lambda done: log.info("%d of %d pages", done, total),
-    )
+    manifest, target = read_manifest(place), _place(out)
+    rows, log = iterate_rows(place, manifest, split, limit=count), logging.getLogger("ecgscan_ray")
+    total = views * min(count, manifest.rows(split))
+    with local_folder(target) as folder:
+        files = Files(folder, image_format, truth, masks, views, grid)
+        if sheet:
+            paths = [write_sheet(rows, folder, resolved.page, resolved.seed)]
+        else:
+            paths = write_pages(
+                rows,
+                files,
+                resolved.page,
+                resolved.seed,
+                workers=min(workers or os.cpu_count() or 1, max(1, total // 16)),
+                progress=lambda done: log.info("%d of %d pages", done, total),
+            )
     for path in paths:
-        print(path)
+        print(join(target, path.name))
 
 
 @app.command(epilog="Example: ecgscan pretrain --preset laptop --store runs/demo-store --out runs/demo --set seed=1")
@@ -280,6 +282,8 @@ def config(
     from ecgscan_ray.config import Config, SweepConfig, dump_yaml, preset_names, read_yaml
 
     if preset is None and config is None:
+        if settings:
+            _load(Config, preset, config, settings)  # says which of the two is missing
         print(json.dumps(preset_names()) if as_json else "\n".join(preset_names()))
         return
     kind: type[Section] = SweepConfig if {"space", "arms"} & read_yaml(_named(preset, config)).keys() else Config
@@ -318,12 +322,13 @@ def _load(kind: type[Kind], preset: str | None, config: str | None, settings: li
 
 
 def _place(uri: str) -> str:
-    """The path or URI as given; inside a Ray job a relative path is refused, since its folder is deleted afterwards."""
+    """An argument as an absolute path or URI; inside a Ray job a relative path is refused, since its folder is deleted."""
+    place = absolute(uri)
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or "/runtime_resources/" in os.getcwd()
-    if in_job and "://" not in uri and not os.path.isabs(uri):
+    if in_job and "://" not in uri and not os.path.isabs(os.path.expanduser(uri)):
         fix = "Give an absolute path or s3://bucket/prefix."
         raise InputError("a relative path inside a Ray job, whose folder is a temporary copy", where=uri, fix=fix)
-    return uri
+    return place
 
 
 def _figure(figure: Mapping[str, Any]) -> str:

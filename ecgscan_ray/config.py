@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ecgscan_ray import strict_yaml
 from ecgscan_ray.errors import ConfigError, near_miss
+from ecgscan_ray.uris import absolute, is_local
 
 Weight = float
-Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0)]
 Chance = Annotated[float, Field(ge=0, le=1)]
 Speed = Annotated[float, Field(ge=1, le=400)]
 Gain = Annotated[float, Field(ge=0.1, le=400)]
@@ -28,7 +30,7 @@ Gain = Annotated[float, Field(ge=0.1, le=400)]
 class Section(BaseModel):
     """A frozen group of settings; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class PageConfig(Section):
@@ -299,6 +301,13 @@ class TeacherConfig(Section):
     encoder: ExternalEncoderConfig | None = None
     """Signal encoder of others; none = ``model.signal``, trained from scratch."""
 
+    @field_validator("run")
+    @classmethod
+    def _without_credentials(cls, run: str | None) -> str | None:
+        if run:
+            absolute(run)  # raises; settings are printed and kept
+        return run
+
 
 class AugmentConfig(Section):
     """What is done to leads and reports before they are embedded, so that recordings are not learned by heart."""
@@ -516,8 +525,8 @@ def parse_overrides(settings: list[str]) -> dict[str, Any]:
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():
-            raise ConfigError("not of the form section.key=value", where=f"--set {setting}")
-        dotted[key.strip()] = yaml.safe_load(value)
+            raise ConfigError("not of the form section.key=value", where=f"--set {setting[:80]}")
+        dotted[key.strip()] = strict_yaml.parse(value, where=f"--set {setting[:80]}")
     return dotted
 
 
@@ -527,15 +536,15 @@ def build(kind: type[Model], content: Mapping[str, Any], where: object) -> Model
         return kind.model_validate(content)
     except ValidationError as error:
         fault = error.errors()[0]
-        key = ".".join(str(part) for part in fault["loc"])
+        key = ".".join(str(part) for part in fault["loc"])[:120]
         if fault["type"] == "extra_forbidden":
             raise ConfigError(
                 f"unknown setting '{key}'",
                 where=where,
-                fix=near_miss(str(fault["loc"][-1]), _siblings(kind, fault["loc"])),
+                fix=near_miss(str(fault["loc"][-1])[:80], _siblings(kind, fault["loc"])),
             ) from None
         message = fault["msg"].removeprefix("Value error, ")
-        given = "" if isinstance(fault["input"], dict) else f", got {fault['input']!r}"
+        given = "" if isinstance(fault["input"], dict) else f", got {repr(fault['input'])[:80]}"
         raise ConfigError(f"setting '{key}': {message}{given}" if key else message, where=where) from None
 
 
@@ -555,22 +564,27 @@ def preset_names() -> list[str]:
 
 
 def read_yaml(name_or_path: str) -> dict[str, Any]:
-    """The mapping in a preset (by name) or in a YAML file (by path)."""
-    if name_or_path in preset_names():
-        text = (resources.files("ecgscan_ray") / "presets" / f"{name_or_path}.yaml").read_text()
-    elif Path(name_or_path).is_file():
-        text = Path(name_or_path).read_text()
-    elif name_or_path.endswith((".yaml", ".yml")):
-        raise ConfigError("no such file", where=name_or_path)
-    else:
-        raise ConfigError(f"no preset named '{name_or_path}'", fix=near_miss(name_or_path, preset_names()))
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"not readable as YAML ({str(error).splitlines()[0]})", where=name_or_path) from None
+    """The mapping in a preset (by name) or in a YAML file (by path or ``file://``)."""
+    content = strict_yaml.parse(_text_of(name_or_path), where=name_or_path)
     if not isinstance(content, dict):
         raise ConfigError("a config is a mapping of sections", where=name_or_path)
     return content
+
+
+def _text_of(name_or_path: str) -> bytes:
+    if name_or_path in preset_names():
+        return (resources.files("ecgscan_ray") / "presets" / f"{name_or_path}.yaml").read_bytes()
+    if not is_local(name_or_path):
+        raise ConfigError("settings are read from local files alone", where=name_or_path, fix="Copy the file here.")
+    path = Path(absolute(name_or_path))
+    try:
+        if path.is_file():
+            return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot be read ({error.strerror})", where=name_or_path[:200]) from None
+    if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
+        raise ConfigError("no such file", where=name_or_path)
+    raise ConfigError(f"no preset named '{name_or_path}'", fix=near_miss(name_or_path, preset_names()))
 
 
 def load(kind: type[Model], name_or_path: str, settings: list[str] | None = None) -> Model:

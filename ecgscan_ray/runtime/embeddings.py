@@ -11,9 +11,9 @@ import numpy as np
 import ray
 import ray.data
 import torch
-import yaml
 from ray.data import ActorPoolStrategy
 
+from ecgscan_ray import strict_yaml
 from ecgscan_ray.batch import UNKNOWN, BatchMaker
 from ecgscan_ray.config import Config, ResourceConfig, build
 from ecgscan_ray.errors import RunError
@@ -50,7 +50,8 @@ def under_teacher(config: Config) -> Config:
     """
     run = absolute(config.teacher.run or "")
     uri = find_checkpoint(run)
-    theirs = build(Config, yaml.safe_load(read_bytes(join(uri, "config.yaml"))), where=run)
+    settings = strict_yaml.parse(read_bytes(join(uri, "config.yaml")), where=join(uri, "config.yaml"))
+    theirs = build(Config, settings, where=run)
     if theirs.task != "teach":
         raise RunError("holds a page encoder, not a teacher", where=run, fix="Make a teacher by 'ecgscan teach'.")
     if not exists(join(run, "finished.json")):
@@ -97,7 +98,7 @@ class Task:
 
 def _embed(task: Task, shards: list[Shard], resources: ResourceConfig) -> list[EmbeddingFile]:
     dataset = ray.data.from_items(
-        [{"path": s.path, "split": s.split, "groups": len(s.row_groups)} for s in shards],
+        [{"shard": shard.model_dump_json()} for shard in shards],
         override_num_blocks=len(shards),
     ).map(
         Embed,
@@ -127,10 +128,11 @@ class Embed:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         writer, known = EmbeddingWriter(), dict[int, np.ndarray]()
-        for group in range(int(row["groups"])):
-            recordings = unpack(read_row_groups(self._task.store, row["path"], [group]))
+        shard = Shard.model_validate_json(row["shard"])
+        for group in range(len(shard.row_groups)):
+            recordings = unpack(read_row_groups(self._task.store, shard, [group]))
             writer.add(*self._say(recordings, known))
-        return {"file": writer.close(self._task.folder, row["path"], row["split"]).model_dump_json()}
+        return {"file": writer.close(self._task.folder, shard.path, shard.split).model_dump_json()}
 
     @torch.inference_mode()
     def _say(self, recordings: list[Any], known: dict[int, np.ndarray]) -> tuple[np.ndarray, ...]:

@@ -151,7 +151,7 @@ def _refuse_batch_norm(config: Config, tokenizer_json: str) -> None:
     """
     if config.resources.num_workers == 1 or config.resources.use_gpu:
         return
-    model = build_trained(config, text.load_tokenizer(tokenizer_json))
+    model = build_trained(config, text.parse_tokenizer(tokenizer_json))
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         raise ConfigError(
             f"'{config.model.image.name}' has batch norm, which several CPU workers cannot share",
@@ -241,7 +241,7 @@ def _worker(loop_config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     torch.set_num_threads(config.resources.torch_threads or os.cpu_count() or 1)
     device = get_device()
-    tokenizer = text.load_tokenizer(job.tokenizer_json)
+    tokenizer = text.parse_tokenizer(job.tokenizer_json)
     model = build_trained(config, tokenizer)
     if ray.train.get_checkpoint() is None:
         _take_first_weights(model, arguments)
@@ -293,7 +293,7 @@ def _validator(arguments: WorkerArguments, device: torch.device) -> Callable[[nn
     config = arguments.job.config
     score = teacher_score if config.task == "teach" else validation_score
     rows = list(iterate_rows(arguments.store, arguments.manifest, "validation", limit=config.training.validation_rows))
-    maker = BatchMaker(config, text.load_tokenizer(arguments.job.tokenizer_json))
+    maker = BatchMaker(config, text.parse_tokenizer(arguments.job.tokenizer_json))
     size = config.evaluation.batch_size
     kept = []
     for start in range(0, len(rows), size):

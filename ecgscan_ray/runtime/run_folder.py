@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from ecgscan_ray import strict_yaml
 from ecgscan_ray.config import Config, build, dump_yaml
 from ecgscan_ray.errors import RunError
 from ecgscan_ray.store.filesystem import exists, join, list_files, open_filesystem, read_bytes, write_bytes_atomic
@@ -65,9 +66,8 @@ def claim(out: str, config: Config, manifest: Manifest, store: str, fresh: bool)
 
 def read_config(out: str) -> Config:
     """The resolved settings of a run."""
-    import yaml
-
-    return build(Config, yaml.safe_load(read_bytes(join(out, "config.yaml"))), where=out)
+    uri = join(out, "config.yaml")
+    return build(Config, strict_yaml.parse(read_bytes(uri), where=uri), where=uri)
 
 
 def read_environment(out: str) -> dict[str, Any]:

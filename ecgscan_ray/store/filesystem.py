@@ -8,9 +8,11 @@ prints or keeps a credential.
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -225,3 +227,20 @@ def delete_file(uri: str) -> None:
     with explained(uri, "cannot be removed"):
         if filesystem.get_file_info(path).type == fs.FileType.File:
             filesystem.delete_file(path)
+
+
+@contextmanager
+def local_folder(uri: str) -> Iterator[Path]:
+    """A folder on this machine to write into: ``uri`` itself, or a temporary one whose files go there at the end.
+
+    Raises:
+        StoreError: The place cannot be written; for one in a bucket this is found before the block begins.
+    """
+    if is_local(uri):
+        yield Path(absolute(uri))
+        return
+    open_filesystem(uri, create=True)
+    with tempfile.TemporaryDirectory(prefix="ecgscan-upload-") as folder:
+        yield Path(folder)
+        for name in list_files(folder, recursive=True):
+            write_bytes_atomic(join(uri, name), (Path(folder) / name).read_bytes())

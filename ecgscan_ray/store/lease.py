@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 LEASE_NAME = ".lease.json"
 HEARTBEAT_S = 20.0
 EXPIRES_S = 120.0
+_FIRST_HEARTBEAT_S = 2.0
+"""Sooner: a server that ignores conditions lets two commands in, and the earlier one finds out."""
+_NOT_THAT_VERSION = ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "404", "409", "412")
 _ATTEMPTS = 5
 """Reads and conditional writes before the folder counts as contested."""
 
@@ -169,7 +172,9 @@ def _name(lease: Lease | None) -> str:
 
 
 def _renew(uri: str, held: _Held) -> None:
-    while not held.stop.wait(HEARTBEAT_S):
+    pause = min(_FIRST_HEARTBEAT_S, HEARTBEAT_S)
+    while not held.stop.wait(pause):
+        pause = HEARTBEAT_S
         try:
             _beat(uri, held)
         except StoreError as error:  # no lease is lost by a storage that fails for a while
@@ -360,7 +365,7 @@ class _S3Object:
                 self._client.put_object(**self._at, Body=content, **condition)
             except ClientError as error:
                 code = error.response["Error"]["Code"]
-                if code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
+                if code in _NOT_THAT_VERSION:
                     return False
                 if code not in ("NotImplemented", "501"):
                     raise

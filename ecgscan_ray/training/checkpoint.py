@@ -134,7 +134,7 @@ def load_checkpoint(folder: Path) -> LoadedCheckpoint[Any]:
     """
     state = read_state(folder)
     config = build(Config, read_yaml(str(folder / "config.yaml")), where=folder)
-    tokenizer = text.load_tokenizer((folder / "tokenizer.json").read_text())
+    tokenizer = text.load_tokenizer(folder)
     model = build_trained(_without_downloads(config), tokenizer)
     restore(folder, model, None)
     return LoadedCheckpoint(config, model.eval(), tokenizer, state)

@@ -63,6 +63,7 @@ def test_config_prints_what_config_takes(tmp_path: Path) -> None:
         (["config", "--preset", "laptop", "--config", "x.yaml"], "exclude each other"),
         (["config", "--preset", "laptop", "--set", "training.step=3"], "Did you mean 'steps'?"),
         (["config", "--preset", "laptop", "--set", "training.steps"], "not of the form"),
+        (["config", "--set", "foo"], "no settings"),
         (["config", "--preset", "laptop", "--set", "training.steps=-1"], "training.steps"),
         (["pretrain", "--store", "store", "--out", "run"], "no settings"),
         (["pretrain", "--store", "store", "--preset", "laptop"], "no --out"),

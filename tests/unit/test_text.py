@@ -16,6 +16,7 @@ from ecgscan_ray.text import (
     is_finding,
     load_tokenizer,
     normalise,
+    parse_tokenizer,
     superclass_prompts,
 )
 
@@ -93,8 +94,9 @@ def test_loading_back(tmp_path) -> None:
     tokenizer = fit_tokenizer(REPORTS, 400)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     wanted = encode(tokenizer, REPORTS, 24)[0]
-    for source in (tokenizer.to_str(), tmp_path / "tokenizer.json", str(tmp_path)):
-        assert (encode(load_tokenizer(source), REPORTS, 24)[0] == wanted).all()
+    back = [parse_tokenizer(tokenizer.to_str()), *map(load_tokenizer, (tmp_path / "tokenizer.json", str(tmp_path)))]
+    for one in back:
+        assert (encode(one, REPORTS, 24)[0] == wanted).all()
 
 
 @pytest.mark.parametrize("content", ["{}", "{", "not a tokenizer"])

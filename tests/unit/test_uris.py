@@ -63,6 +63,7 @@ def test_relative_paths_and_other_users(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ("file:///a%00b", "zero byte"),
         ("s3://", "names no bucket"),
         ("s3:///x", "names no bucket"),
+        ("s3://s3://bucket/x", "not the name of a bucket"),
         ("s3://b/../x", "no folders"),
         ("", "no place"),
         ("  ", "no place"),

@@ -10,7 +10,7 @@ import torch
 from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker, stable_key
 from ecgscan_ray.runtime.stream import make_unit, read_span
-from ecgscan_ray.store.embeddings import EmbeddingWriter
+from ecgscan_ray.store.embeddings import EmbeddingIndex, EmbeddingReader, EmbeddingWriter, write_index
 from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.store.plan import Plan
 from ecgscan_ray.store.shards import ShardWriter
@@ -21,7 +21,7 @@ from tests.tiny import tiny_config
 
 def test_vectors_are_those_of_their_recordings(tmp_path: Path) -> None:
     store, said = str(tmp_path / "store"), str(tmp_path / "said")
-    shards, numbers = [], iter(range(100))
+    shards, files, numbers = [], [], iter(range(100))
     for number in range(2):
         shard, vectors = ShardWriter(store, "train", number), EmbeddingWriter()
         for rows in (5, 7, 4):
@@ -31,11 +31,13 @@ def test_vectors_are_those_of_their_recordings(tmp_path: Path) -> None:
             vectors.add(mark, -mark[:, :12], np.array(ids) % 3 > 0, np.array(ids) % 4 > 0)
         closed = shard.close()
         assert closed is not None
-        vectors.close(said, closed.path, "train")
+        files.append(vectors.close(said, closed.path, "train"))
         shards.append(closed)
-    plan = Plan(Manifest(source="test", shards=shards), "train", 0, 2)
+    manifest = Manifest(source="test", shards=shards)
+    write_index(said, EmbeddingIndex(teacher_digest="t", manifest_digest=manifest.digest(), files=files))
+    plan = Plan(manifest, "train", 0, 2)
     maker = BatchMaker(tiny_config(), text.fit_tokenizer(["sinusrhythmus"], 300))
-    batch = make_unit(maker, read_span(store, plan, 10, 42, said))  # across the end of an epoch
+    batch = make_unit(maker, read_span(store, plan, 10, 42, EmbeddingReader(said)))  # across the end of an epoch
     number_of = {stable_key(f"made-up/{n}"): n for n in range(32)}
     ids = np.array([number_of[key] for key in batch["recording_key"].tolist()])
     assert len(set(ids[:22].tolist())) == 22 and not np.array_equal(ids, np.sort(ids))
