@@ -27,7 +27,6 @@ from ecgscan_ray.errors import InputError, RecordingError, StoreError, printable
 from ecgscan_ray.recording.checks import check
 from ecgscan_ray.recording.labels import superclasses
 from ecgscan_ray.recording.language import language
-from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.recording.sources import Item, Source, open_source
 from ecgscan_ray.runtime.cluster import root_cause, start_ray
 from ecgscan_ray.store import filesystem
@@ -51,7 +50,8 @@ _SHARDS_A_SPLIT = 8  # at least so many where there are rows enough: the tasks o
 _ROW_GROUPS_A_SHARD = 64  # at most: 30 MB at 100 Hz, which a task holds in memory
 _RATES_HZ = (50.0, 5000.0)
 _OURS = re.compile(
-    rf"(({'|'.join(SPLITS)})-\d{{5}}(-r\d+)?\.parquet|{re.escape(QUARANTINE_NAME)}|{re.escape(MANIFEST_NAME)})(\.tmp-\w+)?"
+    rf"((?P<split>{'|'.join(SPLITS)})-\d{{5}}(-r(?P<revision>\d{{1,6}}))?\.parquet"
+    rf"|{re.escape(QUARANTINE_NAME)}|{re.escape(MANIFEST_NAME)})(\.tmp-\w+)?"
 )
 
 Left = dict[str, str]
@@ -120,18 +120,19 @@ def prepare(
     settings |= {"validation_folds": list(validation_folds), "test_folds": list(test_folds), "archive": _digest(items)}
     store = filesystem.absolute(to)
     with exclusive(store, "ecgscan prepare"):
-        old = _standing(store)
-        if old is not None and not overwrite:
-            return _same(store, old, source, settings)
+        there = filesystem.exists(filesystem.join(store, MANIFEST_NAME))
+        if there and not overwrite:
+            return _same(store, read_manifest(store), source, settings)
         filesystem.open_filesystem(store, create=True)
-        _clear(store, keep=old)
+        kept = _kept_meanwhile(store) if there else set()
+        _clear(store, kept)
         order = np.random.default_rng(seed).permutation(len(items))[:limit]
         by_split, left = assign_splits([items[k] for k in order], validation_folds, test_folds)
         _tell_splits(by_split)
-        jobs = shard_jobs(by_split, store, source, rate, row_group_rows, _unused_revision(old))
+        jobs = shard_jobs(by_split, store, source, rate, row_group_rows, _unused_revision(kept))
         shards, counts, unreadable = _run(jobs, resources or ResourceConfig(), progress, where=store)
         left += unreadable
-        if shards or old is None:
+        if shards or not there:
             write_quarantine(store, left)
         if not shards:
             raise InputError(f"none of {len(order)} recordings can be used ({_reasons(left)})", where=from_dir)
@@ -145,7 +146,7 @@ def prepare(
         )
         _check_files(store, manifest)
         write_manifest(store, manifest)
-        _clear(store, keep=manifest)
+        _clear(store, _names(manifest))
     return manifest
 
 
@@ -160,7 +161,9 @@ def _check_arguments(
         fix = f"Give {_RATES_HZ[0]:g} to {_RATES_HZ[1]:g} Hz, or 0 to keep each recording's own."
         raise InputError(f"rate {rate:g} makes no sense", fix=fix)
     if limit is not None and limit < 1:
-        raise InputError(f"limit {limit} makes no sense", fix="Give at least 1, or leave it out to take all recordings.")
+        raise InputError(
+            f"limit {limit} makes no sense", fix="Give at least 1, or leave it out to take all recordings."
+        )
     if row_group_rows < 1:
         raise InputError(f"row groups of {row_group_rows} rows make no sense")
     if set(validation_folds) & set(test_folds):
@@ -179,12 +182,6 @@ def _digest(items: Sequence[Item]) -> str:
     """Of the listing: the same archive in another place has the same one."""
     listing = [[item.id, item.patient_id, item.fold, item.split, item.details] for item in items]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
-
-
-def _standing(store: str) -> Manifest | None:
-    """The manifest of the store that is there."""
-    there = filesystem.exists(filesystem.join(store, MANIFEST_NAME))
-    return read_manifest(store) if there else None
 
 
 def _same(store: str, old: Manifest, source: str, settings: dict[str, Any]) -> Manifest:
@@ -213,12 +210,27 @@ def _check_files(store: str, manifest: Manifest) -> None:
     for shard in manifest.shards:
         if sizes.get(shard.path) != shard.bytes:
             problem = f"has {sizes[shard.path]} bytes, not {shard.bytes}" if shard.path in sizes else "is missing"
-            raise StoreError(problem, where=filesystem.join(store, shard.path), fix="Prepare it again with --overwrite.")
+            raise StoreError(
+                problem, where=filesystem.join(store, shard.path), fix="Prepare it again with --overwrite."
+            )
 
 
-def _unused_revision(old: Manifest | None) -> int:
-    used = {shard.path for shard in old.shards} if old else set()
-    return 0 if not any(path == unrevised(path) for path in used) else 1
+def _names(manifest: Manifest) -> set[str]:
+    return {MANIFEST_NAME, QUARANTINE_NAME, *(shard.path for shard in manifest.shards)}
+
+
+def _kept_meanwhile(store: str) -> set[str]:
+    """Files of the store that is to be replaced; all that look like ours where its manifest cannot be read."""
+    try:
+        return _names(read_manifest(store))
+    except StoreError:
+        return {name for name in filesystem.list_files(store) if _OURS.fullmatch(name)}
+
+
+def _unused_revision(kept: set[str]) -> int:
+    """The first number that no shard among these carries."""
+    used = {int(match["revision"] or 0) for name in kept if (match := _OURS.fullmatch(name)) and match["split"]}
+    return next(number for number in range(len(used) + 1) if number not in used)
 
 
 def _tell_splits(by_split: dict[str, list[Item]]) -> None:
@@ -403,9 +415,8 @@ def _with_patients(counts: Counts, by_split: dict[str, list[Item]], left: Sequen
     return {split: {facet: dict(sorted(values.items())) for facet, values in counts[split].items()} for split in SPLITS}
 
 
-def _clear(store: str, keep: Manifest | None) -> None:
+def _clear(store: str, kept: set[str]) -> None:
     """Delete what other attempts and revisions left."""
-    kept = {MANIFEST_NAME, QUARANTINE_NAME, *(shard.path for shard in keep.shards)} if keep else set()
     for name in filesystem.list_files(store):
         if _OURS.fullmatch(name) and name not in kept:
             filesystem.delete_file(filesystem.join(store, name))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from pathlib import Path
 
 from ecgscan_ray.errors import InputError, RecordingError, printable
 from ecgscan_ray.recording.recording import Recording
+from ecgscan_ray.recording.reports import repaired
 from ecgscan_ray.recording.sources.labels import parse_labels
 from ecgscan_ray.recording.sources.source import Item
 from ecgscan_ray.recording.sources.table import Row, read_table
@@ -20,13 +20,6 @@ _COLUMNS = ("ecg_id", "patient_id", "strat_fold", "age", "sex", "report", "scp_c
 _FILENAME = {100: "filename_lr", 500: "filename_hr"}
 _SEX = {"0": "male", "1": "female", "0.0": "male", "1.0": "female"}
 _OVER_89 = ("300", "300.0")
-
-# Annotators appended their labels to some reports ("Edit: LVH 80, NDT"): not the report, and the answer.
-_ANNOTATION = re.compile(r"\bedit:.*", re.DOTALL | re.IGNORECASE)
-# The recorder's signature: "4.46      unbestätigter bericht".
-_SIGNATURE = re.compile(r"(?:\b\d\.\d\d\s+)?(?:un)?bestätigter bericht\b", re.IGNORECASE)
-# A broken encoding left "#" for "ü": "f#r", "#bergang".
-_BROKEN_U = re.compile(r"#(?=[^\W\d_])")
 
 
 class PTBXL:
@@ -78,24 +71,12 @@ class PTBXL:
         return dataclasses.replace(
             read_wfdb(item.path, id=item.id, source=self.name),
             patient_id=item.patient_id,
-            report=repair_report(details["report"]) or None,
+            report=repaired(details["report"], self.name),
             labels=parse_codes(details["scp_codes"]),
             age=float(details["age"]) if details["age"] else None,
             sex=details["sex"] or None,
             fold=item.fold,
         )
-
-
-def repair_report(report: str) -> str:
-    """A report without the recorder's signature and the annotators' labels, and with its ``ü``.
-
-    These repairs are right for PTB-XL alone: elsewhere ``#`` and ``Edit:`` mean what they say.
-    """
-    previous = None
-    while previous != report:  # taking one piece out can join two others
-        previous = report
-        report = _SIGNATURE.sub(" ", _ANNOTATION.sub(" ", _BROKEN_U.sub("ü", report))).strip()
-    return report
 
 
 def parse_codes(text: str) -> dict[str, float]:
