@@ -9,7 +9,15 @@ NOTHING = frozenset(("", "-", "?", "nan", "<na>", "#n/a", "n/a", "na", "nat", "n
 """What programs and people write where there is no value, in small letters."""
 
 _WHOLE_AS_FLOAT = re.compile(r"(-?\d+)\.0+")
+_FORMULA = re.compile(r'=\(?"([^"]*)"\)?')
 _CUT_SHORT = re.compile(r"\d(?:[.,]\d+)?[eE]\+\d+")
+
+
+def plain(text: str) -> str:
+    """Without outer blanks and without the formula that keeps a spreadsheet from changing a number: ``="00123"``."""
+    text = text.strip()
+    formula = _FORMULA.fullmatch(text)
+    return formula.group(1).strip() if formula else text
 
 
 def nothing(text: str) -> bool:
@@ -23,7 +31,7 @@ def identifier(text: str | None) -> str | None:
     Returns:
         ``None`` where the text stands for no value.
     """
-    name = unicodedata.normalize("NFC", (text or "").strip())
+    name = unicodedata.normalize("NFC", plain(text or ""))
     whole = _WHOLE_AS_FLOAT.fullmatch(name)
     return None if nothing(name) else whole.group(1) if whole else name
 

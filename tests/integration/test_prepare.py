@@ -124,7 +124,7 @@ def test_the_same_command_gives_the_same_store_and_never_replaces_one_unasked(
         ["manifest.json", "quarantine.parquet", *(shard.path for shard in again.shards)]
     )
     (tmp_path / "store" / again.shards[0].path).unlink()
-    with pytest.raises(StoreError, match="is missing. Prepare it again with --overwrite"):
+    with pytest.raises(StoreError, match=r"is missing\. Prepare it again with --overwrite"):
         prepare("ptbxl", tree, store, **FOLDS, limit=9)
     other = prepare("ptbxl", tree, str(tmp_path / "other"), **FOLDS, seed=1)
     assert other.digest() != first.digest()

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.recording.sources.labels import HOW, parse_labels
 from ecgscan_ray.recording.sources.source import Item
 from ecgscan_ray.recording.sources.table import Row, Table, column_names, read_table
-from ecgscan_ray.recording.values import identifier
+from ecgscan_ray.recording.values import identifier, plain
 from ecgscan_ray.recording.wfdb import read_wfdb
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,9 @@ class Folder:
             _tell_what_is_not_used(table)
             _match(table, rows, paths)
         records = sorted({*paths, *rows})
-        return [_item(root, paths.get(record, record), rows.get(record), headers) for record in records]
+        items = [_item(root, paths.get(record, record), rows.get(record), headers) for record in records]
+        _tell_similar_patients(items)
+        return items
 
     def read(self, item: Item) -> Recording:
         """One recording; see ``Source``."""
@@ -235,7 +238,7 @@ def _used(row: Row) -> list[str]:
 def _record(row: Row, paths: Mapping[str, str]) -> str:
     """The record that a row names in any spelling: with an ending, backslashes, ``./`` or outer blanks."""
     text = unicodedata.normalize("NFC", row.values["record"])
-    exact, trimmed = (os.path.normpath(name.replace("\\", "/")) for name in (text, text.strip()))
+    exact, trimmed = (os.path.normpath(name.replace("\\", "/")) for name in (text, plain(text)))
     record = next((name for name in (exact, trimmed) if name in paths), os.path.normpath(_ENDING.sub("", trimmed)))
     if not text.strip() or record == ".":
         row.refuse("names no record", "Write its path from the folder, without ending.")
@@ -273,6 +276,18 @@ def _match(table: Table, rows: Mapping[str, Row], paths: Mapping[str, str]) -> N
     if without:
         example = f"{_count(len(paths), 'record')} have no row in {name}, e.g. '{printable(without[0])}'"
         logger.warning("%d of %s: read without report and labels of the table", len(without), example)
+
+
+def _tell_similar_patients(items: Iterable[Item]) -> None:
+    """Programs that take names for numbers lose the zeros in front: then one patient has two names."""
+    names: dict[str, set[str]] = defaultdict(set)
+    for patient in {item.patient_id for item in items if item.patient_id}:
+        names[patient.lstrip("0")].add(patient)
+    similar = [sorted(together) for together in names.values() if len(together) > 1]
+    if similar:
+        example = printable(" and ".join(similar[0]))
+        count = _count(len(similar), "patient")
+        logger.warning("%s may have two names, e.g. %s: zeros in front are lost in some programs", count, example)
 
 
 def _count(number: int, noun: str) -> str:

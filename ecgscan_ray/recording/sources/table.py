@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ecgscan_ray.errors import InputError
-from ecgscan_ray.recording.values import cut_short, identifier, nothing
+from ecgscan_ray.recording.values import cut_short, identifier, nothing, plain
 
 MAX_FIELD = 1_000_000
 """Characters of one field; the longest real reports have a few thousand."""
@@ -46,7 +46,7 @@ class Row:
 
     def text(self, column: str) -> str:
         """Without outer blanks; empty where the column is absent or the text stands for no value."""
-        value = self.values.get(column, "").strip()
+        value = plain(self.values.get(column, ""))
         return "" if nothing(value) else value
 
     def identifier(self, column: str) -> str | None:

@@ -90,6 +90,7 @@ WRITTEN = {
     "names in any case": b" Record , REPORT,Fold\na,x,3\n",
     "empty rows and columns": b"record,report,fold,,\n\na,x,3,,\n,,,,\n",
     "3.0": b"record,report,fold\n a , x ,3.0\n",
+    "numbers kept by a formula": b'record;report;fold\n="a";=("x");="3"\n',
     "two equal rows": b"record,report,fold\na,x,3\na.hea, x,3.0\n".replace(b"3.0", b"3"),
 }
 
@@ -206,6 +207,13 @@ def test_a_patient_is_one_however_it_is_written(tmp_path: Path) -> None:
     items = listed(archive(tmp_path, "record,patient_id\na,48705.0\nb, 48705\n"))
     assert [items[name].patient_id for name in "abcdef"] == ["48705"] * 4 + [None, "Smith John"]
     assert read(items["e"]).patient_id is None
+
+
+def test_zeros_in_front_are_kept_and_compared(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_record(tmp_path, "c", SIGNAL, comments=["Patient ID: 00123"])
+    items = listed(archive(tmp_path, 'record,patient_id\na,123\nb,="0077"\n'))
+    assert [items[name].patient_id for name in "abc"] == ["123", "0077", "00123"]
+    assert "1 patient may have two names, e.g. 00123 and 123" in caplog.text
 
 
 def test_a_decimal_comma(tmp_path: Path) -> None:
