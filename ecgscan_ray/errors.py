@@ -92,3 +92,9 @@ def near_miss(name: str, allowed: Iterable[str]) -> str:
     names = sorted(allowed)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"Did you mean '{close[0]}'?" if close else f"Allowed: {', '.join(names)}."
+
+
+def printable(text: str) -> str:
+    """``text`` as it can be printed and stored anywhere: half letters of odd file names written out, no control signs."""
+    whole = text.encode("utf-8", "backslashreplace").decode()
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in whole).split())

@@ -55,6 +55,7 @@ def model_card(run: str, loaded: LoadedCheckpoint, name: str) -> str:
         manifest=manifest,
         folds=_folds(manifest),
         rows={split: manifest.rows(split) for split in ("train", "validation", "test")} if manifest else {},
+        without_patient=_without_patient(manifest),
         environment=environment,
     )
 
@@ -73,6 +74,14 @@ def _manifest(store: str | None) -> Manifest | None:
         return read_manifest(store) if store else None
     except EcgscanError:
         return None
+
+
+def _without_patient(manifest: Manifest | None) -> int | None:
+    """Recordings whose patient is not known; ``None`` where nobody counted them."""
+    counts = (
+        [split.get("patients", {}).get("recordings_without") for split in manifest.counts.values()] if manifest else []
+    )
+    return sum(count or 0 for count in counts) if counts and None not in counts else None
 
 
 def _folds(manifest: Manifest | None) -> str | None:

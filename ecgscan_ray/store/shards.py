@@ -37,11 +37,14 @@ class ShardWriter:
         split: ``train``, ``validation`` or ``test``.
         number: Of the shard within its split.
         compression_level: Of Zstandard.
+        revision: Of the store in its place; 0 for the first one.
     """
 
-    def __init__(self, store_uri: str, split: str, number: int, compression_level: int = COMPRESSION_LEVEL) -> None:
+    def __init__(
+        self, store_uri: str, split: str, number: int, compression_level: int = COMPRESSION_LEVEL, revision: int = 0
+    ) -> None:
         self._store_uri, self._split = store_uri, split
-        self._path = f"{split}-{number:05d}.parquet"
+        self._path = f"{split}-{number:05d}{f'-r{revision}' if revision else ''}.parquet"
         self._row_groups: list[int] = []
         self._sink = pa.BufferOutputStream()
         self._writer = parquet_writer(self._sink, SCHEMA, compression_level)
