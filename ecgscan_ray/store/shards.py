@@ -270,10 +270,14 @@ def iterate_rows(store_uri: str, manifest: Manifest, split: str, limit: int | No
 
 
 def iterate_reports(store_uri: str, manifest: Manifest, split: str) -> Iterator[str | None]:
-    """Reports of one split in the store's order; of the shards only this column is read."""
+    """Reports of one split in the store's order, shard by shard; of a shard only this column is decoded.
+
+    Raises:
+        ShardError: A shard is missing, damaged, or another one.
+    """
     for shard in manifest.shards_of(split):
-        for group in range(len(shard.row_groups)):
-            yield from read_row_groups(store_uri, shard.path, [group], columns=["report"])["report"].to_pylist()
+        groups = range(len(shard.row_groups))
+        yield from read_row_groups(store_uri, shard, groups, columns=["report"])["report"].to_pylist()
 
 
 def write_quarantine(store_uri: str, rows: Sequence[dict[str, str]]) -> None:
