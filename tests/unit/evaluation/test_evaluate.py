@@ -172,6 +172,14 @@ def test_without_reports_labels_patients_and_validation(config, tokenizer, maker
     assert not [name for name in content if "text" in name and name not in reasons]
 
 
+def test_one_class_alone_has_no_auroc(config, tokenizer, maker):
+    content = evaluated(config, tokenizer, maker, lambda n: replace(recording(n), labels={"NORM": 100.0})).as_dict()
+    for task, split in (("linear_probe", "training"), ("zero_shot", "tested")):
+        why = f"no superclass that some {split} recordings have and others do not"
+        assert content[f"{task}.superclass.macro_auroc"]["reason"] == why
+    assert not [name for name in content if "superclass.NORM" in name]
+
+
 def own_labels(number: int) -> dict[str, float]:
     """Every fifth recording has none."""
     names = {"AFIB": number % 2 == 0, "LBBB": number % 3 == 0, "PACE": number == 33, "ECG": True}
