@@ -254,7 +254,7 @@ def _probe_figures(
 def _not_probed(task: Classes, train: Features, validation: Features, test: Features) -> str | None:
     """Why these classes cannot be probed, or ``None``."""
     if not task.names:
-        return "no labels" if not any(train.codes) and not any(test.codes) else TOO_FEW
+        return "no labels" if not any(train.codes) and not any(test.codes) else "no label has enough recordings"
     if not len(validation):
         return "no validation recordings, on which the probe's strength is chosen"
     parts = {"training": train, "validation": validation, "tested": test}
