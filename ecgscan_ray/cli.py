@@ -88,7 +88,9 @@ Trusted = Annotated[
 @app.command(epilog="Example: ecgscan prepare --source ptbxl --from ptb-xl-1.0.3 --to store --test-folds 10")
 def prepare(
     source: Annotated[str, typer.Option(help="Kind of archive: ptbxl, or folder for one's own WFDB files.")],
-    from_dir: Annotated[str, typer.Option("--from", help="Folder of the archive.")],
+    from_dir: Annotated[
+        str, typer.Option("--from", help="Folder of the archive; on a cluster, one that every node has mounted.")
+    ],
     to: Annotated[str, typer.Option(help="URI of the store to write: a folder or s3://bucket/prefix.")],
     rate: Annotated[float, typer.Option(help="Sampling rate in the store, Hz; 0 keeps each recording's own.")] = 100,
     validation_folds: Annotated[list[int], typer.Option(help="Fold for validation; can be repeated.")] = [9],  # noqa: B006
@@ -102,7 +104,7 @@ def prepare(
     _talk()
     manifest = run(
         source,
-        _place(from_dir),
+        _place(from_dir, fix="Give the absolute path of a folder that every node has mounted."),
         _place(to),
         rate=rate or None,
         validation_folds=validation_folds,
@@ -393,7 +395,7 @@ def _load(kind: type[Kind], preset: str | None, config: str | None, settings: li
     return load(kind, _named(preset, config), settings)
 
 
-def _place(uri: str) -> str:
+def _place(uri: str, fix: str = "Give an absolute path or s3://bucket/prefix.") -> str:
     """An argument as an absolute path or URI.
 
     A placeholder is refused, and inside a Ray job a relative path: its folder is deleted.
@@ -403,7 +405,6 @@ def _place(uri: str) -> str:
     place = absolute(uri)
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or "/runtime_resources/" in os.getcwd()
     if in_job and "://" not in uri and not os.path.isabs(os.path.expanduser(uri)):
-        fix = "Give an absolute path or s3://bucket/prefix."
         raise InputError("a relative path inside a Ray job, whose folder is a temporary copy", where=uri, fix=fix)
     return place
 

@@ -99,3 +99,9 @@ def near_miss(name: str, allowed: Iterable[str]) -> str:
         return f"Did you mean '{close[0]}'?"
     more = f", ... ({len(names)} in all)" if len(names) > _MOST_NAMES else ""
     return f"Allowed: {', '.join(names[:_MOST_NAMES])}{more}."
+
+
+def printable(text: str) -> str:
+    """``text`` as it can be printed and stored anywhere: half letters of odd file names written out, no control signs."""
+    whole = text.encode("utf-8", "backslashreplace").decode()
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in whole).split())

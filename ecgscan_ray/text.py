@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from importlib import resources
@@ -20,6 +19,7 @@ import yaml
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from ecgscan_ray.errors import InputError
+from ecgscan_ray.recording.values import NOTHING
 
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 """Normal, myocardial infarction, ST/T change, conduction disturbance, hypertrophy: PTB-XL's diagnostic superclasses."""
@@ -27,19 +27,13 @@ SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 """Ids 0 to 3 of every fitted tokenizer."""
 
-NOT_A_FINDING = frozenset({"", "trace only requested."})
+NOT_A_FINDING = NOTHING | {"trace only requested."}
 
-# Annotators of PTB-XL appended their labels to some reports ("Edit: LVH 80, NDT"): not the report, and the answer.
-_ANNOTATION = re.compile(r"\bedit:.*", re.DOTALL)
-# The recorder's signature: "4.46      unbestätigter bericht".
-_SIGNATURE = re.compile(r"(?:\b\d\.\d\d\s+)?(?:un)?bestätigter bericht\b")
-# A broken encoding left "#" for "ü": "f#r", "#bergang".
-_BROKEN_U = re.compile(r"#(?=[^\W\d_])")
 _UMLAUTS = {"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"}
 
 
 def normalise(report: str | None) -> str:
-    """Lower case, composed letters, single blanks; without the recorder's signature and annotators' labels.
+    """Lower case, composed letters, single blanks.
 
     Args:
         report: Text of a report in any language, or none.
@@ -49,17 +43,11 @@ def normalise(report: str | None) -> str:
     """
     text = unicodedata.normalize("NFKC", report or "").lower()
     text = unicodedata.normalize("NFKC", text)  # lower() can decompose, e.g. the Turkish dotted I
-    previous = None
-    while previous != text:  # taking one piece out can join two others
-        previous = text
-        text = _BROKEN_U.sub("ü", text)
-        text = _SIGNATURE.sub(" ", _ANNOTATION.sub(" ", text))
-        text = " ".join(text.split())
-    return text
+    return " ".join(text.split())
 
 
 def is_finding(report: str | None) -> bool:
-    """False for a report that says nothing about the heart: empty, or "trace only requested."."""
+    """False for a report that says nothing about the heart: empty, a word for nothing, or "trace only requested."."""
     return normalise(report) not in NOT_A_FINDING
 
 

@@ -1,6 +1,6 @@
-"""``ecgscan prepare`` as a Ray job. The archive is a local folder that every node sees; the store may be a URI.
+"""``ecgscan prepare`` as a Ray job. The archive is read from a folder that every node has mounted under the same path.
 
-ray job submit --working-dir . -- python jobs/prepare.py --source ptbxl --from /shared/ptb-xl --to s3://bucket/store
+ray job submit --working-dir . -- python jobs/prepare.py --source ptbxl --from /mnt/ptb-xl-1.0.3 --to s3://bucket/store
 """
 
 import sys

@@ -109,7 +109,7 @@ def evaluate_run(
     else:
         missing["reject"] = "no validation recordings"
     labels, too_few = label_task(train[0], test)
-    missing |= {f"linear_probe.label.{name}.auroc": TOO_FEW for name in too_few}
+    missing |= {f"linear_probe.label.{name}": TOO_FEW for name in too_few}
     for task in (SUPERCLASS_TASK, labels):
         figures |= _probe_figures(bench, task, train, validation, rows, missing)
     figures |= _zero_shot_figures(bench, models, maker, device, rows, missing)
@@ -254,12 +254,20 @@ def _probe_figures(
 def _not_probed(task: Classes, train: Features, validation: Features, test: Features) -> str | None:
     """Why these classes cannot be probed, or ``None``."""
     if not task.names:
-        return "no labels" if not any(train.codes) and not any(test.codes) else TOO_FEW
+        return "no labels" if not any(train.codes) and not any(test.codes) else "no label has enough recordings"
     if not len(validation):
         return "no validation recordings, on which the probe's strength is chosen"
-    for split, features in {"training": train, "validation": validation, "tested": test}.items():
-        if not len(task.of(features)[1]):
-            return f"no {split} recording has a {task.kind}"
+    parts = {"training": train, "validation": validation, "tested": test}
+    return next((why for split, features in parts.items() if (why := _nothing_to_tell(task, split, features))), None)
+
+
+def _nothing_to_tell(task: Classes, split: str, features: Features) -> str | None:
+    """Why these recordings say nothing of the classes, or ``None``."""
+    labels, known = task.of(features)
+    if not len(known):
+        return f"no {split} recording has a {task.kind}"
+    if not (labels[known].any(0) & ~labels[known].all(0)).any():
+        return f"no {task.kind} that some {split} recordings have and others do not"
     return None
 
 
@@ -303,8 +311,9 @@ def _zero_shot_figures(
     """Zero-shot over the recordings that have a superclass; ``rows`` gets the scores."""
     test, task, name = bench.test, SUPERCLASS_TASK, "zero_shot.superclass"
     _, known = task.of(test)
-    if not maker.config.objective.uses_text or not len(known):
-        missing[f"{name}.macro_auroc"] = "no tested recording has a superclass" if not len(known) else NO_TEXT
+    why = _nothing_to_tell(task, "tested", test) or (None if maker.config.objective.uses_text else NO_TEXT)
+    if why:
+        missing[f"{name}.macro_auroc"] = why
         return {}
     prompts = text.superclass_prompts()
     ordered = {label: prompts[label] for label in task.names}

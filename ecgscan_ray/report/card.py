@@ -19,6 +19,7 @@ CARD_FIGURES = {
     "retrieval.page_to_text.recall_at_10": "page to report, recall@10",
     "linear_probe.superclass.macro_auroc": "linear probe, five superclasses, macro AUROC",
     "random.linear_probe.superclass.macro_auroc": "same, randomly initialised encoder",
+    "linear_probe.label.macro_auroc": "linear probe, labels of the archive, macro AUROC",
     "zero_shot.superclass.macro_auroc": "zero-shot, five superclasses, macro AUROC",
     "reconstruction.shown.pearson_r": "redrawn leads, r on what the page shows",
 }
@@ -45,7 +46,7 @@ def model_card(run: str, loaded: LoadedCheckpoint, name: str) -> str:
     """
     environment = _read_json(join(run, "environment.json"))
     report = _read_json(join(run, "report.json"))
-    figures = [(title, Estimate(**report[key])) for key, title in CARD_FIGURES.items() if key in report]
+    figures = [(title, Estimate(**report[key])) for key, title in CARD_FIGURES.items() if _measured(report.get(key))]
     manifest = _manifest(environment.get("store"))
     normalisation = {
         name: buffer.flatten().tolist() for name, buffer in loaded.model.page.tower.named_buffers(recurse=False)
@@ -67,8 +68,13 @@ def model_card(run: str, loaded: LoadedCheckpoint, name: str) -> str:
         manifest=manifest,
         folds=_folds(manifest),
         rows={split: manifest.rows(split) for split in ("train", "validation", "test")} if manifest else {},
+        without_patient=_without_patient(manifest),
         environment=environment,
     )
+
+
+def _measured(entry: dict[str, Any] | None) -> bool:
+    return entry is not None and entry["value"] is not None
 
 
 def _read_json(uri: str) -> dict[str, Any]:
@@ -81,6 +87,14 @@ def _manifest(store: str | None) -> Manifest | None:
         return read_manifest(store) if store else None
     except EcgscanError:
         return None
+
+
+def _without_patient(manifest: Manifest | None) -> int | None:
+    """Recordings whose patient is not known; ``None`` where nobody counted them."""
+    counts = (
+        [split.get("patients", {}).get("recordings_without") for split in manifest.counts.values()] if manifest else []
+    )
+    return sum(count or 0 for count in counts) if counts and None not in counts else None
 
 
 def _folds(manifest: Manifest | None) -> str | None:

@@ -125,6 +125,7 @@ def run_html(all_figures: Figures, evaluation: Evaluation, lines: Sequence[Line]
         label_rows=_label_rows(all_figures),
         redraw_rows=_redraw_rows(all_figures),
         lead_rows=_lead_rows(all_figures),
+        rejected=_reject_scores(all_figures),
         leads=LEADS,
         masks=MASKS,
         curves=figures.learning_curves(lines),
@@ -268,6 +269,12 @@ def _redraw_rows(f: Figures) -> list[dict[str, Any]]:
         cells = [f.get(f"{who}.{mask}.{metric}") for metric in ("pearson_r", "rmse_mv") for mask in MASKS]
         rows.append({"title": title, "cells": cells})
     return rows
+
+
+def _reject_scores(f: Figures) -> dict[str, Estimate]:
+    """Score -> how well it finds wrongly redrawn pages; none where all pages are right, or all wrong."""
+    scores = {name: f.get(f"reject.{name}.auroc") for name in ("lead_residual", "predicted_error", "constant")}
+    return {name.replace("_", " "): score for name, score in scores.items() if score and score.value == score.value}
 
 
 def _lead_rows(f: Figures) -> list[dict[str, Any]]:

@@ -3,7 +3,8 @@
 The driver lists the archive, gives every patient a split and cuts each split, in random order, into shards. A task
 reads, checks and packs the recordings of one shard and writes it in one piece; what cannot be used comes back with its
 reason.
-At the end the driver writes the quarantine and, last of all, the manifest.
+At the end the driver writes the quarantine and, last of all, the manifest. A store that is replaced keeps its manifest and
+shards until then: the new shards have names of their own.
 """
 
 from __future__ import annotations
@@ -19,25 +20,40 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ecgscan_ray.config import ResourceConfig
-from ecgscan_ray.errors import InputError, RecordingError, StoreError
+from ecgscan_ray.errors import InputError, RecordingError, StoreError, printable
 from ecgscan_ray.recording.checks import check
 from ecgscan_ray.recording.labels import superclasses
 from ecgscan_ray.recording.language import language
-from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.recording.sources import Item, Source, open_source
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.cluster import start_ray
 from ecgscan_ray.store import filesystem
-from ecgscan_ray.store.manifest import MANIFEST_NAME, QUARANTINE_NAME, SPLITS, Counts, Manifest, Shard, write_manifest
+from ecgscan_ray.store.lease import exclusive
+from ecgscan_ray.store.manifest import (
+    MANIFEST_NAME,
+    QUARANTINE_NAME,
+    SPLITS,
+    Counts,
+    Manifest,
+    Shard,
+    read_manifest,
+    write_manifest,
+)
+from ecgscan_ray.store.schema import pack
 from ecgscan_ray.store.shards import ShardWriter, write_quarantine
 
 logger = logging.getLogger(__name__)
 
 _SHARDS_A_SPLIT = 8  # at least so many where there are rows enough: the tasks of a small archive
 _ROW_GROUPS_A_SHARD = 64  # at most: 30 MB at 100 Hz, which a task holds in memory
-_OURS = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}\.parquet(\.tmp-\w+)?|{re.escape(QUARANTINE_NAME)}(\.tmp-\w+)?")
+_RATES_HZ = (50.0, 5000.0)
+_OURS = re.compile(
+    rf"((?P<split>{'|'.join(SPLITS)})-\d{{5}}(-r(?P<revision>\d{{1,6}}))?\.parquet"
+    rf"|{re.escape(QUARANTINE_NAME)}|{re.escape(MANIFEST_NAME)})(\.tmp-\w+)?"
+)
 
 Left = dict[str, str]
 """A row of the quarantine table."""
@@ -52,6 +68,7 @@ class ShardJob:
     rate: float | None
     split: str
     number: int
+    revision: int
     row_group_rows: int
     items: list[Item]
 
@@ -71,20 +88,20 @@ def prepare(
     resources: ResourceConfig | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
-    """Make a store from an archive.
+    """Make a store from an archive. Where the same store is finished already, nothing is done.
 
     Args:
         source: Name of the source: ``ptbxl`` or ``folder``.
         from_dir: The archive's folder; on a cluster, one that every node sees.
         to: URI of the store.
-        rate: Recordings of another rate are resampled to this one, Hz; ``None`` keeps each as it is (PTB-XL has 100 and
-            500 as published).
+        rate: Recordings of another rate are resampled to this one, 50 to 5000 Hz; ``None`` keeps each as it is (PTB-XL
+            has 100 and 500 as published).
         validation_folds: The source's folds that validate. Without folds, a tenth of the patients, by a stable hash.
         test_folds: The source's folds that test; otherwise likewise.
         limit: Take only so many recordings, chosen at random.
         row_group_rows: Rows of a Parquet row group: what the stream reads at once.
         seed: Of the rows' random order.
-        overwrite: Replace a store that is there.
+        overwrite: Replace a store that is there; it stays as it is until the new one is complete.
         resources: Of a cluster started here.
         progress: Called with the recordings done and their total after each shard.
 
@@ -92,38 +109,143 @@ def prepare(
         The manifest, which is also the last file written.
 
     Raises:
-        InputError: No such source, no recordings in ``from_dir``, or none that can be used.
-        StoreError: ``to`` cannot be written, or holds a store already.
+        InputError: No such source, an argument out of its range, no recordings in ``from_dir``, a table that is not
+            understood, or no recording that can be used.
+        StoreError: ``to`` cannot be written, holds another store already, or is being written by another command.
         WorkError: A task failed.
     """
-    if "://" in from_dir:
-        raise InputError("archives are read from a local folder", where=from_dir, fix="Copy it, or mount it.")
+    _check_arguments(rate, limit, row_group_rows, validation_folds, test_folds)
+    archive = open_source(source, rate)
+    items = archive.list_records(_local_folder(from_dir))
+    settings: dict[str, Any] = {"rate": rate, "limit": limit, "seed": seed, "row_group_rows": row_group_rows}
+    settings |= {"validation_folds": list(validation_folds), "test_folds": list(test_folds), "archive": _digest(items)}
+    store = filesystem.absolute(to)
+    with exclusive(store, "ecgscan prepare"):
+        there = filesystem.exists(filesystem.join(store, MANIFEST_NAME))
+        if there and not overwrite:
+            return _same(store, read_manifest(store), source, settings)
+        filesystem.open_filesystem(store, create=True)
+        kept = _kept_meanwhile(store) if there else set()
+        _clear(store, kept)
+        order = np.random.default_rng(seed).permutation(len(items))[:limit]
+        by_split, left = assign_splits([items[k] for k in order], validation_folds, test_folds)
+        _tell_splits(by_split)
+        jobs = shard_jobs(by_split, store, source, rate, row_group_rows, _unused_revision(kept))
+        shards, counts, unreadable = _run(jobs, resources or ResourceConfig(), progress, where=store)
+        left += unreadable
+        if shards or not there:
+            write_quarantine(store, left)
+        if not shards:
+            raise InputError(f"none of {len(order)} recordings can be used ({_reasons(left)})", where=from_dir)
+        manifest = Manifest(
+            source=source,
+            licence=archive.licence,
+            settings=settings,
+            shards=sorted(shards, key=lambda shard: (SPLITS.index(shard.split), shard.path)),
+            counts=_with_patients(counts, by_split, left),
+            quarantined=_by_reason(left),
+        )
+        _check_files(store, manifest)
+        write_manifest(store, manifest)
+        _clear(store, _names(manifest))
+    return manifest
+
+
+def _check_arguments(
+    rate: float | None,
+    limit: int | None,
+    row_group_rows: int,
+    validation_folds: Sequence[int],
+    test_folds: Sequence[int],
+) -> None:
+    if rate is not None and not _RATES_HZ[0] <= rate <= _RATES_HZ[1]:
+        fix = f"Give {_RATES_HZ[0]:g} to {_RATES_HZ[1]:g} Hz, or 0 to keep each recording's own."
+        raise InputError(f"rate {rate:g} makes no sense", fix=fix)
+    if limit is not None and limit < 1:
+        raise InputError(
+            f"limit {limit} makes no sense", fix="Give at least 1, or leave it out to take all recordings."
+        )
+    if row_group_rows < 1:
+        raise InputError(f"row groups of {row_group_rows} rows make no sense")
     if set(validation_folds) & set(test_folds):
         raise InputError(f"validation folds {list(validation_folds)} and test folds {list(test_folds)} overlap")
-    archive = open_source(source, rate)
-    items = archive.list_records(filesystem.absolute(from_dir))
-    store = filesystem.absolute(to)
-    _claim(store, overwrite)
-    order = np.random.default_rng(seed).permutation(len(items))[:limit]
-    by_split, left = assign_splits([items[k] for k in order], validation_folds, test_folds)
-    jobs = shard_jobs(by_split, store, source, rate, row_group_rows)
-    shards, counts, unreadable = _run(jobs, resources or ResourceConfig(), progress, where=store)
-    left += unreadable
-    write_quarantine(store, left)
-    if not shards:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in _by_reason(left).items())
-        raise InputError(f"none of {len(order)} recordings can be used ({reasons})", where=from_dir)
-    settings: dict[str, Any] = {"rate": rate, "limit": limit, "seed": seed, "row_group_rows": row_group_rows}
-    manifest = Manifest(
-        source=source,
-        licence=archive.licence,
-        settings=settings | {"validation_folds": list(validation_folds), "test_folds": list(test_folds)},
-        shards=sorted(shards, key=lambda shard: (SPLITS.index(shard.split), shard.path)),
-        counts=_with_patients(counts, by_split, left),
-        quarantined=_by_reason(left),
-    )
-    write_manifest(store, manifest)
-    return manifest
+
+
+def _local_folder(from_dir: str) -> str:
+    folder = filesystem.absolute(from_dir)
+    if not filesystem.is_local(folder):
+        fix = "Mount it, or copy it to a folder that every node sees."
+        raise InputError("archives are read from a local folder", where=folder, fix=fix)
+    return folder
+
+
+def _digest(items: Sequence[Item]) -> str:
+    """Of the listing: the same archive in another place has the same one."""
+    listing = [[item.id, item.patient_id, item.fold, item.split, item.details] for item in items]
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
+def _same(store: str, old: Manifest, source: str, settings: dict[str, Any]) -> Manifest:
+    """The manifest of a finished store, if it is the one that was asked for.
+
+    Raises:
+        StoreError: It is another one, or files of it are gone.
+    """
+    theirs, ours = old.settings | {"source": old.source}, settings | {"source": source}
+    different = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
+    if different:
+        fix = "Choose another place, or overwrite it (--overwrite)."
+        raise StoreError(f"there is a store already, of other settings ({', '.join(different)})", where=store, fix=fix)
+    _check_files(store, old)
+    logger.info("%s is finished already: nothing to do", store)
+    return old
+
+
+def _check_files(store: str, manifest: Manifest) -> None:
+    """Every shard is there and as long as the manifest says.
+
+    Raises:
+        StoreError: One is not.
+    """
+    sizes = filesystem.list_sizes(store)
+    for shard in manifest.shards:
+        if sizes.get(shard.path) != shard.bytes:
+            problem = f"has {sizes[shard.path]} bytes, not {shard.bytes}" if shard.path in sizes else "is missing"
+            raise StoreError(
+                problem, where=filesystem.join(store, shard.path), fix="Prepare it again with --overwrite."
+            )
+
+
+def _names(manifest: Manifest) -> set[str]:
+    return {MANIFEST_NAME, QUARANTINE_NAME, *(shard.path for shard in manifest.shards)}
+
+
+def _kept_meanwhile(store: str) -> set[str]:
+    """Files of the store that is to be replaced; all that look like ours where its manifest cannot be read."""
+    try:
+        return _names(read_manifest(store))
+    except StoreError:
+        return {name for name in filesystem.list_files(store) if _OURS.fullmatch(name)}
+
+
+def _unused_revision(kept: set[str]) -> int:
+    """The first number that no shard among these carries."""
+    used = {int(match["revision"] or 0) for name in kept if (match := _OURS.fullmatch(name)) and match["split"]}
+    return next(number for number in range(len(used) + 1) if number not in used)
+
+
+def _tell_splits(by_split: dict[str, list[Item]]) -> None:
+    """Say whose patient is unknown, and which split will be empty."""
+    items = [item for members in by_split.values() for item in members]
+    unknown = sum(item.patient_id is None for item in items)
+    if unknown:
+        what = "have no patient and are split one by one: recordings of one patient may be in two splits"
+        logger.warning("%d of %d recordings %s", unknown, len(items), what)
+    empty = [split for split in SPLITS if not by_split.get(split)]
+    if empty:
+        folds = sorted({item.fold for item in items if item.fold is not None})
+        known = f"; the table's folds are {', '.join(map(str, folds[:20]))}" if folds else ""
+        logger.warning("no recording is in the split %s%s", " or ".join(empty), known)
 
 
 def assign_splits(
@@ -164,15 +286,16 @@ def _split(item: Item, validation_folds: Sequence[int], test_folds: Sequence[int
 
 
 def shard_jobs(
-    by_split: dict[str, list[Item]], store: str, source: str, rate: float | None, row_group_rows: int
+    by_split: dict[str, list[Item]], store: str, source: str, rate: float | None, row_group_rows: int, revision: int = 0
 ) -> list[ShardJob]:
-    """Cut each split into shards of whole row groups."""
+    """Cut each split into shards of whole row groups, whose names carry the revision."""
     jobs = []
     for split, items in by_split.items():
         groups = math.ceil(len(items) / row_group_rows)
         size = min(_ROW_GROUPS_A_SHARD, max(1, math.ceil(groups / _SHARDS_A_SPLIT))) * row_group_rows
         for number, start in enumerate(range(0, len(items), size)):
-            jobs.append(ShardJob(store, source, rate, split, number, row_group_rows, items[start : start + size]))
+            part = items[start : start + size]
+            jobs.append(ShardJob(store, source, rate, split, number, revision, row_group_rows, part))
     return jobs
 
 
@@ -185,40 +308,53 @@ def write_shard(job: ShardJob) -> tuple[Shard | None, list[Left], dict[str, dict
     Raises:
         StoreError: The store cannot be written.
     """
-    source, writer = open_source(job.source, job.rate), ShardWriter(job.store, job.split, job.number)
+    source = open_source(job.source, job.rate)
+    writer = ShardWriter(job.store, job.split, job.number, revision=job.revision)
     left: list[Left] = []
     counts: dict[str, Counter[str]] = {"superclass": Counter(), "language": Counter(), "fs": Counter()}
-    waiting: list[Recording] = []
+    waiting: list[pa.Table] = []
     for item in job.items:
-        recording = _usable(source, item, job.rate, left)
-        if recording is None:
-            continue
-        counts["superclass"].update(superclasses(recording.labels) or {"none"})
-        counts["language"][language(recording.report) or "none"] += 1
-        counts["fs"][f"{recording.fs:g}"] += 1
-        waiting.append(recording)
+        row = _row_of(source, item, job, counts, left)
+        if row is not None:
+            waiting.append(row)
         if len(waiting) == job.row_group_rows:
-            writer.add(waiting)
+            writer.add_table(pa.concat_tables(waiting))
             waiting = []
-    writer.add(waiting)
+    if waiting:
+        writer.add_table(pa.concat_tables(waiting))
     return writer.close(), left, {facet: dict(count) for facet, count in counts.items()}
 
 
-def _usable(source: Source, item: Item, rate: float | None, left: list[Left]) -> Recording | None:
+def _row_of(
+    source: Source, item: Item, job: ShardJob, counts: dict[str, Counter[str]], left: list[Left]
+) -> pa.Table | None:
+    """One recording read, checked, packed and counted; whatever is wrong with it is its reason to be left out."""
     try:
         recording = source.read(item)
         check(recording)
-        return recording if rate is None else recording.resampled(float(rate))
+        recording = recording if job.rate is None else recording.resampled(float(job.rate))
+        row = pack([recording], job.split)
     except RecordingError as error:
-        left.append(_left(item, error.reason, error.what))
+        left.append(_left(item, error.reason, f"{error.what}. {error.fix}" if error.fix else error.what))
     except Exception as error:  # one odd file must not end the job
         logger.warning("recording %s: %r", item.id, error)
         left.append(_left(item, "unreadable", f"{type(error).__name__}: {error}"))
+    else:
+        counts["superclass"].update(superclasses(recording.labels) or {"none"})
+        counts["language"][language(recording.report) or "none"] += 1
+        counts["fs"][f"{recording.fs:g}"] += 1
+        return row
     return None
 
 
 def _left(item: Item, reason: str, detail: str) -> Left:
-    return {"id": item.id, "origin": item.path, "reason": reason, "detail": " ".join(detail.split())[:300]}
+    return {"id": item.id, "origin": printable(item.path), "reason": reason, "detail": printable(detail)[:300]}
+
+
+def _reasons(left: Sequence[Left]) -> str:
+    """Counts by reason, with the first one's words."""
+    counts = ", ".join(f"{reason} {count}" for reason, count in _by_reason(left).items())
+    return f"{counts}; {left[0]['id']}: {left[0]['detail']}" if left else counts
 
 
 def _by_reason(left: Sequence[Left]) -> dict[str, int]:
@@ -273,22 +409,17 @@ def _task(row: dict[str, str]) -> dict[str, str]:
 
 
 def _with_patients(counts: Counts, by_split: dict[str, list[Item]], left: Sequence[Left]) -> Counts:
-    """The counts, sorted, with the number of known patients whose recordings are in each split."""
+    """The counts, sorted, with the known patients of each split and its recordings without one."""
     gone = {row["id"] for row in left}
     for split, items in by_split.items():
-        patients = {item.patient_id for item in items if item.id not in gone} - {None}
-        counts[split]["patients"] = {"known": len(patients)}
+        patients = Counter(item.patient_id for item in items if item.id not in gone)
+        unknown = patients.pop(None, 0)
+        counts[split]["patients"] = {"known": len(patients), "recordings_without": unknown}
     return {split: {facet: dict(sorted(values.items())) for facet, values in counts[split].items()} for split in SPLITS}
 
 
-def _claim(store: str, overwrite: bool) -> None:
-    """Show that the store can be written, and clear away what an earlier attempt left."""
-    filesystem.open_filesystem(store, create=True)
-    if filesystem.exists(filesystem.join(store, MANIFEST_NAME)):
-        if not overwrite:
-            fix = "Choose another place, or overwrite it (--overwrite)."
-            raise StoreError("there is a store already", where=store, fix=fix)
-        filesystem.delete_file(filesystem.join(store, MANIFEST_NAME))  # first: from here on it is no store
+def _clear(store: str, kept: set[str]) -> None:
+    """Delete what other attempts and revisions left."""
     for name in filesystem.list_files(store):
-        if _OURS.fullmatch(name):
+        if _OURS.fullmatch(name) and name not in kept:
             filesystem.delete_file(filesystem.join(store, name))

@@ -29,13 +29,14 @@ from ecgscan_ray.runtime import ablation
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.cluster import root_cause, start_ray
 from ecgscan_ray.runtime.demand import Need, await_room
+from ecgscan_ray.runtime.fit_to_store import fit_to_store
 from ecgscan_ray.runtime.pretrain import pretrain
 from ecgscan_ray.runtime.run_folder import read_json, refuse_other_things, total_steps
 from ecgscan_ray.runtime.stream import needs
 from ecgscan_ray.runtime.trials import StopRule, TrialBook, trial_id
 from ecgscan_ray.store.filesystem import absolute, delete_file, exists, join, open_filesystem, write_bytes_atomic
 from ecgscan_ray.store.lease import LEASE_NAME, exclusive
-from ecgscan_ray.store.manifest import read_manifest
+from ecgscan_ray.store.manifest import Manifest, read_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +99,8 @@ def sweep(
     base = merge(read_yaml(config.base), config.base_overrides)
     _check_space(config, base)
     manifest = read_manifest(store)
+    if train is None:
+        _check_store(config, build(Config, base, where=f"base {config.base}"), store, manifest)
     book = TrialBook(out, config.metric)
     with exclusive(out, "ecgscan sweep"):
         return _sweep(config, base, store, manifest.digest(), book, fresh, train)
@@ -158,6 +161,22 @@ def _check_metric(metric: str, base: Config) -> None:
         raise ConfigError(f"no trial measures '{metric}'", where="metric", fix=near_miss(metric, known))
     if not base.training.validation_rows:
         raise ConfigError("the metric is never measured: training.validation_rows is 0", where=metric)
+
+
+def _check_store(config: SweepConfig, base: Config, store: str, manifest: Manifest) -> None:
+    """Says once what every trial would leave out on this store, where nobody reads it."""
+    fitted = fit_to_store(base, store, manifest)
+    measured = [f"validation.{name}" for name in SCORES[base.task] if "text" not in name or fitted.objective.uses_text]
+    if not fitted.training.validation_rows or config.metric not in measured:
+        raise ConfigError(
+            f"'{config.metric}' cannot be measured on this store",
+            where=store,
+            fix="Prepare it with validation recordings (--validation-folds, or a column 'split')."
+            if not fitted.training.validation_rows
+            else f"It has no reports; name another metric: {', '.join(measured)}.",
+        )
+    if "objective.gram_weight" in config.space and not fitted.objective.uses_text:
+        logger.warning("objective.gram_weight is in the space, and has no effect without reports")
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

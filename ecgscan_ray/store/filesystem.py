@@ -211,11 +211,15 @@ def exists(uri: str) -> bool:
 
 def list_files(uri: str, recursive: bool = False) -> list[str]:
     """Names of the files under ``uri``, relative to it and sorted; empty where there is no such folder."""
+    return sorted(list_sizes(uri, recursive))
+
+
+def list_sizes(uri: str, recursive: bool = False) -> dict[str, int]:
+    """Name -> bytes of the files under ``uri``; as ``list_files``."""
     filesystem, path = open_filesystem(uri)
     with explained(uri, "cannot be listed"):
         found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=recursive))
-    names = (info.path[len(path) :].lstrip("/") for info in found if info.type == fs.FileType.File)
-    return sorted(names)
+    return {info.path[len(path) :].lstrip("/"): info.size for info in found if info.type == fs.FileType.File}
 
 
 def list_names(uri: str) -> list[str]:

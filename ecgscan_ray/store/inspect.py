@@ -9,11 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from ecgscan_ray.recording.labels import superclasses
+from ecgscan_ray.recording.reports import repaired
 from ecgscan_ray.store.manifest import SPLITS, Manifest, Shard, read_manifest
 from ecgscan_ray.store.schema import SCHEMA, unpack_signals
 from ecgscan_ray.store.shards import ShardError, read_row_groups
 
 _LAW_UV = 2.0
+_MOST_FREQUENT = 20
 
 
 def inspect(store_uri: str) -> dict[str, Any]:
@@ -21,10 +23,12 @@ def inspect(store_uri: str) -> dict[str, Any]:
 
     Returns:
         ``digest``, ``source``, ``licence``, ``settings``, ``schema`` (column -> type), ``shards``, ``bytes``,
-        ``bytes_per_row``, ``splits`` (split -> rows, patients, superclass, language, fs, report), ``quarantined``,
-        ``patients_in_two_splits``, ``missing_share`` (of all samples), ``flat_leads`` (recordings with one),
-        ``lead_residual_uv`` (median, max, and recordings above 2 uV), ``rounding_uv`` (largest), and ``damaged``
-        (shards that are missing or differ from the manifest; their rows are not counted).
+        ``bytes_per_row``, ``splits`` (split -> rows, patients, rows_without_patient, superclass, language, fs, report,
+        labels: rows of the most frequent codes, other_labels: how many more codes there are), ``quarantined``,
+        ``patients_in_two_splits`` (of the known ones), ``rows_without_patient``, ``missing_share`` (of all samples),
+        ``flat_leads`` (recordings with one), ``lead_residual_uv`` (median, max, and recordings above 2 uV),
+        ``rounding_uv`` (largest), and ``damaged`` (shards that are missing or differ from the manifest; their rows are
+        not counted).
 
     Raises:
         StoreError: There is no store.
@@ -47,6 +51,7 @@ def inspect(store_uri: str) -> dict[str, Any]:
         "splits": {split: tally.split(split) for split in SPLITS},
         "quarantined": manifest.quarantined,
         "patients_in_two_splits": tally.leaks(),
+        "rows_without_patient": tally.without_patient.total(),
         "missing_share": tally.missing / max(1, tally.samples),
         "flat_leads": tally.flat,
         "lead_residual_uv": {
@@ -80,6 +85,8 @@ class _Tally:
     def __init__(self) -> None:
         self.facets: dict[str, dict[str, Counter[str]]] = {split: defaultdict(Counter) for split in SPLITS}
         self.patients: dict[str, set[tuple[str, str]]] = {split: set() for split in SPLITS}
+        self.labels: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
+        self.without_patient: Counter[str] = Counter()
         self.rows: Counter[str] = Counter()
         self.residual_uv: list[float] = []
         self.rounding_uv = 0.0
@@ -93,8 +100,11 @@ class _Tally:
             facets["superclass"].update(superclasses(code for code, _ in row["labels"]) or {"none"})
             facets["language"][row["language"] or "none"] += 1
             facets["fs"][f"{row['fs']:g}"] += 1
-            facets["report"]["with" if row["report"] else "without"] += 1
-            if row["patient_id"] is not None:
+            facets["report"]["with" if repaired(row["report"], row["source"]) else "without"] += 1
+            self.labels[split].update(code for code, _ in row["labels"])
+            if row["patient_id"] is None:
+                self.without_patient[split] += 1
+            else:
                 self.patients[split].add((row["source"], row["patient_id"]))
         self.rows[split] += len(table)
         self.residual_uv += table["lead_residual_uv"].to_pylist()
@@ -110,7 +120,15 @@ class _Tally:
     def split(self, split: str) -> dict[str, Any]:
         """Counts of one split."""
         facets = {facet: dict(sorted(values.items())) for facet, values in self.facets[split].items()}
-        return {"rows": self.rows[split], "patients": len(self.patients[split]), **facets}
+        labels = self.labels[split]
+        return {
+            "rows": self.rows[split],
+            "patients": len(self.patients[split]),
+            "rows_without_patient": self.without_patient[split],
+            **facets,
+            "labels": dict(labels.most_common(_MOST_FREQUENT)),
+            "other_labels": max(0, len(labels) - _MOST_FREQUENT),
+        }
 
     def leaks(self) -> int:
         """Patients in more than one split."""

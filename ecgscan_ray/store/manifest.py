@@ -22,6 +22,9 @@ MAX_ROW_GROUP = 2**20
 MAX_SHARD_BYTES = 2**40
 _NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9._-]*")
 
+_REVISION = re.compile(r"-r\d+(?=\.parquet$)")
+"""Of a store that replaced another one in the same place: ``train-00000-r1.parquet``."""
+
 Counts = dict[str, dict[str, dict[str, int]]]
 """split -> facet (``superclass``, ``language``, ``fs``, ``patients``) -> value -> rows."""
 
@@ -72,8 +75,9 @@ class Manifest(BaseModel):
     quarantined: dict[str, int] = {}
 
     def digest(self) -> str:
-        """sha256 of the content: equal for stores with equal rows in equal order."""
-        content = [self.schema_version, self.source, [(s.path, s.split, s.row_groups, s.sha256) for s in self.shards]]
+        """sha256 of the content: equal for stores with equal rows in equal order, whichever revision their names carry."""
+        shards = [(_REVISION.sub("", s.path), s.split, s.row_groups, s.sha256) for s in self.shards]
+        content = [self.schema_version, self.source, shards]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def shards_of(self, split: str) -> list[Shard]:

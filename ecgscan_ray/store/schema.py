@@ -18,6 +18,7 @@ from ecgscan_ray.errors import RecordingError
 from ecgscan_ray.recording.language import language
 from ecgscan_ray.recording.leads import lead_residual_uv
 from ecgscan_ray.recording.recording import Recording
+from ecgscan_ray.recording.reports import repaired
 
 PLANES = ("leads_low", "leads_high", "laws_low", "laws_high")
 SCHEMA = pa.schema(
@@ -183,7 +184,7 @@ def unpack(table: pa.Table) -> list[Recording]:
             patient_id=row["patient_id"],
             signal_mv=signal,
             fs=row["fs"],
-            report=row["report"],
+            report=repaired(row["report"], row["source"]),  # older stores hold it as published
             labels=dict(row["labels"]),
             age=row["age"],
             sex=row["sex"],

@@ -37,11 +37,14 @@ class ShardWriter:
         split: ``train``, ``validation`` or ``test``.
         number: Of the shard within its split.
         compression_level: Of Zstandard.
+        revision: Of the store in its place; 0 for the first one.
     """
 
-    def __init__(self, store_uri: str, split: str, number: int, compression_level: int = COMPRESSION_LEVEL) -> None:
+    def __init__(
+        self, store_uri: str, split: str, number: int, compression_level: int = COMPRESSION_LEVEL, revision: int = 0
+    ) -> None:
         self._store_uri, self._split = store_uri, split
-        self._path = f"{split}-{number:05d}.parquet"
+        self._path = f"{split}-{number:05d}{f'-r{revision}' if revision else ''}.parquet"
         self._row_groups: list[int] = []
         self._sink = pa.BufferOutputStream()
         self._writer = parquet_writer(self._sink, SCHEMA, compression_level)
@@ -267,10 +270,14 @@ def iterate_rows(store_uri: str, manifest: Manifest, split: str, limit: int | No
 
 
 def iterate_reports(store_uri: str, manifest: Manifest, split: str) -> Iterator[str | None]:
-    """Reports of one split in the store's order; of the shards only this column is read."""
+    """Reports of one split in the store's order, shard by shard; of a shard only this column is decoded.
+
+    Raises:
+        ShardError: A shard is missing, damaged, or another one.
+    """
     for shard in manifest.shards_of(split):
-        for group in range(len(shard.row_groups)):
-            yield from read_row_groups(store_uri, shard, [group], columns=["report"])["report"].to_pylist()
+        groups = range(len(shard.row_groups))
+        yield from read_row_groups(store_uri, shard, groups, columns=["report"])["report"].to_pylist()
 
 
 def write_quarantine(store_uri: str, rows: Sequence[dict[str, str]]) -> None:

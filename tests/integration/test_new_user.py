@@ -40,7 +40,7 @@ def make_archive(root: Path) -> Path:
         split = "train" if number < 30 else "validation" if number < 40 else "test"
         rows.append({"record": record, "labels": ";".join(labels), "split": split})
     with open(root / "recordings.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["record", "labels", "split"])
+        writer = csv.DictWriter(file, ["record", "labels", "split"], delimiter=";")
         writer.writeheader()
         writer.writerows(rows)
     return root

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,11 @@ def test_bad_recordings_go_to_quarantine_and_the_rest_goes_on(
     assert report["patients_in_two_splits"] == 0
     assert report["damaged"] == []
     assert report["missing_share"] == 0
+    assert report["rows_without_patient"] == 0
+    labels = Counter(code for recording in found["train"] for code in recording.labels)
+    counted = report["splits"]["train"]
+    assert counted["labels"] == dict(labels.most_common(20))
+    assert counted["other_labels"] == max(0, len(labels) - 20)
     assert {split: facets["rows"] for split, facets in report["splits"].items()} == {
         split: manifest.rows(split) for split in found
     }
@@ -100,19 +106,26 @@ def test_bad_recordings_go_to_quarantine_and_the_rest_goes_on(
 
 
 def test_the_same_command_gives_the_same_store_and_never_replaces_one_unasked(
-    ray_cluster: None, sample_tree: Path, tmp_path: Path
+    ray_cluster: None, sample_tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     part_of_sample(sample_tree, tmp_path / "tree", 12)
     tree, store = str(tmp_path / "tree"), str(tmp_path / "store")
     first = prepare("ptbxl", tree, store, **FOLDS, limit=9)
     assert sum(first.rows(split) for split in ("train", "validation", "test")) == 9
-    with pytest.raises(StoreError, match="a store already"):
+    with pytest.raises(StoreError, match=r"a store already, of other settings \(limit\)"):
         prepare("ptbxl", tree, store, **FOLDS)
-    assert read_manifest(store).digest() == first.digest()
+    with caplog.at_level("INFO", "ecgscan_ray"):
+        assert prepare("ptbxl", tree, store, **FOLDS, limit=9) == first
+    assert "finished already" in caplog.text
     (tmp_path / "store/train-00077.parquet").write_bytes(b"left by a crash")
     again = prepare("ptbxl", tree, store, **FOLDS, limit=9, overwrite=True)
     assert again.digest() == first.digest()
-    assert not (tmp_path / "store/train-00077.parquet").exists()
+    assert sorted(filesystem.list_files(store)) == sorted(
+        ["manifest.json", "quarantine.parquet", *(shard.path for shard in again.shards)]
+    )
+    (tmp_path / "store" / again.shards[0].path).unlink()
+    with pytest.raises(StoreError, match=r"is missing\. Prepare it again with --overwrite"):
+        prepare("ptbxl", tree, store, **FOLDS, limit=9)
     other = prepare("ptbxl", tree, str(tmp_path / "other"), **FOLDS, seed=1)
     assert other.digest() != first.digest()
 
@@ -121,11 +134,25 @@ def test_an_archive_of_bad_recordings_is_no_store(ray_cluster: None, sample_tree
     rows = part_of_sample(sample_tree, tmp_path / "tree", 3)
     for row in rows:
         (tmp_path / "tree" / f"{row['filename_lr']}.dat").write_bytes(b"")
-    with pytest.raises(InputError, match=r"none of 3 recordings.*truncated 3"):
+    with pytest.raises(InputError, match=r"none of 3 recordings.*truncated 3; \d+: fewer samples"):
         prepare("ptbxl", str(tmp_path / "tree"), str(tmp_path / "store"), **FOLDS)
     with pytest.raises(StoreError, match="not a store"):
         read_manifest(str(tmp_path / "store"))
     assert len(read_quarantine(str(tmp_path / "store"))) == 3
+
+
+def test_a_store_stays_until_the_new_one_is_whole(ray_cluster: None, sample_tree: Path, tmp_path: Path) -> None:
+    rows = part_of_sample(sample_tree, tmp_path / "tree", 6)
+    tree, store = str(tmp_path / "tree"), str(tmp_path / "store")
+    first = prepare("ptbxl", tree, store, **FOLDS)
+    before = ids(store, first)
+    for row in rows:
+        (tmp_path / "tree" / f"{row['filename_lr']}.dat").unlink()
+    with pytest.raises(InputError, match="none of 6 recordings can be used"):
+        prepare("ptbxl", tree, store, **FOLDS, overwrite=True)
+    assert read_manifest(store) == first
+    assert ids(store, first) == before
+    assert len(read_quarantine(store)) == 0, "that of the store which is there"
 
 
 def test_a_store_in_a_bucket(ray_cluster: None, s3_server: str, sample_tree: Path, tmp_path: Path) -> None:
@@ -139,8 +166,7 @@ def test_a_store_in_a_bucket(ray_cluster: None, s3_server: str, sample_tree: Pat
         ["manifest.json", "quarantine.parquet", *(shard.path for shard in manifest.shards)]
     )
     assert inspect(store)["damaged"] == []
-    with pytest.raises(StoreError, match="a store already"):
-        prepare("ptbxl", str(tmp_path / "tree"), store, **FOLDS)
+    assert prepare("ptbxl", str(tmp_path / "tree"), store, **FOLDS) == manifest
 
 
 def test_a_bucket_that_is_not_there(s3_server: str, sample_tree: Path) -> None:

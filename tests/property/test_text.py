@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ecgscan_ray.recording.reports import repaired
 from ecgscan_ray.text import encode, fit_tokenizer, normalise
 
 TOKENIZER = fit_tokenizer(["sinusrhythmus normales ekg", "sinus rhythm. normal ecg."], 300)
@@ -17,6 +18,12 @@ reports = st.lists(letters | pieces).map("".join)
 def test_normalising_twice_is_normalising_once(report: str) -> None:
     once = normalise(report)
     assert normalise(once) == once
+
+
+@given(reports)
+def test_repairing_twice_is_repairing_once(report: str) -> None:
+    once = repaired(report, "ptbxl")
+    assert repaired(once, "ptbxl") == once
 
 
 @given(reports, st.integers(4, 40))

@@ -1,27 +1,44 @@
 """One's own folder of WFDB records, with an optional table of reports and labels.
 
-The table is ``recordings.csv`` (or the only CSV file) at the top of the folder. Of its columns only ``record`` is
-required: the record's path from the folder, without ending. ``patient_id``, ``report``, ``labels`` (``NORM;SR`` or
-``{'NORM': 100, 'SR': 0}``), ``age``, ``sex`` (male, female), ``fold`` and ``split`` (train, validation, test) are used
-where present. Records that the table lacks are read without them.
+The table is ``recordings.csv``, or the only CSV file with a column ``record``, at the top of the folder. Of its columns
+only ``record`` is required: the record's path from the folder, without ending. ``patient_id``, ``report``, ``labels``
+(``NORM;SR``, ``['NORM', 'SR']`` or ``{'NORM': 100, 'SR': 0}``), ``age``, ``sex`` (male, female), ``fold`` and ``split``
+(train, validation, test) are used where present. Records that the table lacks are read without them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import logging
 import os
 import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from ecgscan_ray.errors import InputError, RecordingError
+from ecgscan_ray.errors import InputError, RecordingError, printable
 from ecgscan_ray.recording.recording import Recording
-from ecgscan_ray.recording.sources.ptbxl import parse_codes
-from ecgscan_ray.recording.sources.source import Item, integer, read_csv
-from ecgscan_ray.recording.wfdb import parse_age, parse_sex, read_wfdb
+from ecgscan_ray.recording.sources.labels import HOW, parse_labels
+from ecgscan_ray.recording.sources.source import Item
+from ecgscan_ray.recording.sources.table import Row, Table, column_names, read_table
+from ecgscan_ray.recording.values import identifier, plain
+from ecgscan_ray.recording.wfdb import read_wfdb
+
+logger = logging.getLogger(__name__)
 
 TABLE = "recordings.csv"
-_PATIENT = re.compile(rb"(?im)^#[ \t]*patient id[ \t]*:[ \t]*(\S+)")
-_SPLITS = {"": None, "train": "train", "val": "validation", "validation": "validation", "test": "test"}
+COLUMNS = ("record", "patient_id", "report", "labels", "age", "sex", "fold", "split")
+MAX_AGE, MAX_FOLD = 130, 9999
+_DECISIVE = ("patient_id", "report", "labels", "fold", "split")
+"""A column that is nearly called so is refused: left out unseen, it would change what is trained or who is tested."""
+_ENDING = re.compile(r"\.(hea|dat|mat)$", re.IGNORECASE)
+_HEADER_BYTES = 2**20
+_PATIENT = re.compile(r"(?im)^#[ \t]*patient id[ \t]*:[ \t]*(\S[^\r\n]*)")
+_MASTER = re.compile(r"\S+/(\d{1,6})")
+_SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+_SEXES = {"m": "male", "male": "male", "f": "female", "female": "female"}
 
 
 class Folder:
@@ -42,73 +59,254 @@ class Folder:
         root = Path(folder)
         if not root.is_dir():
             raise InputError("no such folder", where=folder)
-        found = {path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.hea")}
-        rows = {_record(row["record"]): row for row in _table(root)}
-        records = sorted(found | rows.keys())
-        if not records:
+        headers = {path: _Header.read(root / f"{path}.hea") for path in _records(root)}
+        paths = _by_name(headers.keys() - _parts(headers))
+        table = _table(root)
+        rows = _rows_by_record(table, paths) if table else {}
+        if not paths and not rows:
             raise InputError("no recordings: no .hea file here", where=folder, fix="Give a folder of WFDB records.")
-        return [_item(root, record, rows.get(record, {})) for record in records]
+        if table:
+            _tell_what_is_not_used(table)
+            _match(table, rows, paths)
+        records = sorted({*paths, *rows})
+        items = [_item(root, paths.get(record, record), rows.get(record), headers) for record in records]
+        _tell_similar_patients(items)
+        return items
 
     def read(self, item: Item) -> Recording:
         """One recording; see ``Source``."""
         details = item.details
-        recording = read_wfdb(item.path, id=item.id, source=self.name, patient_id=item.patient_id)
+        recording = read_wfdb(item.path, id=item.id, source=self.name)
         try:
-            labels = _labels(details["labels"]) if details.get("labels") else recording.labels
+            labels = parse_labels(details["labels"]) if "labels" in details else recording.labels
         except ValueError:
             problem = f"labels not understood: {details['labels'][:60]!r}"
-            raise RecordingError(problem, reason="labels", where=item.id) from None
+            raise RecordingError(problem, reason="labels", where=item.id, fix=f"{HOW}.") from None
         return dataclasses.replace(
             recording,
-            report=details.get("report") or None,
+            patient_id=item.patient_id,
+            report=details.get("report"),
             labels=labels,
-            age=parse_age(details.get("age")) if details.get("age") else recording.age,
-            sex=parse_sex(details.get("sex")) or recording.sex,
+            age=float(details["age"]) if "age" in details else recording.age,
+            sex=details.get("sex", recording.sex),
             fold=item.fold,
         )
 
 
-def _table(root: Path) -> list[dict[str, str]]:
-    tables = sorted(root.glob("*.csv"))
-    if root / TABLE in tables:
-        tables = [root / TABLE]
-    if len(tables) > 1:
-        raise InputError("several CSV files", where=root, fix=f"Call the table of recordings {TABLE}.")
-    return read_csv(tables[0], ("record",)) if tables else []
+@dataclasses.dataclass(frozen=True)
+class _Header:
+    """What a header says that must be known before recordings are split."""
+
+    patient_id: str | None = None
+    segments: tuple[str, ...] = ()
+    """Records that this one is made of, which are none of their own."""
+
+    @classmethod
+    def read(cls, path: Path) -> _Header:
+        try:
+            with open(path, "rb") as file:
+                text = file.read(_HEADER_BYTES).decode("utf-8", errors="replace")
+        except OSError:
+            return cls()  # reading the recording will say so
+        patient = _PATIENT.search(text)
+        names = [line.split()[0] for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        master = _MASTER.fullmatch(names[0]) if names else None
+        segments = names[1 : 1 + int(master[1])] if master else ()
+        return cls(identifier(patient[1]) if patient else None, tuple(segments))
 
 
-def _record(text: str) -> str:
-    """A record's name in one spelling: no ending, forward slashes, nothing that leads out of the folder."""
-    record = os.path.normpath(text.strip().replace("\\", "/").removesuffix(".hea").removesuffix(".dat"))
-    if record.startswith(("/", "..")):
-        raise InputError(f"record '{text}' lies outside the folder", fix="Paths in the table start at the folder.")
+def _parts(headers: Mapping[str, _Header]) -> set[str]:
+    """Records that a master header names as its segments; a master is no segment itself."""
+    named = {
+        os.path.join(os.path.dirname(path), segment) for path, head in headers.items() for segment in head.segments
+    }
+    return {path for path in named if path in headers and not headers[path].segments}
+
+
+def _records(root: Path) -> Iterator[str]:
+    """Paths of all records from ``root``, without ending.
+
+    Linked folders are followed once everything else has been seen, and no folder is read twice: a link that leads back, or
+    to another part of the archive, adds nothing. Hidden files and folders (``._a.hea`` of macOS) are no records.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting, links, closed = [str(root)], list[str](), list[str]()
+    while waiting or links:
+        folder = waiting.pop() if waiting else links.pop(0)
+        try:
+            place, entries = os.stat(folder), sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            closed.append(f"{folder} ({error.strerror})")
+            continue
+        if (place.st_dev, place.st_ino) in seen:
+            continue
+        seen.add((place.st_dev, place.st_ino))
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                (links if entry.is_symlink() else waiting).append(entry.path)
+            elif entry.name.endswith(".hea"):
+                yield os.path.relpath(entry.path, root).removesuffix(".hea")
+    if closed:
+        logger.warning("%s not read: %s", _count(len(closed), "folder"), printable(closed[0]))
+
+
+def _by_name(paths: Iterable[str]) -> dict[str, str]:
+    """Name in one spelling of its letters -> path as the file system has it."""
+    names: dict[str, str] = {}
+    for path in sorted(paths):
+        name = unicodedata.normalize("NFC", path)
+        names[path if name in names else name] = path
+    return names
+
+
+def _table(root: Path) -> Table | None:
+    """The table of recordings, if there is one."""
+    files = sorted(path for path in root.glob("*.csv") if not path.name.startswith("."))
+    if root / TABLE in files:
+        table = root / TABLE
+    else:
+        tables = [path for path in files if "record" in column_names(path)]
+        if len(tables) > 1:
+            names = ", ".join(path.name for path in tables)
+            fix = f"Call the table of recordings {TABLE}."
+            raise InputError(f"several CSV files have a column record ({names})", where=root, fix=fix)
+        _tell_other_files(root, [path for path in files if path not in tables])
+        if not tables:
+            return None
+        (table,) = tables
+    read = read_table(table, ("record",))
+    if read.separator != "commas":
+        logger.info("%s is separated by %s", table.name, read.separator)
+    return read
+
+
+def _tell_other_files(root: Path, files: list[Path]) -> None:
+    for path in files:
+        names = ", ".join(name for name in column_names(path)[:8] if name) or "no readable header"
+        logger.warning("%s has no column 'record' (it has %s) and is not used", path.name, printable(names))
+    stem = Path(TABLE).stem
+    for path in sorted(root.glob(f"{stem}.*")):
+        if path.suffix.lower() in (".xlsx", ".xls", ".ods", ".tsv", ".txt"):
+            logger.warning("%s is not read; save it as %s", path.name, TABLE)
+
+
+def _tell_what_is_not_used(table: Table) -> None:
+    """One line on the columns without a meaning here; a decisive one under a similar name is refused."""
+    unused = [name for name in table.columns if name not in COLUMNS]
+    absent = [name for name in COLUMNS if name not in table.columns]
+    for name in unused:
+        for column in absent:
+            if column in _DECISIVE and _stem(name) == _stem(column):
+                fix = f"Did you mean '{column}'? Rename it to that, or to something else if it is none."
+                raise InputError(f"column '{name}' is not used", where=table.path, fix=fix)
+    if unused:
+        nearest = {name: difflib.get_close_matches(name, absent, n=1, cutoff=0.7) for name in unused}
+        words = [f"'{name}'" + (f" (did you mean '{near[0]}'?)" if near else "") for name, near in nearest.items()]
+        more = f" and {len(words) - 12} more" if len(words) > 12 else ""
+        logger.warning("%s: columns not used: %s%s", table.path.name, printable(", ".join(words[:12])), more)
+
+
+def _stem(column: str) -> str:
+    """``Patient ID``, ``patientid`` and ``patient`` are nearly the same, as are ``label`` and ``labels``."""
+    letters = re.sub(r"[^a-z]", "", column.lower())
+    return letters.removesuffix("s").removesuffix("id")
+
+
+def _rows_by_record(table: Table, paths: Mapping[str, str]) -> dict[str, Row]:
+    """Record -> its row; equal rows count once.
+
+    Raises:
+        InputError: A row names no record, or one outside the folder, or two rows name the same.
+    """
+    rows: dict[str, Row] = {}
+    for row in table.rows:
+        record = _record(row, paths)
+        other = rows.setdefault(record, row)
+        if _used(other) != _used(row):
+            fix = "Keep one of them."
+            raise InputError(f"rows {other.number} and {row.number} are both of {record}", where=table.path, fix=fix)
+        _refuse_swallowed(row, table.columns.index("record"), paths)
+    return rows
+
+
+def _used(row: Row) -> list[str]:
+    return [row.text(column) for column in COLUMNS[1:]]
+
+
+def _record(row: Row, paths: Mapping[str, str]) -> str:
+    """The record that a row names in any spelling: with an ending, backslashes, ``./`` or outer blanks."""
+    text = unicodedata.normalize("NFC", row.values["record"])
+    exact, trimmed = (os.path.normpath(name.replace("\\", "/")) for name in (text, plain(text)))
+    record = next((name for name in (exact, trimmed) if name in paths), os.path.normpath(_ENDING.sub("", trimmed)))
+    if not text.strip() or record == ".":
+        row.refuse("names no record", "Write its path from the folder, without ending.")
+    if record.startswith("/") or record.split("/")[0] == ".." or re.match(r"[A-Za-z]:/", record):
+        row.refuse(f"record '{text[:100]}' lies outside the folder", "Paths in the table start at the folder.")
     return record
 
 
-def _item(root: Path, record: str, row: dict[str, str]) -> Item:
-    split = row.get("split", "").strip().lower()
-    if split not in _SPLITS:
-        raise InputError(f"split '{split}' of record {record}", where=root, fix="Use train, validation or test.")
-    return Item(
-        id=record,
-        path=str(root / record),
-        patient_id=row.get("patient_id", "").strip() or _patient_in_header(root / f"{record}.hea"),
-        fold=integer(row.get("fold")),
-        split=_SPLITS[split],
-        details={name: row[name] for name in ("report", "labels", "age", "sex") if row.get(name)},
+def _refuse_swallowed(row: Row, place: int, paths: Mapping[str, str]) -> None:
+    """A quotation mark too many joins rows: a line inside a field then looks like the row of a record that is here."""
+    lines = (line for value in row.values.values() for line in value.splitlines()[1:])
+    for fields in (re.split(r"[,;\t]", line) for line in lines):
+        name = _ENDING.sub("", fields[place].strip(' "')) if len(fields) > max(place, 1) else ""
+        if name in paths:
+            fix = 'Is a quotation mark (") missing, or one too many?'
+            row.refuse(f"holds the row of {name} inside a quotation", fix)
+
+
+def _match(table: Table, rows: Mapping[str, Row], paths: Mapping[str, str]) -> None:
+    """Say which rows have no file, and which files no row.
+
+    Raises:
+        InputError: No row has a file.
+    """
+    absent = [record for record in rows if record not in paths]
+    without = [record for record in paths if record not in rows]
+    name = table.path.name
+    if absent:
+        example = f"e.g. '{printable(absent[0])}' in row {rows[absent[0]].number}"
+        if len(absent) == len(rows):
+            here = f"; here is '{printable(without[0])}'" if without else ""
+            fix = f"The column holds each record's path from the folder, without ending{here}."
+            raise InputError(f"no row names a record that is here, {example}", where=table.path, fix=fix)
+        logger.warning("%s: %d of %s name no record here, %s", name, len(absent), _count(len(rows), "row"), example)
+    if without:
+        example = f"{_count(len(paths), 'record')} have no row in {name}, e.g. '{printable(without[0])}'"
+        logger.warning("%d of %s: read without report and labels of the table", len(without), example)
+
+
+def _tell_similar_patients(items: Iterable[Item]) -> None:
+    """Programs that take names for numbers lose the zeros in front: then one patient has two names."""
+    names: dict[str, set[str]] = defaultdict(set)
+    for patient in {item.patient_id for item in items if item.patient_id}:
+        names[patient.lstrip("0")].add(patient)
+    similar = [sorted(together) for together in names.values() if len(together) > 1]
+    if similar:
+        example = printable(" and ".join(similar[0]))
+        count = _count(len(similar), "patient")
+        logger.warning("%s may have two names, e.g. %s: zeros in front are lost in some programs", count, example)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _item(root: Path, path: str, row: Row | None, headers: Mapping[str, _Header]) -> Item:
+    header = headers.get(path, _Header())
+    item = Item(id=printable(path.replace(os.sep, "/")), path=str(root / path), patient_id=header.patient_id)
+    return _with_row(item, row) if row else item
+
+
+def _with_row(item: Item, row: Row) -> Item:
+    age = row.number_between("age", 0, MAX_AGE)
+    said = {"report": row.text("report"), "labels": row.text("labels"), "sex": row.word("sex", _SEXES)}
+    return dataclasses.replace(
+        item,
+        patient_id=row.identifier("patient_id") or item.patient_id,
+        fold=row.whole_number("fold", 0, MAX_FOLD),
+        split=row.word("split", _SPLITS),
+        details={name: text for name, text in said.items() if text} | ({} if age is None else {"age": f"{age:g}"}),
     )
-
-
-def _patient_in_header(path: Path) -> str | None:
-    """The patient must be known before recordings are split, so the header is searched while listing."""
-    try:
-        found = _PATIENT.search(path.read_bytes())
-    except OSError:
-        return None
-    return found.group(1).decode("ascii", errors="replace") if found else None
-
-
-def _labels(text: str) -> dict[str, float]:
-    if text.lstrip().startswith("{"):
-        return parse_codes(text)
-    return {code.strip(): 100.0 for code in text.split(";") if code.strip()}

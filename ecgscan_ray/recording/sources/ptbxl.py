@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
+import os
 from pathlib import Path
 
-from ecgscan_ray.errors import InputError, RecordingError
+from ecgscan_ray.errors import InputError, RecordingError, printable
 from ecgscan_ray.recording.recording import Recording
-from ecgscan_ray.recording.sources.source import Item, integer, read_csv
-from ecgscan_ray.recording.wfdb import parse_age, read_wfdb
+from ecgscan_ray.recording.reports import repaired
+from ecgscan_ray.recording.sources.labels import parse_labels
+from ecgscan_ray.recording.sources.source import Item
+from ecgscan_ray.recording.sources.table import Row, read_table
+from ecgscan_ray.recording.wfdb import read_wfdb
 
 TABLE = "ptbxl_database.csv"
 STATEMENTS = "scp_statements.csv"
 _COLUMNS = ("ecg_id", "patient_id", "strat_fold", "age", "sex", "report", "scp_codes")
 _FILENAME = {100: "filename_lr", 500: "filename_hr"}
-_SEX = {"0": "male", "1": "female"}
-_OVER_89 = 300.0
+_SEX = {"0": "male", "1": "female", "0.0": "male", "1.0": "female"}
+_OVER_89 = ("300", "300.0")
 
 
 class PTBXL:
@@ -34,42 +37,44 @@ class PTBXL:
 
     def __init__(self, rate: float | None = 100) -> None:
         if rate not in _FILENAME:
-            raise InputError(f"PTB-XL is not published at {rate} Hz", fix="Choose rate 100 or 500.")
+            asked = "a rate of each recording's own" if rate is None else f"{rate:g} Hz"
+            raise InputError(f"PTB-XL is not published at {asked}", fix="Choose rate 100 or 500.")
         self.rate = int(rate)
 
     def list_records(self, folder: str | Path) -> list[Item]:
         """All rows of the table; see ``Source``."""
         root, column = Path(folder), _FILENAME[self.rate]
+        self._look_for_files(root)
+        table, statements = (
+            read_table(root / TABLE, (*_COLUMNS, column)),
+            read_table(root / STATEMENTS, ("diagnostic_class",)),
+        )
+        known = {row.values[statements.columns[0]].strip() for row in statements.rows}  # the first column has no name
+        _refuse_two_rows_of_one(table.rows)
+        return [_item(root, row, column, known) for row in table.rows]
+
+    def _look_for_files(self, root: Path) -> None:
+        other = next(rate for rate in _FILENAME if rate != self.rate)
         for name in (TABLE, STATEMENTS, f"records{self.rate}"):
-            if not (root / name).exists():
-                fix = f"It should be the folder with {TABLE}, {STATEMENTS} and records{self.rate}/."
-                raise InputError(f"no PTB-XL recordings: no {name} here", where=folder, fix=fix)
-        rows = read_csv(root / TABLE, (*_COLUMNS, column))
-        known = {row[""] for row in read_csv(root / STATEMENTS, ("", "diagnostic_class"))}
-        return [
-            Item(
-                id=str(integer(row["ecg_id"]) or row["ecg_id"]),
-                path=str(root / row[column]),
-                patient_id=str(integer(row["patient_id"]) or row["patient_id"]) or None,
-                fold=integer(row["strat_fold"]),
-                details={name: row[name] for name in ("report", "scp_codes", "age", "sex")}
-                | {"fault": _fault(row["scp_codes"], known)},
-            )
-            for row in rows
-        ]
+            if (root / name).exists():
+                continue
+            fix = f"It should be the folder with {TABLE}, {STATEMENTS} and records{self.rate}/."
+            if name.startswith("records") and (root / f"records{other}").exists():
+                fix = f"It has records{other}: give --rate {other}."
+            raise InputError(f"no PTB-XL recordings: no {name} here", where=root, fix=fix)
 
     def read(self, item: Item) -> Recording:
         """One recording; see ``Source``."""
         details = item.details
         if details["fault"]:
             raise RecordingError(details["fault"], reason="labels", where=item.id)
-        age = parse_age(details["age"])
         return dataclasses.replace(
-            read_wfdb(item.path, id=item.id, source=self.name, patient_id=item.patient_id),
-            report=details["report"] or None,
+            read_wfdb(item.path, id=item.id, source=self.name),
+            patient_id=item.patient_id,
+            report=repaired(details["report"], self.name),
             labels=parse_codes(details["scp_codes"]),
-            age=90.0 if integer(details["age"]) == _OVER_89 else age,  # 300 stands for "older than 89"
-            sex=_SEX.get(details["sex"].removesuffix(".0")),
+            age=float(details["age"]) if details["age"] else None,
+            sex=details["sex"] or None,
             fold=item.fold,
         )
 
@@ -80,10 +85,37 @@ def parse_codes(text: str) -> dict[str, float]:
     Raises:
         ValueError: The text is no such mapping.
     """
-    try:
-        return {str(code): float(value) for code, value in dict(ast.literal_eval(text)).items()}
-    except (SyntaxError, TypeError) as error:
-        raise ValueError(str(error)) from None
+    if not text.lstrip().startswith("{"):
+        raise ValueError("no mapping")
+    return parse_labels(text)
+
+
+def _refuse_two_rows_of_one(rows: list[Row]) -> None:
+    first: dict[str, Row] = {}
+    for row in rows:
+        other = first.setdefault(row.identifier("ecg_id") or "", row)
+        if other is not row and other.values != row.values:
+            row.refuse(f"ecg_id {row.text('ecg_id')} is that of row {other.number} too", "Keep one of them.")
+
+
+def _item(root: Path, row: Row, column: str, known: set[str]) -> Item:
+    age = 90.0 if row.text("age") in _OVER_89 else row.number_between("age", 0, 130)
+    path = os.path.normpath(row.values[column].strip().replace("\\", "/"))
+    if path.startswith("/") or path.split("/")[0] in ("..", "."):
+        row.refuse(f"{column} '{row.values[column][:100]}' lies outside the folder", "Paths start at the folder.")
+    return Item(
+        id=printable(row.identifier("ecg_id") or path),
+        path=str(root / path),
+        patient_id=row.identifier("patient_id"),
+        fold=row.whole_number("strat_fold", 0, 9999),
+        details={
+            "report": row.text("report"),
+            "scp_codes": row.values["scp_codes"],
+            "age": "" if age is None else f"{age:g}",
+            "sex": row.word("sex", _SEX) or "",
+            "fault": _fault(row.values["scp_codes"], known),
+        },
+    )
 
 
 def _fault(scp_codes: str, known: set[str]) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from ecgscan_ray.errors import InputError
 from ecgscan_ray.recording.recording import Recording
 
 
@@ -16,7 +14,7 @@ class Item:
     """One recording to read: a few hundred bytes.
 
     Attributes:
-        id: Unique within the source.
+        id: Unique within the source; printable, whatever the file is called.
         path: Of the WFDB record, without ending.
         patient_id: ``None`` = unknown.
         fold: Of the source, where it has folds.
@@ -39,10 +37,10 @@ class Source(Protocol):
     licence: str | None
 
     def list_records(self, folder: str | Path) -> list[Item]:
-        """Everything there is to read.
+        """Everything there is to read. What was not understood or not used is logged in one line.
 
         Raises:
-            InputError: The folder has no recordings of this shape.
+            InputError: The folder has no recordings of this shape, or its table is not understood as a whole.
         """
         ...
 
@@ -53,33 +51,3 @@ class Source(Protocol):
             RecordingError: It cannot be read; the others can.
         """
         ...
-
-
-def read_csv(path: Path, required: tuple[str, ...]) -> list[dict[str, str]]:
-    """Rows of a CSV file as text, with column names in lower case.
-
-    Raises:
-        InputError: It cannot be read, or a required column is missing.
-    """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = [
-                {key.strip().lower(): value or "" for key, value in row.items() if key is not None}
-                for row in csv.DictReader(file)
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"not readable as CSV in UTF-8 ({error})", where=path) from None
-    if not rows:
-        raise InputError("the table has no rows", where=path)
-    missing = [name for name in required if name not in rows[0]]
-    if missing:
-        raise InputError(f"no column {', '.join(missing)}", where=path, fix=f"It has {', '.join(rows[0])}.")
-    return rows
-
-
-def integer(text: str | None) -> int | None:
-    """``"3"`` and ``"3.0"`` -> 3; empty -> ``None``."""
-    try:
-        return int(float(text)) if text else None
-    except ValueError:
-        return None

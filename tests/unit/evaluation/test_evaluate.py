@@ -121,8 +121,8 @@ def test_labels_of_the_archive_are_probed(config, tokenizer, maker):
     both = [content[f"linear_probe.label.{name}.auroc"]["value"] for name in ("AFIB", "LBBB")]
     assert content["linear_probe.label.macro_auroc"]["value"] == pytest.approx(np.mean(both))
     assert content["linear_probe.label.macro_auroc.minus_random"]["n"] == 16
-    assert "fewer than 5" in content["linear_probe.label.PACE.auroc"]["reason"], "too few"
-    assert "fewer than 5" in content["linear_probe.label.ECG.auroc"]["reason"], "all have it"
+    assert "fewer than 5" in content["linear_probe.label.PACE"]["reason"], "too few"
+    assert "fewer than 5" in content["linear_probe.label.ECG"]["reason"], "all have it"
     assert "no training recording has a superclass" in content["linear_probe.superclass.macro_auroc"]["reason"]
     assert "no tested recording has a superclass" in content["zero_shot.superclass.macro_auroc"]["reason"]
     assert content["retrieval.page_to_text.mrr"]["value"] is not None
@@ -170,6 +170,14 @@ def test_without_reports_labels_patients_and_validation(config, tokenizer, maker
     assert content["evaluation.patients"]["value"] == 0
     assert content["evaluation.unknown_patients"]["value"] == content["training.unknown_patients"]["value"] == 20
     assert not [name for name in content if "text" in name and name not in reasons]
+
+
+def test_one_class_alone_has_no_auroc(config, tokenizer, maker):
+    content = evaluated(config, tokenizer, maker, lambda n: replace(recording(n), labels={"NORM": 100.0})).as_dict()
+    for task, split in (("linear_probe", "training"), ("zero_shot", "tested")):
+        why = f"no superclass that some {split} recordings have and others do not"
+        assert content[f"{task}.superclass.macro_auroc"]["reason"] == why
+    assert not [name for name in content if "superclass.NORM" in name]
 
 
 def own_labels(number: int) -> dict[str, float]:

@@ -10,6 +10,7 @@ import pytest
 from ecgscan_ray.errors import InputError, RecordingError
 from ecgscan_ray.recording.labels import SUPERCLASS_OF, superclasses
 from ecgscan_ray.recording.language import language
+from ecgscan_ray.recording.reports import repaired
 from ecgscan_ray.recording.sources import open_source
 from tests.records import heart_uv, write_record
 
@@ -44,7 +45,7 @@ def test_ptbxl(tmp_path: Path, rate: int, samples: int) -> None:
 @pytest.mark.parametrize("codes", ["{'NORM': 100.0", "{'NONSENSE': 1.0}", "sinus", "['NORM']"])
 def test_ptbxl_row_with_bad_statements_is_one_bad_recording(tmp_path: Path, codes: str) -> None:
     source = open_source("ptbxl")
-    bad = ROW.replace("{'NORM': 80.0, 'SR': 0.0}", codes)
+    bad = ROW.replace("{'NORM': 80.0, 'SR': 0.0}", codes).replace("1,15709.0", "2,15709.0")
     items = source.list_records(ptbxl_tree(tmp_path, ROW, bad))
     assert source.read(items[0]).id == "1"
     with pytest.raises(RecordingError) as caught:
@@ -67,9 +68,81 @@ def test_ptbxl_table_without_a_column(tmp_path: Path) -> None:
         open_source("ptbxl").list_records(tree)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (",3,records", ",fold_3,records", "row 2: strat_fold 'fold_3'"),
+        (",300.0,", ",310,", "row 2: age '310'"),
+        (",300.0,1,", ",300.0,2,", "row 2: sex '2'"),
+        ("records100/00000", "../records100/00000", "row 2: filename_lr .* outside"),
+        ("records100/00000", "/data/records100/00000", "row 2: filename_lr .* outside"),
+        (",verlÄngert,", ",verlÄngert, links,", "row 2: 10 fields, the header has 9"),
+    ],
+)
+def test_ptbxl_table_that_is_not_understood(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        open_source("ptbxl").list_records(ptbxl_tree(tmp_path, ROW.replace(old, new)))
+
+
+def test_ptbxl_with_two_rows_of_one(tmp_path: Path) -> None:
+    assert len(open_source("ptbxl").list_records(ptbxl_tree(tmp_path, ROW, ROW))) == 2, (
+        "equal rows: one is left out later"
+    )
+    with pytest.raises(InputError, match=r"row 3: ecg_id 1\.0 is that of row 2 too"):
+        open_source("ptbxl").list_records(ptbxl_tree(tmp_path, ROW, ROW.replace("1,15709", "1.0,15710")))
+
+
+def test_ptbxl_saved_again_by_pandas(tmp_path: Path) -> None:
+    """It names the first column, and writes numbers with a fraction."""
+    tree = ptbxl_tree(
+        tmp_path, ROW.replace("1,15709", "1.0,15709").replace(",1,verl", ",1.0,verl").replace(",3,", ",3.0,")
+    )
+    statements = tree / "scp_statements.csv"
+    statements.write_text("Unnamed: 0" + statements.read_text())
+    (item,) = open_source("ptbxl").list_records(tree)
+    assert (item.id, item.patient_id, item.fold, item.details["fault"]) == ("1", "15709", 3, "")
+    assert open_source("ptbxl").read(item).sex == "female"
+
+
+def test_a_copy_of_ptbxl_with_one_rate(tmp_path: Path) -> None:
+    tree = ptbxl_tree(tmp_path, ROW)
+    (tree / "records100").rename(tree / "elsewhere")
+    with pytest.raises(InputError, match="It has records500: give --rate 500"):
+        open_source("ptbxl", 100).list_records(tree)
+
+
+def test_repairs_of_reports_are_for_ptbxl_alone(tmp_path: Path) -> None:
+    report = "f#r lvh. Edit: LVH 80"
+    (item,) = open_source("ptbxl").list_records(ptbxl_tree(tmp_path / "ptbxl", ROW.replace("verlÄngert", report)))
+    assert open_source("ptbxl").read(item).report == "für lvh."
+    write_record(tmp_path / "own", "a")
+    (tmp_path / "own/recordings.csv").write_text(f"record,report\na,{report}\n")
+    (item,) = open_source("folder").list_records(tmp_path / "own")
+    assert open_source("folder").read(item).report == report
+
+
+@pytest.mark.parametrize(
+    ("report", "repaired_report"),
+    [
+        ("lagetyp normal 4.46        unbestÄtigter bericht", "lagetyp normal"),
+        ("mÄssige kriterien f#r lvh, #bergang", "mÄssige kriterien für lvh, übergang"),
+        ("sinus rhythm. Edit: LVH 80, (NDT)", "sinus rhythm."),
+        ("bericht #3", "bericht #3"),
+        ("4.46  unbestÄtigter bericht", None),
+        ("Edit: LVH", None),
+        (None, None),
+    ],
+)
+def test_repaired_reports(report: str | None, repaired_report: str | None) -> None:
+    assert repaired(report, "ptbxl") == repaired_report
+    assert repaired(report, "folder") == report
+
+
 def test_ptbxl_at_another_rate() -> None:
     with pytest.raises(InputError, match="250 Hz"):
         open_source("ptbxl", 250)
+    with pytest.raises(InputError, match="each recording's own"):
+        open_source("ptbxl", None)
 
 
 def test_unknown_source() -> None:
@@ -108,7 +181,7 @@ def test_folder_without_table(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("table", "message"),
-    [("record,split\na,holdout\n", "holdout"), ("name\na\n", "no column record"), ("record\n../a\n", "outside")],
+    [("record,split\na,holdout\n", "holdout"), ("record\n../a\n", "outside")],
 )
 def test_folder_with_a_bad_table(tmp_path: Path, table: str, message: str) -> None:
     write_record(tmp_path, "a")

@@ -122,6 +122,17 @@ def test_patients_are_claimed_only_where_they_are_known(tested, trained, known):
     assert "may have been trained on" in patients_sentence(unknown, same_store=False)
 
 
+def test_scores_that_find_wrong_pages_are_named_where_there_are_some(tmp_path):
+    base = {"reject.base_rate": Estimate(0.5), "reject.constant.auroc": Estimate(float("nan"), n=20)}
+    found = {"reject.lead_residual.auroc": Estimate(0.8, 0.7, 0.9, 20), "reject.predicted_error.auroc": Estimate(0.7)}
+    for scores, sentence in ((found, "AUROC for finding them: lead residual 0.80"), ({}, "shown leads: 50 %.</p>")):
+        measured = replace(evaluation(), figures=figures(0.6) | base | scores)
+        write_run_report(str(tmp_path), measured, LINES, RunFacts("mine", Config(), 20, 480))
+        html = (tmp_path / "report.html").read_text()
+        assert sentence in html and "constant n/a" not in html
+    assert "finding them" not in html
+
+
 def test_headline_claims_nothing_that_the_interval_denies(tmp_path):
     write_run_report(str(tmp_path), evaluation(recall=0.12), [], RunFacts("shuffled", Config(), 20, 480))
     html = (tmp_path / "report.html").read_text()

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ecgscan_ray.config import Config
+from ecgscan_ray.config import Config, SweepConfig
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.runtime.fit_to_store import fit_to_store
+from ecgscan_ray.runtime.sweep import _check_store
 from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.store.shards import ShardWriter
 from tests.records import recording
@@ -83,3 +84,18 @@ def test_a_warm_up_leaves_room_for_the_run(
 def test_a_batch_that_repeats_recordings_is_mentioned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fitted(tiny_config(), store_of(tmp_path, ["normal"] * 11), caplog)
     assert "11 training recordings are fewer than training.global_batch_size=12" in caplog.text
+
+
+def test_a_sweep_on_such_a_store_says_what_its_trials_would(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    space = {"objective.gram_weight": {"low": 0.1, "high": 1.0}}
+    store, manifest = store_of(tmp_path / "store", [None] * 12)
+    config = SweepConfig.model_validate({"space": space})
+    _check_store(config, tiny_config(), store, manifest)
+    assert "objective.gram_weight is in the space, and has no effect without reports" in caplog.text
+    with pytest.raises(ConfigError, match=r"mrr_page_to_text' cannot be measured.*no reports; name another metric"):
+        _check_store(
+            config.model_copy(update={"metric": "validation.mrr_page_to_text"}), tiny_config(), store, manifest
+        )
+    store, manifest = store_of(tmp_path / "unvalidated", ["normal"] * 12, validation=0)
+    with pytest.raises(ConfigError, match=r"cannot be measured on this store. Prepare it with validation recordings"):
+        _check_store(config, tiny_config(), store, manifest)

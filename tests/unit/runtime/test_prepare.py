@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ecgscan_ray.errors import InputError, StoreError
-from ecgscan_ray.recording.sources import Item
-from ecgscan_ray.runtime.prepare import assign_splits, prepare, shard_jobs, write_shard
-from ecgscan_ray.store.shards import read_row_groups
-from tests.records import heart_uv, write_record
+from ecgscan_ray.recording.sources import Item, open_source
+from ecgscan_ray.runtime.prepare import (
+    ShardJob,
+    _tell_splits,
+    _unused_revision,
+    assign_splits,
+    prepare,
+    shard_jobs,
+    write_shard,
+)
+from ecgscan_ray.store.manifest import Manifest
+from ecgscan_ray.store.shards import ShardWriter, read_row_groups, write_quarantine
+from tests.records import heart_uv, recording, write_record
 
 
 def items(*fields: dict) -> list[Item]:
@@ -97,6 +109,13 @@ def test_one_shard_with_resampling(tmp_path: Path) -> None:
         ({"from_dir": "nowhere"}, InputError, "no such folder"),
         ({"from_dir": "s3://bucket/archive"}, InputError, "local folder"),
         ({"validation_folds": (9, 10)}, InputError, "overlap"),
+        ({"rate": -100}, InputError, "rate -100"),
+        ({"rate": float("nan")}, InputError, "rate nan"),
+        ({"rate": float("inf")}, InputError, "rate inf"),
+        ({"rate": 20}, InputError, "50 to 5000 Hz"),
+        ({"limit": -5}, InputError, "limit -5"),
+        ({"limit": 0}, InputError, "limit 0"),
+        ({"row_group_rows": 0}, InputError, "row groups"),
         ({"to": "in/a.hea"}, StoreError, "cannot be written"),
         ({"source": "ptbxl"}, InputError, "no PTB-XL recordings"),
     ],
@@ -110,3 +129,79 @@ def test_bad_input_is_found_before_work_begins(
     with pytest.raises(error, match=message):
         prepare(**arguments)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_odd_recording_is_its_own_reason(tmp_path: Path) -> None:
+    """Whatever it raises, in reading, checking or packing; and what is written of it can be stored."""
+    for name in ("good", "odd"):
+        write_record(tmp_path / "in", name)
+    source = open_source("folder")
+    listed = {item.id: item for item in source.list_records(tmp_path / "in")}
+    listed["bad-labels"] = replace(listed["good"], id="bad-labels", details={"labels": "['NORM' 'SR']"})
+    listed["half"] = replace(listed["good"], id="half", details={"report": "half a letter: \udcfc"})
+    (tmp_path / "in/odd.hea").write_bytes(b"\xff\xfe\0\x1b[31m")
+    job = ShardJob(str(tmp_path / "out"), "folder", 100.0, "train", 0, 0, 2, list(listed.values()))
+    shard, left, _ = write_shard(job)
+    assert shard is not None and shard.row_groups == [1]
+    assert {row["id"] for row in left} == {"bad-labels", "half", "odd"}
+    assert all(text.isprintable() for row in left for text in row.values())
+    reasons = {row["id"]: row["detail"] for row in left}
+    assert "Write NORM;SR" in reasons["bad-labels"], "the reason says what to do"
+    write_quarantine(str(tmp_path / "out"), left)
+
+
+def test_rows_packed_one_by_one_are_the_same_bytes(tmp_path: Path) -> None:
+    for k in range(5):
+        write_record(tmp_path / "in", f"r{k}", heart_uv(seed=k))
+    items = open_source("folder").list_records(tmp_path / "in")
+    shard, _, _ = write_shard(ShardJob(str(tmp_path / "out"), "folder", None, "train", 0, 0, 3, items))
+    writer = ShardWriter(str(tmp_path / "other"), "train", 0)
+    recordings = [open_source("folder").read(item) for item in items]
+    writer.add(recordings[:3])
+    writer.add(recordings[3:])
+    assert shard == writer.close()
+
+
+@pytest.mark.parametrize(
+    ("there", "revision"),
+    [
+        (set(), 0),
+        ({"manifest.json", "train-00000.parquet"}, 1),
+        ({"train-00000-r1.parquet"}, 0),
+        ({"train-00000.parquet", "test-00003-r1.parquet"}, 2),
+    ],
+)
+def test_shards_of_a_new_store_have_names_of_their_own(there: set[str], revision: int) -> None:
+    assert _unused_revision(there) == revision
+
+
+def test_the_digest_is_that_of_the_rows(tmp_path: Path) -> None:
+    manifests = []
+    for revision in (0, 1):
+        writer = ShardWriter(str(tmp_path / str(revision)), "train", 0, revision=revision)
+        writer.add([recording()])
+        manifests.append(Manifest(source="made-up", shards=[shard for shard in [writer.close()] if shard]))
+    assert [m.shards[0].path for m in manifests] == ["train-00000.parquet", "train-00000-r1.parquet"]
+    assert manifests[0].digest() == manifests[1].digest()
+
+
+def test_one_prepare_at_a_time(tmp_path: Path) -> None:
+    write_record(tmp_path / "in", "a")
+    code = (
+        "import sys\nfrom ecgscan_ray.store.lease import exclusive\n"
+        "with exclusive(sys.argv[1], 'ecgscan prepare'):\n    print('held', flush=True)\n    sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(StoreError, match="in use by 'ecgscan prepare'"):
+            prepare("folder", str(tmp_path / "in"), str(tmp_path / "out"))
+        other.communicate("")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_unknown_patients_and_empty_splits_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    by_split, _ = assign_splits(items({"fold": 0}, {"fold": 9, "patient_id": "p"}), (9,), (10,))
+    _tell_splits(by_split)
+    assert "1 of 2 recordings have no patient and are split one by one" in caplog.text
+    assert "no recording is in the split test; the table's folds are 0, 9" in caplog.text

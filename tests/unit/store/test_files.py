@@ -15,7 +15,7 @@ from ecgscan_ray.errors import RecordingError, StoreError
 from ecgscan_ray.store import filesystem
 from ecgscan_ray.store.inspect import inspect
 from ecgscan_ray.store.manifest import Manifest, read_manifest, write_manifest
-from ecgscan_ray.store.schema import SCHEMA, pack
+from ecgscan_ray.store.schema import SCHEMA, pack, unpack
 from ecgscan_ray.store.shards import ShardWriter, iterate_rows, read_quarantine, read_row_groups, write_quarantine
 from tests.records import recording
 
@@ -108,8 +108,9 @@ def test_inspect_counts_rows_and_finds_faults(tmp_path: Path) -> None:
     gap, flat = recording(id="gap"), recording(id="flat", seed=2)
     gap.signal_mv[3, :100] = np.nan
     flat.signal_mv[8] = 0.5
+    x = recording(id="x", patient_id=gap.patient_id)
     shards = []
-    for split, rows in {"train": [gap, flat], "test": [recording(id="x", patient_id=gap.patient_id)]}.items():
+    for split, rows in {"train": [gap, flat], "test": [x, recording(id="y", patient_id=None)]}.items():
         writer = ShardWriter(str(tmp_path), split, 0)
         writer.add(rows)
         shards += [shard] if (shard := writer.close()) else []
@@ -117,9 +118,11 @@ def test_inspect_counts_rows_and_finds_faults(tmp_path: Path) -> None:
     found = inspect(str(tmp_path))
     assert found["splits"]["train"]["rows"] == 2
     assert found["splits"]["train"]["superclass"] == {"NORM": 2}
-    assert found["splits"]["test"]["language"] == {"de": 1}
+    assert found["splits"]["test"]["language"] == {"de": 2}
     assert found["patients_in_two_splits"] == 1
-    assert found["missing_share"] == pytest.approx(100 / 36000)
+    assert found["rows_without_patient"] == 1
+    assert found["splits"]["train"]["labels"] == {"NORM": 2, "SR": 2}
+    assert found["missing_share"] == pytest.approx(100 / 48000)
     assert found["flat_leads"] == 1
     assert found["damaged"] == []
     assert found["lead_residual_uv"]["max"] < 3
@@ -218,3 +221,8 @@ def test_a_folder_to_write_into_is_here_or_goes_there(tmp_path: Path, s3_server:
     assert not folder.exists(), "what was uploaded is not kept here"
     with pytest.raises(StoreError, match="no such bucket"), filesystem.local_folder("s3://no-such-bucket/x"):
         raise AssertionError("found before the work begins")
+
+
+def test_older_stores_hold_reports_of_ptbxl_as_published(tmp_path: Path) -> None:
+    table = pack([recording(report="f#r lvh. Edit: LVH", source=source) for source in ("ptbxl", "folder")])
+    assert [row.report for row in unpack(table)] == ["für lvh.", "f#r lvh. Edit: LVH"]

@@ -1,0 +1,239 @@
+"""Tables that people and spreadsheets write: a CSV file is understood as a whole, or refused with file and row.
+
+Rows are numbered as a spreadsheet does: the header is row 1, and empty rows count.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from ecgscan_ray.errors import InputError
+from ecgscan_ray.recording.values import cut_short, identifier, nothing, plain
+
+MAX_FIELD = 1_000_000
+"""Characters of one field; the longest real reports have a few thousand."""
+
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_BLANKS = " \t\r\n\f\v\u00a0\ufeff"
+_TOO_FEW = "Is a separator or a quotation mark missing?"
+_CORRECT = "Correct it, or leave it empty."
+_SAVE = "Save it as 'CSV UTF-8'."
+_SEPARATOR_LINE = re.compile(r'"?sep=(?P<delimiter>[,;\t])"?(?:\r\n|\r|\n)', re.IGNORECASE)
+"""First line that Excel understands and other programs do not."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+        table: File, for errors.
+        number: As a spreadsheet shows it.
+        values: Column (small letters, without outer blanks) -> text as it stands.
+    """
+
+    table: Path
+    number: int
+    values: Mapping[str, str]
+
+    def text(self, column: str) -> str:
+        """Without outer blanks; empty where the column is absent or the text stands for no value."""
+        value = plain(self.values.get(column, ""))
+        return "" if nothing(value) else value
+
+    def identifier(self, column: str) -> str | None:
+        """See ``identifier``.
+
+        Raises:
+            InputError: A spreadsheet has cut the number short.
+        """
+        text = self.text(column)
+        if cut_short(text):
+            self.refuse(f"{column} '{text}' is a number that was cut short", "Store the column as text.")
+        return identifier(text)
+
+    def number_between(self, column: str, low: float, high: float) -> float | None:
+        """A number, also with a decimal comma; ``None`` where there is none.
+
+        Raises:
+            InputError: The text is no number from ``low`` to ``high``.
+        """
+        text = self.text(column)
+        if not text:
+            return None
+        try:
+            number = float(re.sub(r"^(\d+),(\d{1,2})$", r"\1.\2", text))
+        except ValueError:
+            number = math.nan
+        if not low <= number <= high:
+            self.refuse(f"{column} '{text[:60]}' is not a number from {low:g} to {high:g}", _CORRECT)
+        return number
+
+    def whole_number(self, column: str, low: int, high: int) -> int | None:
+        """As ``number_between``, without a fraction: ``3`` and ``3.0`` are 3."""
+        number = self.number_between(column, low, high)
+        if number is not None and number != int(number):
+            self.refuse(f"{column} '{self.text(column)}' is not a whole number", _CORRECT)
+        return None if number is None else int(number)
+
+    def word(self, column: str, meanings: Mapping[str, str]) -> str | None:
+        """What a word in any case means; ``None`` where there is none.
+
+        Raises:
+            InputError: The word is not among ``meanings``.
+        """
+        text = self.text(column)
+        if text and text.lower() not in meanings:
+            fix = f"Use {', '.join(meanings)}, or leave it empty."
+            self.refuse(f"{column} '{text[:60]}' is not understood", fix)
+        return meanings[text.lower()] if text else None
+
+    def refuse(self, problem: str, fix: str) -> NoReturn:
+        """Raise an ``InputError`` that names file and row."""
+        raise InputError(f"row {self.number}: {problem}", where=self.table, fix=fix)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV file.
+
+    Attributes:
+        path: Of the file.
+        columns: In the file's order, in small letters without outer blanks; empty where unnamed.
+        separator: In words: ``commas``, ``semicolons``, ``tabs``.
+        rows: Without empty ones.
+    """
+
+    path: Path
+    columns: list[str]
+    separator: str
+    rows: list[Row]
+
+
+def read_table(path: Path, required: tuple[str, ...]) -> Table:
+    """Read a CSV file in UTF-8 or (with a byte order mark) UTF-16, separated by commas, semicolons or tabs.
+
+    Args:
+        path: Of the file.
+        required: Columns that must be there; they also decide which separator is meant.
+
+    Raises:
+        InputError: A row has more or fewer fields than the header, a quotation does not end, a column is missing or there
+            twice, the encoding is another one, a field is longer than ``MAX_FIELD``, or there are no rows.
+    """
+    text = _decode(path)
+    columns, delimiter = _header(path, text, required)
+    doubled = sorted({name for name in columns if name and columns.count(name) > 1})
+    if doubled:
+        raise InputError(f"two columns are called {', '.join(doubled)}", where=path, fix="Rename or delete one.")
+    missing = [name for name in required if name not in columns]
+    if missing:
+        names = ", ".join(name or "one without a name" for name in columns)
+        raise InputError(f"no column {', '.join(missing)}", where=path, fix=f"It has {names[:500]}.")
+    rows = _rows(path, columns, _records(path, text, delimiter))
+    if not rows:
+        raise InputError(
+            "the table has no rows", where=path, fix="Write one row for each recording, or remove the file."
+        )
+    return Table(path, columns, _DELIMITERS[delimiter], rows)
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a CSV file in any encoding, as in ``Table``; empty where it cannot be read as a table."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_FIELD)
+        text = data.decode(_encoding(data), errors="replace")
+        return _header(path, text, ("record",))[0]
+    except (OSError, InputError):
+        return []
+
+
+def _rows(path: Path, columns: list[str], records: Iterator[tuple[int, list[str]]]) -> list[Row]:
+    rows = []
+    next(records)  # the header
+    for number, fields in records:
+        if len(fields) != len(columns):
+            more = len(fields) > len(columns)
+            fix = 'Put a field that contains the separator into quotation marks ("...").' if more else _TOO_FEW
+            counts = f"{len(fields)} field{'s' * (len(fields) != 1)}, the header has {len(columns)}"
+            raise InputError(f"row {number}: {counts}", where=path, fix=fix)
+        rows.append(Row(path, number, dict(zip(columns, fields, strict=True))))
+    return rows
+
+
+def _encoding(data: bytes) -> str:
+    return next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), "utf-8")
+
+
+def _decode(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=path) from None
+    encoding = _encoding(data)
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        at = f"byte 0x{data[min(error.start, len(data) - 1)]:02x} in line {data.count(10, 0, error.start) + 1}"
+        name = "UTF-16, as its first bytes say" if encoding == "utf-16" else "UTF-8"
+        raise InputError(f"not in {name}: {at} (byte {error.start} of the file)", where=path, fix=_SAVE) from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise InputError(f"a zero byte in line {line}: damaged, or in another encoding", where=path, fix=_SAVE)
+    return text
+
+
+def _header(path: Path, text: str, required: tuple[str, ...]) -> tuple[list[str], str]:
+    """Names of the columns, and the separator: the one that shows the required columns, else the most columns."""
+    stated = _SEPARATOR_LINE.match(text)
+    candidates: list[tuple[list[str], str]] = []
+    faults: list[InputError] = []
+    for delimiter in [stated["delimiter"]] if stated else _DELIMITERS:
+        try:
+            _, fields = next(_records(path, text[: 2 * MAX_FIELD], delimiter), (0, []))
+        except InputError as fault:  # quotations end at the true separator alone
+            faults.append(fault)
+            continue
+        candidates.append(([field.strip(_BLANKS).lower() for field in fields], delimiter))
+    if not candidates:
+        raise faults[0]
+    return max(candidates, key=lambda candidate: (set(required) <= set(candidate[0]), len(candidate[0])))
+
+
+def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows that are not empty, with their numbers; the header is the first of them."""
+    stated = _SEPARATOR_LINE.match(text)
+    number = 1 if stated else 0
+    reader = csv.reader(
+        io.StringIO(text[stated.end() :] if stated else text, newline=""), delimiter=delimiter, strict=True
+    )
+    before = csv.field_size_limit(MAX_FIELD)
+    try:
+        for fields in reader:
+            number += 1
+            if any(field.strip() for field in fields):
+                yield number, fields
+    except csv.Error as error:
+        raise InputError(f"row {number + 1}: {_explained(error)}", where=path) from None
+    finally:
+        csv.field_size_limit(before)
+
+
+def _explained(error: csv.Error) -> str:
+    text = str(error)
+    if "unexpected end" in text:
+        return 'a quotation (") is opened and never closed'
+    if "expected after" in text:
+        return 'text after a closed quotation; write a quotation mark inside a quotation twice ("")'
+    if "field larger" in text:
+        return f"a field of more than {MAX_FIELD:,} characters; is a quotation mark missing?"
+    return f"not readable as CSV ({text})"
