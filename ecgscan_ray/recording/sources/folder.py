@@ -33,6 +33,8 @@ COLUMNS = ("record", "patient_id", "report", "labels", "age", "sex", "fold", "sp
 MAX_AGE, MAX_FOLD = 130, 9999
 _DECISIVE = ("patient_id", "report", "labels", "fold", "split")
 """A column that is nearly called so is refused: left out unseen, it would change what is trained or who is tested."""
+_ONE_LETTER = 0.82
+"""Similarity of words of six letters that differ in one."""
 _ENDING = re.compile(r"\.(hea|dat|mat)$", re.IGNORECASE)
 _HEADER_BYTES = 2**20
 _PATIENT = re.compile(r"(?im)^#[ \t]*patient id[ \t]*:[ \t]*(\S[^\r\n]*)")
@@ -198,7 +200,7 @@ def _tell_what_is_not_used(table: Table) -> None:
     absent = [name for name in COLUMNS if name not in table.columns]
     for name in unused:
         for column in absent:
-            if column in _DECISIVE and _stem(name) == _stem(column):
+            if column in _DECISIVE and _nearly(name, column):
                 fix = f"Did you mean '{column}'? Rename it to that, or to something else if it is none."
                 raise InputError(f"column '{name}' is not used", where=table.path, fix=fix)
     if unused:
@@ -208,10 +210,11 @@ def _tell_what_is_not_used(table: Table) -> None:
         logger.warning("%s: columns not used: %s%s", table.path.name, printable(", ".join(words[:12])), more)
 
 
-def _stem(column: str) -> str:
-    """``Patient ID``, ``patientid`` and ``patient`` are nearly the same, as are ``label`` and ``labels``."""
-    letters = re.sub(r"[^a-z]", "", column.lower())
-    return letters.removesuffix("s").removesuffix("id")
+def _nearly(name: str, column: str) -> bool:
+    """``Patient ID`` and ``patient`` mean ``patient_id``, ``label`` and ``labals`` mean ``labels``."""
+    letters = [re.sub(r"[^a-z]", "", text) for text in (name, column)]
+    stems = {text.removesuffix("s").removesuffix("id") for text in letters}
+    return len(stems) == 1 or difflib.SequenceMatcher(None, *letters).ratio() > _ONE_LETTER
 
 
 def _rows_by_record(table: Table, paths: Mapping[str, str]) -> dict[str, Row]:
