@@ -193,8 +193,9 @@ def _same(store: str, old: Manifest, source: str, settings: dict[str, Any]) -> M
     theirs, ours = old.settings | {"source": old.source}, settings | {"source": source}
     different = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
     if different:
-        fix = "Choose another place, or overwrite it (--overwrite)."
-        raise StoreError(f"there is a store already, of other settings ({', '.join(different)})", where=store, fix=fix)
+        fix = "Choose another place, or replace it with --overwrite."
+        names = ", ".join("listing of the archive" if key == "archive" else key for key in different)
+        raise StoreError(f"there is a store already, with another {names}", where=store, fix=fix)
     _check_files(store, old)
     logger.info("%s is finished already: nothing to do", store)
     return old

@@ -146,12 +146,19 @@ def _records(root: Path) -> Iterator[str]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 (links if entry.is_symlink() else waiting).append(entry.path)
             elif entry.name.endswith(".hea"):
                 yield os.path.relpath(entry.path, root).removesuffix(".hea")
     if closed:
         logger.warning("%s not read: %s", _count(len(closed), "folder"), printable(closed[0]))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _by_name(paths: Iterable[str]) -> dict[str, str]:
@@ -212,9 +219,9 @@ def _tell_what_is_not_used(table: Table) -> None:
 
 def _nearly(name: str, column: str) -> bool:
     """``Patient ID`` and ``patient`` mean ``patient_id``, ``label`` and ``labals`` mean ``labels``."""
-    letters = [re.sub(r"[^a-z]", "", text) for text in (name, column)]
-    stems = {text.removesuffix("s").removesuffix("id") for text in letters}
-    return len(stems) == 1 or difflib.SequenceMatcher(None, *letters).ratio() > _ONE_LETTER
+    ours, theirs = (re.sub(r"[^a-z]", "", text) for text in (column, name))
+    stems = {text.removesuffix("s").removesuffix("id") for text in (ours, theirs)}
+    return len(stems) == 1 or difflib.SequenceMatcher(None, ours, theirs).ratio() > _ONE_LETTER
 
 
 def _rows_by_record(table: Table, paths: Mapping[str, str]) -> dict[str, Row]:

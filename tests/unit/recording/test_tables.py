@@ -267,6 +267,7 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "in/again").symlink_to(tmp_path / "disk")
     (tmp_path / "in/a").symlink_to(tmp_path / "in/z")
     (tmp_path / "in/z/back").symlink_to(tmp_path / "in")
+    (tmp_path / "in/itself").symlink_to("itself")
     (tmp_path / "in/broken").symlink_to(tmp_path / "nowhere")
     assert set(listed(tmp_path / "in")) == {"again/a", "z/b"}
 
