@@ -15,6 +15,7 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no ping to anyone
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; unset it warns in each process
     "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_task_oom_retries": "2",  # of a task that fills the memory; else it is started again for ever
     # Huge pages for torch's buffers, and freed memory kept: without them the page faults of each step's large tensors
     # cost a virtual machine up to a quarter of its training speed.
     "THP_MEM_ALLOC_ENABLE": "1",

@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 _SHARDS_A_SPLIT = 8  # at least so many where there are rows enough: the tasks of a small archive
 _ROW_GROUPS_A_SHARD = 64  # at most: 30 MB at 100 Hz, which a task holds in memory
+_RETRIES = 2  # of a task whose process died; Ray Data's own default is for ever
 _RATES_HZ = (50.0, 5000.0)
 _OURS = re.compile(
     rf"((?P<split>{'|'.join(SPLITS)})-\d{{5}}(-r(?P<revision>\d{{1,6}}))?\.parquet"
@@ -240,7 +241,7 @@ def _tell_splits(by_split: dict[str, list[Item]]) -> None:
     unknown = sum(item.patient_id is None for item in items)
     if unknown:
         what = "have no patient and are split one by one: recordings of one patient may be in two splits"
-        logger.warning("%d of %d recordings %s", unknown, len(items), what)
+        logger.warning("%d of %d recordings %s. Give patient_id where it is known.", unknown, len(items), what)
     empty = [split for split in SPLITS if not by_split.get(split)]
     if empty:
         folds = sorted({item.fold for item in items if item.fold is not None})
@@ -375,7 +376,9 @@ def _run(
     if not jobs:
         return shards, counts, left
     rows = [{"job": json.dumps(asdict(job))} for job in jobs]
-    results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_task, num_cpus=1)
+    results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        _task, num_cpus=1, ray_remote_args_fn=lambda: {"max_retries": _RETRIES}
+    )
     try:
         for row in results.iter_rows():
             result = json.loads(row["result"])
