@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from ecgscan_ray.config import ResourceConfig
-from ecgscan_ray.errors import InputError, RecordingError, StoreError, printable
+from ecgscan_ray.errors import InputError, RecordingError, StoreError, WorkError, printable
 from ecgscan_ray.recording.checks import check
 from ecgscan_ray.recording.labels import superclasses
 from ecgscan_ray.recording.language import language
@@ -368,6 +368,7 @@ def _run(
     """All jobs as tasks of Ray Data; results come in any order."""
     start_ray(resources, dashboard=False)
     import ray.data
+    import ray.exceptions
 
     total, done = sum(len(job.items) for job in jobs), 0
     shards: list[Shard] = []
@@ -393,6 +394,9 @@ def _run(
             done += result["items"]
             if progress:
                 progress(done, total)
+    except ray.exceptions.OutOfMemoryError as error:
+        fix = "Use a machine with more memory, or one on which less else runs."
+        raise WorkError("a task was killed three times for want of memory", where=where, fix=fix) from error
     except Exception as error:
         raise root_cause(error, where) from error
     return shards, counts, left

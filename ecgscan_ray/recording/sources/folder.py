@@ -16,6 +16,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 from ecgscan_ray.errors import InputError, RecordingError, printable
@@ -111,10 +112,10 @@ class _Header:
         except OSError:
             return cls()  # reading the recording will say so
         patient = _PATIENT.search(text)
-        names = [line.split()[0] for line in text.splitlines() if line.strip() and not line.startswith("#")]
-        master = _MASTER.fullmatch(names[0]) if names else None
-        segments = names[1 : 1 + int(master[1])] if master else ()
-        return cls(identifier(patient[1]) if patient else None, tuple(segments))
+        names = (line.split()[0] for line in text.splitlines() if line.strip() and not line.startswith("#"))
+        master = _MASTER.fullmatch(next(names, ""))
+        segments = tuple(islice(names, int(master[1]))) if master else ()
+        return cls(identifier(patient[1]) if patient else None, segments)
 
 
 def _parts(headers: Mapping[str, _Header]) -> set[str]:
@@ -234,7 +235,7 @@ def _rows_by_record(table: Table, paths: Mapping[str, str]) -> dict[str, Row]:
     for row in table.rows:
         record = _record(row, paths)
         other = rows.setdefault(record, row)
-        if _used(other) != _used(row):
+        if other is not row and _used(other) != _used(row):
             fix = "Keep one of them."
             raise InputError(f"rows {other.number} and {row.number} are both of {record}", where=table.path, fix=fix)
         _refuse_swallowed(row, table.columns.index("record"), paths)
