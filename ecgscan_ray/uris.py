@@ -90,9 +90,7 @@ def _file(uri: str) -> str:
 def _remote(scheme: str, rest: str) -> str:
     """The URI of a bucket or a server; its scheme in small letters, single slashes."""
     server, _, path = rest.partition("/")
-    user, at, _ = rest.rpartition("@") if scheme != "s3" else server.rpartition("@")
-    harmless = user in _WITHOUT_SECRET.get(scheme, ()) or (scheme in _NAMES_A_CONTAINER and ":" not in user)
-    if (at and "/" not in user and not harmless) or "?" in rest:
+    if "?" in rest or _has_credential(scheme, rest if scheme != "s3" else server):
         raise _credential(scheme)
     path = "/".join(part for part in path.split("/") if part)
     if scheme == "s3":
@@ -105,6 +103,14 @@ def _remote(scheme: str, rest: str) -> str:
                 "a bucket has no folders '.' and '..'", where=f"s3://{rest}", fix="Write the whole prefix."
             )
     return f"{scheme}://{server}/{path}".rstrip("/")
+
+
+def _has_credential(scheme: str, rest: str) -> bool:
+    """Whether something before an ``@`` may be one; a key can have slashes in it."""
+    user, at, _ = rest.rpartition("@")
+    if not at or user in _WITHOUT_SECRET.get(scheme, ()):
+        return False
+    return ":" in user or ("/" not in user and scheme not in _NAMES_A_CONTAINER)
 
 
 def _credential(scheme: str) -> StoreError:

@@ -23,12 +23,13 @@ import numpy as np
 import pyarrow as pa
 
 from ecgscan_ray.config import ResourceConfig
-from ecgscan_ray.errors import InputError, RecordingError, StoreError, WorkError, printable
+from ecgscan_ray.errors import InputError, RecordingError, StoreError, printable
 from ecgscan_ray.recording.checks import check
 from ecgscan_ray.recording.labels import superclasses
 from ecgscan_ray.recording.language import language
 from ecgscan_ray.recording.sources import Item, Source, open_source
-from ecgscan_ray.runtime.cluster import root_cause, start_ray
+from ecgscan_ray.runtime.attend import attend
+from ecgscan_ray.runtime.cluster import start_ray
 from ecgscan_ray.store import filesystem
 from ecgscan_ray.store.lease import exclusive
 from ecgscan_ray.store.manifest import (
@@ -368,7 +369,6 @@ def _run(
     """All jobs as tasks of Ray Data; results come in any order."""
     start_ray(resources, dashboard=False)
     import ray.data
-    import ray.exceptions
 
     total, done = sum(len(job.items) for job in jobs), 0
     shards: list[Shard] = []
@@ -380,13 +380,15 @@ def _run(
     results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         _task, num_cpus=1, ray_remote_args_fn=lambda: {"max_retries": _RETRIES}
     )
-    try:
+
+    def gather() -> None:
+        nonlocal done
         for row in results.iter_rows():
             result = json.loads(row["result"])
             if "error" in result:
                 raise StoreError(**result["error"])
-            shards += [Shard(**result["shard"])] if result["shard"] else []
-            left += result["left"]
+            shards.extend([Shard(**result["shard"])] if result["shard"] else [])
+            left.extend(result["left"])
             for facet, values in result["counts"].items():
                 into = counts[result["split"]].setdefault(facet, {})
                 for value, count in values.items():
@@ -394,11 +396,8 @@ def _run(
             done += result["items"]
             if progress:
                 progress(done, total)
-    except ray.exceptions.OutOfMemoryError as error:
-        fix = "Use a machine with more memory, or one on which less else runs."
-        raise WorkError("a task was killed three times for want of memory", where=where, fix=fix) from error
-    except Exception as error:
-        raise root_cause(error, where) from error
+
+    attend(gather, where, "The same command starts again.")
     return shards, counts, left
 
 

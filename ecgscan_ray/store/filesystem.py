@@ -14,18 +14,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from pyarrow import ArrowException, fs
 
 from ecgscan_ray.errors import StoreError
-from ecgscan_ray.store.retry import DENIED, NO_BUCKET, NOBODY_THERE, UNREACHABLE, is_permanent, retried, with_retries
+from ecgscan_ray.store.retry import (
+    DENIED,
+    NO_BUCKET,
+    NOBODY_THERE,
+    OTHER_REGION,
+    UNREACHABLE,
+    is_permanent,
+    retried,
+    with_retries,
+)
 from ecgscan_ray.uris import absolute, is_local
 
 __all__ = ["absolute", "is_local"]  # from here too
 
 _PROBE_ERRORS = (OSError, ArrowException)
-_FIRST_CONTACT_S = 14.0
+_FIRST_CONTACT_S = 9.0
 _reached: set[tuple[str, str]] = set()
 """Servers and buckets that have answered this process."""
 
@@ -49,15 +58,22 @@ def open_filesystem(uri: str, create: bool = False) -> tuple[fs.FileSystem, str]
     elif uri.startswith("s3://"):
         filesystem, path = _bucket(uri), uri.removeprefix("s3://")
     else:
-        with explained(uri, "not usable as a place to store"):
-            try:
-                other, path = fs.FileSystem.from_uri(uri)
-            except ValueError as error:
-                raise StoreError(f"not understood ({_short(error)})", where=uri, fix="Use a path or s3://...") from None
-            filesystem = with_retries(other)
+        filesystem, path = _other(uri)
     if create:
         _create(uri, filesystem, path)
     return filesystem, path
+
+
+def _other(uri: str) -> tuple[fs.FileSystem, str]:
+    scheme, _, rest = uri.partition("://")
+    server, slash, path = rest.partition("/")
+    options = "?retry_limit_seconds=20" if scheme in ("gs", "gcs") else ""  # its own is 15 minutes without a word
+    with explained(uri, "not usable as a place to store"):
+        try:
+            filesystem, path = fs.FileSystem.from_uri(f"{scheme}://{server}{slash}{quote(path)}{options}")
+        except ValueError as error:
+            raise StoreError(f"not understood ({_short(error)})", where=uri, fix="Use a path or s3://...") from None
+    return with_retries(filesystem), path
 
 
 def _bucket(uri: str) -> fs.FileSystem:
@@ -67,11 +83,12 @@ def _bucket(uri: str) -> fs.FileSystem:
     if contact not in _reached:
         _first_contact(uri, bucket)
         _reached.add(contact)
-    return with_retries(_s3(connect_timeout=10, request_timeout=30))
+    twice = fs.AwsStandardS3RetryStrategy(max_attempts=2)  # the rest is ours, whose pauses are shorter and are counted
+    return with_retries(_s3(connect_timeout=10, request_timeout=30, retry_strategy=twice))
 
 
 def _first_contact(uri: str, bucket: str) -> None:
-    once = _s3(connect_timeout=5, request_timeout=8, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1))
+    once = _s3(connect_timeout=5, request_timeout=6, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1))
 
     def look(attempt: int) -> bool:
         try:
@@ -94,16 +111,29 @@ def _s3(**options: Any) -> fs.S3FileSystem:
         options |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
     if region:  # without one, pyarrow asks AWS for the bucket's region
         options["region"] = region
-    return fs.S3FileSystem(allow_delayed_open=True, **options)  # a small file is then one request
+    # A small file is one request. Uploads run in the thread that asks for them: Ray copies checkpoints in pyarrow's own
+    # threads, and uploads waiting there for more of these threads would wait for ever (apache/arrow#32372).
+    return fs.S3FileSystem(allow_delayed_open=True, background_writes=False, **options)
 
 
 def _s3_settings() -> tuple[SplitResult | None, str | None]:
-    """The server that AWS's variables name, without a password that may stand there, and the region."""
+    """The server that AWS's variables name, without a password that may stand there, and the region.
+
+    Raises:
+        StoreError: What they name is no server; it is not shown.
+    """
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if not endpoint:
         return None, region
-    parts = urlsplit(endpoint if "//" in endpoint else f"https://{endpoint}")
+    fix = "Write https://host:port, without credentials."
+    try:
+        parts = urlsplit(endpoint if "//" in endpoint else f"https://{endpoint}")
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise StoreError("not the address of a server", where="AWS_ENDPOINT_URL", fix=fix)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]), region or "us-east-1"
 
 
@@ -150,6 +180,10 @@ def explained(uri: str, what: str) -> Iterator[None]:
             raise StoreError(f"{what}: access denied", where=uri, fix=fix) from None
         if NO_BUCKET.search(text):
             raise StoreError(f"{what}: no such bucket", where=uri, fix="Make the bucket first.") from None
+        region = OTHER_REGION.search(text)
+        if region:
+            fix = f"Set AWS_REGION={region.group(1)}."
+            raise StoreError(f"{what}: its bucket is in another region", where=uri, fix=fix) from None
         if UNREACHABLE.search(text):
             fix = "Check AWS_ENDPOINT_URL and the network."
             raise StoreError(f"{what}: its server does not answer", where=uri, fix=fix) from None
@@ -186,6 +220,14 @@ def list_sizes(uri: str, recursive: bool = False) -> dict[str, int]:
     with explained(uri, "cannot be listed"):
         found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=recursive))
     return {info.path[len(path) :].lstrip("/"): info.size for info in found if info.type == fs.FileType.File}
+
+
+def list_names(uri: str) -> list[str]:
+    """Names of the files and folders directly under ``uri``, sorted; empty where there is no such folder."""
+    filesystem, path = open_filesystem(uri)
+    with explained(uri, "cannot be listed"):
+        found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(info.base_name for info in found)
 
 
 def read_bytes(uri: str) -> bytes:

@@ -155,7 +155,7 @@ def _acquire(uri: str, purpose: str) -> _Held:
 def _refuse_while_alive(uri: str, other: Lease | None, age_s: float) -> None:
     """Raise unless the other holder is certainly dead or silent for too long; say whose lease is taken over."""
     local = other is not None and (other.machine, other.host) == (_machine(), socket.gethostname())
-    if local and other is not None and _process_start(other.pid) != other.process_start:
+    if local and other is not None and _is_dead(other):
         logger.info("%s: taken over from %s, which is dead", uri, _name(other))
     elif not local and age_s > EXPIRES_S:
         logger.warning("%s: taken over from %s, without a sign of life for %.0f s", uri, _name(other), age_s)
@@ -223,21 +223,29 @@ def _machine() -> str:
         return socket.gethostname()
 
 
+def _is_dead(lease: Lease) -> bool:
+    """Whether a process of this machine has ended, or its number belongs to another one by now."""
+    start = _process_start(lease.pid)
+    return start is None or (start not in ("", lease.process_start) and lease.process_start != "")
+
+
 def _process_start(pid: int) -> str | None:
     """When a process started; ``None`` if it is dead, empty where the system does not say."""
-    if not Path("/proc/self/stat").exists():
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return None
-        except OSError:
-            pass
-        return ""
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return None
-    return None if state in "ZX" else rest[18]
+        return None if state in "ZX" else rest[18]
+    except (OSError, ValueError):  # no such process, one that is hidden from us, or no Linux
+        return "" if _answers(pid) else None
+
+
+def _answers(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True
 
 
 @dataclass(frozen=True)

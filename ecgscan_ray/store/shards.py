@@ -14,6 +14,7 @@ from pyarrow import fs
 
 from ecgscan_ray.errors import StoreError
 from ecgscan_ray.recording.recording import Recording
+from ecgscan_ray.recording.reports import repaired
 from ecgscan_ray.store import filesystem
 from ecgscan_ray.store.manifest import QUARANTINE_NAME, Manifest, Shard
 from ecgscan_ray.store.retry import DENIED, UNREACHABLE
@@ -267,6 +268,14 @@ def iterate_rows(store_uri: str, manifest: Manifest, split: str, limit: int | No
             recordings = unpack(read_row_groups(store_uri, shard, [group]))[:left]
             left -= len(recordings)
             yield from recordings
+
+
+def iterate_reports(store_uri: str, manifest: Manifest, split: str) -> Iterator[str | None]:
+    """Reports of one split in the store's order; of the shards only what they need is read."""
+    for shard in manifest.shards_of(split):
+        for group in range(len(shard.row_groups)):
+            table = read_row_groups(store_uri, shard, [group], columns=["report", "source"])
+            yield from (repaired(row["report"], row["source"]) for row in table.to_pylist())
 
 
 def write_quarantine(store_uri: str, rows: Sequence[dict[str, str]]) -> None:

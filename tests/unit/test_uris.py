@@ -30,6 +30,8 @@ from ecgscan_ray.uris import absolute, is_local
         ("gs://anonymous@bucket/a", "gs://anonymous@bucket/a"),
         ("abfss://container@account.dfs.core.windows.net/a", "abfss://container@account.dfs.core.windows.net/a"),
         ("hdfs://user@host:8020/a", "hdfs://user@host:8020/a"),
+        ("https://host/a@b", "https://host/a@b"),
+        ("s3://bucket/a@b", "s3://bucket/a@b"),
     ],
 )
 def test_each_spelling_has_one_meaning(uri: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +93,7 @@ SECRETS = [
     "S3:/AKID:HUSHHUSH@bucket",
     "abfs://:HUSHHUSH@account.blob.core.windows.net/c/store",
     "abfss://container:HUSHHUSH@account.dfs.core.windows.net/c",
+    "abfs://:HUSH/HUSHHUSH==@account.blob.core.windows.net/c",
     "abfs://c@account.dfs.core.windows.net/x?sv=2024&sig=HUSHHUSH",
     "az://account/c?sig=HUSHHUSH",
     "hdfs://user:HUSHHUSH@127.0.0.1:1/store",

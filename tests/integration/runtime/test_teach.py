@@ -93,7 +93,7 @@ def test_pages_are_aligned_to_a_frozen_teacher(teacher: Path, sample_store: str,
 
     with pytest.raises(RunError, match=r"teacher\.digest: \w+ -> None"):
         pretrain(tiny_config(training__steps=4), sample_store, str(out))
-    with pytest.raises(RunError, match="holds a page encoder, not a teacher"):
+    with pytest.raises(RunError, match="is no teacher: it is a run of 'ecgscan pretrain', a page encoder"):
         pretrain(tiny_config(teacher__run=str(out)), sample_store, str(tmp_path / "other"))
     (teacher / "finished.json").rename(teacher / "away.json")
     with pytest.raises(RunError, match="the teacher is not finished"):

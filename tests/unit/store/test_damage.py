@@ -24,17 +24,23 @@ from ecgscan_ray.store.shards import ShardError, ShardWriter, iterate_rows, parq
 from tests.records import recording
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three training shards of two row groups of four rows."""
-    shards = []
+    folder, shards = tmp_path_factory.mktemp("good"), []
     for number in range(3):
-        writer = ShardWriter(str(tmp_path), "train", number)
+        writer = ShardWriter(str(folder), "train", number, compression_level=3)
         for group in range(2):
             writer.add([recording(f"{number}-{group}-{k}", seed=8 * number + 4 * group + k) for k in range(4)])
         shards += [shard] if (shard := writer.close()) else []
-    write_manifest(str(tmp_path), Manifest(source="made-up", shards=shards))
-    return tmp_path
+    write_manifest(str(folder), Manifest(source="made-up", shards=shards))
+    return folder
+
+
+@pytest.fixture
+def store(good: Path, tmp_path: Path) -> Path:
+    """A copy to be damaged."""
+    return Path(shutil.copytree(good, tmp_path / "store"))
 
 
 def one_epoch(store: Path) -> list[str]:
