@@ -211,6 +211,11 @@ def test_rows_cost_a_third_of_their_samples(tmp_path: Path) -> None:
     assert isinstance(pack([recording()]), pa.Table)
 
 
+def test_older_stores_hold_reports_of_ptbxl_as_published(tmp_path: Path) -> None:
+    table = pack([recording(report="f#r lvh. Edit: LVH", source=source) for source in ("ptbxl", "folder")])
+    assert [row.report for row in unpack(table)] == ["für lvh.", "f#r lvh. Edit: LVH"]
+
+
 def test_a_folder_to_write_into_is_here_or_goes_there(tmp_path: Path, s3_server: str) -> None:
     here, there = str(tmp_path / "pages"), filesystem.join(s3_server, "pages")
     for place in (here, f"file://{here}-2", there):
@@ -221,8 +226,3 @@ def test_a_folder_to_write_into_is_here_or_goes_there(tmp_path: Path, s3_server:
     assert not folder.exists(), "what was uploaded is not kept here"
     with pytest.raises(StoreError, match="no such bucket"), filesystem.local_folder("s3://no-such-bucket/x"):
         raise AssertionError("found before the work begins")
-
-
-def test_older_stores_hold_reports_of_ptbxl_as_published(tmp_path: Path) -> None:
-    table = pack([recording(report="f#r lvh. Edit: LVH", source=source) for source in ("ptbxl", "folder")])
-    assert [row.report for row in unpack(table)] == ["für lvh.", "f#r lvh. Edit: LVH"]
