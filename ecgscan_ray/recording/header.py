@@ -35,7 +35,7 @@ _SIGNAL = re.compile(
     r"(?P<file>\S+)\s+(?P<format>\d{1,4})(?:x(?P<frame>\d{1,6}))?(?::(?P<skew>\d{1,9}))?(?:\+(?P<offset>\d{1,12}))?"
     rf"(?:\s+(?P<gain>{_NUMBER})(?:\((?P<baseline>{_INTEGER})\))?(?:/(?P<units>\S+))?(?=\s|$)"
     rf"(?:\s+{_INTEGER}(?=\s|$)(?:\s+(?P<zero>{_INTEGER})(?=\s|$)(?:\s+(?P<initial>{_INTEGER})(?=\s|$)"
-    rf"(?:\s+(?P<checksum>{_INTEGER})(?=\s|$)(?:\s+{_INTEGER}(?=\s|$))?)?)?)?)?)?"
+    rf"(?:\s+(?P<checksum>{_INTEGER})(?=\s|$)(?:\s+(?P<block>{_INTEGER})(?=\s|$))?)?)?)?)?)?"
     r"(?:\s+(?P<name>\S.*))?"
 )
 _SEGMENT = re.compile(r"(?P<name>[-\w]+|~)\s+(?P<length>\d{1,12})", re.ASCII)
@@ -203,9 +203,10 @@ def _signals(where: str, count: int, lines: list[str]) -> list[Signal]:
 
 def _signal(where: str, line: str) -> Signal:
     found = _SIGNAL.fullmatch(line)
-    gain = float(found["gain"] or 0) if found else 0.0
-    if found is None or not math.isfinite(gain) or not int(found["frame"] or 1):
+    if found is None or _numbers_in_name(found) or not int(found["frame"] or 1):
         raise _error(where, f"signal line not understood: '{line[:60]}'")
+    if not math.isfinite(gain := float(found["gain"] or 0)):
+        raise _error(where, f"a gain that is no number: '{line[:60]}'")
     if found["format"] not in FORMATS and found["file"] != "~":
         raise RecordingError(f"format {found['format']} is not known", reason="format", where=where)
     if "/" in found["file"] or "\\" in found["file"]:
@@ -223,6 +224,11 @@ def _signal(where: str, line: str) -> Signal:
         checksum=None if found["checksum"] is None else int(found["checksum"]),
         name=found["name"],
     )
+
+
+def _numbers_in_name(found: re.Match[str]) -> bool:
+    """Numbers behind something that is none: one of the fields before the name is damaged."""
+    return found["block"] is None and any(word.lstrip("+-").isdigit() for word in (found["name"] or "").split())
 
 
 def _comments(lines: list[str]) -> dict[str, str]:

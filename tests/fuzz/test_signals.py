@@ -107,7 +107,10 @@ def make_signals(kind: str, number: int, folder: Path) -> Path:
 
 def attempt(folder: Path) -> str:
     expected, found = sound(folder.name), read(folder)
-    same = np.array_equal(found.signal_mv, expected.signal_mv, equal_nan=True) and found.fs == expected.fs
+    if found.fs != expected.fs or found.sig_len != expected.sig_len:
+        return "other"
+    rounding = 1.5 / (expected.steps_per_mv or np.inf)  # a limb lead may come from the lead laws
+    same = np.allclose(found.signal_mv, expected.signal_mv, rtol=0, atol=rounding, equal_nan=True)
     return "same" if same else "other"
 
 

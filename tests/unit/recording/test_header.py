@@ -103,6 +103,8 @@ def test_comments_and_lines_of_any_length_are_read_at_once(tmp_path: Path) -> No
         "../{name}.dat 16 1000/mV 16 0 0 0 0 {lead}",
         "/etc/hostname 16 1000/mV 16 0 0 0 0 {lead}",
         "{name}.dat",
+        "{name}.dat 16 1000(0)/mV 16 0 0 x 0 {lead}",
+        "{name}.dat 16 1000(0/mV 16 0 0 0 0 {lead}",
     ],
 )
 def test_a_signal_line_that_is_not_understood(tmp_path: Path, line: str) -> None:
