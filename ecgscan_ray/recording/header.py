@@ -18,6 +18,7 @@ MAX_SEGMENTS = 1000
 MAX_SAMPLES = (256 << 20) // 8
 """Of all signals together: 256 MB as float64, 93 minutes of twelve leads at 500 Hz."""
 _MAX_LINE = 4096
+_MIN_GAIN, _MAX_GAIN = 1e-6, 1e12  # steps a unit, from nV to V
 
 _WIDTHS = {"8": 1, "80": 1, "16": 2, "61": 2, "160": 2, "212": 1.5, "310": 4 / 3, "311": 4 / 3, "24": 3, "32": 4}
 FORMATS: dict[str, float] = _WIDTHS | {"508": 0, "516": 0, "524": 0}
@@ -205,8 +206,9 @@ def _signal(where: str, line: str) -> Signal:
     found = _SIGNAL.fullmatch(line)
     if found is None or _numbers_in_name(found) or not int(found["frame"] or 1):
         raise _error(where, f"signal line not understood: '{line[:60]}'")
-    if not math.isfinite(gain := float(found["gain"] or 0)):
-        raise _error(where, f"a gain that is no number: '{line[:60]}'")
+    gain = float(found["gain"] or 0)
+    if gain and not _MIN_GAIN <= abs(gain) <= _MAX_GAIN:
+        raise RecordingError(f"no gain can be {gain:g}", reason="implausible_gain", where=where)
     if found["format"] not in FORMATS and found["file"] != "~":
         raise RecordingError(f"format {found['format']} is not known", reason="format", where=where)
     if "/" in found["file"] or "\\" in found["file"]:

@@ -86,7 +86,8 @@ def without_standstill(signal_mv: NDArray[np.float32], fs: float) -> NDArray[np.
         signal_mv: (12, T), NaN where missing already.
         fs: Samples a second.
     """
-    places = np.arange(0, signal_mv.shape[1] - 1, max(int(fs) - 1, 1))
+    sig_len = signal_mv.shape[1]
+    places = np.arange(0, sig_len - 1, max(int(min(fs, sig_len)) - 1, 1))
     if not _still(signal_mv[:, places], signal_mv[:, places + 1]).any():  # no stretch of a second has none of them
         return signal_mv
     still = _still(signal_mv[:, :-1], signal_mv[:, 1:])

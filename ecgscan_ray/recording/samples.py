@@ -238,7 +238,7 @@ def _check_sums(header: Header, path: str, signals: list[Signal], frames: NDArra
         if wrong:
             what = "checksum" if stated else "first sample"
             problem = f"the samples of signal {signal.name} do not agree with the header's {what}"
-            fix = "The file is damaged, or was changed without its header: get or write the record again."
+            fix = "The file is damaged; or the samples were changed on purpose: then write 0 for all checksums."
             raise RecordingError(problem, reason="checksum", where=path, fix=fix)
 
 

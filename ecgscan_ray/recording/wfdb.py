@@ -79,8 +79,9 @@ def read_wfdb(
     """Read a 12-lead record.
 
     Leads are found by name, in any case and order; other signals (Frank leads, pressures) are dropped. From eight leads
-    (I, II, V1 to V6) the other four follow by the lead laws. ``Age``, ``Sex``, ``Dx`` and ``Patient ID`` are taken from
-    the header's comments.
+    (I, II, V1 to V6) the other four follow by the lead laws. Where all leads stand still for a second or more, samples
+    are missing: padding and gaps, which no heart made. ``Age``, ``Sex``, ``Dx`` and ``Patient ID`` are taken from the
+    header's comments.
 
     Args:
         path: Of the header, with or without ``.hea``.
@@ -90,8 +91,6 @@ def read_wfdb(
 
     Raises:
         RecordingError: The record cannot be read, is not calibrated in volts, or lacks a lead.
-
-    Stretches of a second and more in which all leads stand still are missing: padding and gaps, which no heart made.
     """
     channels = read_channels(path)
     name = str(path).removesuffix(".hea")

@@ -50,6 +50,7 @@ def test_rates(tmp_path: Path, line: str, fs: float) -> None:
         "r 12 49 1000",
         "r 12 5001 1000",
         "r 12 0.004 1000",
+        "r 12 1e308 1000",
         "r 12 100Hz 1000",
     ],
 )
@@ -98,7 +99,6 @@ def test_comments_and_lines_of_any_length_are_read_at_once(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "line",
     [
-        "{name}.dat 16 1e999/mV 16 0 0 0 0 {lead}",
         "{name}.dat 16x0 1000/mV 16 0 0 0 0 {lead}",
         "../{name}.dat 16 1000/mV 16 0 0 0 0 {lead}",
         "/etc/hostname 16 1000/mV 16 0 0 0 0 {lead}",
@@ -109,6 +109,11 @@ def test_comments_and_lines_of_any_length_are_read_at_once(tmp_path: Path) -> No
 )
 def test_a_signal_line_that_is_not_understood(tmp_path: Path, line: str) -> None:
     assert refused(write_record(tmp_path, "r", signal_line=line)).reason == "header"
+
+
+@pytest.mark.parametrize("gain", ["1e999/mV", "1e20/mV", "1e-300/uV", "-1e13"])
+def test_a_gain_that_cannot_be(tmp_path: Path, gain: str) -> None:
+    assert refused(write_record(tmp_path, "r", gain=gain)).reason == "implausible_gain"
 
 
 def test_baseline_and_unit_exchanged_are_no_unit(tmp_path: Path) -> None:
