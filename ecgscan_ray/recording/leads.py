@@ -48,8 +48,8 @@ def lead_names(texts: Sequence[str | None]) -> list[str | None]:
 
 
 def _plain(text: str) -> str:
-    """A description in capitals without prefix, unit and separators."""
-    name = _SUFFIX.sub("", _NOTE.sub("", text.strip().upper()))
+    """A description in capitals without comment, prefix, unit and separators."""
+    name = _SUFFIX.sub("", _NOTE.sub("", text.partition("#")[0].strip().upper()))
     return _GAP.sub("", _PREFIX.sub("", name))
 
 

@@ -127,7 +127,7 @@ def _path(header: Header, file: str) -> str:
 def _size(header: Header, path: str) -> int:
     if not os.path.isfile(path):
         name = os.path.basename(path)
-        raise RecordingError(f"missing file {name}", reason="missing_file", where=f"{header.path}.hea")
+        raise RecordingError(f"missing file {name[:100]}", reason="missing_file", where=f"{header.path}.hea")
     return os.path.getsize(path)
 
 

@@ -12,7 +12,7 @@ import pytest
 from ecgscan_ray.errors import RecordingError
 from ecgscan_ray.recording.checks import check
 from ecgscan_ray.recording.wfdb import read_channels, read_wfdb
-from tests.records import heart_uv, write_record
+from tests.records import heart_uv, packed, write_record
 
 
 def refused(path: Path) -> RecordingError:
@@ -36,6 +36,30 @@ def with_first_line(folder: Path, line: str) -> Path:
 def test_rates(tmp_path: Path, line: str, fs: float) -> None:
     channels = read_channels(with_first_line(tmp_path, line))
     assert (channels.fs, channels.values.shape) == (fs, (12, 1000))
+
+
+@pytest.mark.parametrize("format", ["16", "212"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "r 12 100 0",
+        "r 12 100",
+        "r 12 100 1000 2006",
+        "r 12 100 1000 05-May-2020 14:50:55",
+        "r 12 100 1000 10:20:30 01/02/89",
+        "r 12 100 1000 10:20:30 31/02/2020",
+        "r 12 100/100(0) 1000 10:20:30.123",
+    ],
+)
+def test_first_lines_of_public_archives(tmp_path: Path, line: str, format: str) -> None:
+    """Dates that are none and a length of 0 (not stated), in formats that the package wfdb unpacks and in others."""
+    counts = (heart_uv() // 2).clip(-2000, 2000)
+    signal_line = "{name}.dat " + format + " 500/mV 16 0 {first} {checksum} 0 {lead}"
+    path = write_record(tmp_path, "r", counts, signal_line=signal_line)
+    path.with_suffix(".dat").write_bytes(packed(counts, format))
+    text = path.with_suffix(".hea").read_text()
+    path.with_suffix(".hea").write_text(text.replace("r 12 100 1000", line))
+    np.testing.assert_allclose(read_wfdb(path).signal_mv, counts / 500, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

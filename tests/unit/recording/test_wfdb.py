@@ -239,6 +239,15 @@ def test_two_files_in_microvolts(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_wfdb(tmp_path / "r").signal_mv, MILLIVOLTS, rtol=1e-6)
 
 
+def test_signals_of_two_files_in_turn(tmp_path: Path) -> None:
+    counts = heart_uv()
+    for start, name in enumerate("ab"):
+        (tmp_path / f"{name}.dat").write_bytes(packed(counts[start::2], "24"))
+    lines = [f"{'ab'[k % 2]}.dat 24 1000/mV 24 0 0 0 0 {lead}" for k, lead in enumerate(LEADS)]
+    (tmp_path / "r.hea").write_text("\n".join(["r 12 100 1000", *lines]))
+    np.testing.assert_array_equal(read_wfdb(tmp_path / "r").signal_mv, MILLIVOLTS)
+
+
 @pytest.mark.parametrize("units", ["uV", "UV", "microvolt", "microVolts", "\u00b5V", "\u03bcV", "\u00c2\u00b5V"])
 def test_microvolts_in_words_and_signs(tmp_path: Path, units: str) -> None:
     np.testing.assert_allclose(
@@ -282,7 +291,7 @@ def test_a_byte_order_mark(tmp_path: Path) -> None:
         [f"EKG_{lead}" for lead in LEADS],
         [f"Lead {lead.upper()}" for lead in LEADS],
         [f"Lead_{lead}" for lead in LEADS],
-        ["Lead I (Einthoven)", *LEADS[1:]],
+        ["Lead I (Einthoven)", "II # noisy", *LEADS[2:]],
         ["I lead", "II lead", "III lead", "a VR", "aV-L", "aV F", "V-1", "V 2", "V_3", *LEADS[9:]],
     ],
 )
