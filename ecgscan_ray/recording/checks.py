@@ -80,8 +80,8 @@ def _check_gain(recording: Recording, limits: Limits) -> None:
     low, high = percentile(recording.signal_mv, [0.5, 99.5], axis=1)
     typical = float(np.exp(np.mean(np.log(np.maximum(high - low, 1e-4)))))
     if not limits.min_range_mv <= typical <= limits.max_range_mv:
-        problem = f"typical range of {typical:.3g} mV, not {limits.min_range_mv} to {limits.max_range_mv}: a wrong gain"
-        fix = "Correct the gain in the header; an archive of newborns or low voltage needs other Limits of checks.py."
+        problem = f"typical range of {typical:.3g} mV, not {limits.min_range_mv} to {limits.max_range_mv}: probably a wrong gain"
+        fix = "Correct the gain in the header; hearts of newborns or of low voltage need other Limits (recording/checks.py)."
         raise _error(recording, "implausible_gain", problem, fix)
 
 
@@ -96,7 +96,9 @@ def _check_gain_of_leads(recording: Recording, limits: Limits) -> None:
         return
     worst = int(np.argmax(np.abs(chest - np.median(chest)))) if wrong[:6].any() else 6  # its neighbours look wrong too
     name, others = (*((lead, "its neighbours") for lead in LEADS[6:]), ("I to aVF", "V1 to V6"))[worst]
-    problem = f"the samples of {name} change {ratios[worst]:.3g} times as much as those of {others}: a wrong gain"
+    problem = (
+        f"the samples of {name} change {ratios[worst]:.3g} times as much as those of {others}: probably a wrong gain"
+    )
     raise _error(recording, "implausible_gain", problem, "Correct the gain in the header.")
 
 
