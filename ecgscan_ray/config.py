@@ -29,7 +29,7 @@ Gain = Annotated[float, Field(ge=0.1, le=400)]
 
 
 class Section(BaseModel):
-    """A frozen group of settings; unknown keys are errors."""
+    """A frozen group of settings; unknown keys are errors, and so are numbers that are not finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -259,6 +259,12 @@ class ObjectiveConfig(Section):
         if min(shares, default=0) < 0 or sum(shares) <= 0:
             raise ValueError("pair_shares wants shares of at least 0, and one above 0")
         return self
+
+    @property
+    def uses_text(self) -> bool:
+        """Whether any term of the loss depends on reports."""
+        pairs = [name for name, share in self.pair_shares.items() if share and "text" in name]
+        return self.gram_weight > 0 or (self.pair_weight > 0 and bool(pairs))
 
 
 class ExternalEncoderConfig(Section):
@@ -512,8 +518,11 @@ Model = TypeVar("Model", bound=Section)
 
 
 def merge(base: Mapping[str, Any], dotted: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of the nested mapping ``base`` in which every ``"a.b.c": value`` of ``dotted`` is set."""
-    merged = json.loads(json.dumps(base))
+    """A copy of the nested mapping ``base`` in which every ``"a.b.c": value`` of ``dotted`` is set.
+
+    Other ``page.effects`` than those of ``base`` come with their own probabilities and sizes, except those in ``dotted``.
+    """
+    merged = json.loads(json.dumps(_with_own_effects(base, dotted)))
     for key, value in dotted.items():
         *path, last = key.split(".")
         node = merged
@@ -525,6 +534,17 @@ def merge(base: Mapping[str, Any], dotted: Mapping[str, Any]) -> dict[str, Any]:
                 raise ConfigError(f"'{part}' is a value, not a section", where=f"setting {key}")
         node[last] = value
     return merged
+
+
+def _with_own_effects(base: Mapping[str, Any], dotted: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``base`` without the probabilities and sizes that it set for other ``page.effects`` than those asked for.
+
+    A preset tunes them for its own effects; kept, they would switch off what makes a fax a fax.
+    """
+    page = base.get("page")
+    if not isinstance(page, Mapping) or dotted.get("page.effects", page.get("effects")) == page.get("effects"):
+        return base
+    return {**base, "page": {name: value for name, value in page.items() if name not in ("chances", "sizes")}}
 
 
 def by_key(kind: type[BaseModel], content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

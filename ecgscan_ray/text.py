@@ -69,18 +69,13 @@ def fit_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     Umlauts are folded ("ä" to "ae"), since reports write both forms.
 
     Args:
-        texts: Reports; those without a finding are left out.
+        texts: Reports; those without a finding are left out. Where none is left, tokens are the single bytes.
         vocab_size: Tokens at most, special ones and the 256 bytes included.
 
     Returns:
         A tokenizer with [PAD]=0, [UNK]=1, [CLS]=2, [SEP]=3.
-
-    Raises:
-        InputError: No text has a finding.
     """
     corpus = sorted(normalise(text) for text in texts if is_finding(text))
-    if not corpus:
-        raise InputError("no report to fit a tokenizer on", fix="Train without text, or add reports to the store.")
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     folds: list[normalizers.Normalizer] = [normalizers.Replace(letter, ascii_) for letter, ascii_ in _UMLAUTS.items()]
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), *folds])

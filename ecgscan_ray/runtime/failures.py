@@ -35,7 +35,7 @@ def lasting(error: BaseException) -> EcgscanError | None:
 
 
 def _passing(error: EcgscanError) -> bool:
-    return isinstance(error, StoreError) and "cannot be reached" in error.what
+    return isinstance(error, StoreError) and "does not answer" in error.what
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

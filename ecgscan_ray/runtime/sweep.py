@@ -27,6 +27,7 @@ from ecgscan_ray.errors import ConfigError, RunError, WorkError, near_miss
 from ecgscan_ray.evaluation.score import SCORES
 from ecgscan_ray.report.sweep import Trial, write_sweep_report
 from ecgscan_ray.runtime import ablation
+from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.cluster import root_cause, start_ray
 from ecgscan_ray.runtime.pretrain import pretrain
 from ecgscan_ray.runtime.run_folder import read_json, refuse_other_things, total_steps
@@ -234,7 +235,7 @@ def _search(config: SweepConfig, plan: _Plan, left: int) -> None:
             callbacks=[_Told(plan.book, config.length)],
         ),
     )
-    tuner.fit()
+    attend(tuner.fit, plan.book.out, "The same command goes on with what is left.")
     if time.time() < plan.deadline:
         write_bytes_atomic(join(plan.book.out, "finished.json"), json.dumps({"trials": config.length}).encode())
 

@@ -266,6 +266,13 @@ def iterate_rows(store_uri: str, manifest: Manifest, split: str, limit: int | No
             yield from recordings
 
 
+def iterate_reports(store_uri: str, manifest: Manifest, split: str) -> Iterator[str | None]:
+    """Reports of one split in the store's order; of the shards only this column is read."""
+    for shard in manifest.shards_of(split):
+        for group in range(len(shard.row_groups)):
+            yield from read_row_groups(store_uri, shard, [group], columns=["report"])["report"].to_pylist()
+
+
 def write_quarantine(store_uri: str, rows: Sequence[dict[str, str]]) -> None:
     """The table of recordings left out: ``id``, ``origin``, ``reason``, ``detail`` each."""
     sink = pa.BufferOutputStream()

@@ -109,9 +109,11 @@ def test_bad_tokenizers_are_one_line(tmp_path, content: str) -> None:
         load_tokenizer(tmp_path / "absent")
 
 
-def test_nothing_to_fit_on() -> None:
-    with pytest.raises(InputError, match="no report"):
-        fit_tokenizer(["", "trace only requested."], 400)
+def test_without_a_finding_tokens_are_bytes() -> None:
+    tokenizer = fit_tokenizer(["", "trace only requested."], 400)
+    assert tokenizer.get_vocab_size() == 4 + 256
+    ids, mask = encode(tokenizer, ["", "ekg"], 8)
+    assert ids[0].tolist() == [2, 3, 0, 0, 0, 0, 0, 0] and mask[1].sum() == 2 + len(" ekg")
 
 
 def test_prompts_are_findings_in_two_languages() -> None:
