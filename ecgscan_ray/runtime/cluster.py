@@ -184,6 +184,8 @@ def _quieten() -> None:
 
     for name in ("ray.data", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # essays of the raylet on lost processes, on stdout; there is no public switch (Ray 2.60), its log files have them
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # says that there are no progress bars
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -208,6 +210,8 @@ def root_cause(error: BaseException, where: str, goes_on: str | None = None) -> 
         inner = getattr(cause, "cause", None) or getattr(cause, "controller_failure", None)
         inner = inner or next(iter(failures.values()), None)
         cause = inner if isinstance(inner, BaseException) else cause.__cause__ or cause.__context__
+    if isinstance(seen[-1], ray.exceptions.ActorDiedError):
+        return WorkError("a process of Ray has died (killed, or out of memory)", where=where, fix=goes_on)
     return WorkError(first_line(seen[-1]), where=where, fix=goes_on)
 
 
