@@ -17,13 +17,31 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 import typer.core
 
+from ecgscan_ray.cores import usable_cores
 from ecgscan_ray.errors import EcgscanError, InputError
+from ecgscan_ray.runtime import terminal
 from ecgscan_ray.uris import absolute
 
 if TYPE_CHECKING:
     from ecgscan_ray.config import Section
 
     Kind = TypeVar("Kind", bound=Section)
+
+
+_INTERRUPTED = {
+    "prepare": "no store was finished; the same command starts again",
+    "inspect": "nothing was changed",
+    "render": "the pages written so far are whole; the same command draws them all again",
+    "pretrain": "the same command goes on from the last checkpoint",
+    "teach": "the same command goes on from the last checkpoint",
+    "evaluate": "no new report was written; the same command starts again",
+    "sweep": "the same command goes on with the trials that are left",
+    "embed": "no file was written; the same command starts again",
+    "export": "nothing was exported; the same command starts again",
+    "config": "nothing was changed",
+    "doctor": "nothing was changed",
+}
+"""What Ctrl-C or SIGTERM in a verb means."""
 
 
 class _Verbs(typer.core.TyperGroup):
@@ -36,7 +54,7 @@ class _Verbs(typer.core.TyperGroup):
             print(f"error: {error}", file=sys.stderr)
             sys.exit(error.exit_status)
         except KeyboardInterrupt:
-            print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+            print(f"interrupted: {_INTERRUPTED[ctx.invoked_subcommand]}", file=sys.stderr)
             sys.exit(130)
 
 
@@ -149,7 +167,7 @@ def render(
                 files,
                 resolved.page,
                 resolved.seed,
-                workers=min(workers or os.cpu_count() or 1, max(1, total // 16)),
+                workers=min(workers or usable_cores(), max(1, total // 16)),
                 progress=lambda done: log.info("%d of %d pages", done, total),
             )
     for path in paths:
@@ -408,4 +426,10 @@ def _talk() -> None:
 
 def main() -> None:
     """Entry point of ``ecgscan`` and of the jobs."""
-    app(prog_name="ecgscan")
+    terminal.take()
+    try:
+        app(prog_name="ecgscan")
+    except SystemExit as end:
+        if end.code:
+            terminal.leave(int(end.code))
+        raise

@@ -19,7 +19,6 @@ hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine
 hypothesis.settings.load_profile("untimed")
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 S3_BUCKET = "ecgscan-tests"

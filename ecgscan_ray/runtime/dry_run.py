@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +19,14 @@ from tokenizers import Tokenizer
 from ecgscan_ray import text
 from ecgscan_ray.batch import Batch, BatchMaker, concatenate
 from ecgscan_ray.config import Config
+from ecgscan_ray.cores import usable_cores
 from ecgscan_ray.errors import StoreError
 from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.runtime.embeddings import under_teacher
 from ecgscan_ray.runtime.fit_to_store import fit_to_store
 from ecgscan_ray.runtime.run_folder import total_steps
-from ecgscan_ray.runtime.stream import needed_cpus
+from ecgscan_ray.runtime.stream import needs
 from ecgscan_ray.store.manifest import read_manifest
 from ecgscan_ray.store.shards import iterate_rows
 from ecgscan_ray.training.checkpoint import build_model
@@ -104,7 +106,7 @@ def dry_run(config: Config, store: str) -> dict[str, Any]:
         "model memory a worker": f"{parameters * BYTES_PER_PARAMETER / 2**20:.0f} MB, activations not counted",
         "batch": f"{batch} rows, {batch * row_bytes / 2**20:.0f} MB; {batch // workers} rows a worker",
         "read from the store": f"{train_bytes * epochs / 2**30:.2f} GB",
-        "logical CPUs": {name: f"{cpus:g}" for name, cpus in needed_cpus(config).items() if cpus},
+        "logical CPUs": _cpus(config),
         "rendering": f"{pages_per_s:.0f} pages/s a core here, about {rendered_per_s:.0f} with the actors asked for",
     }
     step = _time_step(config, model, maker, rows, batch // workers)
@@ -130,14 +132,22 @@ def _hours(steps: int, seconds: float) -> str:
 
 def _busy() -> str:
     """A warning where other processes keep this machine busy: then even the fastest timing is too long."""
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    load, cores = os.getloadavg()[0], usable_cores()
     return f". This machine is busy (load {load:.1f} on {cores} cores): when idle it is faster" if load > cores else ""
+
+
+def _cpus(config: Config) -> dict[str, str]:
+    """Logical CPUs that each kind of process holds."""
+    counts: Counter[str] = Counter()
+    for need in needs(config):
+        counts[f"{need.part}s"] += need.resources["CPU"]  # type: ignore[assignment]  # a Counter adds floats too
+    return {part: f"{cpus:g}" for part, cpus in counts.items() if cpus}
 
 
 def _render_cores(config: Config) -> int:
     """Cores that render: one an actor; actors that reserve less than a whole CPU share this machine."""
     actors = config.resources.render_actors
-    return actors if config.resources.cpus_per_render_actor >= 1 else min(actors, os.cpu_count() or 1)
+    return actors if config.resources.cpus_per_render_actor >= 1 else min(actors, usable_cores())
 
 
 def _tokenizer(config: Config, rows: list[Recording]) -> Tokenizer:

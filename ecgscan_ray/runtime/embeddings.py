@@ -16,7 +16,7 @@ from ecgscan_ray.batch import UNKNOWN, BatchMaker
 from ecgscan_ray.config import Config, ResourceConfig, build
 from ecgscan_ray.errors import RunError
 from ecgscan_ray.model.teacher import Teacher
-from ecgscan_ray.runtime.cluster import root_cause
+from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.store.embeddings import EmbeddingFile, EmbeddingIndex, EmbeddingWriter, read_index, write_index
 from ecgscan_ray.store.filesystem import absolute, exists, join, list_names, read_bytes
 from ecgscan_ray.store.manifest import Manifest, Shard
@@ -129,10 +129,8 @@ def _embed(task: Task, shards: list[Shard], resources: ResourceConfig) -> list[E
         num_gpus=1 if resources.use_gpu else None,
         compute=ActorPoolStrategy(size=resources.num_workers if resources.use_gpu else resources.render_actors),
     )
-    try:
-        files = [EmbeddingFile.model_validate_json(row["file"]) for row in dataset.take_all()]
-    except Exception as error:
-        raise root_cause(error, task.run) from error
+    rows = attend(dataset.take_all, task.run, "The same command starts this part again.")
+    files = [EmbeddingFile.model_validate_json(row["file"]) for row in rows]
     by_path = {file.path: file for file in files}
     return [by_path[shard.path] for shard in shards]
 

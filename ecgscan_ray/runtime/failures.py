@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from ray.exceptions import RayTaskError
 from ray.train import TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
@@ -24,7 +25,8 @@ def lasting(error: BaseException) -> EcgscanError | None:
     """The error behind ``error`` that another attempt would meet again, in our words; ``None`` if there is none."""
     causes = list(_causes(error))
     for cause in causes:
-        if isinstance(cause, EcgscanError) and not _passing(cause):
+        # Ray's own wrapping is of our class too, and says the whole stack
+        if isinstance(cause, EcgscanError) and not isinstance(cause, RayTaskError) and not _passing(cause):
             return cause
     for cause in causes:
         if (isinstance(cause, OSError) and cause.errno in _LASTING) or _NO_SPACE.search(str(cause)):
@@ -33,7 +35,7 @@ def lasting(error: BaseException) -> EcgscanError | None:
 
 
 def _passing(error: EcgscanError) -> bool:
-    return isinstance(error, StoreError) and "cannot be reached" in error.what
+    return isinstance(error, StoreError) and "does not answer" in error.what
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

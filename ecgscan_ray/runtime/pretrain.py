@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config
+from ecgscan_ray.cores import set_torch_threads
 from ecgscan_ray.errors import ConfigError, EcgscanError, NotFiniteError, RunError, WorkError
 from ecgscan_ray.evaluation.score import teacher_score, validation_score
 from ecgscan_ray.model.ecgscan import ECGScan
@@ -31,7 +31,8 @@ from ecgscan_ray.model.external import load_external
 from ecgscan_ray.model.reader import SignalReader
 from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.runtime import run_folder, stream
-from ecgscan_ray.runtime.cluster import root_cause, start_ray
+from ecgscan_ray.runtime.attend import attend
+from ecgscan_ray.runtime.cluster import start_ray
 from ecgscan_ray.runtime.embeddings import Said, said_by_teacher, teacher_tokenizer, under_teacher
 from ecgscan_ray.runtime.failures import Trainer, lasting
 from ecgscan_ray.runtime.fit_to_store import fit_to_store
@@ -123,6 +124,7 @@ def pretrain(
         if standing == "finished":
             logger.info("%s: finished already; nothing to do", out)
             return
+        run_folder.remove_unfinished_writes(out)
         clear_scratch()
         try:
             _train(config, store, manifest, out, standing, init_from, list(callbacks), stop_rule, quiet)
@@ -212,9 +214,10 @@ def _fit(arguments: WorkerArguments, source: stream.Source, callbacks: list[Any]
     )
     try:
         with ProgressLine(out, enabled=not quiet):
-            trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise _told(lasting(error) or root_cause(error, out), source, out) from error
+            attend(trainer.fit, out, "The same command goes on from the last checkpoint.")
+    except EcgscanError as error:
+        cause = lasting(error.__cause__) if error.__cause__ else None
+        raise _told(cause or error, source, out) from error
 
 
 def _told(error: EcgscanError, source: stream.Source, out: str) -> EcgscanError:
@@ -272,7 +275,7 @@ def _worker(loop_config: dict[str, Any]) -> None:
 def _work(arguments: WorkerArguments, local: Path) -> None:
     job, config = arguments.job, arguments.job.config
     context = ray.train.get_context()
-    torch.set_num_threads(config.resources.torch_threads or os.cpu_count() or 1)
+    set_torch_threads(config.resources.torch_threads)
     device = get_device()
     tokenizer = text.parse_tokenizer(job.tokenizer_json)
     model = build_trained(config, tokenizer)

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import platform
+import re
 import subprocess
 from collections.abc import Collection
 from importlib import metadata
@@ -37,6 +38,8 @@ CHECKPOINTS = "checkpoints"
 
 _OF_A_RUN = {TOKENIZER, FINISHED, "progress.json", CHECKPOINTS, "metrics", "tensorboard"}
 """Files and folders of a run, beside its settings and environment."""
+
+_UNFINISHED = re.compile(r"\.tmp-[0-9a-f]{32}$")
 
 LENGTH = {"training.steps", "training.epochs"}
 """Settings that may change between two commands of a run."""
@@ -112,6 +115,13 @@ def refuse_other_things(out: str, ours: Collection[str]) -> None:
     if others:
         what = f"the folder holds other things ({others[0]}, ...)"
         raise RunError(what, where=out, fix="Give --out an empty folder.")
+
+
+def remove_unfinished_writes(out: str) -> None:
+    """Delete what a command killed in the middle of ``write_bytes_atomic`` left in a folder that is ours now."""
+    for name in list_files(out, recursive=True):
+        if _UNFINISHED.search(name):
+            delete_file(join(out, name))
 
 
 def _has_begun(out: str) -> bool:

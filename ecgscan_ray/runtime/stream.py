@@ -23,6 +23,7 @@ from ecgscan_ray import text
 from ecgscan_ray.batch import Batch, BatchMaker, concatenate
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import ConfigError
+from ecgscan_ray.runtime.demand import Need, await_room
 from ecgscan_ray.store.embeddings import COLUMNS, EmbeddingReader, vectors
 from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.store.plan import Plan
@@ -271,34 +272,24 @@ def stage_states() -> str:
     return "; ".join(lines) or "no stage is running"
 
 
-def needed_cpus(config: Config, extra: float = 0.0) -> dict[str, float]:
-    """Logical CPUs that trainers, reading and rendering hold at the same time."""
+def needs(config: Config) -> list[Need]:
+    """The processes that train, render and read, all at the same time."""
     resources = config.resources
-    return {
-        "trainers": resources.num_workers * resources.cpus_per_worker,
-        "rendering": resources.render_actors * resources.cpus_per_render_actor,
-        "reading": resources.read_actors * resources.cpus_per_read,
-        "others": extra,
-    }
+    worker = {"CPU": resources.cpus_per_worker, "GPU": float(resources.use_gpu)}
+    return [
+        *[Need("trainer", worker, resources.train_label)] * resources.num_workers,
+        *[Need("renderer", {"CPU": resources.cpus_per_render_actor}, resources.render_label)] * resources.render_actors,
+        *[Need("reader", {"CPU": resources.cpus_per_read}, resources.render_label)] * resources.read_actors,
+    ]
 
 
-def preflight(config: Config, extra: float = 0.0) -> None:
-    """Refuse to start what would stand still: too few CPUs or GPUs, units too big, memory too small.
+def preflight(config: Config) -> None:
+    """Refuse to start what would stand still, and wait for nodes that can come.
 
     Raises:
-        ConfigError: With the sum and what to change.
+        ConfigError: A unit is too big, or the cluster cannot have the CPUs, GPUs or labels.
+        WorkError: Nodes that could come did not.
     """
-    total, needs = ray.cluster_resources(), needed_cpus(config, extra)
-    if sum(needs.values()) > total.get("CPU", 0):
-        parts = " + ".join(f"{name} {cpus:g}" for name, cpus in needs.items() if cpus)
-        raise ConfigError(
-            f"needs {sum(needs.values()):g} CPUs ({parts}), the cluster has {total.get('CPU', 0):g}",
-            where="resources",
-            fix="Lower num_workers, render_actors or the cpus_per_* settings, or add nodes.",
-        )
-    gpus = config.resources.num_workers if config.resources.use_gpu else 0
-    if gpus > total.get("GPU", 0):
-        raise ConfigError(f"needs {gpus} GPUs, the cluster has {total.get('GPU', 0):g}", where="resources.num_workers")
     page, rows = config.page, config.stream.unit_rows
     unit_bytes = rows * (page.height * page.width * page.channels + 24 * config.model.sig_len + 2048)
     if unit_bytes > MAX_UNIT_BYTES:
@@ -307,3 +298,4 @@ def preflight(config: Config, extra: float = 0.0) -> None:
             where="stream.unit_rows",
             fix=f"Use at most {MAX_UNIT_BYTES * rows // unit_bytes} rows.",
         )
+    await_room(needs(config))

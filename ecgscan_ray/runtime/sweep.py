@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-import ray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from ray import tune
 from ray.tune.search import Searcher
@@ -27,11 +26,13 @@ from ecgscan_ray.errors import ConfigError, RunError, WorkError, near_miss
 from ecgscan_ray.evaluation.score import SCORES
 from ecgscan_ray.report.sweep import Trial, write_sweep_report
 from ecgscan_ray.runtime import ablation
+from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.cluster import root_cause, start_ray
+from ecgscan_ray.runtime.demand import Need, await_room
 from ecgscan_ray.runtime.fit_to_store import fit_to_store
 from ecgscan_ray.runtime.pretrain import pretrain
 from ecgscan_ray.runtime.run_folder import read_json, refuse_other_things, total_steps
-from ecgscan_ray.runtime.stream import needed_cpus
+from ecgscan_ray.runtime.stream import needs
 from ecgscan_ray.runtime.trials import StopRule, TrialBook, trial_id
 from ecgscan_ray.store.filesystem import absolute, delete_file, exists, join, open_filesystem, write_bytes_atomic
 from ecgscan_ray.store.lease import LEASE_NAME, exclusive
@@ -46,7 +47,6 @@ TRIAL_CPUS = 0.01
 
 _TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints boxes at any verbosity
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # else Ctrl-C looks like the end of the search
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in settings mean what they mean here
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a trial's metrics are in its run folder
 }
@@ -253,20 +253,14 @@ def _search(config: SweepConfig, plan: _Plan, left: int) -> None:
             callbacks=[_Told(plan.book, config.length)],
         ),
     )
-    tuner.fit()
+    attend(tuner.fit, plan.book.out, "The same command goes on with what is left.")
     if time.time() < plan.deadline:
         write_bytes_atomic(join(plan.book.out, "finished.json"), json.dumps({"trials": config.length}).encode())
 
 
 def _preflight(config: SweepConfig, plan: _Plan) -> None:
-    each = sum(needed_cpus(build(Config, plan.base, where="base"), TRIAL_CPUS).values())
-    total = ray.cluster_resources().get("CPU", 0)
-    if each * config.concurrent > total:
-        raise ConfigError(
-            f"{config.concurrent} trials at a time need {each * config.concurrent:g} CPUs, the cluster has {total:g}",
-            where="concurrent",
-            fix="Lower it, or add nodes.",
-        )
+    each = [Need("trial", {"CPU": TRIAL_CPUS}), *needs(build(Config, plan.base, where="base"))]
+    await_room(each * config.concurrent, f"{config.concurrent} trials at a time")
 
 
 def _distribution(span: SearchRange) -> BaseDistribution:

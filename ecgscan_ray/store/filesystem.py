@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from pyarrow import ArrowException, fs
 
@@ -58,15 +58,22 @@ def open_filesystem(uri: str, create: bool = False) -> tuple[fs.FileSystem, str]
     elif uri.startswith("s3://"):
         filesystem, path = _bucket(uri), uri.removeprefix("s3://")
     else:
-        with explained(uri, "not usable as a place to store"):
-            try:
-                other, path = fs.FileSystem.from_uri(uri)
-            except ValueError as error:
-                raise StoreError(f"not understood ({_short(error)})", where=uri, fix="Use a path or s3://...") from None
-            filesystem = with_retries(other)
+        filesystem, path = _other(uri)
     if create:
         _create(uri, filesystem, path)
     return filesystem, path
+
+
+def _other(uri: str) -> tuple[fs.FileSystem, str]:
+    scheme, _, rest = uri.partition("://")
+    server, slash, path = rest.partition("/")
+    options = "?retry_limit_seconds=20" if scheme in ("gs", "gcs") else ""  # its own is 15 minutes without a word
+    with explained(uri, "not usable as a place to store"):
+        try:
+            filesystem, path = fs.FileSystem.from_uri(f"{scheme}://{server}{slash}{quote(path)}{options}")
+        except ValueError as error:
+            raise StoreError(f"not understood ({_short(error)})", where=uri, fix="Use a path or s3://...") from None
+    return with_retries(filesystem), path
 
 
 def _bucket(uri: str) -> fs.FileSystem:
@@ -76,7 +83,8 @@ def _bucket(uri: str) -> fs.FileSystem:
     if contact not in _reached:
         _first_contact(uri, bucket)
         _reached.add(contact)
-    return with_retries(_s3(connect_timeout=10, request_timeout=30))
+    twice = fs.AwsStandardS3RetryStrategy(max_attempts=2)  # the rest is ours, whose pauses are shorter and are counted
+    return with_retries(_s3(connect_timeout=10, request_timeout=30, retry_strategy=twice))
 
 
 def _first_contact(uri: str, bucket: str) -> None:
@@ -109,12 +117,23 @@ def _s3(**options: Any) -> fs.S3FileSystem:
 
 
 def _s3_settings() -> tuple[SplitResult | None, str | None]:
-    """The server that AWS's variables name, without a password that may stand there, and the region."""
+    """The server that AWS's variables name, without a password that may stand there, and the region.
+
+    Raises:
+        StoreError: What they name is no server; it is not shown.
+    """
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if not endpoint:
         return None, region
-    parts = urlsplit(endpoint if "//" in endpoint else f"https://{endpoint}")
+    fix = "Write https://host:port, without credentials."
+    try:
+        parts = urlsplit(endpoint if "//" in endpoint else f"https://{endpoint}")
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise StoreError("not the address of a server", where="AWS_ENDPOINT_URL", fix=fix)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]), region or "us-east-1"
 
 

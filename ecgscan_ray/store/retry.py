@@ -24,7 +24,7 @@ from pyarrow import fs
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 8
+ATTEMPTS = 10
 BOUND_S = 180.0
 """No attempt begins later than this after the first one."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 15.0
@@ -34,11 +34,13 @@ _CHUNK = 8 * 2**20
 DENIED = re.compile(
     "ACCESS_DENIED|AccessDenied|Forbidden|INVALID_ACCESS_KEY_ID|InvalidAccessKeyId|SIGNATURE_DOES_NOT_MATCH|"
     "SignatureDoesNotMatch|INVALID_CLIENT_TOKEN_ID|ExpiredToken|EXPIRED_TOKEN|UNRECOGNIZED_CLIENT|"
-    "HTTP (?:response code|status) 40[13]"
+    "PERMISSION_DENIED|UNAUTHENTICATED|AuthenticationFailed|AuthorizationFailure|HTTP (?:response code|status) 40[13]"
 )
 NO_BUCKET = re.compile("NO_SUCH_BUCKET|NoSuchBucket|[Bb]ucket does not exist")
 OTHER_REGION = re.compile(r"bucket is located in '([a-z0-9-]+)'")
-UNREACHABLE = re.compile("NETWORK_CONNECTION|curlCode|Couldn't connect|resolve host", re.IGNORECASE)
+UNREACHABLE = re.compile(
+    "NETWORK_CONNECTION|curlCode|CURL error|UNAVAILABLE|Couldn't connect|resolve host", re.IGNORECASE
+)
 NOBODY_THERE = re.compile(r"Couldn't connect|Could not connect|resolve host|curlCode: [67]\b", re.IGNORECASE)
 
 

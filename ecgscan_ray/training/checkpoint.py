@@ -214,7 +214,7 @@ def read_config(uri: str) -> Config:
         raise DamagedCheckpoint("has no config.yaml", where=uri)
     content = read_bytes(where)
     try:
-        found = strict_yaml.parse(content, where)
+        found = strict_yaml.parse(content, where=where)
         if isinstance(found, dict):
             return build(Config, found, where=where)
     except EcgscanError as error:
@@ -348,10 +348,10 @@ def load_checkpoint(folder: Path) -> LoadedCheckpoint[Any]:
 
 def _read_tokenizer(path: Path) -> Tokenizer:
     try:
-        content = path.read_text(encoding="utf-8")
-        if len(content) <= MAX_TEXT_BYTES and isinstance(json.loads(content), dict):
-            return text.parse_tokenizer(content)
-    except (ValueError, RecursionError, EcgscanError):
+        content = path.read_bytes()
+        if len(content) <= MAX_TEXT_BYTES:
+            return text.parse_tokenizer(content, where=path)
+    except (OSError, EcgscanError):
         pass
     raise DamagedCheckpoint("damaged", where=path)
 

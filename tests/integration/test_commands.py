@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ecgscan_ray.cli import app
+from ecgscan_ray.store.filesystem import join, list_files, read_bytes
 
 
 def run(*arguments: object) -> str:
@@ -30,6 +31,18 @@ def test_render(sample_store: str, tmp_path: Path) -> None:
     pages = [Path(line) for line in printed.splitlines()]
     assert len(pages) == 2
     assert all(page.stat().st_size > 2000 and page.with_suffix(".json").exists() for page in pages)
+
+
+def test_render_into_a_bucket(
+    sample_store: str, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = join(s3_server, "rendered pages")
+    printed = run("render", "--store", sample_store, "--out", place, "--preset", "laptop", "--count", 2)
+    pages = [line for line in printed.splitlines() if line.startswith(place)]
+    assert len(pages) == 2 and len(list_files(place)) == 4
+    assert read_bytes(pages[0]).startswith(b"\x89PNG")
+    assert not list(tmp_path.iterdir())
 
 
 def test_dry_run_says_the_cost_and_writes_nothing(

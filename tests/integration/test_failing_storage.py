@@ -47,11 +47,11 @@ def failing_endpoint(s3_server: str) -> Iterator[str]:
 
 @dataclass
 class Done:
-    """A command that ended: what it printed, and after how many seconds it first wrote or said something of its own."""
+    """A command that ended: what it printed, how long it took, and after how many seconds its sign appeared."""
 
     output: str
     seconds: float
-    started_s: float
+    started_s: float | None
 
 
 def run(endpoint: str, *arguments: str, sign: str | None = None) -> Done:
@@ -78,7 +78,7 @@ def run(endpoint: str, *arguments: str, sign: str | None = None) -> Done:
     watcher.join()
     seconds = time.monotonic() - start
     assert process.returncode == 0, f"{arguments}: status {process.returncode}\n{output[-4000:]}"
-    return Done(output, seconds, min(started[0], seconds))
+    return Done(output, seconds, None if sign is None else min(started[0], seconds))
 
 
 def rows_by_step(out: str) -> dict[int, int]:
@@ -123,17 +123,14 @@ def test_every_command_finishes_five_times(
         folder = join(base, str(number))
         found = all_verbs(failing_endpoint, folder, sample_tree, settings, tmp_path / str(number))
         for verb, done in found.items():
-            print(f"{number} {verb}: {done.seconds:.0f} s (good day {good[verb].seconds:.0f} s), "
-                  f"started after {done.started_s:.0f} s ({good[verb].started_s:.0f} s)")  # fmt: skip
-            assert done.started_s < good[verb].started_s + MORE_AT_THE_START_S, verb
+            summaries = done.output.count("storage: requests that failed")
+            print(f"{number} {verb}: {done.seconds:.0f} s, {good[verb].seconds:.0f} s on a good day, {summaries} lines")
+            if done.started_s is not None and good[verb].started_s is not None:
+                print(f"   started after {done.started_s:.0f} s, {good[verb].started_s:.0f} s on a good day")
+                assert done.started_s < good[verb].started_s + MORE_AT_THE_START_S, verb
         manifests = [read_manifest(join(base, name, "store")) for name in ("good", str(number))]
         assert manifests[0].digest() == manifests[1].digest()
-        assert (
-            json.loads(found["inspect"].output[found["inspect"].output.index("{") :].rpartition("}")[0] + "}")[
-                "damaged"
-            ]
-            == []
-        )
+        assert '"damaged": []' in found["inspect"].output
         out, whole = join(folder, "run"), join(base, "good", "run")
         assert rows_by_step(out) == rows_by_step(whole) and sorted(rows_by_step(out)) == list(range(1, STEPS + 1))
         kept = [[name for name in list_files(join(run, "checkpoints"), recursive=True) if name.endswith("state.json")]

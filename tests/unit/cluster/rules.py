@@ -121,30 +121,86 @@ def kuberay_complaints(documents: list[dict[str, Any]]) -> list[str]:
     complaints = []
     clusters = {d["metadata"]["name"]: d["spec"] for d in documents if d["kind"] == "RayCluster"}
     for name, spec in clusters.items():
-        if spec.get("authOptions", {}).get("mode") != "token":
-            complaints.append(f"{name}: no token")
-        if spec["headGroupSpec"].get("rayStartParams", {}).get("num-cpus") != "0":
-            complaints.append(f"{name}: the head offers CPUs")
-        if spec["headGroupSpec"].get("serviceType", "ClusterIP") != "ClusterIP":
-            complaints.append(f"{name}: the head is reachable from outside")
-        for group in spec.get("workerGroupSpecs", []):
-            complaints += [f"{group['groupName']}: {bad}" for bad in label_complaints(group.get("labels", {}))]
-            low, now, high = group["minReplicas"], group.get("replicas", 0), group["maxReplicas"]
-            if not 0 <= low <= now <= high:
-                complaints.append(f"{group['groupName']}: replicas {low} <= {now} <= {high} does not hold")
-            if "labels" in group.get("rayStartParams", {}):
-                complaints.append(f"{group['groupName']}: labels belong beside rayStartParams, not in them")
-            for container in group["template"]["spec"]["containers"]:
-                missing = {m["name"] for m in container.get("volumeMounts", [])} - {
-                    v["name"] for v in group["template"]["spec"].get("volumes", [])
-                }
-                complaints += [f"{group['groupName']}: no volume {volume}" for volume in sorted(missing)]
+        complaints += _cluster_complaints(name, spec)
+        policies = [d["spec"] for d in documents if d["kind"] == "NetworkPolicy"]
+        complaints += _policy_complaints(name, policies)
     for job in (d for d in documents if d["kind"] == "RayJob"):
-        chosen = job["spec"].get("clusterSelector", {}).get("ray.io/cluster")
-        if "rayClusterSpec" not in job["spec"] and chosen not in clusters:
-            complaints.append(f"job on an unknown cluster {chosen}")
-        if chosen and job["spec"].get("backoffLimit"):
-            complaints.append("the operator refuses backoffLimit together with clusterSelector")
+        complaints += job_complaints(job, set(clusters))
+    return complaints
+
+
+def _cluster_complaints(name: str, spec: dict[str, Any]) -> list[str]:
+    complaints, head = [], spec["headGroupSpec"]
+    if spec.get("authOptions", {}).get("mode") != "token":
+        complaints.append(f"{name}: no token")
+    if head.get("rayStartParams", {}).get("num-cpus") != "0":
+        complaints.append(f"{name}: the head offers CPUs")
+    if head.get("serviceType", "ClusterIP") != "ClusterIP":
+        complaints.append(f"{name}: the head is reachable from outside")
+    sidecar = spec.get("autoscalerOptions", {})
+    complaints += [f"autoscaler: {bad}" for bad in _container_complaints(sidecar)]
+    if "/var/run/secrets/kubernetes.io/serviceaccount" not in {m["mountPath"] for m in sidecar.get("volumeMounts", [])}:
+        complaints.append("autoscaler: cannot talk to Kubernetes")
+    complaints += [f"head: {bad}" for bad in pod_complaints(head["template"]["spec"], sidecar)]
+    for group in spec.get("workerGroupSpecs", []):
+        complaints += [f"{group['groupName']}: {bad}" for bad in label_complaints(group.get("labels", {}))]
+        low, now, high = group["minReplicas"], group.get("replicas", 0), group["maxReplicas"]
+        if not 0 <= low <= now <= high:
+            complaints.append(f"{group['groupName']}: replicas {low} <= {now} <= {high} does not hold")
+        if "labels" in group.get("rayStartParams", {}):
+            complaints.append(f"{group['groupName']}: labels belong beside rayStartParams, not in them")
+        complaints += [f"{group['groupName']}: {bad}" for bad in pod_complaints(group["template"]["spec"])]
+    return complaints
+
+
+def _policy_complaints(name: str, policies: list[dict[str, Any]]) -> list[str]:
+    """The cluster's pods take connections from chosen pods only."""
+    mine = [p for p in policies if p["podSelector"].get("matchLabels") == {"ray.io/cluster": name}]
+    if not any("Ingress" in policy.get("policyTypes", []) for policy in mine):
+        return [f"{name}: no policy says who may reach its pods"]
+    sources = [source for p in mine for rule in p.get("ingress", []) for source in rule.get("from", [{}])]
+    open_to = [source for source in sources if not source.get("podSelector", {}).get("matchLabels")]
+    return [f"{name}: its policy lets anybody in ({source})" for source in open_to]
+
+
+def job_complaints(job: dict[str, Any], clusters: set[str]) -> list[str]:
+    """Of one RayJob on one of the clusters."""
+    spec, complaints = job["spec"], []
+    chosen = spec.get("clusterSelector", {}).get("ray.io/cluster")
+    if "rayClusterSpec" not in spec and chosen not in clusters:
+        complaints.append(f"job on an unknown cluster {chosen}")
+    if chosen and spec.get("backoffLimit"):
+        complaints.append("the operator refuses backoffLimit together with clusterSelector")
+    submitter = spec.get("submitterPodTemplate", {"spec": {"containers": [{}]}})
+    if submitter.get("metadata", {}).get("labels") != {"ecgscan": "job-submitter"}:
+        complaints.append("submitter: the cluster's policy keeps it out")
+    return complaints + [f"submitter: {bad}" for bad in pod_complaints(submitter["spec"])]
+
+
+def pod_complaints(pod: dict[str, Any], sidecar: dict[str, Any] | None = None) -> list[str]:
+    """A pod that gives its processes more than they need, or mounts what it has not (its sidecar's mounts count)."""
+    complaints, security = [], pod.get("securityContext", {})
+    if pod.get("automountServiceAccountToken") is not False:
+        complaints.append("a service account token for every process")
+    if not security.get("runAsNonRoot") or not security.get("runAsUser"):
+        complaints.append("may run as root")
+    if security.get("seccompProfile") != {"type": "RuntimeDefault"}:
+        complaints.append("all system calls allowed")
+    for container in pod["containers"]:
+        complaints += _container_complaints(container)
+    volumes = {volume["name"] for volume in pod.get("volumes", [])}
+    mounts = {m["name"] for container in [*pod["containers"], sidecar or {}] for m in container.get("volumeMounts", [])}
+    return complaints + [f"no volume {volume}" for volume in sorted(mounts - volumes)]
+
+
+def _container_complaints(container: dict[str, Any]) -> list[str]:
+    complaints, security = [], container.get("securityContext", {})
+    if security.get("allowPrivilegeEscalation") is not False:
+        complaints.append("may gain privileges")
+    if security.get("capabilities", {}).get("drop") != ["ALL"]:
+        complaints.append("keeps capabilities")
+    if not {"cpu", "memory"} <= container.get("resources", {}).get("limits", {}).keys():
+        complaints.append("no limits of cpu and memory")
     return complaints
 
 

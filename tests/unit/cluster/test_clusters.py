@@ -11,6 +11,9 @@ import yaml
 
 from tests.unit.cluster import rules
 
+JOB = 2
+"""Place of the job among the documents of KubeRay's files; the cluster comes first, its policy second."""
+
 FOLDER = Path(__file__).parents[3] / "cluster"
 SCHEMA = jsonschema.Draft202012Validator(yaml.safe_load((Path(__file__).parent / "kuberay_schema.yaml").read_text()))
 
@@ -31,7 +34,9 @@ def local() -> dict[str, Any]:
 
 @pytest.fixture
 def kuberay() -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all((FOLDER / "kuberay.yaml").read_text()))
+    files = ("kuberay.yaml", "kuberay-job.yaml")
+    documents = [document for name in files for document in yaml.safe_load_all((FOLDER / name).read_text())]
+    return rules.changed(documents, (JOB, "metadata", "name"), "a-name")
 
 
 def validate_by_ray(cluster: dict[str, Any]) -> None:
@@ -123,7 +128,7 @@ def test_rays_own_schema_notices_the_rest(aws: dict[str, Any], path: tuple[str, 
 
 def test_kuberays_schema_accepts_the_file(kuberay: list[dict[str, Any]]) -> None:
     SCHEMA.check_schema(SCHEMA.schema)
-    assert [document["kind"] for document in kuberay] == ["RayCluster", "RayJob"]
+    assert [document["kind"] for document in kuberay] == ["RayCluster", "NetworkPolicy", "RayJob"]
     for document in kuberay:
         SCHEMA.validate(document)
 
@@ -145,8 +150,15 @@ GROUP = (0, "spec", "workerGroupSpecs", 0)
         ((*GROUP, "label"), {"role": "train"}),
         ((*GROUP, "template", "spec", "containers", 0, "resource"), {}),
         ((*GROUP, "template", "spec", "containers", 0, "resources", "limits", "memory"), "much"),
-        ((1, "spec", "entryPoint"), "ecgscan"),
-        ((1, "metadata", "name"), "Pretrain_1"),
+        ((*HEAD, "template", "spec", "automountServiceAccountTokens"), False),
+        ((*HEAD, "template", "spec", "securityContext", "seccompProfile"), "RuntimeDefault"),
+        ((*GROUP, "template", "spec", "containers", 0, "securityContext", "runAsNonroot"), True),
+        ((0, "spec", "autoscalerOptions", "volumeMount"), []),
+        ((1, "apiVersion"), "ray.io/v1"),
+        ((1, "spec", "podSelectors"), {}),
+        ((1, "spec", "ingress", 1, "ports", 0, "port"), 8265.5),
+        ((JOB, "spec", "entryPoint"), "ecgscan"),
+        ((JOB, "metadata", "name"), "Pretrain_1"),
     ],
 )
 def test_kuberays_schema_notices_a_broken_file(
@@ -172,8 +184,23 @@ def test_kubernetes_keeps_the_rules(kuberay: list[dict[str, Any]]) -> None:
         ((*GROUP, "labels"), {"role": "-train"}, "label value"),
         ((*GROUP, "rayStartParams"), {"labels": "role=train"}, "belong beside"),
         ((*GROUP, "template", "spec", "volumes"), [], "no volume shared-memory"),
-        ((1, "spec", "backoffLimit"), 2, "refuses backoffLimit"),
-        ((1, "spec", "clusterSelector"), {"ray.io/cluster": "other"}, "unknown cluster"),
+        ((*HEAD, "template", "spec", "automountServiceAccountToken"), ..., "head: a service account token"),
+        ((*GROUP, "template", "spec", "automountServiceAccountToken"), True, "train: a service account token"),
+        ((*GROUP, "template", "spec", "securityContext"), {"runAsNonRoot": True}, "train: may run as root"),
+        ((*GROUP, "template", "spec", "securityContext", "seccompProfile"), ..., "train: all system calls"),
+        ((*GROUP, "template", "spec", "containers", 0, "securityContext"), ..., "train: may gain privileges"),
+        ((*HEAD, "template", "spec", "containers", 0, "resources", "limits"), {"cpu": "4"}, "head: no limits"),
+        ((0, "spec", "autoscalerOptions", "securityContext", "capabilities"), ..., "autoscaler: keeps capabilities"),
+        ((0, "spec", "autoscalerOptions", "volumeMounts"), [], "autoscaler: cannot talk to Kubernetes"),
+        ((*HEAD, "template", "spec", "volumes"), [], "head: no volume kubernetes-api"),
+        ((1, "spec", "podSelector"), {"matchLabels": {"ray.io/cluster": "other"}}, "no policy says"),
+        ((1, "spec", "policyTypes"), ["Egress"], "no policy says"),
+        ((1, "spec", "ingress", 0, "from"), ..., "lets anybody in"),
+        ((1, "spec", "ingress", 1, "from", 1, "podSelector"), {}, "lets anybody in"),
+        ((JOB, "spec", "backoffLimit"), 2, "refuses backoffLimit"),
+        ((JOB, "spec", "clusterSelector"), {"ray.io/cluster": "other"}, "unknown cluster"),
+        ((JOB, "spec", "submitterPodTemplate", "metadata"), ..., "submitter: the cluster's policy keeps it out"),
+        ((JOB, "spec", "submitterPodTemplate"), ..., "submitter: may run as root"),
     ],
 )
 def test_a_broken_kubernetes_file_is_noticed(
@@ -183,7 +210,14 @@ def test_a_broken_kubernetes_file_is_noticed(
     assert any(message in line for line in found), found
 
 
-@pytest.mark.parametrize("name", ["cluster.yaml", "local.yaml", "kuberay.yaml"])
+def test_kubernetes_refuses_the_job_until_it_has_a_name() -> None:
+    assert "RayJob" not in (FOLDER / "kuberay.yaml").read_text()
+    job = read("kuberay-job.yaml")
+    with pytest.raises(jsonschema.ValidationError, match="NAME"):
+        SCHEMA.validate(job)
+
+
+@pytest.mark.parametrize("name", ["cluster.yaml", "local.yaml", "kuberay.yaml", "kuberay-job.yaml"])
 def test_no_secret_is_written_down(name: str) -> None:
     for document in yaml.safe_load_all((FOLDER / name).read_text()):
         for text in rules.strings(document):

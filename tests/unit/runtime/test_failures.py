@@ -10,6 +10,7 @@ from ray.train import FailureConfig, WorkerGroupError
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 
 from ecgscan_ray.errors import ConfigError, EcgscanError, NotFiniteError, RunError, StoreError, WorkError
+from ecgscan_ray.runtime.cluster import root_cause
 from ecgscan_ray.runtime.failures import _EndWhatLasts, lasting
 
 LOST = RuntimeError("[enforce fail] Connection closed by peer [127.0.0.1]:3211")
@@ -22,7 +23,7 @@ def decide(*failures: BaseException) -> FailureDecision:
 
 def behind_a_task(error: Exception) -> BaseException:
     """As Ray Data hands over what one of its tasks raised."""
-    return RayTaskError("Read", "Traceback ...", error).as_instanceof_cause()
+    return RayTaskError("Read", "Traceback:\n  File x\nStoreError", error).as_instanceof_cause()
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,11 @@ def test_what_cannot_go_away_ends_at_once(error: Exception) -> None:
     assert decide(LOST, error) is FailureDecision.RAISE
     told = lasting(WorkerGroupError("text", {0: LOST, 1: error}))
     assert isinstance(told, EcgscanError) and "\n" not in str(told)
+
+
+def test_what_a_task_raised_is_told_in_our_words() -> None:
+    error = StoreError("damaged", where="train-00000.parquet")
+    assert str(root_cause(behind_a_task(error), "run")) == str(error)
 
 
 @pytest.mark.parametrize(

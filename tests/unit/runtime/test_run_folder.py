@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ecgscan_ray.errors import RunError
-from ecgscan_ray.runtime.run_folder import claim, read_config
+from ecgscan_ray.runtime.run_folder import claim, read_config, remove_unfinished_writes
 from ecgscan_ray.store.manifest import Manifest, Shard
 from tests.checkpoints import write_checkpoint
 from tests.tiny import tiny_config
@@ -88,6 +88,15 @@ def test_a_run_is_lengthened_and_never_made_shorter_than_it_is(
         take(tmp_path, training__steps=20, training__warmup_steps=6)
     with pytest.raises(RunError, match="other settings: seed: 0 -> 1"):
         take(tmp_path, training__steps=12, seed=1)
+
+
+def test_what_a_killed_write_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "metrics").mkdir()
+    kept = ["progress.json", "metrics/part-00000.jsonl", "notes.tmp-mine"]
+    for name in [*kept, f"progress.json.tmp-{'0f' * 16}", f"metrics/part-00001.jsonl.tmp-{'a1' * 16}"]:
+        (tmp_path / name).write_text("{")
+    remove_unfinished_writes(str(tmp_path))
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")) == sorted(kept)
 
 
 def test_a_finished_run_without_its_checkpoints_is_left_alone(tmp_path: Path) -> None:

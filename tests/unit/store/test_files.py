@@ -171,6 +171,13 @@ def test_bad_uris(uri: str, message: str) -> None:
         filesystem.open_filesystem(uri)
 
 
+def test_other_storage_has_odd_names_and_a_limit() -> None:
+    """Google's client is silent for 15 minutes by itself (apache/arrow#43497)."""
+    files, path = filesystem.open_filesystem("gs://anonymous@bucket/a b#%20")
+    assert path == "bucket/a b#%20"
+    assert "retry_time_limit': datetime.timedelta(seconds=20)" in repr(files.handler._inner.__reduce__())
+
+
 def test_an_endpoint_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
@@ -179,6 +186,14 @@ def test_an_endpoint_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         filesystem.open_filesystem("s3://bucket/store", create=True)
     assert "hidden-secret" not in str(caught.value)
     assert "someone" not in str(caught.value)
+
+
+@pytest.mark.parametrize("endpoint", ["http://[", "ftp://u:HUSH@host", "http://", "http://u:HUSH@host:port", "//HUSH"])
+def test_an_endpoint_that_is_no_server(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(StoreError, match="AWS_ENDPOINT_URL: not the address of a server") as caught:
+        filesystem.exists("s3://bucket/x")
+    assert "HUSH" not in str(caught.value)
 
 
 def test_places() -> None:
@@ -199,3 +214,15 @@ def test_rows_cost_a_third_of_their_samples(tmp_path: Path) -> None:
 def test_older_stores_hold_reports_of_ptbxl_as_published(tmp_path: Path) -> None:
     table = pack([recording(report="f#r lvh. Edit: LVH", source=source) for source in ("ptbxl", "folder")])
     assert [row.report for row in unpack(table)] == ["für lvh.", "f#r lvh. Edit: LVH"]
+
+
+def test_a_folder_to_write_into_is_here_or_goes_there(tmp_path: Path, s3_server: str) -> None:
+    here, there = str(tmp_path / "pages"), filesystem.join(s3_server, "pages")
+    for place in (here, f"file://{here}-2", there):
+        with filesystem.local_folder(place) as folder:
+            (folder / "sub").mkdir(parents=True)
+            (folder / "sub" / "page.png").write_bytes(b"page")
+        assert filesystem.read_bytes(filesystem.join(place, "sub", "page.png")) == b"page"
+    assert not folder.exists(), "what was uploaded is not kept here"
+    with pytest.raises(StoreError, match="no such bucket"), filesystem.local_folder("s3://no-such-bucket/x"):
+        raise AssertionError("found before the work begins")

@@ -21,6 +21,13 @@ from ecgscan_ray.store.lease import exclusive
 from tests.failing_server import FailingServer
 
 
+@pytest.fixture(autouse=True)
+def _own_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No summary at the end of the suite."""
+    monkeypatch.setattr(retry, "_repeated", {})
+    monkeypatch.setattr("atexit.register", lambda _: None)
+
+
 @pytest.fixture
 def failing(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FailingServer]:
     """The S3 server behind a proxy through which 30 % of requests fail."""
@@ -116,8 +123,6 @@ def test_one_line_sums_the_repeated_requests_up(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.0)
-    monkeypatch.setattr(retry, "_repeated", {})
-    monkeypatch.setattr("atexit.register", lambda _: None)
 
     def fail_twice(attempt: int) -> None:
         if attempt < 2:
