@@ -119,6 +119,9 @@ def inspect(store: Annotated[str, typer.Argument(help="URI of a store.")], as_js
 
     found = run(_place(store))
     _show(found, as_json)
+    if unknown := found["rows_without_patient"]:
+        what = "have no patient: whether one patient is in two splits is not known of them"
+        print(f"{unknown} recordings {what}", file=sys.stderr)
     if found["damaged"]:
         raise InputError(f"damaged shards: {', '.join(found['damaged'])}", where=store, fix="Prepare the store again.")
     _next("pretrain", "--preset", "laptop", "--store", store, "--out", "runs/first")

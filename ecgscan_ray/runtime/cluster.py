@@ -27,6 +27,7 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no ping to anyone
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; unset it warns in each process
     "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_task_oom_retries": "2",  # of a task that fills the memory; else it is started again for ever
     # Huge pages for torch's buffers, and freed memory kept: without them the page faults of each step's large tensors
     # cost a virtual machine up to a quarter of its training speed.
     "THP_MEM_ALLOC_ENABLE": "1",
@@ -205,6 +206,9 @@ def root_cause(error: BaseException, where: str, goes_on: str | None = None) -> 
     while cause is not None and cause not in seen:
         if isinstance(cause, EcgscanError) and not isinstance(cause, ray.exceptions.RayTaskError):
             return cause
+        if isinstance(cause, ray.exceptions.OutOfMemoryError):
+            fix = "Use a machine with more memory, or one on which less else runs."
+            return WorkError("a task was killed for want of memory at every attempt", where=where, fix=fix)
         seen.append(cause)
         failures = getattr(cause, "worker_failures", None) or {}  # of Ray Train, by rank
         inner = getattr(cause, "cause", None) or getattr(cause, "controller_failure", None)

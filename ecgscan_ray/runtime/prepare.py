@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 _SHARDS_A_SPLIT = 8  # at least so many where there are rows enough: the tasks of a small archive
 _ROW_GROUPS_A_SHARD = 64  # at most: 30 MB at 100 Hz, which a task holds in memory
+_RETRIES = 2  # of a task whose process died; Ray Data's own default is for ever
 _RATES_HZ = (50.0, 5000.0)
 _OURS = re.compile(
     rf"((?P<split>{'|'.join(SPLITS)})-\d{{5}}(-r(?P<revision>\d{{1,6}}))?\.parquet"
@@ -194,8 +195,9 @@ def _same(store: str, old: Manifest, source: str, settings: dict[str, Any]) -> M
     theirs, ours = old.settings | {"source": old.source}, settings | {"source": source}
     different = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
     if different:
-        fix = "Choose another place, or overwrite it (--overwrite)."
-        raise StoreError(f"there is a store already, of other settings ({', '.join(different)})", where=store, fix=fix)
+        fix = "Choose another place, or replace it with --overwrite."
+        names = ", ".join("listing of the archive" if key == "archive" else key for key in different)
+        raise StoreError(f"there is a store already, with another {names}", where=store, fix=fix)
     _check_files(store, old)
     logger.info("%s is finished already: nothing to do", store)
     return old
@@ -240,7 +242,7 @@ def _tell_splits(by_split: dict[str, list[Item]]) -> None:
     unknown = sum(item.patient_id is None for item in items)
     if unknown:
         what = "have no patient and are split one by one: recordings of one patient may be in two splits"
-        logger.warning("%d of %d recordings %s", unknown, len(items), what)
+        logger.warning("%d of %d recordings %s. Give patient_id where it is known.", unknown, len(items), what)
     empty = [split for split in SPLITS if not by_split.get(split)]
     if empty:
         folds = sorted({item.fold for item in items if item.fold is not None})
@@ -375,7 +377,9 @@ def _run(
     if not jobs:
         return shards, counts, left
     rows = [{"job": json.dumps(asdict(job))} for job in jobs]
-    results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_task, num_cpus=1)
+    results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        _task, num_cpus=1, ray_remote_args_fn=lambda: {"max_retries": _RETRIES}
+    )
 
     def gather() -> None:
         nonlocal done

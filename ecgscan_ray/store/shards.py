@@ -14,6 +14,7 @@ from pyarrow import fs
 
 from ecgscan_ray.errors import StoreError
 from ecgscan_ray.recording.recording import Recording
+from ecgscan_ray.recording.reports import repaired
 from ecgscan_ray.store import filesystem
 from ecgscan_ray.store.manifest import QUARANTINE_NAME, Manifest, Shard
 from ecgscan_ray.store.retry import DENIED, UNREACHABLE
@@ -270,14 +271,15 @@ def iterate_rows(store_uri: str, manifest: Manifest, split: str, limit: int | No
 
 
 def iterate_reports(store_uri: str, manifest: Manifest, split: str) -> Iterator[str | None]:
-    """Reports of one split in the store's order, shard by shard; of a shard only this column is decoded.
+    """Reports of one split in the store's order, shard by shard; of a shard only these columns are decoded.
 
     Raises:
         ShardError: A shard is missing, damaged, or another one.
     """
     for shard in manifest.shards_of(split):
         groups = range(len(shard.row_groups))
-        yield from read_row_groups(store_uri, shard, groups, columns=["report"])["report"].to_pylist()
+        table = read_row_groups(store_uri, shard, groups, columns=["report", "source"])
+        yield from (repaired(row["report"], row["source"]) for row in table.to_pylist())
 
 
 def write_quarantine(store_uri: str, rows: Sequence[dict[str, str]]) -> None:

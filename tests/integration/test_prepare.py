@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from ecgscan_ray.store import filesystem
 from ecgscan_ray.store.inspect import inspect
 from ecgscan_ray.store.manifest import Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows, read_quarantine
+from tests.records import heart_uv, write_record
 
 COUNT, FOLDS = 40, {"validation_folds": (8,), "test_folds": (9,)}
 
@@ -112,7 +116,7 @@ def test_the_same_command_gives_the_same_store_and_never_replaces_one_unasked(
     tree, store = str(tmp_path / "tree"), str(tmp_path / "store")
     first = prepare("ptbxl", tree, store, **FOLDS, limit=9)
     assert sum(first.rows(split) for split in ("train", "validation", "test")) == 9
-    with pytest.raises(StoreError, match=r"a store already, of other settings \(limit\)"):
+    with pytest.raises(StoreError, match="a store already, with another limit"):
         prepare("ptbxl", tree, store, **FOLDS)
     with caplog.at_level("INFO", "ecgscan_ray"):
         assert prepare("ptbxl", tree, store, **FOLDS, limit=9) == first
@@ -195,3 +199,23 @@ def test_sample_store(sample_store: str) -> None:
     assert report["bytes_per_row"] < 7700
     assert report["rounding_uv"] == 0
     assert report["patients_in_two_splits"] == 0
+
+
+@pytest.mark.verify
+def test_a_task_that_fills_the_memory_ends_the_job(tmp_path: Path) -> None:
+    """Ray starts it again for ever by default. Here any task is too large, since Ray is told that 2 % is the limit."""
+    for k in range(4):
+        write_record(tmp_path / "in", f"r{k}", heart_uv(seed=k))
+    command = [sys.executable, "-c", "from ecgscan_ray.cli import main; main()", "prepare", "--source", "folder"]
+    limits = {"RAY_memory_usage_threshold": "0.02", "RAY_memory_monitor_refresh_ms": "100"}
+    done = subprocess.run(
+        [*command, "--from", str(tmp_path / "in"), "--to", str(tmp_path / "out")],
+        env=os.environ | limits,
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 1
+    assert "a task was killed for want of memory" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out/manifest.json").exists()

@@ -16,6 +16,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 from ecgscan_ray.errors import InputError, RecordingError, printable
@@ -33,6 +34,8 @@ COLUMNS = ("record", "patient_id", "report", "labels", "age", "sex", "fold", "sp
 MAX_AGE, MAX_FOLD = 130, 9999
 _DECISIVE = ("patient_id", "report", "labels", "fold", "split")
 """A column that is nearly called so is refused: left out unseen, it would change what is trained or who is tested."""
+_ONE_LETTER = 0.82
+"""Similarity of words of six letters that differ in one."""
 _ENDING = re.compile(r"\.(hea|dat|mat)$", re.IGNORECASE)
 _HEADER_BYTES = 2**20
 _PATIENT = re.compile(r"(?im)^#[ \t]*patient id[ \t]*:[ \t]*(\S[^\r\n]*)")
@@ -109,10 +112,10 @@ class _Header:
         except OSError:
             return cls()  # reading the recording will say so
         patient = _PATIENT.search(text)
-        names = [line.split()[0] for line in text.splitlines() if line.strip() and not line.startswith("#")]
-        master = _MASTER.fullmatch(names[0]) if names else None
-        segments = names[1 : 1 + int(master[1])] if master else ()
-        return cls(identifier(patient[1]) if patient else None, tuple(segments))
+        names = (line.split()[0] for line in text.splitlines() if line.strip() and not line.startswith("#"))
+        master = _MASTER.fullmatch(next(names, ""))
+        segments = tuple(islice(names, int(master[1]))) if master else ()
+        return cls(identifier(patient[1]) if patient else None, segments)
 
 
 def _parts(headers: Mapping[str, _Header]) -> set[str]:
@@ -144,12 +147,19 @@ def _records(root: Path) -> Iterator[str]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 (links if entry.is_symlink() else waiting).append(entry.path)
             elif entry.name.endswith(".hea"):
                 yield os.path.relpath(entry.path, root).removesuffix(".hea")
     if closed:
         logger.warning("%s not read: %s", _count(len(closed), "folder"), printable(closed[0]))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _by_name(paths: Iterable[str]) -> dict[str, str]:
@@ -198,7 +208,7 @@ def _tell_what_is_not_used(table: Table) -> None:
     absent = [name for name in COLUMNS if name not in table.columns]
     for name in unused:
         for column in absent:
-            if column in _DECISIVE and _stem(name) == _stem(column):
+            if column in _DECISIVE and _nearly(name, column):
                 fix = f"Did you mean '{column}'? Rename it to that, or to something else if it is none."
                 raise InputError(f"column '{name}' is not used", where=table.path, fix=fix)
     if unused:
@@ -208,10 +218,11 @@ def _tell_what_is_not_used(table: Table) -> None:
         logger.warning("%s: columns not used: %s%s", table.path.name, printable(", ".join(words[:12])), more)
 
 
-def _stem(column: str) -> str:
-    """``Patient ID``, ``patientid`` and ``patient`` are nearly the same, as are ``label`` and ``labels``."""
-    letters = re.sub(r"[^a-z]", "", column.lower())
-    return letters.removesuffix("s").removesuffix("id")
+def _nearly(name: str, column: str) -> bool:
+    """``Patient ID`` and ``patient`` mean ``patient_id``, ``label`` and ``labals`` mean ``labels``."""
+    ours, theirs = (re.sub(r"[^a-z]", "", text) for text in (column, name))
+    stems = {text.removesuffix("s").removesuffix("id") for text in (ours, theirs)}
+    return len(stems) == 1 or difflib.SequenceMatcher(None, ours, theirs).ratio() > _ONE_LETTER
 
 
 def _rows_by_record(table: Table, paths: Mapping[str, str]) -> dict[str, Row]:
@@ -224,7 +235,7 @@ def _rows_by_record(table: Table, paths: Mapping[str, str]) -> dict[str, Row]:
     for row in table.rows:
         record = _record(row, paths)
         other = rows.setdefault(record, row)
-        if _used(other) != _used(row):
+        if other is not row and _used(other) != _used(row):
             fix = "Keep one of them."
             raise InputError(f"rows {other.number} and {row.number} are both of {record}", where=table.path, fix=fix)
         _refuse_swallowed(row, table.columns.index("record"), paths)

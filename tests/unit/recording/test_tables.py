@@ -65,6 +65,7 @@ REFUSED = {
     "patient cut short": ("record,patient_id\na,1.23E+10\n", "row 2: patient_id '1.23E\\+10'"),
     "Patient ID": ("record,Patient ID\na,1\n", "Did you mean 'patient_id'"),
     "reports": ("record,reports\na,1\n", "Did you mean 'report'"),
+    "labals": ("record,labals\na,1\n", "Did you mean 'labels'"),
     "label": ("record,label\na,1\n", "Did you mean 'labels'"),
 }
 
@@ -221,12 +222,12 @@ def test_a_decimal_comma(tmp_path: Path) -> None:
 
 
 def test_what_is_not_used_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = archive(tmp_path, "record;hr;lables\na;60;NORM\nz;61;MI\n")
+    folder = archive(tmp_path, "record;folder;hr\na;60;NORM\nz;61;MI\n")
     with caplog.at_level(logging.INFO, "ecgscan_ray"):
         assert set(listed(folder)) == {"a", "b", "z"}
     for line in (
         "separated by semicolons",
-        "columns not used: 'hr', 'lables' (did you mean 'labels'?)",
+        "columns not used: 'folder' (did you mean 'fold'?), 'hr'",
         "1 of 2 rows name no record here, e.g. 'z' in row 3",
         "1 of 2 records have no row in recordings.csv, e.g. 'b'",
     ):
@@ -266,6 +267,7 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "in/again").symlink_to(tmp_path / "disk")
     (tmp_path / "in/a").symlink_to(tmp_path / "in/z")
     (tmp_path / "in/z/back").symlink_to(tmp_path / "in")
+    (tmp_path / "in/itself").symlink_to("itself")
     (tmp_path / "in/broken").symlink_to(tmp_path / "nowhere")
     assert set(listed(tmp_path / "in")) == {"again/a", "z/b"}
 
