@@ -28,7 +28,7 @@ from ecgscan_ray.config import Config
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.evaluation.score import teacher_score, validation_score
 from ecgscan_ray.model.ecgscan import ECGScan
-from ecgscan_ray.model.external import load_external
+from ecgscan_ray.model.external import load_external, trust, trusted
 from ecgscan_ray.model.reader import SignalReader
 from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.runtime import run_folder, stream
@@ -65,6 +65,8 @@ class WorkerArguments:
     init_from: str | None
     said: Said | None
     stop_rule: StopRule | None
+    trusted: tuple[str, ...]
+    """Modules whose code the settings may run."""
 
 
 def total_steps(config: Config, manifest: Manifest) -> int:
@@ -136,7 +138,7 @@ def pretrain(
     if standing == "unfinished":
         logger.info("%s: going on from step %d of %d", out, done, steps)
     if done < steps:
-        arguments = WorkerArguments(job, store, out, manifest, init_from, said, stop_rule)
+        arguments = WorkerArguments(job, store, out, manifest, init_from, said, stop_rule, trusted())
         _fit(arguments, source, list(callbacks), quiet)
     write_bytes_atomic(join(out, "finished.json"), json.dumps({"step": _registered_step(out)}).encode())
 
@@ -238,6 +240,7 @@ def _worker(loop_config: dict[str, Any]) -> None:
     """One training worker's life."""
     arguments: WorkerArguments = loop_config["arguments"]
     job, config = arguments.job, arguments.job.config
+    trust(arguments.trusted)
     context = ray.train.get_context()
     torch.set_num_threads(config.resources.torch_threads or os.cpu_count() or 1)
     device = get_device()
