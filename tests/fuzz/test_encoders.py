@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from ecgscan_ray.encoder import load_encoder
-from ecgscan_ray.errors import InputError
 from tests.fuzz.harness import fuzz, mutate
 from tests.unit.test_encoder import SMALL, make_run
 
@@ -103,11 +102,7 @@ def _replace_one(content: Any, rng: np.random.Generator) -> None:
 
 
 def attempt(path: Path) -> str:
-    try:
-        features = load_encoder(path).embed([_PAGE])
-    except InputError as error:
-        assert str(path) in str(error), error
-        raise
+    features = load_encoder(path).embed([_PAGE])
     assert np.isfinite(features).all()
     return "same" if np.array_equal(features, _features(path.parent / "good")) else "other"
 

@@ -123,7 +123,7 @@ def test_ground_truth_beside_a_picture_is_passed_over(tmp_path):
 def test_embedding_an_empty_or_missing_folder_fails_plainly(tmp_path):
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "empty", tmp_path / "missing"):
-        with pytest.raises(InputError, match="no such folder or file|no files in this folder"):
+        with pytest.raises(InputError, match=r"no such folder or file|no files in this folder"):
             embed_folder("encoder", folder, tmp_path / "out.parquet")
     assert not (tmp_path / "out.parquet").exists()
 
