@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -111,7 +111,8 @@ def _whole(out: str) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror or error})", where=out) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _files(source: str) -> tuple[str, list[str]]:
