@@ -1,43 +1,50 @@
-"""The trained page encoder for one's own pages: ``load_encoder(path).embed(images)``, export, embedding of a folder.
+"""The trained page encoder for one's own pages: ``load_encoder(path).embed(images)``, and its export.
 
-The preprocessing lies in the encoder: the whole page is fitted into the size it was trained on, never cropped.
+The preprocessing lies in the encoder: the whole page is fitted into the size it was trained on, never cropped. It is what
+timm and transformers make of an export's ``config.json``, so that the features are the same wherever it is loaded.
 
 Letters: N pages, H W C page size and channels, P features, D aligned features.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import logging
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ecgscan_ray.config import ModelConfig, PageConfig, build, merge
-from ecgscan_ray.errors import InputError
+from ecgscan_ray.errors import EcgscanError, InputError, WorkError
 from ecgscan_ray.evaluation.redraw import lead_residual_mv, project_on_laws
 from ecgscan_ray.model.ecgscan import PageEncoder
-from ecgscan_ray.paper.write import MASK_SUFFIX
+from ecgscan_ray.pictures import Picture, read_picture
+from ecgscan_ray.store.filesystem import join, list_files, open_filesystem, read_bytes, write_bytes_atomic
 from ecgscan_ray.training.checkpoint import LoadedCheckpoint, load_run
+from ecgscan_ray.uris import absolute, is_local
 
-logger = logging.getLogger(__name__)
-
-SCHEMA_VERSION = 3
-PROJECTION_NAME = "projection.safetensors"
-_BATCH = 32
-
-Picture = str | os.PathLike | Image.Image | np.ndarray
-"""A page: path of an image file, PIL image, or uint8 array (H, W), (H, W, 1) or (H, W, 3) RGB; any size."""
+SCHEMA_VERSION = 4
+CONFIG_NAME, WEIGHTS_NAME, PROJECTION_NAME = "config.json", "model.safetensors", "projection.safetensors"
+SUMS_NAME = "SHA256SUMS"
+"""Digests of the three, as ``sha256sum --check`` reads them."""
+_FILES = (WEIGHTS_NAME, PROJECTION_NAME, CONFIG_NAME)
+_MAX_TEXT_BYTES = 2**20
+_EXPORT_AGAIN = "Export it again."
+BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -66,11 +73,19 @@ class Encoder:
         module: Backbone and projection.
         page: The size, channels and fit it was trained with.
         device: Where it runs.
+
+    Raises:
+        InputError: No such device here.
     """
 
     def __init__(self, module: PageEncoder, page: PageConfig, device: torch.device | str = "cpu") -> None:
-        self.page, self.device = page, torch.device(device)
-        self.module = module.to(self.device).eval()
+        try:
+            self.page, self.device = page, torch.device(device)
+            self.module = module.to(self.device).eval()
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"cannot be used ({_line(error)})", where=f"device {device}", fix="Use cpu.") from None
+        mean: Tensor = module.tower.mean
+        self._border = tuple(round(255 * value) for value in mean.flatten().tolist())
 
     @property
     def feature_dim(self) -> int:
@@ -88,11 +103,11 @@ class Encoder:
         Raises:
             InputError: Not a readable image, or an array of another shape or type.
         """
-        return fit_page(read_picture(image), self.page)
+        return fit_page(read_picture(image), self.page, self._border)
 
     @torch.inference_mode()
     def embed(
-        self, images: Iterable[Picture] | Picture, *, projected: bool = False, batch_size: int = _BATCH
+        self, images: Iterable[Picture] | Picture, *, projected: bool = False, batch_size: int = BATCH
     ) -> np.ndarray:
         """Features of pages.
 
@@ -108,15 +123,19 @@ class Encoder:
 
         Raises:
             InputError: One of the images cannot be read.
+            WorkError: A feature is not finite.
         """
         width = self.embed_dim if projected else self.feature_dim
         parts = [np.zeros((0, width), np.float32)]
         for tensor in self._tensors(images, batch_size):
             parts.append(self.module(tensor)["image_features" if projected else "features"].cpu().numpy())
-        return np.concatenate(parts)
+        features = np.concatenate(parts)
+        if not np.isfinite(features).all():
+            raise WorkError("gives features that are not finite", where="encoder", fix="Export or train it again.")
+        return features
 
     @torch.inference_mode()
-    def redraw(self, images: Iterable[Picture] | Picture, *, lawful: bool = False, batch_size: int = _BATCH) -> Redrawn:
+    def redraw(self, images: Iterable[Picture] | Picture, *, lawful: bool = False, batch_size: int = BATCH) -> Redrawn:
         """The twelve leads of each page.
 
         Args:
@@ -147,12 +166,15 @@ class Encoder:
         """Pages as the module takes them, some at once."""
         if isinstance(images, str | os.PathLike | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
             images = [images]
-        for batch in _batches(images, batch_size):
+        if not isinstance(images, Iterable):
+            raise InputError(f"a {type(images).__name__} is no picture", where="images", fix="Give a list of pictures.")
+        for batch in batches(images, batch_size):
             pixels = np.stack([self.preprocess(image) for image in batch])
             yield torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
 
 
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """``items``, some at once."""
     batch = []
     for item in items:
         batch.append(item)
@@ -163,138 +185,223 @@ def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def read_picture(image: Picture) -> np.ndarray:
-    """Upright uint8 (H, W) grey or (H, W, 3) RGB; transparent parts become white.
+def fit_page(pixels: np.ndarray, page: PageConfig, border: Sequence[int]) -> np.ndarray:
+    """The whole picture as uint8 (H, W, C): stretched to the size, or centred in a border (``page.fit`` = ``pad``).
 
-    Raises:
-        InputError: Not a readable image, or an array of another shape or type.
+    Args:
+        pixels: uint8 (H', W') or (H', W', 3).
+        page: Size, channels and fit.
+        border: The border's colour, C values; the encoder's mean, which is 0 once normalised.
     """
-    if isinstance(image, np.ndarray):
-        shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))
-        if image.dtype != np.uint8 or image.size == 0 or not shaped:
-            what = f"an array of {image.dtype} {image.shape}"
-            raise InputError(what, where="image", fix="Give uint8 of (H, W), (H, W, 1) or (H, W, 3).")
-        return image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
-    if isinstance(image, Image.Image):
-        return _pixels(image)
-    try:
-        with Image.open(image) as opened:
-            return _pixels(opened)
-    except FileNotFoundError:
-        raise InputError("no such file", where=image) from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"not readable as an image ({type(error).__name__})", where=image) from None
-
-
-def _pixels(image: Image.Image) -> np.ndarray:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":  # 16 or 32 bits: bring the range used to 8
-        values = np.asarray(image, np.float64)
-        largest = max(float(values.max(initial=0)), 1e-9)
-        top = 65535.0 if image.mode.startswith("I") and largest > 255 else largest
-        return np.clip(values * (255 / top), 0, 255).astype(np.uint8)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("L" if image.mode in ("1", "L") else "RGB"))
-
-
-def fit_page(pixels: np.ndarray, page: PageConfig) -> np.ndarray:
-    """The whole picture as uint8 (H, W, C): stretched to the size, or centred on white (``page.fit`` = ``pad``)."""
-    if page.channels == 1 and pixels.ndim == 3:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    elif page.channels == 3 and pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    picture = Image.fromarray(pixels).convert("L" if page.channels == 1 else "RGB")
     height, width = page.height, page.width
     if page.fit == "pad":
-        scale = min(height / pixels.shape[0], width / pixels.shape[1])
-        height = max(1, min(height, round(pixels.shape[0] * scale)))
-        width = max(1, min(width, round(pixels.shape[1] * scale)))
-    if pixels.shape[:2] != (height, width):
-        shrinks = height * width < pixels.shape[0] * pixels.shape[1]
-        # area coverage keeps thin traces when a large photograph becomes small
-        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        pixels = cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=method)
+        ratio = max(picture.height / height, picture.width / width)
+        height, width = (max(1, round(side / ratio)) for side in (picture.height, picture.width))
+    if picture.size != (
+        width,
+        height,
+    ):  # weighted over all that a pixel covers: keeps thin traces of a large photograph
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     top, left = (page.height - height) // 2, (page.width - width) // 2
-    fitted = np.full((page.height, page.width, page.channels), 255, np.uint8)
-    fitted[top : top + height, left : left + width] = pixels.reshape(height, width, page.channels)
+    fitted = np.full((page.height, page.width, page.channels), border, np.uint8)
+    fitted[top : top + height, left : left + width] = np.asarray(picture).reshape(height, width, page.channels)
     return fitted
 
 
 def load_encoder(path: str | os.PathLike, *, device: torch.device | str = "cpu") -> Encoder:
-    """The encoder in an exported folder, or of a run (its best checkpoint; local or in a bucket).
+    """The encoder in an exported folder, or of a run (its best checkpoint); either on this machine or in a bucket.
 
     Raises:
-        InputError: Neither of the two is there.
+        InputError: Neither of the two is there, it is damaged, or there is no such device.
     """
-    folder = Path(path)
-    if (folder / "config.json").is_file() and (folder / PROJECTION_NAME).is_file():
-        return Encoder(*_load_exported(folder), device=device)
-    run = load_run(os.fspath(path), which="best")
+    uri = absolute(os.fspath(path))
+    if set(list_files(uri)) & {*_FILES, SUMS_NAME}:
+        with _local_copy(uri) as folder:
+            return Encoder(*_load_exported(folder, uri), device=device)
+    run = load_run(uri, which="best")
     return Encoder(run.model.page, run.config.page, device)
 
 
-def _load_exported(folder: Path) -> tuple[PageEncoder, PageConfig]:
+@contextmanager
+def _local_copy(uri: str) -> Iterator[Path]:
+    if is_local(uri):
+        yield Path(uri)
+        return
+    with tempfile.TemporaryDirectory(prefix="ecgscan-encoder-") as folder:
+        for name in set(list_files(uri)) & {*_FILES, SUMS_NAME}:
+            (Path(folder) / name).write_bytes(read_bytes(join(uri, name)))
+        yield Path(folder)
+
+
+def _load_exported(folder: Path, uri: str) -> tuple[PageEncoder, PageConfig]:
+    """Module and page of an exported folder.
+
+    Digests show damage; what fits its digest is checked all the same: names, shapes and values of the weights.
+    """
     try:
-        content = json.loads((folder / "config.json").read_text())
+        _verify(folder)
+        content = json.loads(_read_text(folder / CONFIG_NAME))
         ours, settings = content["ecgscan"], content["pretrained_cfg"]
-        page = build(PageConfig, ours["page"], where=folder / "config.json")
         if ours["schema_version"] != SCHEMA_VERSION:
-            raise InputError(
-                f"an encoder of schema version {ours['schema_version']}", where=folder, fix="Export it again."
-            )
-        model = build(ModelConfig, merge(ours["model"], {"image.path": str(folder)}), where=folder / "config.json")
-        module = PageEncoder(model, page)
-        for name in ("mean", "std"):
-            getattr(module.tower, name).copy_(torch.tensor(settings[name]).view(1, -1, 1, 1))
-        missing, unexpected = module.load_state_dict(load_file(folder / PROJECTION_NAME), strict=False)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"damaged encoder folder ({error})", where=folder, fix="Export it again.") from None
-    if unexpected or any(not name.startswith("tower.") for name in missing):
-        raise InputError("weights of the projection do not fit", where=folder, fix="Export it again.")
+            raise InputError(f"an encoder of schema version {ours['schema_version']}", fix=_EXPORT_AGAIN)
+        page = build(PageConfig, ours["page"], where=CONFIG_NAME)
+        model = build(ModelConfig, merge(ours["model"], {"image.path": None}), where=CONFIG_NAME)
+        weights = _read_weights(folder)
+        with _at_most(sum(tensor.numel() for tensor in weights.values())):
+            module = PageEncoder(model, page)
+        _take_weights(module, weights)
+        _set_normalisation(module, settings["mean"], settings["std"])
+    except EcgscanError as error:
+        what = f"{error.where}: {error.what}" if error.where else error.what
+        raise InputError(what, where=uri, fix=error.fix or _EXPORT_AGAIN) from None
+    except Exception as error:  # timm, torch and json raise what they like on settings made by hand
+        raise InputError(f"damaged encoder ({_line(error)})", where=uri, fix=_EXPORT_AGAIN) from None
     return module, page
 
 
-def export(run: str, out_dir: str | os.PathLike, *, which: Literal["best", "last"] = "best") -> Path:
+def _line(error: BaseException) -> str:
+    text = (str(error).strip().splitlines() or [""])[0][:160]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _read_text(path: Path) -> str:
+    if path.stat().st_size > _MAX_TEXT_BYTES:
+        raise InputError("too large", where=path.name)
+    return path.read_text(encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _verify(folder: Path) -> None:
+    for name in (SUMS_NAME, *_FILES):
+        if not (folder / name).is_file():
+            raise InputError(f"is no whole encoder: {name} is missing", fix=_EXPORT_AGAIN)
+    sums = {name: digest for digest, name in map(str.split, _read_text(folder / SUMS_NAME).splitlines())}
+    for name in _FILES:
+        if sums.get(name) != _sha256(folder / name):
+            raise InputError(f"is damaged, or {SUMS_NAME} is: its sha256 is another", where=name)
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    backbone = {f"tower.backbone.{name}": tensor for name, tensor in load_file(folder / WEIGHTS_NAME).items()}
+    return backbone | load_file(folder / PROJECTION_NAME)
+
+
+@contextmanager
+def _at_most(total: int) -> Iterator[None]:
+    """Stops the building of a module that has more parameters than there are weights for."""
+    left = total
+
+    def count(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter) -> None:
+        nonlocal left
+        left -= 0 if parameter is None else parameter.numel()
+        if left < 0:
+            raise InputError("does not fit its weights: more parameters", where=CONFIG_NAME)
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _take_weights(module: PageEncoder, weights: dict[str, Tensor]) -> None:
+    own = module.state_dict()
+    for name in sorted(own.keys() ^ weights.keys()):
+        what = "is missing" if name in own else "is not part of the model"
+        raise InputError(f"weights do not fit the settings: {name[:80]} {what}")
+    for name, tensor in weights.items():
+        if (tensor.shape, tensor.dtype) != (own[name].shape, own[name].dtype):
+            found = f"{tuple(tensor.shape)} {tensor.dtype}, not {tuple(own[name].shape)} {own[name].dtype}"
+            raise InputError(f"weights do not fit the settings: {name} is {found}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"weights are not finite: {name}")
+    module.load_state_dict(weights)
+
+
+def _set_normalisation(module: PageEncoder, mean: Sequence[float], std: Sequence[float]) -> None:
+    if not all(math.isfinite(value) for value in (*mean, *std)) or min(std) <= 0:
+        raise InputError("mean or std cannot be used", where=CONFIG_NAME)
+    for buffer, values in ((module.tower.mean, mean), (module.tower.std, std)):
+        buffer.copy_(torch.tensor(values).view(buffer.shape))
+
+
+def export(run: str, out_dir: str | os.PathLike, *, which: Literal["best", "last"] = "best") -> str:
     """Write the encoder of a run as a folder that timm and ``load_encoder`` read offline.
 
-    ``model.safetensors`` and ``config.json`` are what ``timm.create_model("local-dir:OUT", pretrained=True)`` wants:
+    ``model.safetensors`` and ``config.json`` are what ``timm.create_model("local-dir:OUT", pretrained=True)`` needs:
     the backbone alone, with size, fit, mean and deviation. ``projection.safetensors`` leads to the aligned features;
-    ``README.md`` is the model card.
+    ``SHA256SUMS`` has their digests, ``README.md`` is the model card.
 
     Args:
         run: URI of the run folder.
-        out_dir: A local folder that is not there yet, or empty. It appears whole or not at all.
+        out_dir: A folder that is not there yet, or empty: a path or ``s3://bucket/prefix``. On this machine it appears
+            whole or not at all; in a bucket ``config.json`` comes last, and without it there is no encoder.
         which: ``best`` or ``last`` checkpoint.
 
     Returns:
-        The folder.
+        The folder, absolute.
 
     Raises:
-        InputError: No checkpoint in the run, or the folder is in use.
+        InputError: No checkpoint in the run, or the folder is in use or cannot be written.
     """
-    from ecgscan_ray.report.card import model_card  # here, so that embedding alone needs neither jinja2 nor pyarrow
-
-    out = Path(out_dir)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError("is there already", where=out, fix="Give --out an empty folder.")
-    loaded = load_run(run, which=which)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    out = absolute(os.fspath(out_dir))
     try:
-        write_encoder(loaded, temporary)
-        (temporary / "README.md").write_text(model_card(run, loaded, out.name), encoding="utf-8")
-        temporary.chmod(0o755)
-        if out.is_dir():
-            out.rmdir()
-        os.replace(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _refuse_used(out)
+        loaded = load_run(run, which=which)
+        (_export_here if is_local(out) else _export_there)(run, loaded, out)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or _line(error)
+        raise InputError(f"cannot be written ({reason})", where=out) from None
     return out
 
 
+def _refuse_used(out: str) -> None:
+    used = (
+        os.path.lexists(out) and (not os.path.isdir(out) or os.listdir(out)) if is_local(out) else list_files(out, True)
+    )
+    if used:
+        raise InputError("is there already", where=out, fix="Give an empty folder.")
+
+
+def _export_here(run: str, loaded: LoadedCheckpoint, out: str) -> None:
+    place = Path(out)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    try:
+        _write_all(run, loaded, temporary, place.name)
+        if place.is_dir():
+            place.rmdir()
+        os.replace(temporary, place)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _export_there(run: str, loaded: LoadedCheckpoint, out: str) -> None:
+    open_filesystem(out, create=True)
+    with tempfile.TemporaryDirectory(prefix="ecgscan-export-") as temporary:
+        folder = Path(temporary)
+        _write_all(run, loaded, folder, out.rpartition("/")[2])
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == CONFIG_NAME):
+            write_bytes_atomic(join(out, path.name), path.read_bytes())
+
+
+def _write_all(run: str, loaded: LoadedCheckpoint, folder: Path, name: str) -> None:
+    from ecgscan_ray.report.card import model_card  # here, so that embedding alone needs no jinja2
+
+    write_encoder(loaded, folder)
+    (folder / "README.md").write_text(model_card(run, loaded, name), encoding="utf-8")
+    folder.chmod(0o755)  # temporary folders are closed to others
+    for path in folder.iterdir():
+        path.chmod(0o644)
+
+
 def write_encoder(loaded: LoadedCheckpoint, folder: Path) -> None:
-    """Weights and ``config.json`` of a loaded run's page encoder."""
+    """Weights, ``config.json`` and digests of a loaded run's page encoder."""
     from timm.models import save_for_hf
 
     page, module = loaded.config.page, loaded.model.page
@@ -321,100 +428,10 @@ def write_encoder(loaded: LoadedCheckpoint, folder: Path) -> None:
         },
     )
     # timm finds the number of classes at the root too; transformers' wrapper would pass it twice
-    path = folder / "config.json"
+    path = folder / CONFIG_NAME
     content = json.loads(path.read_text())
     content.get("model_args", {}).pop("num_classes", None)
     path.write_text(json.dumps(content, indent=2) + "\n")
     state = {name: value.contiguous() for name, value in module.state_dict().items() if not name.startswith("tower.")}
     save_file(state, folder / PROJECTION_NAME)
-
-
-@dataclass(frozen=True)
-class EmbeddedFolder:
-    """How ``embed_folder`` went: pages embedded, and files that could not be read with the reason of each."""
-
-    embedded: int
-    bad: dict[str, str]
-
-
-def embed_folder(
-    encoder_path: str,
-    images_dir: str | os.PathLike,
-    out_parquet: str | os.PathLike,
-    *,
-    projected: bool = False,
-    batch_size: int = _BATCH,
-    device: torch.device | str = "cpu",
-) -> EmbeddedFolder:
-    """Embed every file under a folder into one Parquet file.
-
-    Columns: ``path`` (relative to the folder), ``embedding`` (list of float32; null where the file could not be read)
-    and ``error`` (the reason; null where it could). No file is left out, but for hidden ones and the ground truth that
-    ``ecgscan render`` writes beside a picture (JSON, masks).
-
-    Args:
-        encoder_path: Exported folder or run.
-        images_dir: Searched with all its subfolders.
-        out_parquet: Appears whole or not at all.
-        projected: As in ``Encoder.embed``.
-        batch_size: Pages at once.
-        device: Where the encoder runs.
-
-    Raises:
-        InputError: No such folder, no files in it, or the output's folder cannot be written.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    root, out = Path(images_dir), Path(out_parquet)
-    if not root.is_dir():
-        raise InputError("no such folder", where=root)
-    names = _page_files(root)
-    if not names:
-        raise InputError("no files in this folder", where=root)
-    encoder = load_encoder(encoder_path, device=device)
-    width = encoder.embed_dim if projected else encoder.feature_dim
-    schema = pa.schema([("path", pa.string()), ("embedding", pa.list_(pa.float32(), width)), ("error", pa.string())])
-    bad: dict[str, str] = {}
-    temporary = out.with_name(f".{out.name}.part")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetWriter(temporary, schema) as writer:
-            for batch in _batches(names, batch_size):
-                rows = _embed_rows(encoder, root, batch, projected, bad)
-                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-        os.replace(temporary, out)
-    except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror or error})", where=out) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    return EmbeddedFolder(len(names) - len(bad), bad)
-
-
-def _page_files(root: Path) -> list[str]:
-    """Paths under a folder, relative to it and sorted: all but hidden ones and the ground truth beside a picture."""
-    found = [p.relative_to(root) for p in root.rglob("*") if p.is_file()]
-    found = [path for path in found if not any(part.startswith(".") for part in path.parts)]
-    pictures = {p.with_suffix("") for p in found if p.suffix.lower() in Image.registered_extensions()}
-
-    def truth_beside_a_picture(path: Path) -> bool:
-        ending = next((end for end in (".json", MASK_SUFFIX) if path.name.endswith(end)), None)
-        return ending is not None and path.with_name(path.name.removesuffix(ending)) in pictures
-
-    return sorted(str(path) for path in found if not truth_beside_a_picture(path))
-
-
-def _embed_rows(
-    encoder: Encoder, root: Path, names: Sequence[str], projected: bool, bad: dict[str, str]
-) -> list[dict[str, Any]]:
-    pixels: list[np.ndarray] = []
-    good: list[str] = []
-    for name in names:
-        try:
-            pixels.append(encoder.preprocess(root / name))
-            good.append(name)
-        except InputError as error:
-            bad[name] = error.what
-    vectors = encoder.embed(pixels, projected=projected, batch_size=len(names)) if pixels else np.zeros((0, 1))
-    found = dict(zip(good, vectors, strict=True))
-    return [{"path": name, "embedding": found.get(name), "error": bad.get(name)} for name in names]
+    (folder / SUMS_NAME).write_text("".join(f"{_sha256(folder / name)}  {name}\n" for name in _FILES))

@@ -1,13 +1,18 @@
-"""Signal encoders of others as the signal side of a teacher: their weights from a local file, their answers checked.
+"""External signal encoders as the signal side of a teacher: their weights from a local file, their answers checked.
 
 An encoder is anything that gives one vector a recording. What it wants (rate, length, order of leads, unit) is in the settings;
 whether that is right is seen on known recordings, for which the encoder's own code has said what it answers. A wrong order of
 leads or a wrong unit gives no error otherwise, only a worse teacher.
+
+Settings and weights are data, and data runs no code: TorchScript cannot reach files or programs (though it can loop for
+ever), safetensors hold numbers, torch.export's ``.pt2`` is refused since loading it unpickles, and a ``factory`` is called
+only if whoever started the command named its module (``trust``).
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -53,22 +58,49 @@ def load_external(config: ExternalEncoderConfig) -> SignalEncoder:
     return encoder
 
 
+_trusted: set[str] = set()
+
+
+def trust(modules: Iterable[str]) -> None:
+    """Let a ``factory`` of these modules run in this process. Only for names that a person has given for this command."""
+    _trusted.update(modules)
+
+
+def trusted() -> tuple[str, ...]:
+    """The modules named to ``trust``, for the processes of the same command."""
+    return tuple(sorted(_trusted))
+
+
 def _load(config: ExternalEncoderConfig) -> SignalEncoder:
     path = Path(config.path)
     if not path.is_file():
         raise ConfigError("no such file", where=path, fix="Set teacher.encoder.path to the weights.")
+    if path.suffix == ".pt2":
+        fix = "Save it as TorchScript (torch.jit.trace), or as safetensors with a factory."
+        raise ConfigError("torch.export files run code when they are loaded", where=path, fix=fix)
+    if config.factory is not None:
+        _refuse_untrusted(config.factory)
     try:
         if config.factory is not None:
-            name, _, function = config.factory.partition(":")
-            module: nn.Module = getattr(importlib.import_module(name), function)()
-            module.load_state_dict(load_file(path))
-            return module.eval()
-        if path.suffix == ".pt2":
-            return torch.export.load(path).module()
+            return _made(config.factory, path)
         return torch.jit.load(path, map_location="cpu").eval()
-    except (ImportError, AttributeError, RuntimeError, ValueError, SafetensorError) as error:
-        what = f"cannot be loaded ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+    except Exception as error:  # torch, safetensors and the factory raise what they like
+        what = f"cannot be loaded ({type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]})"
         raise ConfigError(what, where=config.factory or path) from None
+
+
+def _refuse_untrusted(factory: str) -> None:
+    module = factory.partition(":")[0]
+    if module not in _trusted:
+        what = f"would run code of the module '{module}', which the settings alone cannot allow"
+        raise ConfigError(what, where="teacher.encoder.factory", fix=f"If you trust it, add --trust {module}.")
+
+
+def _made(factory: str, weights: Path) -> nn.Module:
+    name, _, function = factory.partition(":")
+    module: nn.Module = getattr(importlib.import_module(name), function)()
+    module.load_state_dict(load_file(weights))
+    return module.eval()
 
 
 def answer(
@@ -84,8 +116,12 @@ def answer(
         ConfigError: It gives something else than one vector of ``dim`` a recording.
     """
     order = [LEADS.index(name) for name in leads]
-    with torch.no_grad():
-        found = encoder(signal_mv[:, order] * units_per_mv)
+    try:
+        with torch.no_grad():
+            found = encoder(signal_mv[:, order] * units_per_mv)
+    except Exception as error:  # foreign code
+        reason = (str(error).strip().splitlines() or [""])[-1][:160]
+        raise ConfigError(f"fails on a recording ({type(error).__name__}: {reason})", where=config.path) from None
     if not isinstance(found, Tensor) or found.shape != (len(signal_mv), config.dim):
         got = f"{tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise ConfigError(f"gives {got}, not {(len(signal_mv), config.dim)}", where=config.path)
@@ -130,7 +166,7 @@ def _known(config: ExternalEncoderConfig) -> tuple[Tensor, Tensor]:
     try:
         content = load_file(where)
         signal, expected = content["signal_mv"].float(), content["embedding"].float()
-    except (OSError, KeyError, SafetensorError) as error:
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
         fix = "Give a safetensors file with signal_mv (K, 12, T) and embedding (K, E)."
         raise ConfigError(f"not readable ({type(error).__name__})", where=where, fix=fix) from None
     samples = round(config.fs * config.seconds)

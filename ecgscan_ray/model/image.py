@@ -6,7 +6,6 @@ from typing import Any
 
 import timm
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecgscan_ray.config import ImageTowerConfig, PageConfig
@@ -14,8 +13,6 @@ from ecgscan_ray.errors import ConfigError, near_miss
 
 # Pages are light: most pixels are paper. Fixed numbers, saved with every encoder, not fitted to any split.
 GREY_MEAN, GREY_STD = 0.85, 0.15
-FLAT_MEAN, FLAT_STD = [1.0], [0.2]
-"""Of a page divided by its surroundings: paper is 1, ink well below."""
 
 
 class ImageTower(nn.Module):
@@ -35,8 +32,7 @@ class ImageTower(nn.Module):
     def __init__(self, config: ImageTowerConfig, page: PageConfig) -> None:
         super().__init__()
         self.backbone: Any = create_backbone(config, page)
-        self.flatten_px = config.flatten_px
-        mean, std = (FLAT_MEAN, FLAT_STD) if config.flatten_px else normalisation(self.backbone, page.channels)
+        mean, std = normalisation(self.backbone, page.channels)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         with torch.no_grad():
@@ -59,8 +55,7 @@ class ImageTower(nn.Module):
 
     def normalise(self, image: Tensor) -> Tensor:
         """(N, C, H, W) uint8 -> what the backbone is made for, in fp32."""
-        x = image.float() / 255
-        x = ((flattened(x, self.flatten_px) if self.flatten_px else x) - self.mean) / self.std
+        x = (image.float() / 255 - self.mean) / self.std
         return x.contiguous(memory_format=torch.channels_last)
 
     def forward(self, normalised: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
@@ -73,17 +68,6 @@ class ImageTower(nn.Module):
             Maps (N, F, h, w) of stride 4, of stride 8 and the last one (the nearest there are), pooled features (N, P).
         """
         return self._maps(normalised)
-
-
-def flattened(image: Tensor, box_px: int) -> Tensor:
-    """The page divided by its local brightness: (N, C, H, W) in 0..1 -> the same shape, about 1 on bare paper.
-
-    Light, shadow and paper colour are slow and go; ink stays. Boxes that overlap by half, drawn up again between their
-    centres, stand for a blur at a fraction of its cost.
-    """
-    light = F.avg_pool2d(image, box_px, box_px // 2, box_px // 2, count_include_pad=False)
-    light = F.interpolate(light, image.shape[-2:], mode="bilinear", align_corners=False)
-    return image / (light + 0.02)
 
 
 def create_backbone(config: ImageTowerConfig, page: PageConfig) -> nn.Module:

@@ -23,6 +23,19 @@ CARD_FIGURES = {
     "reconstruction.shown.pearson_r": "redrawn leads, r on what the page shows",
 }
 
+LICENCE_TAGS = (
+    "cc-by-4.0",
+    "cc-by-sa-4.0",
+    "cc-by-nc-4.0",
+    "cc-by-nc-sa-4.0",
+    "cc0-1.0",
+    "odbl",
+    "odc-by",
+    "apache-2.0",
+    "mit",
+)
+"""Licences of data that model hubs have a tag for."""
+
 
 def model_card(run: str, loaded: LoadedCheckpoint, name: str) -> str:
     """Markdown with the front matter of model hubs.
@@ -53,6 +66,7 @@ def model_card(run: str, loaded: LoadedCheckpoint, name: str) -> str:
         state=loaded.state,
         figures=figures,
         manifest=manifest,
+        licence_tag=_licence_tag(loaded, manifest),
         folds=_folds(manifest),
         rows={split: manifest.rows(split) for split in ("train", "validation", "test")} if manifest else {},
         without_patient=_without_patient(manifest),
@@ -82,6 +96,13 @@ def _without_patient(manifest: Manifest | None) -> int | None:
         [split.get("patients", {}).get("recordings_without") for split in manifest.counts.values()] if manifest else []
     )
     return sum(count or 0 for count in counts) if counts and None not in counts else None
+
+
+def _licence_tag(loaded: LoadedCheckpoint, manifest: Manifest | None) -> str:
+    """Of what the weights derive from, as model hubs write it; code has a licence of its own."""
+    licence = (manifest.licence or "").lower().replace(" ", "-") if manifest else ""
+    known = licence in LICENCE_TAGS and loaded.config.model.image.path is None
+    return licence if known else "unknown"
 
 
 def _folds(manifest: Manifest | None) -> str | None:

@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 
 from ecgscan_ray.data.make_sample import Row, read_samples
-from ecgscan_ray.encoder import read_picture
 from ecgscan_ray.errors import InputError
+from ecgscan_ray.pictures import read_picture
 from ecgscan_ray.recording.recording import Recording
 
 HEAD = 0.15

@@ -106,5 +106,5 @@ def test_from_the_archive_to_embeddings(user, tmp_path: Path) -> None:
     encoder, pages = tmp_path / "encoder", tmp_path / "pages"
     assert "next: ecgscan embed" in user("export", run, encoder)
     user("render", *settings, "--out", pages, "--count", 2, "--split", "test")
-    assert "2 pages embedded, 0 files skipped" in user("embed", encoder, pages, tmp_path / "e.parquet")
+    assert "2 pages embedded, 0 skipped" in user("embed", encoder, pages, tmp_path / "e.parquet")
     assert len(pq.read_table(tmp_path / "e.parquet")) == 2

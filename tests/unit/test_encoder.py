@@ -1,27 +1,36 @@
-"""The encoder on pictures of every kind, its export in timm, and folders with bad files."""
+"""The encoder, its export in timm, transformers and buckets, and damaged exports."""
 
+import errno
+import hashlib
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from ecgscan_ray import text
 from ecgscan_ray.config import Config, PageConfig, build, dump_yaml
-from ecgscan_ray.encoder import embed_folder, export, fit_page, load_encoder, read_picture
-from ecgscan_ray.errors import InputError
+from ecgscan_ray.embed_folder import embed_folder
+from ecgscan_ray.encoder import export, fit_page, load_encoder
+from ecgscan_ray.errors import InputError, WorkError
 from ecgscan_ray.recording.leads import LEAD_LAWS
+from ecgscan_ray.store.filesystem import read_bytes, write_bytes_atomic
+from ecgscan_ray.store.manifest import Manifest, write_manifest
 from ecgscan_ray.training.checkpoint import TrainingState, build_model, save_checkpoint
 
 HEIGHT, WIDTH = 64, 96
 
 
-def make_run(folder: Path, in_chans: int, name: str, image: dict) -> tuple[Path, torch.nn.Module]:
+def make_run(folder: Path, in_chans: int, name: str, image: dict, fit: str = "stretch") -> tuple[Path, torch.nn.Module]:
     content = {
-        "page": {"height": HEIGHT, "width": WIDTH, "channels": in_chans},
+        "page": {"height": HEIGHT, "width": WIDTH, "channels": in_chans, "fit": fit},
         "model": {
             "image": {"name": name, "kwargs": image},
             "embed_dim": 16,
@@ -58,7 +67,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(run, tmp_path_factory):
-    return export(str(run[0]), tmp_path_factory.mktemp("out") / "encoder")
+    return Path(export(str(run[0]), tmp_path_factory.mktemp("out") / "encoder"))
 
 
 def pages(count=3, height=HEIGHT, width=WIDTH, channels=1, seed=0):
@@ -114,7 +123,7 @@ def test_timm_loads_the_export_offline(tmp_path, monkeypatch, name, channels, im
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     folder, _ = make_run(tmp_path / "run", channels, name, image)
-    out = export(str(folder), tmp_path / "encoder")
+    out = Path(export(str(folder), tmp_path / "encoder"))
     backbone = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
     settings = backbone.pretrained_cfg
     assert tuple(settings["input_size"]) == (channels, HEIGHT, WIDTH)
@@ -125,7 +134,7 @@ def test_timm_loads_the_export_offline(tmp_path, monkeypatch, name, channels, im
     with torch.inference_mode():
         own = backbone(x).numpy()
     np.testing.assert_allclose(own, load_encoder(out).embed(image)[:, : own.shape[1]], atol=1e-5)
-    assert {p.suffix for p in out.iterdir()} == {".safetensors", ".json", ".md"}, "no pickle"
+    assert {p.suffix for p in out.iterdir()} == {".safetensors", ".json", ".md", ""}, "no pickle"
 
 
 def test_transformers_loads_the_export_offline(exported, monkeypatch):
@@ -139,17 +148,44 @@ def test_transformers_loads_the_export_offline(exported, monkeypatch):
         np.testing.assert_allclose(wrapped(pixel_values=x).pooler_output.numpy(), expected.numpy(), atol=1e-5)
 
 
-def test_timms_own_preprocessing_sees_the_whole_page(exported):
+@pytest.mark.parametrize(("channels", "fit"), [(1, "stretch"), (3, "stretch"), (1, "pad"), (3, "pad")])
+def test_timm_and_transformers_make_the_same_features_of_a_picture(tmp_path, monkeypatch, channels, fit):
     import timm
-    from timm.data import create_transform, resolve_data_config
+    from transformers import AutoImageProcessor, AutoModel
 
-    backbone = timm.create_model(f"local-dir:{exported}", pretrained=True)
-    transform = create_transform(**resolve_data_config(model=backbone))
-    page = np.full((2 * HEIGHT, 3 * WIDTH), 255, np.uint8)
-    page[:, :12] = 0  # a centre crop would lose this stripe
-    tensor = transform(Image.fromarray(page).convert("L"))
-    assert tuple(tensor.shape[-2:]) == (HEIGHT, WIDTH)
-    assert tensor[..., 0].mean() < tensor[..., -1].mean() - 1
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder, _ = make_run(tmp_path / "run", channels, "resnet10t", SMALL, fit)
+    out = export(str(folder), tmp_path / "encoder")
+    drawn_page().save(tmp_path / "page.png")
+    ours = load_encoder(out).embed([tmp_path / "page.png"])
+    backbone = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
+    settings = timm.data.resolve_model_data_config(backbone)
+    picture = Image.open(tmp_path / "page.png").convert("L" if channels == 1 else "RGB")
+    pixels = timm.data.create_transform(**settings, is_training=False)(picture)[None]
+    with torch.inference_mode():
+        theirs = [backbone(pixels)]
+        theirs.append(
+            AutoModel.from_pretrained(out).eval()(**AutoImageProcessor.from_pretrained(out)(picture)).pooler_output
+        )
+    for features in theirs:
+        cosine = torch.cosine_similarity(features, torch.from_numpy(ours[:, : features.shape[1]]))
+        assert cosine.item() > 0.9999
+    assert bool((pixels[..., 0, :].std(-1) < 1e-5).all()) == (fit == "pad"), (
+        "the whole page, with a border where it is fitted"
+    )
+
+
+def drawn_page():
+    """A page of other proportions than the encoder's, with lines one pixel wide: 1 in 8 of them would be skipped by a crop
+    or a coarse resize."""
+    page = Image.new("RGB", (1100, 500), (255, 246, 244))
+    pixels = np.array(page)
+    pixels[::20], pixels[:, ::20] = (255, 190, 190), (255, 190, 190)
+    x = np.arange(20, 1080)
+    for row in range(3):
+        y = np.rint(120 + 140 * row - 60 * np.abs(np.sin(x / (17 + 5 * row))) ** 9).astype(int)
+        pixels[y, x] = pixels[y + 1, x] = (20, 20, 20)
+    return Image.fromarray(pixels)
 
 
 def test_export_is_whole_or_absent(run, tmp_path):
@@ -162,6 +198,45 @@ def test_export_is_whole_or_absent(run, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["used"]
 
 
+def test_an_export_is_readable_by_others_whatever_the_umask(run, tmp_path):
+    before = os.umask(0o077)
+    try:
+        out = Path(export(str(run[0]), tmp_path / "encoder"))
+    finally:
+        os.umask(before)
+    assert out.stat().st_mode & 0o777 == 0o755
+    assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o644}
+
+
+def test_a_full_disk_leaves_one_line_and_no_folder(run, tmp_path, monkeypatch):
+    def no_space(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ecgscan_ray.encoder.save_file", no_space)
+    with pytest.raises(InputError, match=r"encoder: cannot be written \(No space left on device\)"):
+        export(str(run[0]), tmp_path / "encoder")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        export(str(run[0]), tmp_path / "file" / "encoder")
+
+
+def test_a_bucket_is_a_place_like_any_other(run, exported, s3_server, tmp_path):
+    uri = f"{s3_server}/{tmp_path.name}/encoder"
+    assert export(str(run[0]), uri) == uri
+    with pytest.raises(InputError, match="is there already"):
+        export(str(run[0]), uri)
+    image = pages()
+    np.testing.assert_array_equal(load_encoder(uri).embed(image), load_encoder(exported).embed(image))
+    Image.fromarray(image[0, ..., 0]).save(tmp_path / "0.png")
+    write_bytes_atomic(f"{uri}-pages/0.png", (tmp_path / "0.png").read_bytes())
+    write_bytes_atomic(f"{uri}-pages/notes.txt", b"hello")
+    for pictures, count in ((f"{uri}-pages", 2), (f"{uri}-pages/0.png", 1), (f"file://{tmp_path}/0.png", 1)):
+        done = embed_folder(uri, pictures, f"{uri}.parquet")
+        assert (done.embedded, len(done.bad)) == (1, count - 1)
+        assert pq.read_table(pa.BufferReader(read_bytes(f"{uri}.parquet"))).num_rows == count
+
+
 def test_model_card_is_filled_from_the_run(exported):
     card = (exported / "README.md").read_text()
     assert "Not for clinical use" in card
@@ -169,32 +244,6 @@ def test_model_card_is_filled_from_the_run(exported):
     assert "not known here" in card, "the store is gone, and the card says so"
     assert f"{HEIGHT} x {WIDTH}" in card
     assert str(exported.parent) not in card
-
-
-def test_pictures_of_every_kind_are_the_same_page(tmp_path):
-    grey = pages(1, 50, 70)[0, ..., 0]
-    image = Image.fromarray(grey)
-    image.save(tmp_path / "page.png")
-    rgba = Image.merge("RGBA", [image, image, image, Image.new("L", image.size, 255)])
-    kinds = [grey, grey[..., None], image, tmp_path / "page.png", str(tmp_path / "page.png")]
-    for kind in kinds:
-        np.testing.assert_array_equal(read_picture(kind), grey)
-    page = PageConfig(height=HEIGHT, width=WIDTH)
-    expected = fit_page(grey, page)
-    assert np.abs(fit_page(read_picture(rgba), page).astype(int) - expected).max() <= 1
-    assert np.abs(fit_page(np.repeat(grey[..., None], 3, 2), page).astype(int) - expected).max() <= 1
-
-
-def test_turned_by_its_camera_and_transparent_and_deep():
-    image = Image.fromarray(np.tile(np.arange(0, 250, 10, dtype=np.uint8), (5, 1)))
-    exif = image.getexif()
-    exif[0x0112] = 6  # the camera lay on its side
-    image.info["exif"] = exif.tobytes()
-    assert read_picture(image).shape == (25, 5)
-    clear = Image.new("RGBA", (8, 6), (0, 0, 0, 0))
-    assert (read_picture(clear) == 255).all()
-    deep = Image.fromarray((np.full((6, 8), 32768)).astype(np.uint16))
-    assert set(np.unique(read_picture(deep))) == {127}
 
 
 @pytest.mark.parametrize("fit", ["stretch", "pad"])
@@ -205,7 +254,7 @@ def test_nothing_of_the_page_is_cropped(fit):
         height, width = (max(2, side // 8) for side in shape)
         for rows, columns in ((slice(0, height), slice(0, width)), (slice(-height, None), slice(-width, None))):
             picture[rows, columns] = 0
-        fitted = fit_page(picture, page)
+        fitted = fit_page(picture, page, [255])
         assert fitted.shape == (HEIGHT, WIDTH, 1)
         dark = np.argwhere(fitted[..., 0] < 60)
         inside = np.argwhere(fitted[..., 0] < 230)
@@ -213,63 +262,118 @@ def test_nothing_of_the_page_is_cropped(fit):
         assert (dark.max(0) == inside.max(0)).all()
 
 
-@pytest.mark.parametrize(
-    "bad", [np.zeros((4, 4), np.float32), np.zeros((4, 4, 7), np.uint8), np.zeros((0, 4), np.uint8), "no/such/page.png"]
-)
-def test_bad_pictures_are_refused_in_one_line(bad):
-    with pytest.raises(InputError) as caught:
-        read_picture(bad)
-    assert "\n" not in str(caught.value)
+def digests_made_to_fit(folder):
+    names = ("config.json", "model.safetensors", "projection.safetensors")
+    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (folder / "SHA256SUMS").write_text("".join(lines))
 
 
-def test_a_folder_is_embedded_and_bad_files_are_named(exported, tmp_path):
-    source = tmp_path / "photos"
-    (source / "ward").mkdir(parents=True)
-    image = pages(5, 40, 60, seed=4)[..., 0]
-    for number in range(5):
-        Image.fromarray(image[number]).save(source / "ward" / f"{number}.png")
-    (source / "torn.png").write_bytes((source / "ward" / "0.png").read_bytes()[:60])
-    (source / "notes.txt").write_text("hello")
-    (source / ".hidden").write_text("x")
-    result = embed_folder(str(exported), source, tmp_path / "out" / "features.parquet", batch_size=2)
-    assert result.embedded == 5
-    assert set(result.bad) == {"torn.png", "notes.txt"}
-    rows = pq.read_table(tmp_path / "out" / "features.parquet").to_pylist()
-    assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
-    assert len(rows) == 7
-    for row in rows:
-        assert (row["embedding"] is None) == (row["error"] is not None) == (row["path"] in result.bad)
-    third = next(row for row in rows if row["path"].endswith("3.png"))
-    np.testing.assert_allclose(third["embedding"], load_encoder(exported).embed([image[3]])[0], atol=1e-5)
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["features.parquet"]
+def changed_config(change):
+    def spoil(folder):
+        content = json.loads((folder / "config.json").read_text())
+        change(content)
+        (folder / "config.json").write_text(json.dumps(content))
+
+    return spoil
 
 
-def test_ground_truth_beside_a_picture_is_passed_over(exported, tmp_path):
-    (tmp_path / "pages").mkdir()
-    image = pages(1, 40, 60, seed=4)[0, ..., 0]
-    for name in ("ptbxl_1.png", "a.b.JPG", "ptbxl_1.mask.png", "lonely.mask.png"):
-        Image.fromarray(image).save(tmp_path / "pages" / name)
-    for name in ("ptbxl_1.json", "a.b.json", "ptbxl_1.txt", "alone.json"):
-        (tmp_path / "pages" / name).write_text("{}")
-    result = embed_folder(str(exported), tmp_path / "pages", tmp_path / "features.parquet")
-    assert result.embedded == 3, "a mask without its picture is a picture"
-    assert set(result.bad) == {"ptbxl_1.txt", "alone.json"}
-    assert pq.read_table(tmp_path / "features.parquet").num_rows == 5
+def changed_weights(name, change):
+    def spoil(folder):
+        weights = load_file(folder / name)
+        change(weights)
+        save_file(weights, folder / name)
+
+    return spoil
 
 
-def test_embedding_an_empty_or_missing_folder_fails_plainly(exported, tmp_path):
-    for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(InputError):
-            embed_folder(str(exported), folder, tmp_path / "out.parquet")
-    assert not (tmp_path / "out.parquet").exists()
+def put(**values):
+    return lambda weights: weights.update(values)
 
 
-def test_a_damaged_export_is_refused(exported, tmp_path):
-    import shutil
+def spoil_first(value):
+    def change(weights):
+        next(tensor for tensor in weights.values() if tensor.is_floating_point()).flatten()[0] = value
 
+    return change
+
+
+def flatten_first(weights):
+    name = next(name for name, tensor in weights.items() if tensor.ndim > 1)
+    weights[name] = weights[name].flatten()
+
+
+MADE_BY_HAND = [
+    (changed_config(lambda content: content["ecgscan"].pop("model")), "damaged encoder"),
+    (changed_config(lambda content: content["ecgscan"].update(schema_version=3)), "schema version 3.*Export it again"),
+    (changed_config(lambda content: content["ecgscan"].update(page=[])), "config.json|damaged"),
+    (changed_config(lambda content: content["pretrained_cfg"].update(std=[0.0])), "mean or std"),
+    (changed_config(lambda content: content["ecgscan"]["model"].update(embed_dim=4096)), "more parameters"),
+    (
+        changed_config(lambda content: content["ecgscan"]["model"]["image"].update(name="resnet18")),
+        "more parameters|fit",
+    ),
+    (lambda folder: (folder / "config.json").write_text("[" * 100_000), "damaged encoder"),
+    (lambda folder: (folder / "config.json").write_text("no JSON"), "damaged encoder"),
+    (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"), "damaged encoder"),
+    (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 100), "damaged encoder"),
+    (lambda folder: (folder / "model.safetensors").write_bytes(b""), "damaged encoder"),
+    (changed_weights("model.safetensors", spoil_first(float("nan"))), "not finite"),
+    (changed_weights("projection.safetensors", put(extra=torch.zeros(1))), "extra is not part"),
+    (changed_weights("model.safetensors", lambda weights: weights.popitem()), "is missing"),
+    (changed_weights("model.safetensors", flatten_first), r"is \(\d+,\) torch\.float32, not \(\d+, "),
+]
+
+
+@pytest.mark.parametrize(("spoil", "line"), MADE_BY_HAND)
+def test_an_encoder_made_by_hand_is_refused_in_one_line(exported, tmp_path, spoil, line):
     copy = Path(shutil.copytree(exported, tmp_path / "copy"))
-    content = json.loads((copy / "config.json").read_text())
-    del content["ecgscan"]["model"]
-    (copy / "config.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match="damaged"):
+    spoil(copy)
+    digests_made_to_fit(copy)
+    with pytest.raises(InputError, match=line) as raised:
         load_encoder(copy)
+    assert "\n" not in str(raised.value)
+    assert str(copy) in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "projection.safetensors"])
+def test_a_damaged_export_is_named(exported, tmp_path, name):
+    copy = Path(shutil.copytree(exported, tmp_path / "copy"))
+    content = bytearray((copy / name).read_bytes())
+    for change in (content[:-9], content[: len(content) // 2] + b"\x01" + content[len(content) // 2 + 1 :], b""):
+        (copy / name).write_bytes(change)
+        with pytest.raises(InputError, match=rf"copy: {name}: is damaged"):
+            load_encoder(copy)
+    (copy / name).unlink()
+    with pytest.raises(InputError, match=f"{name} is missing"):
+        load_encoder(copy)
+
+
+def test_features_that_are_not_finite_are_never_returned(exported):
+    encoder = load_encoder(exported)
+    next(encoder.module.tower.backbone.parameters()).data.fill_(float("nan"))
+    with pytest.raises(WorkError, match="not finite"):
+        encoder.embed(pages())
+
+
+@pytest.mark.parametrize(("images", "line"), [([torch.zeros(3, 4, 4)], "a Tensor is no picture"), (7, "a int is no")])
+def test_what_is_no_picture_is_said(exported, images, line):
+    with pytest.raises(InputError, match=line):
+        load_encoder(exported).embed(images)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_device_that_is_not_there_is_one_line(exported):
+    for device in ("cuda", "nonsense"):
+        with pytest.raises(InputError, match=f"device {device}: cannot be used"):
+            load_encoder(exported, device=device)
+
+
+def test_the_card_names_a_licence_only_where_it_is_known(run, tmp_path):
+    folder = Path(shutil.copytree(run[0], tmp_path / "run"))
+    assert "license: unknown" in (Path(export(str(folder), tmp_path / "first")) / "README.md").read_text()
+    write_manifest(str(tmp_path / "store"), Manifest(source="ptbxl", licence="CC-BY-4.0", shards=[]))
+    (folder / "environment.json").write_text(json.dumps({"store": str(tmp_path / "store")}))
+    card = (Path(export(str(folder), tmp_path / "second")) / "README.md").read_text()
+    assert "license: cc-by-4.0" in card
+    assert "whose licence is CC-BY-4.0." in card
+    assert "library_name: timm" in card

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import ExternalEncoderConfig, build
 from ecgscan_ray.errors import ConfigError
-from ecgscan_ray.model.external import OTHER_ORDERS, ExternalReader, load_external
+from ecgscan_ray.model.external import OTHER_ORDERS, ExternalReader, load_external, trust, trusted
 from ecgscan_ray.recording.leads import LEADS
 from ecgscan_ray.training.checkpoint import build_model, build_teacher
 from ecgscan_ray.training.tensors import to_device
@@ -78,8 +80,6 @@ def external(tmp_path: Path) -> dict[str, Any]:
     save_file({"signal_mv": signal, "embedding": embedding}, tmp_path / "known.safetensors")
     torch.jit.trace(encoder, signal).save(str(tmp_path / "encoder.pt"))
     save_file(encoder.state_dict(), tmp_path / "encoder.safetensors")
-    batch = torch.export.Dim("batch", min=1, max=4096)
-    torch.export.save(torch.export.export(encoder, (signal,), dynamic_shapes=({0: batch},)), tmp_path / "encoder.pt2")
     return {
         "path": str(tmp_path / "encoder.pt"),
         "dim": 8,
@@ -94,8 +94,16 @@ def config_of(external: dict[str, Any], **changes: Any) -> ExternalEncoderConfig
     return build(ExternalEncoderConfig, external | changes, where="test")
 
 
-@pytest.mark.parametrize("kind", ["pt", "pt2", "safetensors"])
-def test_an_encoder_of_others_answers_from_whatever_file(external: dict[str, Any], tmp_path: Path, kind: str) -> None:
+@pytest.fixture
+def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As whoever types ``--trust`` of this module, and of one that is not there."""
+    monkeypatch.setattr("ecgscan_ray.model.external._trusted", {__name__, "nowhere"})
+
+
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+def test_an_external_encoder_answers_from_either_file(
+    external: dict[str, Any], tmp_path: Path, kind: str, trusting: None
+) -> None:
     factory = f"{__name__}:make_encoder" if kind == "safetensors" else None
     import sys
 
@@ -125,7 +133,9 @@ def test_an_encoder_of_others_answers_from_whatever_file(external: dict[str, Any
         ({"factory": "nowhere:encoder"}, "cannot be loaded"),
     ],
 )
-def test_a_wrong_order_or_unit_is_said_in_one_line(external: dict[str, Any], changes: dict, line: str) -> None:
+def test_a_wrong_order_or_unit_is_said_in_one_line(
+    external: dict[str, Any], changes: dict, line: str, trusting: None
+) -> None:
     with pytest.raises(ConfigError, match=line) as raised:
         load_external(config_of(external, **changes))
     assert "\n" not in str(raised.value)
@@ -145,3 +155,55 @@ def test_known_recordings_out_of_order_are_refused(external: dict[str, Any], spo
     save_file({**content, "signal_mv": spoil(content["signal_mv"]).contiguous()}, external["known"])
     with pytest.raises(ConfigError, match=line):
         load_external(config_of(external))
+
+
+class Bomb:
+    """What a pickle can do."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("name", ["evil.pt2", "evil.pt"])
+def test_no_file_of_weights_runs_code(external: dict[str, Any], tmp_path: Path, name: str) -> None:
+    mark, path = tmp_path / "code-ran", tmp_path / name
+    signal = torch.zeros(2, 12, 1000)
+    torch.export.save(torch.export.export(make_encoder().eval(), (signal,)), tmp_path / "good.pt2")
+    with zipfile.ZipFile(tmp_path / "good.pt2") as good, zipfile.ZipFile(path, "w") as evil:
+        for member in good.namelist():
+            evil.writestr(member, pickle.dumps(Bomb(mark)) if "sample_inputs" in member else good.read(member))
+    with pytest.raises(
+        ConfigError, match="run code when they are loaded" if name == "evil.pt2" else "cannot be loaded"
+    ):
+        load_external(config_of(external, path=str(path)))
+    assert not mark.exists()
+
+
+def test_settings_alone_run_no_code(external: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ecgscan_ray.model.external._trusted", set())
+    monkeypatch.setenv("ECGSCAN_TRUST", "os")
+    (tmp_path / "evil_module.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\ndef make(): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    weights = str(tmp_path / "encoder.safetensors")
+    for factory in ("os:abort", "evil_module:make", "builtins:exit"):
+        with pytest.raises(ConfigError, match=f"If you trust it, add --trust {factory.partition(':')[0]}") as raised:
+            load_external(config_of(external, path=weights, factory=factory))
+        assert "\n" not in str(raised.value)
+    assert not (tmp_path / "imported").exists()
+    trust(["evil_module"])
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        load_external(config_of(external, path=weights, factory="evil_module:make"))
+    assert (tmp_path / "imported").exists()
+    assert trusted() == ("evil_module",)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:100], lambda data: data[: len(data) // 2], lambda data: b""])
+def test_damaged_weights_are_one_line(external: dict[str, Any], damage: Any) -> None:
+    path = Path(external["path"])
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ConfigError, match="cannot be loaded") as raised:
+        load_external(config_of(external))
+    assert "\n" not in str(raised.value)
