@@ -63,13 +63,14 @@ def write_record(
 
     Args:
         counts: (n, T), one row for each of ``names``; by default a made-up heart's.
-        signal_line: Pattern of the header's signal lines.
+        signal_line: Pattern of the header's signal lines, with ``{name}``, ``{gain}``, ``{first}``, ``{checksum}`` and
+            ``{lead}``.
         record_name: In the header's first line, if not ``name``.
     """
     counts = heart_uv(fs=fs) if counts is None else counts
     lines = [f"{record_name or name} {len(names)} {fs:g} {counts.shape[1]}"]
     lines += [
-        signal_line.format(name=name, gain=gain, first=samples[0], lead=lead)
+        signal_line.format(name=name, gain=gain, first=samples[0], checksum=int(samples.sum()) & 0xFFFF, lead=lead)
         for lead, samples in zip(names, counts, strict=True)
     ]
     lines += [f"#{comment}" for comment in comments]
@@ -77,3 +78,22 @@ def write_record(
     (folder / f"{name}.hea").write_bytes((newline.join(lines) + newline).encode())
     (folder / f"{name}.dat").write_bytes(np.ascontiguousarray(counts.T.astype("<i2")).tobytes())
     return folder / name
+
+
+def packed(counts: NDArray[np.int16], format: str) -> bytes:
+    """The samples (n, T) in a WFDB format of integers, frame after frame, written by the letter of its definition."""
+    flat = counts.T.astype(np.int64).ravel()
+    if format in ("16", "61", "32", "160", "80"):
+        zero, kind = {"16": (0, "<i2"), "61": (0, ">i2"), "32": (0, "<i4"), "160": (32768, "<u2"), "80": (128, "u1")}[
+            format
+        ]
+        return (flat + zero).astype(kind).tobytes()
+    if format == "24":
+        return flat.astype("<i4").view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
+    if format == "212":
+        a, b = np.append(flat, np.zeros(len(flat) % 2, np.int64)).reshape(-1, 2).T & 0xFFF
+        return np.stack([a & 255, a >> 8 | (b >> 8) << 4, b & 255], axis=1).astype(np.uint8).tobytes()
+    a, b, c = np.append(flat, np.zeros(-len(flat) % 3, np.int64)).reshape(-1, 3).T & 0x3FF
+    if format == "310":
+        return np.stack([a << 1 | (c & 31) << 11, b << 1 | (c >> 5) << 11], axis=1).astype("<u2").tobytes()
+    return (a | b << 10 | c << 20).astype("<u4").tobytes()  # 311

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,16 +26,31 @@ LEAD_LAWS: NDArray[np.float32] = np.array(
 """(4, 12): ``LEAD_LAWS @ signal`` is 0 at every sample of a recording that obeys the laws."""
 
 _CANONICAL = {lead.upper(): lead for lead in LEADS}
-_PREFIX = re.compile(r"^(?:MDC[ _]+)?(?:ECG[ _-]+)?(?:LEAD[ _-]+)?")
+_LIMB = {"DI": "I", "DII": "II", "DIII": "III", "D1": "I", "D2": "II", "D3": "III"}
+_IEC = {f"C{number}": f"V{number}" for number in range(1, 7)}
+_NOTE = re.compile(r"[ _]*[(\[](?:[MU\u039c]V|EINTHOVEN|GOLDBERGER|WILSON)[)\]]$")
+_PREFIX = re.compile(r"^(?:MDC[ _]+)?(?:E[CK]G[ _-]+)?(?:LEAD[ _-]*)?")
+_SUFFIX = re.compile(r"[ _-]+LEAD$")
+_GAP = re.compile(r"(?<=[A-Z])[ _-]+(?=[A-Z0-9])")
 
 
-def lead_name(text: str | None) -> str | None:
-    """The lead that a signal's description names, in any case and with the usual prefixes.
+def lead_names(texts: Sequence[str | None]) -> list[str | None]:
+    """The lead that each signal's description names, in any case and with the usual prefixes; ``None`` = no lead.
 
-    ``"avr"``, ``"Lead II"``, ``"MDC_ECG_LEAD_V1"`` and ``"ECG I"`` are known; a Frank lead (``"vx"``), a negated lead
-    (``"-aVR"``) and anything else give ``None``.
+    ``"avr"``, ``"Lead II"``, ``"MDC_ECG_LEAD_V1"``, ``"ECG I"``, ``"V-1"``, ``"I (mV)"`` and ``"DII"`` are known; a
+    Frank lead (``"vx"``), a negated lead (``"-aVR"``), a rhythm strip and anything else are not. ``C1`` to ``C6`` (IEC)
+    are chest leads where all six are there and no V lead: C3 alone is a place on the head.
     """
-    return _CANONICAL.get(_PREFIX.sub("", (text or "").strip().upper()))
+    plain = [_plain(text or "") for text in texts]
+    chest = set(plain) >= _IEC.keys() and not any(name in plain for name in _IEC.values())
+    known = _CANONICAL | _LIMB | (_IEC if chest else {})
+    return [known.get(name) for name in plain]
+
+
+def _plain(text: str) -> str:
+    """A description in capitals without comment, prefix, unit and separators."""
+    name = _SUFFIX.sub("", _NOTE.sub("", text.partition("#")[0].strip().upper()))
+    return _GAP.sub("", _PREFIX.sub("", name))
 
 
 def lead_law_residual(signal_mv: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecgscan_ray.recording.leads import LEAD_LAWS, LEADS, lead_name, lead_residual_uv
+from ecgscan_ray.recording.leads import LEAD_LAWS, LEADS, lead_names, lead_residual_uv
 from tests.records import recording
 
 
@@ -67,9 +67,9 @@ def test_missing_lead_hides_only_its_laws() -> None:
 
 @given(st.sampled_from(LEADS), st.sampled_from(["", "MDC_ECG_LEAD_", "lead ", "LEAD_", "ECG ", " "]), st.booleans())
 def test_lead_names(lead: str, prefix: str, upper: bool) -> None:
-    assert lead_name(prefix + (lead.upper() if upper else lead.lower())) == lead
+    assert lead_names([prefix + (lead.upper() if upper else lead.lower())]) == [lead]
 
 
-@pytest.mark.parametrize("text", ["vx", "-aVR", "MLII", "V", "V7", "ECG", "ECG 1", "", None, "PLETH"])
+@pytest.mark.parametrize("text", ["vx", "-aVR", "MLII", "V", "V7", "C3", "ECG", "ECG 1", "1", "", None, "PLETH"])
 def test_not_a_lead(text: str | None) -> None:
-    assert lead_name(text) is None
+    assert lead_names([text]) == [None]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ecgscan_ray.errors import RecordingError
-from ecgscan_ray.recording.checks import check
+from ecgscan_ray.recording.checks import Limits, check
 from ecgscan_ray.recording.leads import LEADS
 from tests.records import recording
 
@@ -26,6 +26,16 @@ def half_missing() -> np.ndarray:
     return signal
 
 
+def scaled(factor: float, *leads: str) -> np.ndarray:
+    return changed(**{lead: GOOD[LEADS.index(lead)] * np.float32(factor) for lead in leads})
+
+
+def exchanged_from(start: int, one: str, other: str) -> np.ndarray:
+    signal, pair = GOOD.copy(), [LEADS.index(one), LEADS.index(other)]
+    signal[pair, start:] = signal[pair[::-1], start:]
+    return signal
+
+
 @pytest.mark.parametrize(
     ("reason", "changes"),
     [
@@ -34,11 +44,22 @@ def half_missing() -> np.ndarray:
         ("flat_lead", {"signal_mv": changed(V5=0.25)}),
         ("implausible_gain", {"signal_mv": GOOD * 5}),
         ("implausible_gain", {"signal_mv": GOOD / 1000}),
+        ("implausible_gain", {"signal_mv": GOOD / 10}),
+        ("implausible_gain", {"signal_mv": GOOD / 4.88}),
+        ("implausible_gain", {"signal_mv": scaled(16, "V5")}),
+        ("implausible_gain", {"signal_mv": scaled(1 / 16, "V2")}),
+        ("implausible_gain", {"signal_mv": scaled(1e-17, "V4")}),
+        ("implausible_gain", {"signal_mv": scaled(8, *LEADS[:6])}),
+        ("lead_laws", {"signal_mv": scaled(5, "II")}),
         ("not_finite", {"signal_mv": changed(V1=np.inf)}),
         ("lead_laws", {"signal_mv": GOOD[[0, 1, 2, 3, 5, 4, *range(6, 12)]]}),
         ("lead_laws", {"signal_mv": GOOD[[1, 0, *range(2, 12)]]}),
+        ("lead_laws", {"signal_mv": exchanged_from(500, "aVL", "aVF")}),
+        ("lead_laws", {"signal_mv": exchanged_from(700, "I", "II")}),
         ("too_short", {"signal_mv": GOOD[:, :200]}),
         ("sampling_rate", {"fs": 0.0}),
+        ("sampling_rate", {"fs": 49.0}),
+        ("sampling_rate", {"fs": 5001.0}),
     ],
 )
 def test_reason(reason: str, changes: dict) -> None:
@@ -56,3 +77,22 @@ def test_a_moment_that_breaks_the_laws_passes() -> None:
     signal = GOOD.copy()
     signal[0, 100:110] += 3
     check(recording(signal_mv=signal))
+
+
+def test_the_limits_are_arguments() -> None:
+    """Newborns and low voltage have small ranges."""
+    check(recording(signal_mv=GOOD / 8), Limits(min_range_mv=0.05))
+    check(recording(signal_mv=scaled(16, "V5")), Limits(min_lead_ratio=0.01, max_lead_ratio=50))
+
+
+def test_the_lead_at_fault_is_named() -> None:
+    for lead, factor in {"V1": 16, "V5": 16, "V4": 1 / 100, "V6": 1e-17}.items():
+        with pytest.raises(RecordingError, match=f"of {lead} change"):
+            check(recording(signal_mv=scaled(factor, lead)))
+    with pytest.raises(RecordingError, match="of I to aVF change"):
+        check(recording(signal_mv=scaled(8, *LEADS[:6])))
+
+
+def test_coarse_steps_may_contradict_the_laws() -> None:
+    """20 uV a step: each lead is rounded on its own."""
+    check(recording(signal_mv=np.rint(GOOD * 50) / np.float32(50), steps_per_mv=50.0))
