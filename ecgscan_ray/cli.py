@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 import typer.core
 
-from ecgscan_ray.cores import usable_cores
+from ecgscan_ray.cores import set_torch_threads, usable_cores
 from ecgscan_ray.errors import EcgscanError, InputError
 from ecgscan_ray.runtime import terminal
 from ecgscan_ray.uris import absolute
@@ -261,6 +261,7 @@ def evaluate(
     from ecgscan_ray.runtime.evaluate import evaluate as work
 
     _talk()
+    set_torch_threads()
     changes = parse_overrides(settings or [])
     for key in changes:
         if not key.startswith("evaluation."):
@@ -321,6 +322,8 @@ def embed(
     from itertools import islice
 
     from ecgscan_ray.embed_folder import embed_folder
+
+    set_torch_threads()
 
     done = embed_folder(_place(encoder), _place(images), _place(out), projected=projected)
     for name, reason in islice(done.bad.items(), MAX_SKIPPED_LINES):
@@ -399,7 +402,12 @@ def _load(kind: type[Kind], preset: str | None, config: str | None, settings: li
 
 
 def _place(uri: str, fix: str = "Give an absolute path or s3://bucket/prefix.") -> str:
-    """An argument as an absolute path or URI; inside a Ray job a relative path is refused, since its folder is deleted."""
+    """An argument as an absolute path or URI.
+
+    A placeholder is refused, and inside a Ray job a relative path, since its folder is deleted.
+    """
+    if uri.startswith("s3://BUCKET"):
+        raise InputError("is the placeholder of the examples", where=uri, fix="Put the name of your bucket there.")
     place = absolute(uri)
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or "/runtime_resources/" in os.getcwd()
     if in_job and "://" not in uri and not os.path.isabs(os.path.expanduser(uri)):

@@ -12,7 +12,6 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import ray
 
@@ -141,7 +140,7 @@ def _need_token() -> None:
         logger.warning("RAY_AUTH_MODE=%s: any user of this machine can use Ray here", os.environ["RAY_AUTH_MODE"])
         return
     theirs = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-    if not theirs and not (Path.home() / ".ray" / "auth_token").exists():
+    if not theirs and not os.path.exists(os.path.expanduser("~/.ray/auth_token")):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import time
 from collections import Counter
@@ -27,7 +28,7 @@ PATIENCE_S = 3600.0
 
 SAY_EVERY_S = 60.0
 
-BOOTSTRAP = Path.home() / "ray_bootstrap_config.yaml"
+BOOTSTRAP = Path(os.path.expanduser("~/ray_bootstrap_config.yaml"))
 """Where ``ray up`` leaves the cluster's file on the head, where jobs run."""
 
 

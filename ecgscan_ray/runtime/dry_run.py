@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from ecgscan_ray import text
 from ecgscan_ray.batch import Batch, BatchMaker, concatenate
 from ecgscan_ray.config import Config
-from ecgscan_ray.cores import usable_cores
+from ecgscan_ray.cores import set_torch_threads, usable_cores
 from ecgscan_ray.errors import StoreError
 from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.recording.recording import Recording
@@ -77,6 +77,7 @@ def dry_run(config: Config, store: str) -> dict[str, Any]:
     Raises:
         StoreError: No store, or no training rows.
     """
+    set_torch_threads(config.resources.torch_threads)
     manifest = read_manifest(store)
     config = under_teacher(config) if config.teacher.run else config
     batch, workers = config.training.global_batch_size, config.resources.num_workers

@@ -42,7 +42,7 @@ def submit(s3_server: str, alone: None) -> Iterator[Submit]:
     temporary = Path(tempfile.mkdtemp(prefix="ecgscan-", dir="/tmp"))  # short: Ray's sockets lie below it
     (temporary / "token").write_text(secrets.token_hex(32))
     port, dashboard = free_port(), free_port()
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(temporary / "token"),
         "RAY_USAGE_STATS_ENABLED": "0",

@@ -7,8 +7,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.core
 import yaml
 from typer.testing import CliRunner
 
@@ -118,12 +120,21 @@ def test_a_job_is_the_command_of_its_name(tmp_path: Path) -> None:
         assert f"Usage: ecgscan {job.stem} " in found.stdout
 
 
-def test_interrupting_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(name_or_path: str) -> dict:
+@pytest.mark.parametrize("verb", [*VERBS, "teach"])
+def test_an_interrupt_is_said_in_one_line_in_every_verb(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: object, ctx: Any) -> None:
+        ctx.invoked_subcommand = verb
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ecgscan_ray.config.read_yaml", interrupted)
-    assert "goes on where it stopped" in run("config", "--preset", "laptop", exit_status=130)
+    monkeypatch.setattr(typer.core.TyperGroup, "invoke", interrupt)
+    line = run(verb, exit_status=130)
+    assert line.startswith("interrupted: ") and line.count("\n") == 1
+    assert ("goes on" in line) == (verb in ("pretrain", "teach", "sweep"))
+
+
+def test_the_placeholder_of_the_examples_is_no_bucket() -> None:
+    line = run("inspect", "s3://BUCKET/store", exit_status=2)
+    assert line == "error: s3://BUCKET/store: is the placeholder of the examples. Put the name of your bucket there.\n"
 
 
 def chances(*settings: str, preset: str = "laptop") -> dict[str, float]:

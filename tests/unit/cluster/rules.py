@@ -108,11 +108,10 @@ def ec2_complaints(cluster: dict[str, Any]) -> list[str]:
         spot = config.get("InstanceMarketOptions", {}).get("MarketType") == "spot"
         if "GPU" in kind["resources"] and not spot:
             complaints.append(f"{name}: a GPU at the full price")
-    group = cluster["provider"].get("security_group", {})
-    if "GroupName" not in group:
-        complaints.append("no security group of its own")
-    if group.get("IpPermissions"):
-        complaints.append("opens ports besides SSH")
+        if not config.get("SecurityGroupIds"):
+            complaints.append(f"{name}: Ray makes a security group that lets SSH in from everywhere")
+    if "security_group" in cluster["provider"]:
+        complaints.append("Ray makes or changes a security group")
     return complaints
 
 

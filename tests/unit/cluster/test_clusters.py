@@ -88,12 +88,8 @@ BROKEN_AWS = {
     "IMDSv1": ((*TRAIN, "MetadataOptions"), {"HttpTokens": "optional"}, "IMDSv1"),
     "no profile": ((*TRAIN, "IamInstanceProfile"), ..., "no instance profile"),
     "on demand": ((*TRAIN, "InstanceMarketOptions"), ..., "full price"),
-    "no own group": (("provider", "security_group"), ..., "security group"),
-    "open port": (
-        ("provider", "security_group", "IpPermissions"),
-        [{"FromPort": 8265, "ToPort": 8265, "IpProtocol": "tcp", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}],
-        "opens ports",
-    ),
+    "no own group": ((*TRAIN, "SecurityGroupIds"), ..., "SSH in from everywhere"),
+    "a group of Ray's": (("provider", "security_group"), {"GroupName": "ecgscan-ray"}, "Ray makes or changes"),
 }
 
 

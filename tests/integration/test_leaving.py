@@ -1,0 +1,113 @@
+"""How a command ends that is interrupted, or whose cluster is lost: its status, one line, and no process behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.tiny import tiny_config
+
+pytestmark = pytest.mark.verify
+
+GOES_ON = "the same command goes on from the last checkpoint"
+
+
+class Command:
+    """``ecgscan`` in a session of its own, as a terminal's foreground job."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        program = "from ecgscan_ray.cli import main; main()"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program, *arguments],
+            env=clean | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def until(self, path: Path) -> None:
+        """Until the file is there."""
+        deadline = time.monotonic() + 300
+        while not path.exists():
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.3)
+
+    def end(self) -> tuple[int, list[str], list[str]]:
+        """Status, and the lines of stdout and stderr without those on progress."""
+        out, err = self.process.communicate(timeout=120)
+        return self.process.returncode, out.splitlines(), [s for s in err.splitlines() if s and "images/s" not in s]
+
+
+@pytest.fixture
+def short() -> Iterator[str]:
+    """A short folder for Ray's sockets."""
+    place = tempfile.mkdtemp(prefix="ecgscan-", dir="/tmp")
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture
+def running(sample_store: str, tmp_path: Path, short: str) -> Iterator[Command]:
+    """A pretraining that has taken its first steps."""
+    from ecgscan_ray.config import dump_yaml
+
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_yaml(tiny_config(training__steps=5000)))
+    arguments = ("--config", str(config), "--store", sample_store, "--out", str(tmp_path / "run"))
+    command = Command("pretrain", *arguments, RAY_TMPDIR=short)
+    try:
+        command.until(tmp_path / "run" / "progress.json")
+        yield command
+    finally:
+        if command.process.poll() is None:
+            command.process.kill()
+
+
+def gone(family: list[psutil.Process]) -> bool:
+    return not psutil.wait_procs(family, timeout=20)[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_pretraining(running: Command, number: signal.Signals) -> None:
+    family = running.family()
+    os.killpg(running.process.pid, number) if number == signal.SIGINT else running.process.send_signal(number)
+    began = time.monotonic()
+    status, out, err = running.end()
+    assert (status, out, err) == (130, [], [f"interrupted: {GOES_ON}"])
+    assert time.monotonic() - began < 30
+    assert gone(family)
+
+
+@pytest.mark.parametrize(
+    ("victim", "message"),
+    [
+        ("gcs_server", "Ray's process gcs_server has ended (killed, or out of memory)"),
+        ("raylet/raylet", "Ray's process raylet has ended (killed, or out of memory)"),
+        ("ray::TrainController", "a process of Ray has died (killed, or out of memory)"),
+    ],
+)
+def test_a_lost_cluster(running: Command, tmp_path: Path, victim: str, message: str) -> None:
+    family = running.family()
+    killed = next(process for process in family if victim in process.cmdline()[0])
+    killed.kill()
+    status, out, err = running.end()
+    assert (status, out) == (1, [])
+    assert err == [f"error: {tmp_path / 'run'}: {message}. {GOES_ON[0].upper()}{GOES_ON[1:]}."]
+    time.sleep(20)  # the agents of a killed raylet notice it by and by
+    assert gone(family)
