@@ -207,7 +207,7 @@ def root_cause(error: BaseException, where: str, goes_on: str | None = None) -> 
             return cause
         if isinstance(cause, ray.exceptions.OutOfMemoryError):
             fix = "Use a machine with more memory, or one on which less else runs."
-            return WorkError("a task was killed for want of memory at every attempt", where=where, fix=fix)
+            return WorkError("memory ran out: a task was killed at every attempt", where=where, fix=fix)
         seen.append(cause)
         failures = getattr(cause, "worker_failures", None) or {}  # of Ray Train, by rank
         inner = getattr(cause, "cause", None) or getattr(cause, "controller_failure", None)
