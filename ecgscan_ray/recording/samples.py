@@ -35,7 +35,7 @@ _OTHER_FILES = {
     b"\x1f\x8b\x08": "a file packed with gzip",
     b"PK\x03\x04": "a zip file",
     b"\xfd7zXZ": "a file packed with xz",
-    b"BZh": "a file packed with bzip2",
+    b"BZh9": "a file packed with bzip2",
     b"version https": "a pointer of Git LFS, not the file itself",
     b"<!DOCTYPE": "a web page",
     b"<html": "a web page",
