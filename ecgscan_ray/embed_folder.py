@@ -170,10 +170,16 @@ def _pages(encoder: Encoder, root: str, names: Sequence[str]) -> Iterator[_Page]
             continue
         for number, page in enumerate(read_pages(content)):
             title = printable(name) + (f"#{number + 1}" if number else "")
-            if isinstance(page, InputError):
-                yield _Page(title, None, page.what)
-            else:
-                yield _Page(title, encoder.preprocess(page), None)
+            yield _fitted(encoder, title, page)
+
+
+def _fitted(encoder: Encoder, title: str, page: np.ndarray | InputError) -> _Page:
+    if isinstance(page, InputError):
+        return _Page(title, None, page.what)
+    try:
+        return _Page(title, encoder.preprocess(page), None)
+    except Exception as error:  # of this page alone, e.g. for want of memory
+        return _Page(title, None, f"cannot be fitted ({type(error).__name__})")
 
 
 def _content(root: str, name: str) -> bytes | InputError:

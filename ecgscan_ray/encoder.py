@@ -103,7 +103,7 @@ class Encoder:
         Raises:
             InputError: Not a readable image, or an array of another shape or type.
         """
-        return fit_page(read_picture(image), self.page, self._border)
+        return fit_page(read_picture(_located(image)), self.page, self._border)
 
     @torch.inference_mode()
     def embed(
@@ -171,6 +171,14 @@ class Encoder:
         for batch in batches(images, batch_size):
             pixels = np.stack([self.preprocess(image) for image in batch])
             yield torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
+
+
+def _located(image: Picture) -> Picture | bytes:
+    """What a URI or ``~`` stands for; a path is taken as it is, whatever its name."""
+    if not isinstance(image, str) or not (image.startswith("~") or "://" in image):
+        return image
+    place = absolute(image)
+    return place if is_local(place) else read_bytes(place)
 
 
 def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -36,6 +36,8 @@ ENDINGS = tuple(
 MAX_PIXELS = 100_000_000
 MAX_PIXELS_UNPACKED = 40_000_000
 """Of formats whose decoders keep the picture several times."""
+MAX_SIDE = 65_535
+"""Pixels: a resize of a longer picture passes through one as long and as wide as the result."""
 MAX_PAGES = 1000
 """Of one file."""
 
@@ -75,8 +77,8 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _libtiff = threading.Lock()
 
 
-def read_picture(image: Picture) -> np.ndarray:
-    """Upright uint8 (H, W) grey or (H, W, 3) RGB.
+def read_picture(image: Picture | bytes) -> np.ndarray:
+    """Upright uint8 (H, W) grey or (H, W, 3) RGB; bytes are the content of a file.
 
     Transparent parts become white. Grey values of more than 8 bits are scaled by the bits in use, not by the bits of the
     file (``to_8_bits``). A photograph's thumbnail or second view (MPO) is no page.
@@ -90,13 +92,15 @@ def read_picture(image: Picture) -> np.ndarray:
     if isinstance(image, Image.Image):
         with _one_line("image"), warnings.catch_warnings(action="ignore"):
             return _pixels(image)
-    if not isinstance(image, str | os.PathLike):
+    if not isinstance(image, str | bytes | os.PathLike):
         what = f"a {type(image).__name__} is no picture"
         raise InputError(what, where="image", fix="Give a path, a PIL image or a uint8 array of (H, W) or (H, W, 3).")
     pages = list(_some(read_pages(image), 2))
     if len(pages) > 1:
         fix = "Embed the file with embed_folder, or give its pages one by one (read_pages)."
-        raise InputError("holds more than one page", where=printable(image), fix=fix)
+        raise InputError(
+            "holds more than one page", where=None if isinstance(image, bytes) else printable(image), fix=fix
+        )
     if isinstance(pages[0], InputError):
         raise pages[0]
     return pages[0]
@@ -290,6 +294,8 @@ def _pixels(image: Any) -> np.ndarray:
     limit = MAX_PIXELS_UNPACKED if image.format in _UNPACKED else MAX_PIXELS
     if image.width * image.height > limit:
         raise InputError(_too_large(limit))
+    if max(image.size) > MAX_SIDE:
+        raise InputError(f"more than {MAX_SIDE} pixels wide or high")
     if image.format in ("JPEG", "MPO") and image.width * image.height > _HALVED_FROM:
         image.draft(image.mode, (image.width // 2, image.height // 2))
     white_is_zero, unsigned, deep = _of_file(image)

@@ -231,6 +231,8 @@ def test_a_bucket_is_a_place_like_any_other(run, exported, s3_server, tmp_path):
     Image.fromarray(image[0, ..., 0]).save(tmp_path / "0.png")
     write_bytes_atomic(f"{uri}-pages/0.png", (tmp_path / "0.png").read_bytes())
     write_bytes_atomic(f"{uri}-pages/notes.txt", b"hello")
+    for place in (f"{uri}-pages/0.png", f"file://{tmp_path}/0.png"):
+        np.testing.assert_array_equal(load_encoder(exported).embed(place), load_encoder(exported).embed(image[:1]))
     for pictures, count in ((f"{uri}-pages", 2), (f"{uri}-pages/0.png", 1), (f"file://{tmp_path}/0.png", 1)):
         done = embed_folder(uri, pictures, f"{uri}.parquet")
         assert (done.embedded, len(done.bad)) == (1, count - 1)

@@ -283,6 +283,12 @@ def test_a_bomb_is_refused_before_it_is_unpacked(bits, colour, samples):
         only(png(60000, 60000, bits, colour, rows))
 
 
+def test_a_picture_like_a_thread_is_refused():
+    data = png(1, 100_000, 8, 0, zlib.compress(bytes(200_000)))
+    with pytest.raises(InputError, match="more than 65535 pixels wide or high"):
+        only(data)
+
+
 def test_pictures_in_memory_are_checked_too():
     for empty in (Image.new("L", (0, 0)), Image.new("RGB", (5, 0))):
         with pytest.raises(InputError, match="no pixels"):
