@@ -75,14 +75,14 @@ StoreOfRun = Annotated[str | None, typer.Option(help="URI of the store, if it is
 Out = Annotated[str, typer.Option(help="URI of the folder to write (or to go on in).")]
 Run = Annotated[str, typer.Argument(help="URI of a run folder.")]
 Which = Annotated[Literal["best", "last"], typer.Option(help="Which checkpoint; best is by validation.score.")]
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(help="Python module whose code the settings (teacher.encoder.factory) may run; can be repeated."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Insist on an empty --out instead of going on in it.")]
 
-
-Trusted = Annotated[
-    list[str] | None,
-    typer.Option("--trust", help="Module whose code may run for teacher.encoder.factory; can be repeated."),
-]
+MAX_SKIPPED_LINES = 10
 
 
 @app.command(epilog="Example: ecgscan prepare --source ptbxl --from ptb-xl-1.0.3 --to store --test-folds 10")
@@ -194,14 +194,13 @@ def pretrain(
     teacher: Annotated[str | None, typer.Option(help="Finished run of 'teach' to align pages to, frozen.")] = None,
     joint: Annotated[bool, typer.Option("--joint", help="All towers train together (the default).")] = False,
     init_from: Annotated[str | None, typer.Option(help="Run whose weights this one starts from.")] = None,
+    trust: Trust = None,
     fresh: Fresh = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
-    trusted: Trusted = None,
 ) -> None:
     """Pretrain on a store; the same command on an unfinished run goes on where it stopped."""
     from ecgscan_ray.config import Config
 
-    _trust(trusted)
     if teacher and joint:
         raise InputError("--teacher and --joint exclude each other", fix="Give one of the two.")
     chosen = [f"teacher.run={_place(teacher)}"] if teacher else ["teacher.run=", "teacher.digest="] if joint else []
@@ -217,6 +216,7 @@ def pretrain(
         raise InputError("no --out", fix="Say where the run is to be written, or ask for --dry-run.")
     from ecgscan_ray.runtime.pretrain import pretrain as run
 
+    _trust(trust)
     run(resolved, _place(store), _place(out), fresh=fresh, init_from=_place(init_from) if init_from else None)
     print(f"run: {out}")
     _next("evaluate", out)
@@ -230,16 +230,16 @@ def teach(
     config: ConfigFile = None,
     settings: Settings = None,
     init_from: Annotated[str | None, typer.Option(help="Teacher whose weights this one starts from.")] = None,
+    trust: Trust = None,
     fresh: Fresh = False,
-    trusted: Trusted = None,
 ) -> None:
     """Pretrain the signal-text teacher, without pages; the same command on an unfinished run goes on."""
     from ecgscan_ray.config import Config
     from ecgscan_ray.runtime.pretrain import teach as run
 
-    _trust(trusted)
     resolved = _load(Config, preset, config, settings)
     _talk()
+    _trust(trust)
     run(resolved, _place(store), _place(out), fresh=fresh, init_from=_place(init_from) if init_from else None)
     print(f"teacher: {out}")
     words = (*_settings_of(preset, config, settings), "--store", store, "--teacher", out, "--out", "runs/first")
@@ -252,6 +252,7 @@ def evaluate(
     store: StoreOfRun = None,
     which: Which = "best",
     settings: Settings = None,
+    trust: Trust = None,
     every: Annotated[bool, typer.Option("--all", help="Print every figure, not only the first to look at.")] = False,
 ) -> None:
     """Measure a run on recordings it was not trained on; writes report.html and report.json into it."""
@@ -266,6 +267,7 @@ def evaluate(
         if not key.startswith("evaluation."):
             raise InputError("only evaluation.* can be set here", where=f"--set {key}")
     changes = {key.removeprefix("evaluation."): value for key, value in changes.items()}
+    _trust(trust)
     figures = work(_place(run), store=_place(store) if store else None, which=which, settings=changes)
     missing = {name: str(figure["reason"]) for name, figure in figures.items() if "reason" in figure}
     measured = {name: figure for name, figure in figures.items() if name not in missing}
@@ -312,24 +314,32 @@ def sweep(
 @app.command(epilog="Example: ecgscan embed encoder my-scans embeddings.parquet")
 def embed(
     encoder: Annotated[str, typer.Argument(help="Exported encoder, or a run folder.")],
-    images: Annotated[str, typer.Argument(help="Folder of pictures.")],
-    out: Annotated[str, typer.Argument(help="Parquet file to write.")],
+    images: Annotated[str, typer.Argument(help="Folder of pictures, or one picture; a path or URI.")],
+    out: Annotated[str, typer.Argument(help="Parquet file to write; a path or URI.")],
     projected: Annotated[bool, typer.Option("--projected", help="The aligned features, not the backbone's.")] = False,
 ) -> None:
-    """Embed every picture under a folder into one Parquet file."""
-    from ecgscan_ray.encoder import embed_folder
+    """Embed every page of every picture under a folder into one Parquet file."""
+    from itertools import islice
+
+    from ecgscan_ray.embed_folder import embed_folder
 
     set_torch_threads()
 
     done = embed_folder(_place(encoder), _place(images), _place(out), projected=projected)
-    for name, reason in done.bad.items():
+    for name, reason in islice(done.bad.items(), MAX_SKIPPED_LINES):
         print(f"skipped {name}: {reason}", file=sys.stderr)
-    print(f"{done.embedded} pages embedded, {len(done.bad)} files skipped: {out}")
+    if len(done.bad) > MAX_SKIPPED_LINES:
+        print(f"... and {len(done.bad) - MAX_SKIPPED_LINES} more: column 'error' of {out}", file=sys.stderr)
+    print(f"{done.embedded} pages embedded, {len(done.bad)} skipped: {out}")
+    if not done.embedded:
+        raise InputError("no page could be embedded", where=images, fix=f"Column 'error' of {out} has the reasons.")
     print(f"next: pandas.read_parquet({out!r})", file=sys.stderr)
 
 
 @app.command(epilog="Example: ecgscan export runs/demo encoder")
-def export(run: Run, out: Annotated[str, typer.Argument(help="Folder to write.")], which: Which = "best") -> None:
+def export(
+    run: Run, out: Annotated[str, typer.Argument(help="URI of the folder to write.")], which: Which = "best"
+) -> None:
     """Write a run's image encoder as a folder that timm loads (local-dir:) and 'ecgscan embed' takes."""
     from ecgscan_ray.encoder import export as work
 
@@ -369,13 +379,6 @@ def doctor(
     _next("prepare", "--source", "folder", "--from", "FOLDER_OF_RECORDS", "--to", "store")
 
 
-def _trust(modules: list[str] | None) -> None:
-    if modules:
-        from ecgscan_ray.model.external import trust
-
-        trust(modules)
-
-
 def _named(preset: str | None, config: str | None) -> str:
     """The preset or file that was asked for."""
     if preset is not None and config is not None:
@@ -410,6 +413,14 @@ def _place(uri: str, fix: str = "Give an absolute path or s3://bucket/prefix.") 
     if in_job and "://" not in uri and not os.path.isabs(os.path.expanduser(uri)):
         raise InputError("a relative path inside a Ray job, whose folder is a temporary copy", where=uri, fix=fix)
     return place
+
+
+def _trust(modules: list[str] | None) -> None:
+    """Never from settings or the environment: only who types the command can allow a module's code to run."""
+    if modules:
+        from ecgscan_ray.model.external import trust
+
+        trust(modules)
 
 
 def _figure(figure: Mapping[str, Any]) -> str:

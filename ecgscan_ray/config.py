@@ -265,18 +265,15 @@ class ObjectiveConfig(Section):
         return self.gram_weight > 0 or (self.pair_weight > 0 and bool(pairs))
 
 
-TRUSTED_MODULES = "ECGSCAN_TRUSTED_MODULES"
-"""Environment variable in which ``--trust`` reaches Ray's workers."""
-
-
 class ExternalEncoderConfig(Section):
     """A signal encoder of others, frozen, as the signal side of a teacher."""
 
     path: str
-    """Its weights: TorchScript, or safetensors for a ``factory``."""
+    """Its weights: TorchScript, or safetensors for a ``factory``. TorchScript is a program: it reaches no files, but nothing
+    stops it from looping for ever."""
     factory: str | None = None
-    """``package.module:function`` that gives the module without weights. It is run, so the command line must name its
-    module too: ``--trust package.module``."""
+    """``package.module:function`` that gives the module without weights; what it imports must be installed, and the command
+    must name the module: ``--trust package.module``."""
     dim: int = Field(ge=1)
     """Length of its answer, one vector a recording."""
     fs: float = Field(500.0, gt=0)

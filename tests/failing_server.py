@@ -25,7 +25,7 @@ _NOT_HANDED_ON = {"connection", "keep-alive", "transfer-encoding", "expect", "co
 
 
 class FailingServer(ThreadingHTTPServer):
-    """Listens on 127.0.0.1; ``share`` can be changed while it runs."""
+    """Listens on 127.0.0.1; ``share`` and ``kinds`` can be changed while it runs."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -33,13 +33,13 @@ class FailingServer(ThreadingHTTPServer):
     def __init__(self, port: int, upstream: int, share: float, seed: int = 0, delay_s: float = DELAY_S) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.upstream, self.share, self.delay_s = upstream, share, delay_s
-        self.counts: Counter[str] = Counter()
+        self.kinds, self.counts = KINDS, Counter[str]()
         self._random, self._lock = random.Random(seed), threading.Lock()
 
     def fate(self) -> str:
         """What becomes of the next request."""
         with self._lock:
-            kind = self._random.choice(KINDS) if self._random.random() < self.share else "good"
+            kind = self._random.choice(self.kinds) if self._random.random() < self.share else "good"
             self.counts[kind] += 1
             return kind
 

@@ -1,16 +1,18 @@
-"""Signal encoders of others as the signal side of a teacher: their weights from a local file, their answers checked.
+"""External signal encoders as the signal side of a teacher: their weights from a local file, their answers checked.
 
 An encoder is anything that gives one vector a recording. What it wants (rate, length, order of leads, unit) is in the settings;
 whether that is right is seen on known recordings, for which the encoder's own code has said what it answers. A wrong order of
 leads or a wrong unit gives no error otherwise, only a worse teacher.
+
+Settings and weights are data, and data runs no code: TorchScript cannot reach files or programs (though it can loop for
+ever), safetensors hold numbers, torch.export's ``.pt2`` is refused since loading it unpickles, and a ``factory`` is called
+only if whoever started the command named its module (``trust``).
 """
 
 from __future__ import annotations
 
 import importlib
-import os
-import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ecgscan_ray.config import TRUSTED_MODULES, ExternalEncoderConfig, ModelConfig
+from ecgscan_ray.config import ExternalEncoderConfig, ModelConfig
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.model.reader import join
 from ecgscan_ray.recording.leads import LEAD_LAWS, LEADS
@@ -45,21 +47,6 @@ class SignalEncoder(Protocol):
     def __call__(self, signal: Tensor, /) -> Tensor: ...
 
 
-def trust(modules: Iterable[str]) -> None:
-    """Allow ``teacher.encoder.factory`` to import these modules, here and in the workers that this process starts.
-
-    Settings travel with runs and checkpoints that others made, so they never suffice to run a module's code.
-    """
-    names = trusted() | set(modules)
-    if names:
-        os.environ[TRUSTED_MODULES] = ",".join(sorted(names))
-
-
-def trusted() -> set[str]:
-    """Modules that ``trust`` has named."""
-    return set(filter(None, os.environ.get(TRUSTED_MODULES, "").split(",")))
-
-
 def load_external(config: ExternalEncoderConfig) -> SignalEncoder:
     """The encoder with its weights, on the CPU, its answers checked on the known recordings.
 
@@ -71,43 +58,49 @@ def load_external(config: ExternalEncoderConfig) -> SignalEncoder:
     return encoder
 
 
+_trusted: set[str] = set()
+
+
+def trust(modules: Iterable[str]) -> None:
+    """Let a ``factory`` of these modules run in this process. Only for names that a person has given for this command."""
+    _trusted.update(modules)
+
+
+def trusted() -> tuple[str, ...]:
+    """The modules named to ``trust``, for the processes of the same command."""
+    return tuple(sorted(_trusted))
+
+
 def _load(config: ExternalEncoderConfig) -> SignalEncoder:
     path = Path(config.path)
     if not path.is_file():
         raise ConfigError("no such file", where=path, fix="Set teacher.encoder.path to the weights.")
-    if config.factory is None and not _is_torchscript(path):
-        # torch.export.load unpickles parts of a .pt2 file, and a pickle can run anything
-        fix = "Give TorchScript (torch.jit.trace(...).save), or safetensors and a factory."
-        raise ConfigError("is no TorchScript file", where=path, fix=fix)
+    if path.suffix == ".pt2":
+        fix = "Save it as TorchScript (torch.jit.trace), or as safetensors with a factory."
+        raise ConfigError("torch.export files run code when they are loaded", where=path, fix=fix)
+    if config.factory is not None:
+        _refuse_untrusted(config.factory)
     try:
         if config.factory is not None:
-            module: nn.Module = _trusted_function(config.factory)()
-            module.load_state_dict(load_file(path))
-            return module.eval()
+            return _made(config.factory, path)
         return torch.jit.load(path, map_location="cpu").eval()
-    except ConfigError:
-        raise
-    except Exception as error:  # whatever the file makes torch raise, and whatever the factory raises
-        what = f"cannot be loaded ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+    except Exception as error:  # torch, safetensors and the factory raise what they like
+        what = f"cannot be loaded ({type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]})"
         raise ConfigError(what, where=config.factory or path) from None
 
 
-def _is_torchscript(path: Path) -> bool:
-    """Whether it is an archive with TorchScript's code and none of torch.export's parts."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = {name.partition("/")[2] for name in archive.namelist()}
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
-        return False
-    return "constants.pkl" in names and any(name.startswith("code/") for name in names)
+def _refuse_untrusted(factory: str) -> None:
+    module = factory.partition(":")[0]
+    if module not in _trusted:
+        what = f"would run code of the module '{module}', which the settings alone cannot allow"
+        raise ConfigError(what, where="teacher.encoder.factory", fix=f"If you trust it, add --trust {module}.")
 
 
-def _trusted_function(factory: str) -> Callable[[], nn.Module]:
+def _made(factory: str, weights: Path) -> nn.Module:
     name, _, function = factory.partition(":")
-    if name not in trusted():
-        fix = f"If you trust the code of '{name}', say so: --trust {name}."
-        raise ConfigError(f"runs the module '{name}', which nobody has named as trusted", where=factory, fix=fix)
-    return getattr(importlib.import_module(name), function)
+    module: nn.Module = getattr(importlib.import_module(name), function)()
+    module.load_state_dict(load_file(weights))
+    return module.eval()
 
 
 def answer(
@@ -123,8 +116,12 @@ def answer(
         ConfigError: It gives something else than one vector of ``dim`` a recording.
     """
     order = [LEADS.index(name) for name in leads]
-    with torch.no_grad():
-        found = encoder(signal_mv[:, order] * units_per_mv)
+    try:
+        with torch.no_grad():
+            found = encoder(signal_mv[:, order] * units_per_mv)
+    except Exception as error:  # foreign code
+        reason = (str(error).strip().splitlines() or [""])[-1][:160]
+        raise ConfigError(f"fails on a recording ({type(error).__name__}: {reason})", where=config.path) from None
     if not isinstance(found, Tensor) or found.shape != (len(signal_mv), config.dim):
         got = f"{tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise ConfigError(f"gives {got}, not {(len(signal_mv), config.dim)}", where=config.path)
@@ -169,7 +166,7 @@ def _known(config: ExternalEncoderConfig) -> tuple[Tensor, Tensor]:
     try:
         content = load_file(where)
         signal, expected = content["signal_mv"].float(), content["embedding"].float()
-    except (OSError, KeyError, SafetensorError) as error:
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
         fix = "Give a safetensors file with signal_mv (K, 12, T) and embedding (K, E)."
         raise ConfigError(f"not readable ({type(error).__name__})", where=where, fix=fix) from None
     samples = round(config.fs * config.seconds)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
+import os
 import re
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -119,7 +123,26 @@ _own: list[_Writer] = []
 
 
 def _start(*settings: Any) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _own[:] = [_Writer(*settings)]
+
+
+def _end_with_parent() -> None:
+    """A process that draws would wait for its next batch for ever once the command is killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes started here inherit that SIGINT is blocked: Ctrl-C reaches them too, but the command ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(batch: list[tuple[Drawable, int]]) -> list[Path]:
@@ -132,7 +155,8 @@ def _spread(batches: Iterable[list[Any]], workers: int, settings: tuple[Any, ...
         under_way: deque[Future[list[Path]]] = deque()
         try:
             for batch in batches:
-                under_way.append(pool.submit(_work, batch))
+                with _deaf_children():
+                    under_way.append(pool.submit(_work, batch))
                 if len(under_way) > 2 * workers:
                     yield under_way.popleft().result()
             while under_way:

@@ -35,7 +35,7 @@ _OTHER_FILES = {
     b"\x1f\x8b\x08": "a file packed with gzip",
     b"PK\x03\x04": "a zip file",
     b"\xfd7zXZ": "a file packed with xz",
-    b"BZh": "a file packed with bzip2",
+    b"BZh9": "a file packed with bzip2",
     b"version https": "a pointer of Git LFS, not the file itself",
     b"<!DOCTYPE": "a web page",
     b"<html": "a web page",
@@ -211,7 +211,9 @@ def _unpacked(header: Header, path: str, signals: list[Signal]) -> NDArray[np.in
             record = wfdb.rdrecord(f"{folder}/r", physical=False, smooth_frames=False, return_res=32)
         except Exception as error:  # wfdb raises many kinds; all mean that these samples cannot be read
             text = (str(error).splitlines() or [type(error).__name__])[0].replace(folder, "")[:120]
-            raise RecordingError(f"not readable ({text})", reason="unreadable", where=path) from None
+            raise RecordingError(
+                f"not readable as format {signals[0].format} ({text})", reason="unreadable", where=path
+            ) from None
     found = [np.asarray(samples) for samples in record.e_d_signal]
     for samples, signal in zip(found, signals, strict=True):
         if len(samples) != header.sig_len * signal.frame:

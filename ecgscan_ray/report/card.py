@@ -24,6 +24,19 @@ CARD_FIGURES = {
     "reconstruction.shown.pearson_r": "redrawn leads, r on what the page shows",
 }
 
+LICENCE_TAGS = (
+    "cc-by-4.0",
+    "cc-by-sa-4.0",
+    "cc-by-nc-4.0",
+    "cc-by-nc-sa-4.0",
+    "cc0-1.0",
+    "odbl",
+    "odc-by",
+    "apache-2.0",
+    "mit",
+)
+"""Licences of data that model hubs have a tag for."""
+
 
 def weights_licence(run: str, config: Config) -> str:
     """Licence of a run's weights as hubs write it: that of the recordings they were trained on, ``unknown`` where unsure.
@@ -31,9 +44,8 @@ def weights_licence(run: str, config: Config) -> str:
     Weights that began with other weights (``model.image.path``) have terms of those too, which nobody states here.
     """
     manifest = _manifest(_read_json(join(run, "environment.json")).get("store"))
-    if manifest is None or not manifest.licence or config.model.image.path:
-        return "unknown"
-    return manifest.licence.lower()
+    licence = (manifest.licence or "").lower().replace(" ", "-") if manifest else ""
+    return licence if licence in LICENCE_TAGS and config.model.image.path is None else "unknown"
 
 
 def model_card(run: str, loaded: LoadedCheckpoint, name: str) -> str:

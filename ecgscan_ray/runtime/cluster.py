@@ -12,11 +12,10 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import ray
 
-from ecgscan_ray.config import TRUSTED_MODULES, ResourceConfig
+from ecgscan_ray.config import ResourceConfig
 from ecgscan_ray.cores import usable_cores
 from ecgscan_ray.errors import EcgscanError, InputError, WorkError
 from ecgscan_ray.runtime import scratch, terminal
@@ -94,13 +93,7 @@ def _join(address: str) -> None:
         _probe(*_host_and_port(address, where), where)
     fix = "Is it the address of a head (HOST:6379) with the same version of Ray, and its token the one here?"
     with _in_one_line("the cluster cannot be joined", where, f"{fix} Unset RAY_ADDRESS to work on this machine.", 2):
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=_for_workers())
-
-
-def _for_workers() -> dict[str, Any] | None:
-    """What the workers of a cluster that was there before have to know of this command."""
-    trusted = os.environ.get(TRUSTED_MODULES)
-    return {"env_vars": {TRUSTED_MODULES: trusted}} if trusted else None
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
 
 
 def _host_and_port(address: str, where: str) -> tuple[str, int]:
@@ -214,7 +207,7 @@ def root_cause(error: BaseException, where: str, goes_on: str | None = None) -> 
             return cause
         if isinstance(cause, ray.exceptions.OutOfMemoryError):
             fix = "Use a machine with more memory, or one on which less else runs."
-            return WorkError("a task was killed for want of memory at every attempt", where=where, fix=fix)
+            return WorkError("memory ran out: a task was killed at every attempt", where=where, fix=fix)
         seen.append(cause)
         failures = getattr(cause, "worker_failures", None) or {}  # of Ray Train, by rank
         inner = getattr(cause, "cause", None) or getattr(cause, "controller_failure", None)

@@ -15,6 +15,7 @@ from ray.data import ActorPoolStrategy
 from ecgscan_ray.batch import UNKNOWN, BatchMaker
 from ecgscan_ray.config import Config, ResourceConfig, build
 from ecgscan_ray.errors import RunError
+from ecgscan_ray.model.external import trust, trusted
 from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.store.embeddings import EmbeddingFile, EmbeddingIndex, EmbeddingWriter, read_index, write_index
@@ -103,7 +104,7 @@ def said_by_teacher(config: Config, store: str, manifest: Manifest) -> Said:
     index = read_index(folder, digest, manifest)
     if index is None:
         logger.info("%s: what the teacher says of %d recordings", folder, sum(s.rows for s in manifest.shards))
-        files = _embed(Task(run, store, folder), manifest.shards, config.resources)
+        files = _embed(Task(run, store, folder, trusted()), manifest.shards, config.resources)
         index = EmbeddingIndex(teacher_digest=digest, manifest_digest=manifest.digest(), files=files)
         write_index(folder, index)
     return Said(folder, *index.means())
@@ -111,11 +112,12 @@ def said_by_teacher(config: Config, store: str, manifest: Manifest) -> Said:
 
 @dataclass(frozen=True)
 class Task:
-    """What each process needs: teacher, store, and the folder to write."""
+    """What each process needs: teacher, store, the folder to write, and modules whose code the settings may run."""
 
     run: str
     store: str
     folder: str
+    trusted: tuple[str, ...]
 
 
 def _embed(task: Task, shards: list[Shard], resources: ResourceConfig) -> list[EmbeddingFile]:
@@ -140,6 +142,7 @@ class Embed:
 
     def __init__(self, task: Task) -> None:
         torch.set_num_threads(1)
+        trust(task.trusted)
         loaded = load_teacher(task.run)
         self._task, self._config = task, loaded.config
         self._device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -32,7 +32,7 @@ def fit_to_store(config: Config, store: str, manifest: Manifest) -> Config:
     _warn_of_repeats(config, manifest)
     changes = _validation_changes(config, manifest) | _warmup_changes(config, total_steps(config, manifest))
     if _needs_text(config) and not has_reports(store, manifest):
-        changes |= _text_changes(config, store)
+        changes |= _text_changes(config, store, validated=manifest.rows("validation") > 0)
     return build(Config, _changed(config, changes), where=store) if changes else config
 
 
@@ -52,7 +52,7 @@ def _needs_text(config: Config) -> bool:
     return config.teacher.report_weight > 0 if config.task == "teach" else config.objective.uses_text
 
 
-def _text_changes(config: Config, store: str) -> dict[tuple[str, str], Any]:
+def _text_changes(config: Config, store: str, validated: bool) -> dict[tuple[str, str], Any]:
     if config.task == "teach":
         raise ConfigError(
             "no training recording has a report, and a teacher learns from reports",
@@ -68,7 +68,8 @@ def _text_changes(config: Config, store: str) -> dict[tuple[str, str], Any]:
         )
     logger.warning(
         "no reports in the store: pages are aligned with signals alone, the volume and the text pairs are left out "
-        "(objective.gram_weight=0), and validation.score is the mean of MRR page to signal and r on shown leads"
+        "(objective.gram_weight=0)%s",
+        "; validation.score is the mean of MRR page to signal and r on shown leads" if validated else "",
     )
     return {("objective", "gram_weight"): 0.0, ("objective", "pair_shares"): shares}
 

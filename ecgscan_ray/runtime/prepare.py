@@ -98,7 +98,7 @@ def prepare(
         rate: Recordings of another rate are resampled to this one, 50 to 5000 Hz; ``None`` keeps each as it is (PTB-XL
             has 100 and 500 as published).
         validation_folds: The source's folds that validate. Without folds, a tenth of the patients, by a stable hash.
-        test_folds: The source's folds that test; otherwise likewise.
+        test_folds: The source's folds that test. Without folds, another tenth.
         limit: Take only so many recordings, chosen at random.
         row_group_rows: Rows of a Parquet row group: what the stream reads at once.
         seed: Of the rows' random order.
@@ -130,7 +130,7 @@ def prepare(
         _clear(store, kept)
         order = np.random.default_rng(seed).permutation(len(items))[:limit]
         by_split, left = assign_splits([items[k] for k in order], validation_folds, test_folds)
-        _tell_splits(by_split)
+        _warn_about_splits(by_split)
         jobs = shard_jobs(by_split, store, source, rate, row_group_rows, _unused_revision(kept))
         shards, counts, unreadable = _run(jobs, resources or ResourceConfig(), progress, where=store)
         left += unreadable
@@ -161,13 +161,11 @@ def _check_arguments(
 ) -> None:
     if rate is not None and not _RATES_HZ[0] <= rate <= _RATES_HZ[1]:
         fix = f"Give {_RATES_HZ[0]:g} to {_RATES_HZ[1]:g} Hz, or 0 to keep each recording's own."
-        raise InputError(f"rate {rate:g} makes no sense", fix=fix)
+        raise InputError(f"rate {rate:g} is out of range", fix=fix)
     if limit is not None and limit < 1:
-        raise InputError(
-            f"limit {limit} makes no sense", fix="Give at least 1, or leave it out to take all recordings."
-        )
+        raise InputError(f"limit {limit} is out of range", fix="Give at least 1, or leave it out to take all.")
     if row_group_rows < 1:
-        raise InputError(f"row groups of {row_group_rows} rows make no sense")
+        raise InputError(f"row groups of {row_group_rows} rows", fix="Give at least 1.")
     if set(validation_folds) & set(test_folds):
         raise InputError(f"validation folds {list(validation_folds)} and test folds {list(test_folds)} overlap")
 
@@ -236,7 +234,7 @@ def _unused_revision(kept: set[str]) -> int:
     return next(number for number in range(len(used) + 1) if number not in used)
 
 
-def _tell_splits(by_split: dict[str, list[Item]]) -> None:
+def _warn_about_splits(by_split: dict[str, list[Item]]) -> None:
     """Say whose patient is unknown, and which split will be empty."""
     items = [item for members in by_split.values() for item in members]
     unknown = sum(item.patient_id is None for item in items)

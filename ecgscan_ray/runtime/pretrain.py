@@ -27,7 +27,7 @@ from ecgscan_ray.cores import set_torch_threads
 from ecgscan_ray.errors import ConfigError, EcgscanError, NotFiniteError, RunError, WorkError
 from ecgscan_ray.evaluation.score import teacher_score, validation_score
 from ecgscan_ray.model.ecgscan import ECGScan
-from ecgscan_ray.model.external import load_external
+from ecgscan_ray.model.external import load_external, trust, trusted
 from ecgscan_ray.model.reader import SignalReader
 from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.runtime import run_folder, stream
@@ -71,6 +71,8 @@ class WorkerArguments:
     init_from: str | None
     said: Said | None
     stop_rule: StopRule | None
+    trusted: tuple[str, ...]
+    """Modules whose code the settings may run."""
 
 
 def teach(config: Config, store: str, out: str, **options: Any) -> None:
@@ -155,7 +157,8 @@ def _train(
     if standing == "unfinished":
         logger.info("%s: going on from step %d of %d", out, done, steps)
     if done < steps:
-        _fit(WorkerArguments(job, store, out, manifest, init_from, said, stop_rule), source, callbacks, quiet)
+        arguments = WorkerArguments(job, store, out, manifest, init_from, said, stop_rule, trusted())
+        _fit(arguments, source, callbacks, quiet)
     finished = json.dumps({"step": registered_step(out)})
     write_bytes_atomic(join(out, run_folder.FINISHED), finished.encode())
 
@@ -274,6 +277,7 @@ def _worker(loop_config: dict[str, Any]) -> None:
 
 def _work(arguments: WorkerArguments, local: Path) -> None:
     job, config = arguments.job, arguments.job.config
+    trust(arguments.trusted)
     context = ray.train.get_context()
     set_torch_threads(config.resources.torch_threads)
     device = get_device()

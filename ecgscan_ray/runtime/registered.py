@@ -66,9 +66,13 @@ def _from_newest_whole(out: str) -> States:
             damaged.append(error)
             del states[name]
     if damaged and not states:
-        raise RunError(f"no checkpoint is whole: {damaged[0]}", where=out, fix="Give another --out to start again.")
+        raise RunError(
+            f"no checkpoint is whole ({damaged[0].where}: {damaged[0].what})",
+            where=out,
+            fix="Give another --out to start again.",
+        )
     for other in damaged:
-        logger.warning("passed over: %s", other)
+        logger.warning("passed over: %s: %s", other.where, other.what)
     return states
 
 

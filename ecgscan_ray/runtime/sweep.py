@@ -47,7 +47,6 @@ TRIAL_CPUS = 0.01
 
 _TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints boxes at any verbosity
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # else Ctrl-C looks like the end of the search
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in settings mean what they mean here
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a trial's metrics are in its run folder
 }

@@ -1,4 +1,4 @@
-"""What a command shows and how it leaves: our lines on stderr, the stacks of native code in a file, no process behind."""
+"""What a command shows and how it leaves: our lines on stderr, the stacks of native code nowhere, no process behind."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import os
 import signal
 import sys
 import threading
+from typing import Any
+
+AGAIN_S = 2.0
+"""An interrupt that nobody handles by then is raised again."""
 
 _taken = False
 
@@ -13,21 +17,35 @@ _taken = False
 def take() -> None:
     """Give Python's stderr a descriptor of its own: what native code writes to the old one can then go elsewhere.
 
-    For the command line; a program that imports this package keeps its streams.
+    SIGTERM becomes what Ctrl-C is. For the command line; a program that imports this package keeps its streams.
     """
     global _taken
     _taken = True
     sys.stderr.flush()
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    signal.signal(signal.SIGALRM, _interrupt_again)
+
+
+def _interrupt(*_: Any) -> None:
+    signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
+    raise KeyboardInterrupt
+
+
+def _interrupt_again(*_: Any) -> None:
+    """Imports and native code swallow an interrupt at times; one that is being handled is left alone."""
+    error = sys.exc_info()[1]
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    if error is None:
+        raise KeyboardInterrupt
 
 
 def divert() -> None:
     """Ray's native code prints lines and stacks that say nothing to users; its log files have them too."""
     if _taken:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
-        os.close(nowhere)
+        _silence(2)
 
 
 def leave(status: int) -> None:
@@ -35,15 +53,23 @@ def leave(status: int) -> None:
 
     Threads that wait for Ray would print what becomes of them, or wait for ever where the cluster is gone.
     """
+    signal.setitimer(signal.ITIMER_REAL, 0)
     if "ray" not in sys.modules:
         return
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        _silence(stream.fileno())
     import ray
 
     closing = threading.Thread(target=ray.shutdown, daemon=True)
     closing.start()
     closing.join(timeout=15)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
     os._exit(status)
+
+
+def _silence(descriptor: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)

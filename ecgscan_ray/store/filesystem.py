@@ -143,7 +143,7 @@ def s3_client() -> Any:
     from botocore.config import Config
 
     endpoint, region = _s3_settings()
-    retries = {"mode": "standard", "total_max_attempts": 10}
+    retries = {"mode": "standard", "total_max_attempts": 3}
     options = Config(
         connect_timeout=10,
         read_timeout=30,

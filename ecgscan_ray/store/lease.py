@@ -20,20 +20,22 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ecgscan_ray.errors import StoreError
 from ecgscan_ray.store import filesystem
+from ecgscan_ray.store.retry import retried
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 LEASE_NAME = ".lease.json"
 HEARTBEAT_S = 20.0
@@ -354,49 +356,56 @@ class _S3Object:
         self._uri, self._at, self._client = uri, {"Bucket": bucket, "Key": key}, filesystem.s3_client()
 
     def read(self) -> _Seen | None:
-        with self._explained("cannot be read"):
-            try:
-                answer = self._client.get_object(**self._at)
-                content = answer["Body"].read()
-            except self._client.exceptions.NoSuchKey:
-                return None
+        return self._retried("cannot be read", self._read)
+
+    def _read(self) -> _Seen | None:
+        try:
+            answer = self._client.get_object(**self._at)
+            content = answer["Body"].read()
+        except self._client.exceptions.NoSuchKey:
+            return None
         date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         now = parsedate_to_datetime(date) if date else datetime.now(UTC)
         return _Seen(content, answer["ETag"], (now - answer["LastModified"]).total_seconds())
 
     def write(self, content: bytes, version: Any) -> bool:
+        return self._retried("cannot be written", lambda: self._write(content, version))
+
+    def _write(self, content: bytes, version: Any) -> bool:
         from botocore.exceptions import ClientError
 
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
-        with self._explained("cannot be written"):
-            try:
-                self._client.put_object(**self._at, Body=content, **condition)
-            except ClientError as error:
-                code = error.response["Error"]["Code"]
-                if code in _NOT_THAT_VERSION:
-                    return False
-                if code not in ("NotImplemented", "501"):
-                    raise
-                self._client.put_object(**self._at, Body=content)  # the reading back tells who was last
-                time.sleep(1)
-            return True
+        try:
+            self._client.put_object(**self._at, Body=content, **condition)
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            if code in _NOT_THAT_VERSION:
+                return False
+            if code not in ("NotImplemented", "501"):
+                raise
+            self._client.put_object(**self._at, Body=content)  # the reading back tells who was last
+            time.sleep(1)
+        return True
 
     def remove(self) -> None:
-        with self._explained("cannot be removed"):
-            self._client.delete_object(**self._at)
+        self._retried("cannot be removed", lambda: self._client.delete_object(**self._at))
 
-    @contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
+    def _retried(self, what: str, operation: Callable[[], T]) -> T:
+        """boto3 repeats requests by itself, but not the reading of an answer that breaks off."""
         from botocore.exceptions import BotoCoreError, ClientError
+        from urllib3.exceptions import HTTPError
 
-        with filesystem.explained(self._uri, what):
+        def attempt(_: int) -> T:
             try:
-                yield
+                return operation()
             except ClientError as error:
                 status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
                 raise OSError(f"{error.response['Error'].get('Code')}, HTTP response code {status}") from None
-            except BotoCoreError as error:
+            except (BotoCoreError, HTTPError) as error:
                 raise OSError(f"NETWORK_CONNECTION or credentials: {type(error).__name__}") from None
+
+        with filesystem.explained(self._uri, what):
+            return retried("lease", attempt)
 
 
 class _OtherFile:

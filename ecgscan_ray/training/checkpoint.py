@@ -411,7 +411,7 @@ def list_checkpoints(run: str) -> dict[str, TrainingState]:
     if errors and not states:
         raise errors[0]
     for other in errors:
-        logger.warning("passed over: %s", other)
+        logger.warning("passed over: %s: %s", other.where, other.what)
     return dict(sorted(states.items(), key=lambda entry: -entry[1].step))
 
 
@@ -435,11 +435,11 @@ def _first_whole(run: str, which: Literal["best", "last"], use: Callable[[str], 
             errors.append(error)
             continue
         for other in errors:
-            logger.warning("passed over: %s", other)
+            logger.warning("passed over: %s: %s", other.where, other.what)
         if errors:
             logger.warning("%s: taken instead", uri)
         return found
-    raise RunError(f"none of its {len(errors)} checkpoints is whole: {errors[0]}", where=run)
+    raise RunError(f"none of its checkpoints is whole ({errors[0].where}: {errors[0].what})", where=run)
 
 
 def find_checkpoint(run: str, which: Literal["best", "last"] = "best") -> str:

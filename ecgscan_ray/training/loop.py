@@ -165,7 +165,7 @@ def _next_batch(source: Iterator[Batch], step: int, config: Config) -> Batch:
     expected = expected_positions(config, step)
     if not np.array_equal(batch["position"], expected):
         raise WorkError(
-            f"the stream gave plan position {int(batch['position'][0])} where step {step + 1} of rank {rank()} wants "
+            f"the stream gave plan position {int(batch['position'][0])} where step {step + 1} of rank {rank()} needs "
             f"{int(expected[0])}: rows would be lost or repeated"
         )
     return batch

@@ -31,7 +31,7 @@ PROVIDER = {
     "head_node_id": HEAD_ID,
 }
 KINDS = {
-    "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+    "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
     "render": {
         "resources": {"CPU": 4, "object_store_memory": 80_000_000},
         "labels": {"role": "render"},
@@ -40,6 +40,10 @@ KINDS = {
         "max_workers": 1,
     },
 }
+
+LISTS = ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands", "setup_commands")
+LISTS += ("head_setup_commands", "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands")
+"""Keys that the autoscaler expects to be there."""
 
 JOB = """
 import json, logging, sys, time
@@ -71,9 +75,14 @@ def head() -> Iterator[dict[str, str]]:
         "cluster_name": "grows",
         "max_workers": 1,
         "idle_timeout_minutes": 0.1,
+        "upscaling_speed": 1,
         "provider": PROVIDER | {"gcs_address": f"127.0.0.1:{port}"},
         "available_node_types": KINDS,
-        "head_node_type": "head",
+        "head_node_type": "ray.head.default",
+        "auth": {},
+        "file_mounts": {},
+        "file_mounts_sync_continuously": False,
+        **{name: [] for name in LISTS},
     }
     (place / "cluster.yaml").write_text(yaml.safe_dump(config))
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}

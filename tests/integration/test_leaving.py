@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.verify
 
+PROGRESS = re.compile(r"images/s|\d+ of \d+ (pages|recordings)$")
 GOES_ON = "the same command goes on from the last checkpoint"
 
 
@@ -51,7 +53,7 @@ class Command:
     def end(self) -> tuple[int, list[str], list[str]]:
         """Status, and the lines of stdout and stderr without those on progress."""
         out, err = self.process.communicate(timeout=120)
-        return self.process.returncode, out.splitlines(), [s for s in err.splitlines() if s and "images/s" not in s]
+        return self.process.returncode, out.splitlines(), [s for s in err.splitlines() if s and not PROGRESS.search(s)]
 
 
 @pytest.fixture
@@ -110,4 +112,38 @@ def test_a_lost_cluster(running: Command, tmp_path: Path, victim: str, message: 
     assert (status, out) == (1, [])
     assert err == [f"error: {tmp_path / 'run'}: {message}. {GOES_ON[0].upper()}{GOES_ON[1:]}."]
     time.sleep(20)  # the agents of a killed raylet notice it by and by
+    assert gone(family)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_processes_that_draw_end_with_the_command(
+    sample_store: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "pages"
+    wanted = ("--count", "400", "--views", "9", "--workers", "2", "--preset", "laptop")
+    command = Command("render", "--store", sample_store, "--out", str(out), *wanted)
+    while not out.is_dir() or not list(out.glob("*.png")):
+        assert command.process.poll() is None
+        time.sleep(0.3)
+    family = command.family()
+    assert len(family) > 1
+    os.killpg(command.process.pid, number) if number == signal.SIGINT else command.process.send_signal(number)
+    status, _, err = command.end()
+    if number != signal.SIGKILL:
+        said = "interrupted: the pages written so far are whole; the same command draws them all again"
+        assert (status, err) == (130, [said])
+    assert gone(family)
+
+
+@pytest.mark.parametrize("after_s", [1.5, 4.0, 8.0])
+def test_an_interrupt_is_heard_whenever_it_comes(sample_tree: Path, tmp_path: Path, short: str, after_s: float) -> None:
+    arguments = ("--source", "ptbxl", "--from", str(sample_tree), "--to", str(tmp_path / "store"))
+    command = Command("prepare", *arguments, RAY_TMPDIR=short)
+    time.sleep(after_s)
+    family = command.family()
+    os.killpg(command.process.pid, signal.SIGINT)
+    status, out, err = command.end()
+    if status == 0:
+        pytest.skip("it had finished already")
+    assert (status, out, err) == (130, [], ["interrupted: no store was finished; the same command starts again"])
     assert gone(family)

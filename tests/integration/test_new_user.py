@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from ecgscan_ray.cli import app
 from ecgscan_ray.data.unpack import SAMPLE, _write_record
 from ecgscan_ray.store.schema import unpack_signals
+from tests.records import heart_uv, write_record
 from tests.tiny import TINY
 
 RECORDS = 60
@@ -106,5 +107,33 @@ def test_from_the_archive_to_embeddings(user, tmp_path: Path) -> None:
     encoder, pages = tmp_path / "encoder", tmp_path / "pages"
     assert "next: ecgscan embed" in user("export", run, encoder)
     user("render", *settings, "--out", pages, "--count", 2, "--split", "test")
-    assert "2 pages embedded, 0 files skipped" in user("embed", encoder, pages, tmp_path / "e.parquet")
+    assert "2 pages embedded, 0 skipped" in user("embed", encoder, pages, tmp_path / "e.parquet")
     assert len(pq.read_table(tmp_path / "e.parquet")) == 2
+
+
+def archive_of(folder: Path, splits: list[str]) -> Path:
+    """Made-up hearts, each in the split it is given; nothing else is known of them."""
+    for number in range(len(splits)):
+        write_record(folder, f"r{number}", heart_uv(seed=number))
+    rows = [f"r{number},{split}" for number, split in enumerate(splits)]
+    (folder / "recordings.csv").write_text("\n".join(["record,split", *rows]) + "\n")
+    return folder
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize(("other", "workers"), [("test", 1), ("validation", 2)])
+def test_without_validation_or_without_a_test_split(user, tmp_path: Path, other: str, workers: int) -> None:
+    archive = archive_of(tmp_path / "archive", ["train"] * 20 + [other] * 10)
+    store, run = tmp_path / "store", tmp_path / "run"
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(TINY))
+    user("prepare", "--source", "folder", "--from", archive, "--to", store)
+    changes = ("--set", "training.steps=3", "--set", f"resources.num_workers={workers}")
+    said = user("pretrain", "--config", tmp_path / "mine.yaml", "--store", store, "--out", run, *changes)
+    assert "no reports in the store" in said
+    assert ("the last checkpoint counts as the best" in said) == (other == "test")
+    if other == "validation":
+        said = user("evaluate", run, exit_status=2)
+        assert "has no recordings in the split 'test'" in said and "--set evaluation.split=validation" in said
+    said = user("evaluate", run, "--set", f"evaluation.split={other}", "--set", "evaluation.bootstrap=20")
+    assert ("reject: no validation recordings" in said) == (other == "test")
+    assert "retrieval.page_to_signal.mrr " in said and "linear_probe.label.macro_auroc: no labels" in said

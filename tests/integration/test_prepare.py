@@ -216,6 +216,6 @@ def test_a_task_that_fills_the_memory_ends_the_job(tmp_path: Path) -> None:
         timeout=150,
     )
     assert done.returncode == 1
-    assert "a task was killed for want of memory" in done.stderr
+    assert "memory ran out: a task was killed at every attempt" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out/manifest.json").exists()

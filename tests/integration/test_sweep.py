@@ -36,7 +36,7 @@ def make_sweep(**changes: Any) -> SweepConfig:
 
 @pytest.fixture
 def store(tmp_path: Path) -> str:
-    shard = Shard(path="train-00000.parquet", split="train", rows=64, row_groups=[64], bytes=1, sha256="0")
+    shard = Shard(path="train-00000.parquet", split="train", rows=64, row_groups=[64], bytes=1, sha256="0" * 64)
     write_manifest(str(tmp_path / "store"), Manifest(source="test", shards=[shard]))
     return str(tmp_path / "store")
 

@@ -69,11 +69,11 @@ class Folder:
         if not paths and not rows:
             raise InputError("no recordings: no .hea file here", where=folder, fix="Give a folder of WFDB records.")
         if table:
-            _tell_what_is_not_used(table)
+            _report_unused_columns(table)
             _match(table, rows, paths)
         records = sorted({*paths, *rows})
         items = [_item(root, paths.get(record, record), rows.get(record), headers) for record in records]
-        _tell_similar_patients(items)
+        _warn_about_similar_ids(items)
         return items
 
     def read(self, item: Item) -> Recording:
@@ -182,7 +182,7 @@ def _table(root: Path) -> Table | None:
             names = ", ".join(path.name for path in tables)
             fix = f"Call the table of recordings {TABLE}."
             raise InputError(f"several CSV files have a column record ({names})", where=root, fix=fix)
-        _tell_other_files(root, [path for path in files if path not in tables])
+        _report_other_files(root, [path for path in files if path not in tables])
         if not tables:
             return None
         (table,) = tables
@@ -192,7 +192,7 @@ def _table(root: Path) -> Table | None:
     return read
 
 
-def _tell_other_files(root: Path, files: list[Path]) -> None:
+def _report_other_files(root: Path, files: list[Path]) -> None:
     for path in files:
         names = ", ".join(name for name in column_names(path)[:8] if name) or "no readable header"
         logger.warning("%s has no column 'record' (it has %s) and is not used", path.name, printable(names))
@@ -202,7 +202,7 @@ def _tell_other_files(root: Path, files: list[Path]) -> None:
             logger.warning("%s is not read; save it as %s", path.name, TABLE)
 
 
-def _tell_what_is_not_used(table: Table) -> None:
+def _report_unused_columns(table: Table) -> None:
     """One line on the columns without a meaning here; a decisive one under a similar name is refused."""
     unused = [name for name in table.columns if name not in COLUMNS]
     absent = [name for name in COLUMNS if name not in table.columns]
@@ -289,7 +289,7 @@ def _match(table: Table, rows: Mapping[str, Row], paths: Mapping[str, str]) -> N
         logger.warning("%d of %s: read without report and labels of the table", len(without), example)
 
 
-def _tell_similar_patients(items: Iterable[Item]) -> None:
+def _warn_about_similar_ids(items: Iterable[Item]) -> None:
     """Programs that take names for numbers lose the zeros in front: then one patient has two names."""
     names: dict[str, set[str]] = defaultdict(set)
     for patient in {item.patient_id for item in items if item.patient_id}:

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from tempfile import gettempdir
 
 import psutil
 import pytest
@@ -16,12 +17,17 @@ from ecgscan_ray.errors import ConfigError, RunError
 from ecgscan_ray.report.metrics import read_metrics
 from ecgscan_ray.runtime.pretrain import pretrain
 from ecgscan_ray.training.checkpoint import find_checkpoint, load_run
+from ecgscan_ray.training.scratch import PREFIX
 from tests.tiny import tiny_config
 
 
 def rows_by_step(run: Path) -> dict[int, int]:
     """Step -> the key of the set of rows in its global batch, over all parts of the run."""
     return {int(line["step"]): int(line["rows_key"]) for line in read_metrics(str(run)) if line["kind"] == "train"}
+
+
+def loss_by_step(run: Path) -> dict[int, float]:
+    return {int(line["step"]): line["loss"] for line in read_metrics(str(run)) if line["kind"] == "train"}
 
 
 def kill_a_worker_after(checkpoint: Path) -> threading.Thread:
@@ -73,6 +79,9 @@ def test_same_batches_for_one_and_two_workers_through_a_kill(
     killer.join(timeout=10)
     assert sorted(rows_by_step(one)) == list(range(1, 9))
     assert rows_by_step(two) == rows_by_step(one)
+    alone, shared = loss_by_step(one), loss_by_step(two)
+    assert shared == pytest.approx(alone, rel=0.02), "the loss is that of the whole batch, not of one worker's rows"
+    assert not list(Path(gettempdir()).glob(f"{PREFIX}two-*")), "nothing is left of the killed worker"
     assert find_checkpoint(str(two), "last").endswith("checkpoint_000000008")
 
 

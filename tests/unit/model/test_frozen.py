@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -15,9 +14,9 @@ from torch import nn
 
 from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
-from ecgscan_ray.config import TRUSTED_MODULES, ExternalEncoderConfig, build
+from ecgscan_ray.config import ExternalEncoderConfig, build
 from ecgscan_ray.errors import ConfigError
-from ecgscan_ray.model.external import OTHER_ORDERS, ExternalReader, load_external, trust
+from ecgscan_ray.model.external import OTHER_ORDERS, ExternalReader, load_external, trust, trusted
 from ecgscan_ray.recording.leads import LEADS
 from ecgscan_ray.training.checkpoint import build_model, build_teacher
 from ecgscan_ray.training.tensors import to_device
@@ -96,21 +95,19 @@ def config_of(external: dict[str, Any], **changes: Any) -> ExternalEncoderConfig
 
 
 @pytest.fixture
-def trusting(monkeypatch: pytest.MonkeyPatch) -> str:
-    """This module, named as ``--trust`` names one."""
-    import sys
-
-    monkeypatch.setitem(sys.modules, __name__, sys.modules[make_encoder.__module__])
-    monkeypatch.setenv(TRUSTED_MODULES, "json")
-    trust([__name__])
-    return __name__
+def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As whoever types ``--trust`` of this module, and of one that is not there."""
+    monkeypatch.setattr("ecgscan_ray.model.external._trusted", {__name__, "nowhere"})
 
 
 @pytest.mark.parametrize("kind", ["pt", "safetensors"])
 def test_an_external_encoder_answers_from_either_file(
-    external: dict[str, Any], tmp_path: Path, trusting: str, kind: str
+    external: dict[str, Any], tmp_path: Path, kind: str, trusting: None
 ) -> None:
-    factory = f"{trusting}:make_encoder" if kind == "safetensors" else None
+    factory = f"{__name__}:make_encoder" if kind == "safetensors" else None
+    import sys
+
+    sys.modules.setdefault(__name__, sys.modules[make_encoder.__module__])
     config = config_of(external, path=str(tmp_path / f"encoder.{kind}"), factory=factory)
     teacher_config = tiny_config(task="teach", teacher__encoder=config.model_dump())
     teacher = build_teacher(teacher_config, TOKENIZER).train()
@@ -133,10 +130,12 @@ def test_an_external_encoder_answers_from_either_file(
         ({"leads": ("I",) * 12}, "not each of I II III"),
         ({"dim": 9}, "holds signal_mv"),
         ({"path": "nowhere.pt"}, "no such file"),
-        ({"factory": "nowhere:encoder"}, "nobody has named as trusted.*--trust nowhere"),
+        ({"factory": "nowhere:encoder"}, "cannot be loaded"),
     ],
 )
-def test_a_wrong_order_or_unit_is_said_in_one_line(external: dict[str, Any], changes: dict, line: str) -> None:
+def test_a_wrong_order_or_unit_is_said_in_one_line(
+    external: dict[str, Any], changes: dict, line: str, trusting: None
+) -> None:
     with pytest.raises(ConfigError, match=line) as raised:
         load_external(config_of(external, **changes))
     assert "\n" not in str(raised.value)
@@ -158,31 +157,53 @@ def test_known_recordings_out_of_order_are_refused(external: dict[str, Any], spo
         load_external(config_of(external))
 
 
-class _Bomb:
-    """A pickle that runs a command when it is read."""
+class Bomb:
+    """What a pickle can do."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.mark}",)
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.mark,)
 
 
 @pytest.mark.parametrize("name", ["evil.pt2", "evil.pt"])
-def test_no_format_that_carries_a_pickle_is_read(external: dict[str, Any], tmp_path: Path, name: str) -> None:
-    mark = tmp_path / "code-ran"
-    with zipfile.ZipFile(tmp_path / name, "w") as archive:  # what torch.export.save writes, as far as loading comes
-        archive.writestr("evil/archive_format", "pt2")
-        archive.writestr("evil/data/sample_inputs/model.pt", pickle.dumps(_Bomb(mark)))
-    with pytest.raises(ConfigError, match=r"is no TorchScript file.*torch\.jit\.trace"):
-        load_external(config_of(external, path=str(tmp_path / name)))
+def test_no_file_of_weights_runs_code(external: dict[str, Any], tmp_path: Path, name: str) -> None:
+    mark, path = tmp_path / "code-ran", tmp_path / name
+    signal = torch.zeros(2, 12, 1000)
+    torch.export.save(torch.export.export(make_encoder().eval(), (signal,)), tmp_path / "good.pt2")
+    with zipfile.ZipFile(tmp_path / "good.pt2") as good, zipfile.ZipFile(path, "w") as evil:
+        for member in good.namelist():
+            evil.writestr(member, pickle.dumps(Bomb(mark)) if "sample_inputs" in member else good.read(member))
+    with pytest.raises(
+        ConfigError, match="run code when they are loaded" if name == "evil.pt2" else "cannot be loaded"
+    ):
+        load_external(config_of(external, path=str(path)))
     assert not mark.exists()
 
 
-def test_settings_alone_never_run_a_module(external: dict[str, Any], trusting: str, tmp_path: Path) -> None:
+def test_settings_alone_run_no_code(external: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ecgscan_ray.model.external._trusted", set())
+    monkeypatch.setenv("ECGSCAN_TRUST", "os")
+    (tmp_path / "evil_module.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\ndef make(): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
     weights = str(tmp_path / "encoder.safetensors")
-    for factory in ("os:abort", "os.path:join", "ecgscan_ray:abort"):
-        with pytest.raises(ConfigError, match="nobody has named as trusted"):
+    for factory in ("os:abort", "evil_module:make", "builtins:exit"):
+        with pytest.raises(ConfigError, match=f"If you trust it, add --trust {factory.partition(':')[0]}") as raised:
             load_external(config_of(external, path=weights, factory=factory))
+        assert "\n" not in str(raised.value)
+    assert not (tmp_path / "imported").exists()
+    trust(["evil_module"])
     with pytest.raises(ConfigError, match="cannot be loaded"):
-        load_external(config_of(external, path=weights, factory=f"{trusting}:absent"))
+        load_external(config_of(external, path=weights, factory="evil_module:make"))
+    assert (tmp_path / "imported").exists()
+    assert trusted() == ("evil_module",)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:100], lambda data: data[: len(data) // 2], lambda data: b""])
+def test_damaged_weights_are_one_line(external: dict[str, Any], damage: Any) -> None:
+    path = Path(external["path"])
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ConfigError, match="cannot be loaded") as raised:
+        load_external(config_of(external))
+    assert "\n" not in str(raised.value)

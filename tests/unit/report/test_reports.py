@@ -12,8 +12,10 @@ from ecgscan_ray.config import Config, SearchRange
 from ecgscan_ray.evaluation.bootstrap import Estimate
 from ecgscan_ray.evaluation.evaluate import Evaluation
 from ecgscan_ray.evaluation.features import Example
+from ecgscan_ray.report.card import _without_patient
 from ecgscan_ray.report.run import RunFacts, patients_sentence, write_run_report
 from ecgscan_ray.report.sweep import Trial, compare_best, csv_row, ranked, write_sweep_report
+from ecgscan_ray.store.manifest import Manifest
 
 METRIC = "validation.score"
 
@@ -207,3 +209,14 @@ def test_noise_without_seeds_is_the_jitter_of_the_curves():
 def test_no_cell_of_a_csv_file_is_a_formula() -> None:
     row = csv_row(["=cmd|' /C calc'!A0", "+1", "-x", "@sum", "\tx", "plain", -0.5, 3, None])
     assert row == ["'=cmd|' /C calc'!A0", "'+1", "'-x", "'@sum", "'\tx", "plain", -0.5, 3, None]
+
+
+@pytest.mark.parametrize(
+    ("patients", "without"),
+    [({"known": 3, "recordings_without": 0}, 0), ({"known": 0, "recordings_without": 4}, 8), ({"known": 3}, None)],
+)
+def test_the_card_knows_whose_patients_were_counted(patients: dict[str, int], without: int | None) -> None:
+    """Stores made before they were counted claim nothing."""
+    counts = {split: {"patients": patients} for split in ("train", "test")}
+    assert _without_patient(Manifest(source="folder", shards=[], counts=counts)) == without
+    assert _without_patient(None) is None

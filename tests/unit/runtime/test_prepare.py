@@ -13,8 +13,8 @@ from ecgscan_ray.errors import InputError, StoreError
 from ecgscan_ray.recording.sources import Item, open_source
 from ecgscan_ray.runtime.prepare import (
     ShardJob,
-    _tell_splits,
     _unused_revision,
+    _warn_about_splits,
     assign_splits,
     prepare,
     shard_jobs,
@@ -202,6 +202,6 @@ def test_one_prepare_at_a_time(tmp_path: Path) -> None:
 
 def test_unknown_patients_and_empty_splits_are_said(caplog: pytest.LogCaptureFixture) -> None:
     by_split, _ = assign_splits(items({"fold": 0}, {"fold": 9, "patient_id": "p"}), (9,), (10,))
-    _tell_splits(by_split)
+    _warn_about_splits(by_split)
     assert "1 of 2 recordings have no patient and are split one by one" in caplog.text
     assert "no recording is in the split test; the table's folds are 0, 9" in caplog.text

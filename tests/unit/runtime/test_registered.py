@@ -85,7 +85,7 @@ def test_a_checkpoint_that_was_not_registered_counts(run: Path) -> None:
 def test_nothing_whole_is_an_error_and_nothing_at_all_a_start(run: Path, tmp_path: Path) -> None:
     for step in (2, 4, 6):
         damage(run / "checkpoints" / name(step) / "model.safetensors")
-    with pytest.raises(RunError, match=r"no checkpoint is whole: .*model\.safetensors is missing or damaged"):
+    with pytest.raises(RunError, match=r"no checkpoint is whole \(.*model\.safetensors is missing or damaged"):
         use_newest_whole(str(run))
     for step in (2, 4, 6):
         shutil.rmtree(run / "checkpoints" / name(step))

@@ -64,6 +64,16 @@ def test_a_lease_survives_answers_that_are_lost(failing: FailingServer, s3_serve
     assert filesystem.list_files(folder) == []
 
 
+def test_a_lease_survives_answers_that_are_cut(failing: FailingServer, s3_server: str) -> None:
+    """boto3 repeats requests, and not the reading of what came: the lease stayed behind."""
+    failing.kinds, failing.share = ("cut",), 0.4
+    folder = filesystem.join(s3_server, "cut-lease")
+    for _ in range(4):
+        with exclusive(folder, "ecgscan prepare"):
+            pass
+        assert filesystem.list_files(folder) == []
+
+
 def test_retries_travel_to_other_processes(s3_server: str) -> None:
     """pyarrow loses its own on the way (apache/arrow#47348); Ray's workers get ours."""
     files = filesystem.open_filesystem(s3_server)[0]

@@ -158,5 +158,5 @@ def test_damaged_ones_are_passed_over_and_named(
     assert "checkpoint_000000006" in caplog.text and f"checkpoint_{left:09d}: taken instead" in caplog.text
     for step in (2, 4):
         (tmp_path / "checkpoints" / f"checkpoint_{step:09d}" / "config.yaml").unlink()
-    with pytest.raises(RunError, match="none of its 3 checkpoints is whole"):
+    with pytest.raises(RunError, match="none of its checkpoints is whole"):
         load_run(str(tmp_path))

@@ -97,7 +97,7 @@ def test_it_learns_these_rows(batches, tmp_path: Path) -> None:
 
 def test_skipped_rows_and_an_early_end_are_errors(batches, tmp_path: Path) -> None:
     config = tiny_config()
-    with pytest.raises(WorkError, match="plan position 12 where step 1 of rank 0 wants 0"):
+    with pytest.raises(WorkError, match="plan position 12 where step 1 of rank 0 needs 0"):
         run(config, batches[1:], Keeper(tmp_path))
     with pytest.raises(WorkError, match="ended before step 3"):
         run(config, batches[:2], Keeper(tmp_path / "x"))

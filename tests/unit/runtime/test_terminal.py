@@ -1,0 +1,58 @@
+"""Interrupts of a command: heard even where other code swallows the first, and not repeated into the clearing up."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+BEGIN = """
+import os, signal, sys, time
+from ecgscan_ray.runtime import terminal
+terminal.AGAIN_S = 0.2
+terminal.take()
+def call(): os.kill(os.getpid(), signal.{signal})
+"""
+SWALLOWED = """
+try:
+    call()
+except BaseException:
+    pass
+for _ in range(100):
+    time.sleep(0.05)
+print("went on")
+"""
+CLEARED_UP = """
+try:
+    try:
+        call()
+        time.sleep(5)
+    finally:
+        time.sleep(1)
+        print("cleared up", flush=True)
+except KeyboardInterrupt:
+    terminal.leave(130)
+    print("once", flush=True)
+    time.sleep(1)
+"""
+
+
+def run(program: str, number: signal.Signals) -> tuple[str, str, float]:
+    began = time.monotonic()
+    command = [sys.executable, "-c", BEGIN.format(signal=number.name) + program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return done.stdout, done.stderr, time.monotonic() - began
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_swallowed_interrupt_comes_again(number: signal.Signals) -> None:
+    out, err, took = run(SWALLOWED, number)
+    assert "went on" not in out and err.strip().endswith("KeyboardInterrupt") and took < 5
+
+
+def test_clearing_up_is_not_interrupted_again() -> None:
+    out, err, _ = run(CLEARED_UP, signal.SIGINT)
+    assert out == "cleared up\nonce\n" and not err
