@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,8 @@ def spoil(folder: Path, rows: list[dict[str, str]]) -> dict[str, str]:
     samples = np.fromfile(missing.with_suffix(".dat"), "<i2").reshape(-1, 12)
     samples[:500, 7] = -32768  # WFDB's mark of a missing sample: NaN
     samples.tofile(missing.with_suffix(".dat"))
+    header, checksum = missing.with_suffix(".hea"), int(samples[:, 7].sum()) & 0xFFFF
+    header.write_text(re.sub(r"\S+ 0 V2\n", f"{checksum} 0 V2\n", header.read_text()))
     gone.with_suffix(".dat").unlink()
     reasons = ("truncated", "missing_lead", "missing_samples", "missing_file")
     return dict(zip((row["ecg_id"] for row in rows[3:7]), reasons, strict=True))
