@@ -29,6 +29,7 @@ from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.recording.sources import Item, Source, open_source
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.cluster import start_ray
+from ecgscan_ray.runtime.demand import Need, await_room
 from ecgscan_ray.store import filesystem
 from ecgscan_ray.store.manifest import MANIFEST_NAME, QUARANTINE_NAME, SPLITS, Counts, Manifest, Shard, write_manifest
 from ecgscan_ray.store.shards import ShardWriter, write_quarantine
@@ -230,6 +231,7 @@ def _run(
 ) -> tuple[list[Shard], Counts, list[Left]]:
     """All jobs as tasks of Ray Data; results come in any order."""
     start_ray(resources, dashboard=False)
+    await_room([Need("task", {"CPU": 1})], "prepare")
     import ray.data
 
     total, done = sum(len(job.items) for job in jobs), 0
