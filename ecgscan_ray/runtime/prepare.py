@@ -30,6 +30,7 @@ from ecgscan_ray.recording.language import language
 from ecgscan_ray.recording.sources import Item, Source, open_source
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.cluster import start_ray
+from ecgscan_ray.runtime.demand import Need, await_room
 from ecgscan_ray.store import filesystem
 from ecgscan_ray.store.lease import exclusive
 from ecgscan_ray.store.manifest import (
@@ -366,6 +367,7 @@ def _run(
 ) -> tuple[list[Shard], Counts, list[Left]]:
     """All jobs as tasks of Ray Data; results come in any order."""
     start_ray(resources, dashboard=False)
+    await_room([Need("task", {"CPU": 1})], "prepare")
     import ray.data
 
     total, done = sum(len(job.items) for job in jobs), 0

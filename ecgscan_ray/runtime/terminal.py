@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -61,11 +62,16 @@ def leave(status: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         _silence(stream.fileno())
+    import psutil
     import ray
 
+    family = psutil.Process().children(recursive=True)
     closing = threading.Thread(target=ray.shutdown, daemon=True)
     closing.start()
     closing.join(timeout=15)
+    for process in family:  # Ray's agents would notice by and by
+        with contextlib.suppress(psutil.Error):
+            process.kill()
     os._exit(status)
 
 
