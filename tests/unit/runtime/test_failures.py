@@ -56,7 +56,7 @@ def test_what_a_task_raised_is_told_in_our_words() -> None:
     [
         LOST,
         ActorDiedError(),
-        StoreError("cannot be read: its server cannot be reached", where="s3://bucket/store"),
+        StoreError("cannot be read: its server does not answer", where="s3://bucket/store"),
         RuntimeError("CUDA error: an illegal memory access was encountered"),
     ],
     ids=lambda error: f"{type(error).__name__}: {error}"[:60].splitlines()[0],
