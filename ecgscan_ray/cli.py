@@ -321,7 +321,7 @@ def embed(
     """Embed every page of every picture under a folder into one Parquet file."""
     from itertools import islice
 
-    from ecgscan_ray.embed_folder import embed_folder
+    from ecgscan_ray.encoder import embed_folder
 
     set_torch_threads()
 
