@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -16,12 +17,31 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 import typer.core
 
+from ecgscan_ray.cores import usable_cores
 from ecgscan_ray.errors import EcgscanError, InputError
+from ecgscan_ray.runtime import terminal
+from ecgscan_ray.uris import absolute
 
 if TYPE_CHECKING:
     from ecgscan_ray.config import Section
 
     Kind = TypeVar("Kind", bound=Section)
+
+
+_INTERRUPTED = {
+    "prepare": "no store was finished; the same command starts again",
+    "inspect": "nothing was changed",
+    "render": "the pages written so far are whole; the same command draws them all again",
+    "pretrain": "the same command goes on from the last checkpoint",
+    "teach": "the same command goes on from the last checkpoint",
+    "evaluate": "no new report was written; the same command starts again",
+    "sweep": "the same command goes on with the trials that are left",
+    "embed": "no file was written; the same command starts again",
+    "export": "nothing was exported; the same command starts again",
+    "config": "nothing was changed",
+    "doctor": "nothing was changed",
+}
+"""What Ctrl-C or SIGTERM in a verb means."""
 
 
 class _Verbs(typer.core.TyperGroup):
@@ -34,7 +54,7 @@ class _Verbs(typer.core.TyperGroup):
             print(f"error: {error}", file=sys.stderr)
             sys.exit(error.exit_status)
         except KeyboardInterrupt:
-            print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+            print(f"interrupted: {_INTERRUPTED[ctx.invoked_subcommand]}", file=sys.stderr)
             sys.exit(130)
 
 
@@ -87,6 +107,7 @@ def prepare(
     )
     counts = {split: manifest.rows(split) for split in ("train", "validation", "test")}
     _show({"store": to, "recordings": counts, "left out": manifest.quarantined or "none"}, as_json=False)
+    _next("inspect", to)
 
 
 @app.command(epilog="Example: ecgscan inspect runs/demo-store --json")
@@ -98,6 +119,7 @@ def inspect(store: Annotated[str, typer.Argument(help="URI of a store.")], as_js
     _show(found, as_json)
     if found["damaged"]:
         raise InputError(f"damaged shards: {', '.join(found['damaged'])}", where=store, fix="Prepare the store again.")
+    _next("pretrain", "--preset", "laptop", "--store", store, "--out", "runs/first")
 
 
 @app.command(
@@ -105,7 +127,7 @@ def inspect(store: Annotated[str, typer.Argument(help="URI of a store.")], as_js
 )
 def render(
     store: Store,
-    out: Annotated[str, typer.Option(help="Folder to write.")],
+    out: Annotated[str, typer.Option(help="URI of the folder to write.")],
     count: Annotated[int, typer.Option(help="Recordings.", min=1)] = 12,
     views: Annotated[int, typer.Option(help="Different pages of each.", min=1)] = 1,
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Of the store.")] = "train",
@@ -122,31 +144,33 @@ def render(
     settings: Settings = None,
 ) -> None:
     """Draw pages of a store as picture files with their ground truth, as the training sees them."""
-    from pathlib import Path
-
     from ecgscan_ray.config import Config
     from ecgscan_ray.paper.write import Files, write_pages, write_sheet
+    from ecgscan_ray.store.filesystem import join, local_folder
     from ecgscan_ray.store.manifest import read_manifest
     from ecgscan_ray.store.shards import iterate_rows
 
     resolved, place = _load(Config, preset, config, settings), _place(store)
     _talk()
-    manifest, files = read_manifest(place), Files(Path(_place(out)), image_format, truth, masks, views, grid)
-    rows = iterate_rows(place, manifest, split, limit=count)
-    if sheet:
-        print(write_sheet(rows, files.folder, resolved.page, resolved.seed))
-        return
-    total, log = views * min(count, manifest.rows(split)), logging.getLogger("ecgscan_ray")
-    paths = write_pages(
-        rows,
-        files,
-        resolved.page,
-        resolved.seed,
-        workers=min(workers or os.cpu_count() or 1, max(1, total // 16)),
-        progress=lambda done: log.info("%d of %d pages", done, total),
-    )
+    manifest, target = read_manifest(place), _place(out)
+    rows, log = iterate_rows(place, manifest, split, limit=count), logging.getLogger("ecgscan_ray")
+    total = views * min(count, manifest.rows(split))
+    with local_folder(target) as folder:
+        files = Files(folder, image_format, truth, masks, views, grid)
+        if sheet:
+            paths = [write_sheet(rows, folder, resolved.page, resolved.seed)]
+        else:
+            paths = write_pages(
+                rows,
+                files,
+                resolved.page,
+                resolved.seed,
+                workers=min(workers or usable_cores(), max(1, total // 16)),
+                progress=lambda done: log.info("%d of %d pages", done, total),
+            )
     for path in paths:
-        print(path)
+        print(join(target, path.name))
+    _next("pretrain", *_settings_of(preset, config, settings), "--store", store, "--out", "runs/first")
 
 
 @app.command(epilog="Example: ecgscan pretrain --preset laptop --store runs/demo-store --out runs/demo --set seed=1")
@@ -174,6 +198,7 @@ def pretrain(
         from ecgscan_ray.runtime.dry_run import dry_run as estimate
 
         _show(estimate(resolved, _place(store)), as_json=False)
+        _next("pretrain", *_settings_of(preset, config, settings), "--store", store, "--out", out or "runs/first")
         return
     if out is None:
         raise InputError("no --out", fix="Say where the run is to be written, or ask for --dry-run.")
@@ -181,6 +206,7 @@ def pretrain(
 
     run(resolved, _place(store), _place(out), fresh=fresh, init_from=_place(init_from) if init_from else None)
     print(f"run: {out}")
+    _next("evaluate", out)
 
 
 @app.command(epilog="Example: ecgscan teach --preset laptop --store runs/demo-store --out runs/teacher")
@@ -201,12 +227,21 @@ def teach(
     _talk()
     run(resolved, _place(store), _place(out), fresh=fresh, init_from=_place(init_from) if init_from else None)
     print(f"teacher: {out}")
+    words = (*_settings_of(preset, config, settings), "--store", store, "--teacher", out, "--out", "runs/first")
+    _next("pretrain", *words)
 
 
 @app.command(epilog="Example: ecgscan evaluate runs/demo --set evaluation.bootstrap=200")
-def evaluate(run: Run, store: StoreOfRun = None, which: Which = "best", settings: Settings = None) -> None:
-    """Measure a run on patients it was not trained on; writes report.html and report.json into it."""
+def evaluate(
+    run: Run,
+    store: StoreOfRun = None,
+    which: Which = "best",
+    settings: Settings = None,
+    every: Annotated[bool, typer.Option("--all", help="Print every figure, not only the first to look at.")] = False,
+) -> None:
+    """Measure a run on recordings it was not trained on; writes report.html and report.json into it."""
     from ecgscan_ray.config import parse_overrides
+    from ecgscan_ray.report.run import HEADLINE, by_reason
     from ecgscan_ray.runtime.evaluate import evaluate as work
 
     _talk()
@@ -216,10 +251,16 @@ def evaluate(run: Run, store: StoreOfRun = None, which: Which = "best", settings
             raise InputError("only evaluation.* can be set here", where=f"--set {key}")
     changes = {key.removeprefix("evaluation."): value for key, value in changes.items()}
     figures = work(_place(run), store=_place(store) if store else None, which=which, settings=changes)
-    for name, figure in figures.items():
-        print(f"{name:<58} {_figure(figure)}")
-    for file in ("report.json", "report.html", "redrawn.png"):
-        print(f"{run.rstrip('/')}/{file}")
+    missing = {name: str(figure["reason"]) for name, figure in figures.items() if "reason" in figure}
+    measured = {name: figure for name, figure in figures.items() if name not in missing}
+    for name in measured if every else HEADLINE:
+        if name in measured:
+            print(f"{name:<58} {_figure(measured[name])}")
+    for reason, names in by_reason(missing).items():
+        print(f"not measured: {_some(names)}: {reason}")
+    print(f"{run.rstrip('/')}/report.json  (all {len(measured)} figures; --all prints them)")
+    print(f"{run.rstrip('/')}/report.html")
+    _next("export", run, "encoder")
 
 
 @app.command(epilog="Example: ecgscan sweep --preset sweep-laptop --store runs/demo-store --out runs/sweep")
@@ -244,8 +285,12 @@ def sweep(
     if resolved.arms:
         return
     if not outcome["best"]:
-        raise WorkError("no trial finished", where=out, fix="The report says why; the same command goes on.")
+        why = next((f": {trial['error']}" for trial in outcome["trials"] if trial["error"]), "")
+        raise WorkError(
+            f"no trial finished{why}", where=out, fix="The report lists all. Mend the cause, and give another --out."
+        )
     print(f"{out.rstrip('/')}/best.yaml  ({resolved.metric} {outcome['best']['score']:.4f})")
+    _next("pretrain", "--config", f"{out.rstrip('/')}/best.yaml", "--store", store, "--out", "runs/best")
 
 
 @app.command(epilog="Example: ecgscan embed encoder my-scans embeddings.parquet")
@@ -262,6 +307,7 @@ def embed(
     for name, reason in done.bad.items():
         print(f"skipped {name}: {reason}", file=sys.stderr)
     print(f"{done.embedded} pages embedded, {len(done.bad)} files skipped: {out}")
+    print(f"next: pandas.read_parquet({out!r})", file=sys.stderr)
 
 
 @app.command(epilog="Example: ecgscan export runs/demo encoder")
@@ -270,6 +316,7 @@ def export(run: Run, out: Annotated[str, typer.Argument(help="Folder to write.")
     from ecgscan_ray.encoder import export as work
 
     print(work(_place(run), _place(out), which=which))
+    _next("embed", out, "FOLDER_OF_PICTURES", "embeddings.parquet")
 
 
 @app.command(epilog="Example: ecgscan config --preset laptop --set training.steps=200 > mine.yaml")
@@ -280,6 +327,8 @@ def config(
     from ecgscan_ray.config import Config, SweepConfig, dump_yaml, preset_names, read_yaml
 
     if preset is None and config is None:
+        if settings:
+            _load(Config, preset, config, settings)  # says which of the two is missing
         print(json.dumps(preset_names()) if as_json else "\n".join(preset_names()))
         return
     kind: type[Section] = SweepConfig if {"space", "arms"} & read_yaml(_named(preset, config)).keys() else Config
@@ -299,6 +348,7 @@ def doctor(
     _show({**findings, "complaints": complaints or "none"}, as_json)
     if complaints:
         raise WorkError("; ".join(complaints))
+    _next("prepare", "--source", "folder", "--from", "FOLDER_OF_RECORDS", "--to", "store")
 
 
 def _named(preset: str | None, config: str | None) -> str:
@@ -311,6 +361,12 @@ def _named(preset: str | None, config: str | None) -> str:
     return name
 
 
+def _settings_of(preset: str | None, config: str | None, settings: list[str] | None) -> list[str]:
+    """The options that gave a command its settings."""
+    words = ["--preset", preset] if preset is not None else ["--config", config or ""]
+    return words + [word for setting in settings or [] for word in ("--set", setting)]
+
+
 def _load(kind: type[Kind], preset: str | None, config: str | None, settings: list[str] | None) -> Kind:
     from ecgscan_ray.config import load
 
@@ -318,12 +374,13 @@ def _load(kind: type[Kind], preset: str | None, config: str | None, settings: li
 
 
 def _place(uri: str) -> str:
-    """The path or URI as given; inside a Ray job a relative path is refused, since its folder is deleted afterwards."""
+    """An argument as an absolute path or URI; inside a Ray job a relative path is refused, since its folder is deleted."""
+    place = absolute(uri)
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or "/runtime_resources/" in os.getcwd()
-    if in_job and "://" not in uri and not os.path.isabs(uri):
+    if in_job and "://" not in uri and not os.path.isabs(os.path.expanduser(uri)):
         fix = "Give an absolute path or s3://bucket/prefix."
         raise InputError("a relative path inside a Ray job, whose folder is a temporary copy", where=uri, fix=fix)
-    return uri
+    return place
 
 
 def _figure(figure: Mapping[str, Any]) -> str:
@@ -331,6 +388,17 @@ def _figure(figure: Mapping[str, Any]) -> str:
     if value is None:
         return "n/a"
     return f"{value:.4g}" + ("" if low is None or high is None else f"  ({low:.4g} to {high:.4g})")
+
+
+def _some(names: list[str], count: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - count
+    return ", ".join(names[:count]) + (f" and {more} more" if more > 0 else "")
+
+
+def _next(*words: str) -> None:
+    """What comes next, as a command to copy; on stderr, so that output stays what other programs read."""
+    print(f"next: ecgscan {shlex.join(words)}", file=sys.stderr)
 
 
 def _show(content: Mapping[str, Any], as_json: bool) -> None:
@@ -357,4 +425,10 @@ def _talk() -> None:
 
 def main() -> None:
     """Entry point of ``ecgscan`` and of the jobs."""
-    app(prog_name="ecgscan")
+    terminal.take()
+    try:
+        app(prog_name="ecgscan")
+    except SystemExit as end:
+        if end.code:
+            terminal.leave(int(end.code))
+        raise

@@ -11,24 +11,27 @@ import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ecgscan_ray import strict_yaml
 from ecgscan_ray.errors import ConfigError, near_miss
+from ecgscan_ray.uris import absolute, is_local
 
 Weight = float
-Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0)]
 Chance = Annotated[float, Field(ge=0, le=1)]
 Speed = Annotated[float, Field(ge=1, le=400)]
 Gain = Annotated[float, Field(ge=0.1, le=400)]
 
 
 class Section(BaseModel):
-    """A frozen group of settings; unknown keys are errors."""
+    """A frozen group of settings; unknown keys are errors, and so are numbers that are not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class PageConfig(Section):
@@ -257,6 +260,12 @@ class ObjectiveConfig(Section):
             raise ValueError("pair_shares wants shares of at least 0, and one above 0")
         return self
 
+    @property
+    def uses_text(self) -> bool:
+        """Whether any term of the loss depends on reports."""
+        pairs = [name for name, share in self.pair_shares.items() if share and "text" in name]
+        return self.gram_weight > 0 or (self.pair_weight > 0 and bool(pairs))
+
 
 class ExternalEncoderConfig(Section):
     """A signal encoder of others, frozen, as the signal side of a teacher."""
@@ -298,6 +307,13 @@ class TeacherConfig(Section):
     """Length of a hidden stretch, s."""
     encoder: ExternalEncoderConfig | None = None
     """Signal encoder of others; none = ``model.signal``, trained from scratch."""
+
+    @field_validator("run")
+    @classmethod
+    def _without_credentials(cls, run: str | None) -> str | None:
+        if run:
+            absolute(run)  # raises; settings are printed and kept
+        return run
 
 
 class AugmentConfig(Section):
@@ -478,6 +494,11 @@ class SweepConfig(Section):
     """Reports before a trial may stop."""
     seed: int = 0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _spread(cls, content: Any) -> Any:
+        return spread(cls, content) if isinstance(content, Mapping) else content
+
     @model_validator(mode="after")
     def _space_or_arms(self):
         if bool(self.space) == bool(self.arms):
@@ -497,17 +518,76 @@ Model = TypeVar("Model", bound=Section)
 
 
 def merge(base: Mapping[str, Any], dotted: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of the nested mapping ``base`` in which every ``"a.b.c": value`` of ``dotted`` is set."""
-    merged = json.loads(json.dumps(base))
+    """A copy of the nested mapping ``base`` in which every ``"a.b.c": value`` of ``dotted`` is set.
+
+    Other ``page.effects`` than those of ``base`` come with their own probabilities and sizes, except those in ``dotted``.
+    """
+    merged = json.loads(json.dumps(_with_own_effects(base, dotted)))
     for key, value in dotted.items():
         *path, last = key.split(".")
         node = merged
         for part in path:
-            node = node.setdefault(part, {})
+            if node.get(part) is None:  # a section that is switched off, or not named
+                node[part] = {}
+            node = node[part]
             if not isinstance(node, dict):
                 raise ConfigError(f"'{part}' is a value, not a section", where=f"setting {key}")
         node[last] = value
     return merged
+
+
+def _with_own_effects(base: Mapping[str, Any], dotted: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``base`` without the probabilities and sizes that it set for other ``page.effects`` than those asked for.
+
+    A preset tunes them for its own effects; kept, they would switch off what makes a fax a fax.
+    """
+    page = base.get("page")
+    if not isinstance(page, Mapping) or dotted.get("page.effects", page.get("effects")) == page.get("effects"):
+        return base
+    return {**base, "page": {name: value for name, value in page.items() if name not in ("chances", "sizes")}}
+
+
+def by_key(kind: type[BaseModel], content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings of ``kind`` as dotted keys, in their order; a mapping that is one value (``page.layouts``) stays whole.
+
+    What a section does not name keeps its value then: ``objective: {gram_weight: 2}`` changes one weight.
+    """
+    dotted: dict[str, Any] = {}
+    for name, value in content.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value and _section(kind, key) is not None:
+            dotted |= by_key(kind, value, f"{key}.")
+        else:
+            dotted.pop(key, None)  # the last one wins, also by its place
+            dotted[key] = value
+    return dotted
+
+
+def _section(kind: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """The group of settings at a dotted key of ``kind``, ``None`` where it is a value or unknown."""
+    found: type[BaseModel] | None = kind
+    for part in key.split("."):
+        field = found.model_fields.get(part) if found is not None else None
+        annotation = field.annotation if field is not None else None
+        kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+        found = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+    return found
+
+
+def spread(kind: type[BaseModel], content: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a sweep's content: what its trials change, by dotted keys; of any other kind, a copy."""
+    spread = dict(content)
+    if not issubclass(kind, SweepConfig):
+        return spread
+    for name in ("base_overrides", "teacher_overrides"):
+        if isinstance(spread.get(name), Mapping):
+            spread[name] = by_key(Config, spread[name])
+    if isinstance(spread.get("arms"), Mapping):
+        arms = spread["arms"].items()
+        spread["arms"] = {
+            arm: by_key(Config, changes) if isinstance(changes, Mapping) else changes for arm, changes in arms
+        }
+    return spread
 
 
 def parse_overrides(settings: list[str]) -> dict[str, Any]:
@@ -516,8 +596,8 @@ def parse_overrides(settings: list[str]) -> dict[str, Any]:
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():
-            raise ConfigError("not of the form section.key=value", where=f"--set {setting}")
-        dotted[key.strip()] = yaml.safe_load(value)
+            raise ConfigError("not of the form section.key=value", where=f"--set {setting[:80]}")
+        dotted[key.strip()] = strict_yaml.parse(value, where=f"--set {setting[:80]}")
     return dotted
 
 
@@ -527,15 +607,15 @@ def build(kind: type[Model], content: Mapping[str, Any], where: object) -> Model
         return kind.model_validate(content)
     except ValidationError as error:
         fault = error.errors()[0]
-        key = ".".join(str(part) for part in fault["loc"])
+        key = ".".join(str(part) for part in fault["loc"])[:120]
         if fault["type"] == "extra_forbidden":
             raise ConfigError(
                 f"unknown setting '{key}'",
                 where=where,
-                fix=near_miss(str(fault["loc"][-1]), _siblings(kind, fault["loc"])),
+                fix=near_miss(str(fault["loc"][-1])[:80], _siblings(kind, fault["loc"])),
             ) from None
         message = fault["msg"].removeprefix("Value error, ")
-        given = "" if isinstance(fault["input"], dict) else f", got {fault['input']!r}"
+        given = "" if isinstance(fault["input"], dict) else f", got {repr(fault['input'])[:80]}"
         raise ConfigError(f"setting '{key}': {message}{given}" if key else message, where=where) from None
 
 
@@ -555,27 +635,33 @@ def preset_names() -> list[str]:
 
 
 def read_yaml(name_or_path: str) -> dict[str, Any]:
-    """The mapping in a preset (by name) or in a YAML file (by path)."""
-    if name_or_path in preset_names():
-        text = (resources.files("ecgscan_ray") / "presets" / f"{name_or_path}.yaml").read_text()
-    elif Path(name_or_path).is_file():
-        text = Path(name_or_path).read_text()
-    elif name_or_path.endswith((".yaml", ".yml")):
-        raise ConfigError("no such file", where=name_or_path)
-    else:
-        raise ConfigError(f"no preset named '{name_or_path}'", fix=near_miss(name_or_path, preset_names()))
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"not readable as YAML ({str(error).splitlines()[0]})", where=name_or_path) from None
+    """The mapping in a preset (by name) or in a YAML file (by path or ``file://``)."""
+    content = strict_yaml.parse(_text_of(name_or_path), where=name_or_path)
     if not isinstance(content, dict):
         raise ConfigError("a config is a mapping of sections", where=name_or_path)
     return content
 
 
+def _text_of(name_or_path: str) -> bytes:
+    if name_or_path in preset_names():
+        return (resources.files("ecgscan_ray") / "presets" / f"{name_or_path}.yaml").read_bytes()
+    if not is_local(name_or_path):
+        raise ConfigError("settings are read from local files alone", where=name_or_path, fix="Copy the file here.")
+    path = Path(absolute(name_or_path))
+    try:
+        if path.is_file():
+            return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot be read ({error.strerror})", where=name_or_path[:200]) from None
+    if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
+        raise ConfigError("no such file", where=name_or_path)
+    raise ConfigError(f"no preset named '{name_or_path}'", fix=near_miss(name_or_path, preset_names()))
+
+
 def load(kind: type[Model], name_or_path: str, settings: list[str] | None = None) -> Model:
     """Preset or file, then ``section.key=value`` overrides, as one frozen ``Config`` or ``SweepConfig``."""
-    return build(kind, merge(read_yaml(name_or_path), parse_overrides(settings or [])), where=name_or_path)
+    changes = by_key(kind, parse_overrides(settings or []))
+    return build(kind, merge(spread(kind, read_yaml(name_or_path)), changes), where=name_or_path)
 
 
 def dump_yaml(config: Section) -> str:

@@ -75,6 +75,18 @@ class WorkError(EcgscanError):
     """Work that began well and failed: a stalled stream, a loss that is not finite."""
 
 
+class NotFiniteError(WorkError):
+    """A loss, a gradient or a weight became NaN or infinite.
+
+    Args:
+        step: Optimiser step, from 1, at which it was first so.
+    """
+
+    def __init__(self, what: str, *, step: int, where: object = None, fix: str | None = None) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.step = step
+
+
 def near_miss(name: str, allowed: Iterable[str]) -> str:
     """``"Did you mean 'x'?"`` for the nearest allowed name, else the list of allowed names."""
     names = sorted(allowed)

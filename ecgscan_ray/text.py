@@ -69,18 +69,13 @@ def fit_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     Umlauts are folded ("ä" to "ae"), since reports write both forms.
 
     Args:
-        texts: Reports; those without a finding are left out.
+        texts: Reports; those without a finding are left out. Where none is left, tokens are the single bytes.
         vocab_size: Tokens at most, special ones and the 256 bytes included.
 
     Returns:
         A tokenizer with [PAD]=0, [UNK]=1, [CLS]=2, [SEP]=3.
-
-    Raises:
-        InputError: No text has a finding.
     """
     corpus = sorted(normalise(text) for text in texts if is_finding(text))
-    if not corpus:
-        raise InputError("no report to fit a tokenizer on", fix="Train without text, or add reports to the store.")
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     folds: list[normalizers.Normalizer] = [normalizers.Replace(letter, ascii_) for letter, ascii_ in _UMLAUTS.items()]
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), *folds])
@@ -107,25 +102,39 @@ def fit_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def load_tokenizer(json_or_path: str | Path) -> Tokenizer:
-    """A tokenizer from its JSON text, from a ``tokenizer.json``, or from a folder that holds one.
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """A tokenizer from a ``tokenizer.json``, or from a folder that holds one.
 
     Raises:
-        InputError: It is neither.
+        InputError: There is none.
     """
-    source = str(json_or_path)
-    if not source.lstrip().startswith("{"):
-        path = Path(source)
-        path = path / "tokenizer.json" if path.is_dir() else path
-        if not path.is_file():
-            raise InputError("no tokenizer here", where=path, fix="Give a tokenizer.json or a folder that holds one.")
-        source = path.read_text(encoding="utf-8")
+    file = Path(path)
     try:
-        json.loads(source)
-        return Tokenizer.from_str(source)
-    except Exception as error:  # the library raises plain Exception
-        where = "tokenizer JSON" if source is json_or_path else json_or_path
-        raise InputError(f"not a tokenizer ({error})", where=where) from None
+        file = file / "tokenizer.json" if file.is_dir() else file
+        content = file.read_bytes()
+    except OSError:
+        fix = "Give a tokenizer.json or a folder that holds one."
+        raise InputError("no tokenizer here", where=str(path)[:200], fix=fix) from None
+    return parse_tokenizer(content, where=file)
+
+
+def parse_tokenizer(text: str | bytes, where: object = "tokenizer.json") -> Tokenizer:
+    """A tokenizer from its JSON text.
+
+    Args:
+        text: JSON; bytes are UTF-8.
+        where: Named in the error.
+
+    Raises:
+        InputError: It is no tokenizer.
+    """
+    try:
+        json.loads(text)
+        return Tokenizer.from_str(text if isinstance(text, str) else text.decode())
+    except BaseException as error:  # the library raises plain Exception, and panics where a value is out of range
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise InputError(f"not a tokenizer ({str(error)[:160]})", where=where) from None
 
 
 def encode(

@@ -14,18 +14,22 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % interval and the number of rows it was measured on; bounds are None where unknown."""
+    """A figure with its 95 % interval and the number of rows it was measured on; bounds are None where unknown.
+
+    ``reason`` says why it could not be measured; then the value is NaN.
+    """
 
     value: float
     low: float | None = None
     high: float | None = None
     n: int | None = None
+    reason: str | None = None
 
-    def as_dict(self) -> dict[str, float | int | None]:
-        """The entry of ``report.json``; a value that is not finite becomes null."""
+    def as_dict(self) -> dict[str, float | int | str | None]:
+        """The entry of ``report.json``; a value that is not finite becomes null. ``reason`` only where there is one."""
         fields = {"value": self.value, "low": self.low, "high": self.high}
         finite = {key: float(v) if v is not None and np.isfinite(v) else None for key, v in fields.items()}
-        return {**finite, "n": self.n}
+        return {**finite, "n": self.n, **({"reason": self.reason} if self.reason else {})}
 
 
 def row_weights(patients: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:

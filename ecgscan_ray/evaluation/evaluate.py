@@ -16,13 +16,13 @@ from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import EvaluationConfig
 from ecgscan_ray.evaluation.bootstrap import Estimate, PatientBootstrap
+from ecgscan_ray.evaluation.classes import MIN_RECORDINGS, SUPERCLASS_TASK, Classes, label_task
 from ecgscan_ray.evaluation.features import Example, Features, extract
 from ecgscan_ray.evaluation.probe import Probe, fit_probe
 from ecgscan_ray.evaluation.redraw import MASKS
 from ecgscan_ray.evaluation.reject import reject_figures
 from ecgscan_ray.evaluation.retrieval import RECALL_AT, Ranking, rank_matches
 from ecgscan_ray.evaluation.zero_shot import class_vectors, zero_shot_scores
-from ecgscan_ray.recording.labels import SUPERCLASSES
 from ecgscan_ray.recording.leads import LEADS
 from ecgscan_ray.recording.recording import Recording
 
@@ -33,6 +33,8 @@ DIRECTIONS = {
     "page_to_text": ("page", "text", "report_key", "has_text"),
     "signal_to_page": ("signal", "page", "recording_key", "has_signal"),
 }
+NO_TEXT = "the run learned from no reports"
+TOO_FEW = f"fewer than {MIN_RECORDINGS} recordings with it, or without it, in training or test"
 RecordingsOf = Callable[[str], Iterable[Recording]]
 
 
@@ -45,6 +47,7 @@ class Evaluation:
         examples: Test recordings with their redrawn leads.
         training_pages: (n, H, W, C) uint8, pages that the run was trained on.
         skipped: Test recordings whose page could not be drawn.
+        not_measured: Figure, or group of figures -> why there is none.
         rows: Figure -> its value for each of the N test recordings, NaN where it has none: (N,), or scores of classes
             (N, C); and their keys and labels. From these, runs are compared recording by recording.
     """
@@ -54,10 +57,12 @@ class Evaluation:
     training_pages: np.ndarray
     skipped: list[str]
     rows: dict[str, np.ndarray] = field(default_factory=dict)
+    not_measured: dict[str, str] = field(default_factory=dict)
 
-    def as_dict(self) -> dict[str, dict[str, float | int | None]]:
-        """The figures as ``report.json`` has them."""
-        return {name: figure.as_dict() for name, figure in self.figures.items()}
+    def as_dict(self) -> dict[str, dict[str, float | int | str | None]]:
+        """The figures as ``report.json`` has them, and null with a reason for what could not be measured."""
+        missing = {name: Estimate(float("nan"), n=0, reason=why) for name, why in self.not_measured.items()}
+        return {name: figure.as_dict() for name, figure in (self.figures | missing).items()}
 
 
 @dataclass(frozen=True)
@@ -92,31 +97,53 @@ def evaluate_run(
     logger.info("evaluation: %s pages", settings.split)
     test = extract(models, maker, recordings_of(settings.split), num_examples=settings.redrawn_shown, **common)
     bench = _Bench(test, PatientBootstrap(test["patient_key"], settings.bootstrap, config.seed), ("", "random."))
-    figures = _counts(test)
     rows = {name: test[name] for name in ("recording_key", "patient_key", "labels")}
-    figures |= _retrieval_figures(bench, rows)
+    missing: dict[str, str] = {}
+    figures = _retrieval_figures(bench, config.objective.uses_text, rows, missing)
     figures |= _redraw_figures(bench, rows)
     logger.info("evaluation: pages for the probe")
     train, validation = _probe_pages(models, maker, recordings_of, settings, common)
-    figures |= reject_figures(validation, test, bench.bootstrap, rows)
-    probes = _fit_probes(train, validation)
-    figures |= _class_figures(bench, probes, models, maker, device, rows)
+    figures |= _counts(test, train[0])
+    if len(validation):
+        figures |= reject_figures(validation, test, bench.bootstrap, rows)
+    else:
+        missing["reject"] = "no validation recordings"
+    labels, too_few = label_task(train[0], test)
+    missing |= {f"linear_probe.label.{name}.auroc": TOO_FEW for name in too_few}
+    for task in (SUPERCLASS_TASK, labels):
+        figures |= _probe_figures(bench, task, train, validation, rows, missing)
+    figures |= _zero_shot_figures(bench, models, maker, device, rows, missing)
     pages = _training_pages(maker, recordings_of, settings.pages_shown)
-    return Evaluation(figures, test.examples, pages, test.skipped, rows)
+    return Evaluation(figures, test.examples, pages, test.skipped, rows, missing)
 
 
-def _counts(test: Features) -> dict[str, Estimate]:
+def _counts(test: Features, train: Features) -> dict[str, Estimate]:
     known = test["patient_key"][test["patient_key"] >= 0]
-    count = {"recordings": len(test), "patients": len(np.unique(known)), "skipped": len(test.skipped)}
-    return {f"evaluation.{name}": Estimate(float(value), n=len(test)) for name, value in count.items()}
+    count = {
+        "evaluation.recordings": len(test),
+        "evaluation.patients": len(np.unique(known)),
+        "evaluation.unknown_patients": len(test) - len(known),
+        "evaluation.skipped": len(test.skipped),
+    }
+    unknown_trained = Estimate(float((train["patient_key"] < 0).sum()), n=len(train))
+    figures = {name: Estimate(float(value), n=len(test)) for name, value in count.items()}
+    return figures | {"training.unknown_patients": unknown_trained}
 
 
-def _retrieval_figures(bench: _Bench, rows: dict[str, np.ndarray]) -> dict[str, Estimate]:
-    """Figures; ``rows`` gets the trained model's reciprocal ranks."""
+def _retrieval_figures(
+    bench: _Bench, text_trained: bool, rows: dict[str, np.ndarray], missing: dict[str, str]
+) -> dict[str, Estimate]:
+    """Figures; ``rows`` gets the trained model's reciprocal ranks, ``missing`` the directions that have none."""
     figures: dict[str, Estimate] = {}
-    for prefix in bench.prefixes:
-        for direction, (query, gallery, key, has) in DIRECTIONS.items():
-            test = bench.test
+    test = bench.test
+    for direction, (query, gallery, key, has) in DIRECTIONS.items():
+        if gallery == "text" and not text_trained:
+            missing[f"retrieval.{direction}"] = NO_TEXT
+            continue
+        if not test[has].any():
+            missing[f"retrieval.{direction}"] = f"no {'reports' if gallery == 'text' else 'signals'} in the split"
+            continue
+        for prefix in bench.prefixes:
             ranking = rank_matches(
                 test[f"{prefix}{query}"],
                 test[f"{prefix}{gallery}"],
@@ -190,18 +217,6 @@ def _probe_pages(
     return [pages("train", view) for view in range(settings.probe_views)], pages("validation", 0)
 
 
-def _fit_probes(train: list[Features], validation: Features) -> dict[str, Probe]:
-    """One probe for each prefix."""
-    probes = {}
-    for prefix in ("", "random."):
-        features, labels = (np.concatenate([part[name] for part in train]) for name in (f"{prefix}features", "labels"))
-        known, checked = labels.any(1), validation["labels"].any(1)
-        probes[prefix] = fit_probe(
-            features[known], labels[known], validation[f"{prefix}features"][checked], validation["labels"][checked]
-        )
-    return probes
-
-
 def _first(recordings: Iterable[Recording], count: int) -> Iterable[Recording]:
     """At most ``count`` recordings; a store's rows are in random order."""
     for index, recording in enumerate(recordings):
@@ -210,40 +225,94 @@ def _first(recordings: Iterable[Recording], count: int) -> Iterable[Recording]:
         yield recording
 
 
-def _class_figures(
+def _probe_figures(
     bench: _Bench,
-    probes: dict[str, Probe],
+    task: Classes,
+    train: list[Features],
+    validation: Features,
+    rows: dict[str, np.ndarray],
+    missing: dict[str, str],
+) -> dict[str, Estimate]:
+    """Linear probe of the classes; ``rows`` gets the scores of the superclasses, ``missing`` why there is none."""
+    name = f"linear_probe.{task.kind}"
+    why = _not_probed(task, train[0], validation, bench.test)
+    if why:
+        missing[f"{name}.macro_auroc"] = why
+        return {}
+    labels, known = task.of(bench.test)
+    scores, figures = {}, {}
+    for prefix in bench.prefixes:
+        probe = _fit_probe(task, train, validation, prefix)
+        scores[prefix] = probe.scores(bench.test[f"{prefix}features"][known])
+        figures[f"{prefix}{name}.strength"] = Estimate(probe.strength, n=len(known))
+    if task.kind == "label":
+        counts = zip(task.names, labels[known].sum(0), strict=True)
+        figures |= {f"{name}.{label}.positives": Estimate(float(n), n=len(known)) for label, n in counts}
+    return figures | _auroc_figures(bench, name, task, scores, rows)
+
+
+def _not_probed(task: Classes, train: Features, validation: Features, test: Features) -> str | None:
+    """Why these classes cannot be probed, or ``None``."""
+    if not task.names:
+        return "no labels" if not any(train.codes) and not any(test.codes) else TOO_FEW
+    if not len(validation):
+        return "no validation recordings, on which the probe's strength is chosen"
+    for split, features in {"training": train, "validation": validation, "tested": test}.items():
+        if not len(task.of(features)[1]):
+            return f"no {split} recording has a {task.kind}"
+    return None
+
+
+def _fit_probe(task: Classes, train: list[Features], validation: Features, prefix: str) -> Probe:
+    def known(part: Features) -> tuple[np.ndarray, np.ndarray]:
+        labels, rows = task.of(part)
+        return part[f"{prefix}features"][rows], labels[rows]
+
+    features, labels = zip(*map(known, train), strict=True)
+    return fit_probe(np.concatenate(features), np.concatenate(labels), *known(validation))
+
+
+def _auroc_figures(
+    bench: _Bench, name: str, task: Classes, scores: dict[str, np.ndarray], rows: dict[str, np.ndarray]
+) -> dict[str, Estimate]:
+    """Macro AUROC and that of each class, from scores (M, C) of the recordings whose labels are known."""
+    labels, known = task.of(bench.test)
+    labels, bootstrap = labels[known], bench.bootstrap.of(known)
+    figures: dict[str, Estimate] = {}
+    for prefix, score in scores.items():
+        figures[f"{prefix}{name}.macro_auroc"] = bootstrap.macro_auroc(score, labels)
+        for label, figure in zip(task.names, bootstrap.per_class_auroc(score, labels), strict=True):
+            figures[f"{prefix}{name}.{label}.auroc"] = figure
+    figures[f"{name}.macro_auroc.minus_random"] = bootstrap.macro_auroc_difference(
+        scores[""], scores["random."], labels
+    )
+    if task.kind == "superclass":
+        rows[f"{name}.macro_auroc"] = each = np.full((len(bench.test), len(task.names)), np.nan)
+        each[known] = scores[""]
+    return figures
+
+
+def _zero_shot_figures(
+    bench: _Bench,
     models: dict[str, Any],
     maker: BatchMaker,
     device: str,
     rows: dict[str, np.ndarray],
+    missing: dict[str, str],
 ) -> dict[str, Estimate]:
-    """Linear probe and zero-shot over the recordings that have at least one superclass; ``rows`` gets their scores."""
-    test = bench.test
-    labelled = np.flatnonzero(test["labels"].any(1))
-    if not len(labelled):
+    """Zero-shot over the recordings that have a superclass; ``rows`` gets the scores."""
+    test, task, name = bench.test, SUPERCLASS_TASK, "zero_shot.superclass"
+    _, known = task.of(test)
+    if not maker.config.objective.uses_text or not len(known):
+        missing[f"{name}.macro_auroc"] = "no tested recording has a superclass" if not len(known) else NO_TEXT
         return {}
-    labels = test["labels"][labelled]
-    bootstrap = bench.bootstrap.of(labelled)
     prompts = text.superclass_prompts()
-    figures: dict[str, Estimate] = {}
-    scores: dict[str, dict[str, np.ndarray]] = {"linear_probe": {}, "zero_shot": {}}
+    ordered = {label: prompts[label] for label in task.names}
+    scores = {}
     for prefix, model in zip(bench.prefixes, models.values(), strict=True):
-        ordered = {name: prompts[name] for name in SUPERCLASSES}
         vectors = class_vectors(model, maker.tokenizer, ordered, maker.config.model.text.max_length, device)
-        scores["linear_probe"][prefix] = probes[prefix].scores(test[f"{prefix}features"][labelled])
-        scores["zero_shot"][prefix] = zero_shot_scores(test[f"{prefix}page"][labelled], vectors)
-        figures[f"{prefix}linear_probe.superclass.strength"] = Estimate(probes[prefix].strength, n=len(labelled))
-    for task, by_prefix in scores.items():
-        rows[f"{task}.superclass.macro_auroc"] = each = np.full(test["labels"].shape, np.nan)
-        each[labelled] = by_prefix[""]
-        for prefix, score in by_prefix.items():
-            figures[f"{prefix}{task}.superclass.macro_auroc"] = bootstrap.macro_auroc(score, labels)
-            for name, figure in zip(SUPERCLASSES, bootstrap.per_class_auroc(score, labels), strict=True):
-                figures[f"{prefix}{task}.superclass.{name}.auroc"] = figure
-        difference = bootstrap.macro_auroc_difference(by_prefix[""], by_prefix["random."], labels)
-        figures[f"{task}.superclass.macro_auroc.minus_random"] = difference
-    return figures
+        scores[prefix] = zero_shot_scores(test[f"{prefix}page"][known], vectors)
+    return _auroc_figures(bench, name, task, scores, rows)
 
 
 def _training_pages(maker: BatchMaker, recordings_of: RecordingsOf, count: int) -> np.ndarray:

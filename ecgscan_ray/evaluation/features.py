@@ -8,7 +8,7 @@ Letters: N recordings, 12 leads, T samples, D aligned features, P features for a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,6 +52,7 @@ class Features:
         columns: ``page``, ``features`` (``<model>.page`` for others than the first model), ``labels`` (N, C) bool,
             ``patient_key`` and so on.
         examples: The first few recordings.
+        codes: The labels of each recording, as the archive gives them.
         skipped: Recordings whose page could not be drawn.
     """
 
@@ -59,6 +60,7 @@ class Features:
     columns: dict[str, np.ndarray]
     examples: list[Example]
     skipped: list[str]
+    codes: list[frozenset[str]] = field(default_factory=list)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.columns[name]
@@ -115,6 +117,7 @@ def extract(
     ids: list[str] = []
     examples: list[Example] = []
     skipped: list[str] = []
+    codes: list[frozenset[str]] = []
     first = next(iter(models))
     for batch_recordings in in_batches(recordings, batch_size):
         positions = np.arange(len(batch_recordings), dtype=np.int64) + len(ids) + len(skipped)
@@ -122,6 +125,7 @@ def extract(
         good = np.asarray(numpy_batch["page_ok"], bool)
         skipped += [r.id for r, ok in zip(batch_recordings, good, strict=True) if not ok]
         ids += [r.id for r, ok in zip(batch_recordings, good, strict=True) if ok]
+        codes += [frozenset(r.labels) for r, ok in zip(batch_recordings, good, strict=True) if ok]
         tensors = to_device(numpy_batch, device, fs)
         columns = _facts(numpy_batch, batch_recordings)
         for name, model in models.items():
@@ -141,7 +145,7 @@ def extract(
                 examples += [_example(batch_recordings[i].id, i, tensors, redrawn_mv) for i in rows]
         parts.append({name: column[good] for name, column in columns.items()})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
-    return Features(ids, joined, examples, skipped)
+    return Features(ids, joined, examples, skipped, codes)
 
 
 def _facts(batch: Mapping[str, np.ndarray], recordings: Sequence[Recording]) -> dict[str, np.ndarray]:

@@ -11,6 +11,12 @@ import torch
 from ecgscan_ray.evaluation.redraw import recording_pearson
 from ecgscan_ray.evaluation.retrieval import rank_matches
 
+SCORES = {
+    "pretrain": ("score", "mrr_page_to_signal", "mrr_page_to_text", "r_shown"),
+    "teach": ("score", "mrr_signal_to_text", "mrr_hidden_to_signal", "r_hidden"),
+}
+"""Task -> what its validation can measure, each as ``validation.NAME``."""
+
 
 @torch.inference_mode()
 def validation_score(model: Any, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:

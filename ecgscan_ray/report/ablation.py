@@ -10,7 +10,7 @@ from typing import Any
 from ecgscan_ray.config import SweepConfig
 from ecgscan_ray.evaluation.ablation import MEASURES, Cell
 from ecgscan_ray.report.html import bounds, number, render, write_report
-from ecgscan_ray.report.sweep import Trial
+from ecgscan_ray.report.sweep import Trial, csv_row
 from ecgscan_ray.store.filesystem import join, write_bytes_atomic
 
 CSV_NAME = "ablation.csv"
@@ -62,7 +62,8 @@ def table_csv(table: Table) -> str:
             row: list[Any] = [arm, name]
             for figure in (cell.value, cell.difference):
                 row += ["", "", ""] if figure is None else [figure.as_dict()[key] for key in ("value", "low", "high")]
-            writer.writerow([*row, " ".join(f"{seed}:{value:.5f}" for seed, value in cell.by_seed.items())])
+            by_seed = " ".join(f"{seed}:{value:.5f}" for seed, value in cell.by_seed.items())
+            writer.writerow(csv_row([*row, by_seed]))
     return buffer.getvalue()
 
 

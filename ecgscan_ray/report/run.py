@@ -26,6 +26,23 @@ ROWS_NAME = "rows.safetensors"
 """Figures recording by recording, from which runs are compared."""
 Figures = Mapping[str, Estimate]
 
+HEADLINE = (
+    "evaluation.recordings",
+    "retrieval.page_to_signal.recall_at_1",
+    "retrieval.page_to_signal.mrr",
+    "retrieval.page_to_text.mrr",
+    "linear_probe.superclass.macro_auroc",
+    "linear_probe.superclass.macro_auroc.minus_random",
+    "linear_probe.label.macro_auroc",
+    "linear_probe.label.macro_auroc.minus_random",
+    "zero_shot.superclass.macro_auroc",
+    "reconstruction.shown.pearson_r",
+    "reconstruction.unseen.pearson_r",
+)
+"""The figures to look at first, as far as they were measured."""
+
+UNKNOWN_PATIENTS = ("evaluation.unknown_patients", "training.unknown_patients")
+
 DIRECTION_NAMES = {
     "page_to_signal": "page to signal",
     "page_to_text": "page to report",
@@ -45,6 +62,7 @@ class RunFacts:
         checkpoint: ``best`` or ``last``.
         source: Where the recordings come from.
         licence: Theirs.
+        same_store: Whether it is the store that the run was trained on.
         rows: Split -> recordings.
         environment: Hardware and versions.
     """
@@ -56,6 +74,7 @@ class RunFacts:
     checkpoint: str = "last"
     source: str = "unknown"
     licence: str | None = None
+    same_store: bool = True
     rows: Mapping[str, int] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
 
@@ -79,7 +98,7 @@ def write_run_report(out_uri: str, evaluation: Evaluation, lines: Sequence[Line]
         The content of ``report.json``: name -> value, low, high, n.
     """
     all_figures = run_figures(evaluation, lines)
-    content = {name: figure.as_dict() for name, figure in all_figures.items()}
+    content = evaluation.as_dict() | {name: figure.as_dict() for name, figure in all_figures.items()}
     if evaluation.examples:
         picture = figures.redrawn_picture(evaluation.examples[0], facts.config.model.signal_fs)
         write_bytes_atomic(join(out_uri, PICTURE_NAME), picture)
@@ -96,11 +115,14 @@ def run_html(all_figures: Figures, evaluation: Evaluation, lines: Sequence[Line]
         "run.html.j2",
         facts=facts,
         headline=_headline(all_figures, facts.name),
+        patients=patients_sentence(all_figures, facts.same_store),
+        not_measured=by_reason(evaluation.not_measured),
         f=all_figures,
         cards=_cards(all_figures),
         retrieval=_retrieval_rows(all_figures),
         recall_at=RECALL_AT,
         class_rows=_class_rows(all_figures),
+        label_rows=_label_rows(all_figures),
         redraw_rows=_redraw_rows(all_figures),
         lead_rows=_lead_rows(all_figures),
         leads=LEADS,
@@ -116,6 +138,27 @@ def run_html(all_figures: Figures, evaluation: Evaluation, lines: Sequence[Line]
         skipped=evaluation.skipped,
         config_yaml=dump_yaml(facts.config),
     )
+
+
+def patients_sentence(f: Figures, same_store: bool = True) -> str:
+    """Whether the patients were trained on, as far as that is known, and what the intervals are drawn over."""
+    tested, trained = (f[name].value if name in f else 0 for name in UNKNOWN_PATIENTS)
+    if not same_store:
+        return "This is not the store that the run was trained on: these patients may have been trained on."
+    if not tested and not trained:
+        return "None of these patients were trained on; 95 % intervals from resampling patients."
+    return (
+        f"The patient of {tested:.0f} of these recordings and of {trained:.0f} training recordings is not known: the same "
+        "patient may have been trained on, and intervals take each such recording for a patient of its own."
+    )
+
+
+def by_reason(not_measured: Mapping[str, str]) -> dict[str, list[str]]:
+    """Reason -> names of what was not measured for it."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in not_measured.items():
+        reasons.setdefault(reason, []).append(name)
+    return reasons
 
 
 def _headline(f: Figures, name: str) -> str:
@@ -150,6 +193,12 @@ def _cards(f: Figures) -> list[dict[str, Any]]:
             cards.append(
                 {"title": title, "value": f"{number(f[name].value)}", "interval": bounds(f[name]), "against": against}
             )
+    labels = "linear_probe.label.macro_auroc"
+    if labels in f:
+        count, against = len(_label_rows(f)) - 1, f"macro AUROC; random encoder {number(f[f'random.{labels}'].value)}"
+        title = f"Linear probe, {count} label{'s' if count > 1 else ''} of the archive"
+        card = {"title": title, "value": number(f[labels].value), "interval": bounds(f[labels]), "against": against}
+        cards.append(card)
     if "reconstruction.shown.pearson_r" in f:
         figure = f["reconstruction.shown.pearson_r"]
         against = "correlation with the truth on what the page shows"
@@ -185,8 +234,27 @@ def _class_rows(f: Figures) -> list[dict[str, Any]]:
     for title in (*SUPERCLASSES, "macro"):
         tail = "superclass.macro_auroc" if title == "macro" else f"superclass.{title}.auroc"
         names = [f"{prefix}{task}.{tail}" for task in ("linear_probe", "zero_shot") for prefix in ("", "random.")]
-        if all(name in f for name in names):
-            rows.append({"title": title, "cells": [f[name] for name in names]})
+        if any(name in f for name in names):
+            rows.append({"title": title, "cells": [f.get(name) for name in names]})
+    return rows
+
+
+def _label_rows(f: Figures) -> list[dict[str, Any]]:
+    """One row for each label of the archive, most frequent first, then their mean."""
+    stem = "linear_probe.label"
+    names = [name.removeprefix(f"{stem}.").removesuffix(".positives") for name in f if name.endswith(".positives")]
+    names.sort(key=lambda name: (-f[f"{stem}.{name}.positives"].value, name))
+    rows = [
+        {
+            "title": name,
+            "positives": f"{f[f'{stem}.{name}.positives'].value:.0f}",
+            "cells": [f[f"{prefix}{stem}.{name}.auroc"] for prefix in ("", "random.")],
+        }
+        for name in names
+    ]
+    if rows:
+        cells = [f[f"{prefix}{stem}.macro_auroc"] for prefix in ("", "random.")]
+        rows.append({"title": "macro", "positives": "", "cells": cells})
     return rows
 
 

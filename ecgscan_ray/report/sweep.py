@@ -166,15 +166,22 @@ def trials_csv(order: Sequence[Trial], keys: Sequence[str], metric: str) -> str:
     """One row a trial, best first."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["rank", "trial", "state", metric, "step", *keys, "error"])
+    writer.writerow(csv_row(["rank", "trial", "state", metric, "step", *keys, "error"]))
     for rank, trial in enumerate(order, start=1):
         entry = _entry(rank, trial, metric)
         score = "" if entry["score"] is None else f"{entry['score']:.6f}"
         settings = [trial.config.get(key, "") for key in keys]
-        writer.writerow(
-            [rank, trial.id, trial.state, score, entry["step"], *settings, trial.error or trial.reason or ""]
-        )
+        why = trial.error or trial.reason or ""
+        writer.writerow(csv_row([rank, trial.id, trial.state, score, entry["step"], *settings, why]))
     return buffer.getvalue()
+
+
+def csv_row(row: Sequence[Any]) -> list[Any]:
+    """A row for a CSV file: text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    return [
+        f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+        for cell in row
+    ]
 
 
 def _short_names(keys: Sequence[str]) -> dict[str, str]:

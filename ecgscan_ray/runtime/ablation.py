@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-import torch
 from safetensors.numpy import load
 
 from ecgscan_ray.config import Config, SweepConfig, build, merge
+from ecgscan_ray.cores import set_torch_threads
 from ecgscan_ray.evaluation.ablation import Rows, compare
 from ecgscan_ray.report.ablation import write_ablation_report
 from ecgscan_ray.report.run import ROWS_NAME
@@ -45,7 +44,7 @@ def teach_shared(config: SweepConfig, base: dict[str, Any], store: str, out: str
 def train_and_measure(config: Config, store: str, out: str, **options: Any) -> None:
     """One trial: all arms have as many steps, so that it is the last checkpoint that is measured."""
     pretrain(config, store, out, **options)
-    torch.set_num_threads(config.resources.torch_threads or os.cpu_count() or 1)
+    set_torch_threads(config.resources.torch_threads)
     evaluate(out, store=store, which="last")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import platform
 from importlib import metadata
 from typing import Any
@@ -12,6 +11,7 @@ import ray
 import torch
 
 from ecgscan_ray.config import ResourceConfig
+from ecgscan_ray.cores import usable_cores
 from ecgscan_ray.errors import EcgscanError
 from ecgscan_ray.runtime.cluster import start_ray
 from ecgscan_ray.store.manifest import read_manifest
@@ -36,7 +36,7 @@ def examine(store: str | None = None) -> tuple[dict[str, Any], list[str]]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "versions": {name: _version(name) for name in PACKAGES},
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "gpus": gpus or "none",
         "arithmetic": f"{choose_precision('auto', device)} on {device.type}, by a probe",
     }

@@ -1,9 +1,15 @@
-"""What a pretraining would cost, before it starts: counted from store and settings, and two speeds measured here."""
+"""What a pretraining would cost, before it starts: counted from store and settings, and two speeds measured here.
+
+Other processes can only make a timing longer. So each is repeated, the fastest is believed, and the spread is said.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,11 +18,13 @@ from tokenizers import Tokenizer
 from ecgscan_ray import text
 from ecgscan_ray.batch import Batch, BatchMaker, concatenate
 from ecgscan_ray.config import Config
+from ecgscan_ray.cores import usable_cores
 from ecgscan_ray.errors import StoreError
 from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.runtime.embeddings import under_teacher
-from ecgscan_ray.runtime.pretrain import total_steps
+from ecgscan_ray.runtime.fit_to_store import fit_to_store
+from ecgscan_ray.runtime.run_folder import total_steps
 from ecgscan_ray.runtime.stream import needed_cpus
 from ecgscan_ray.store.manifest import read_manifest
 from ecgscan_ray.store.shards import iterate_rows
@@ -29,12 +37,33 @@ from ecgscan_ray.training.tensors import to_device
 TOKENIZER_REPORTS = 2000
 BYTES_PER_PARAMETER = 16
 """fp32 weight, gradient and AdamW's two moments."""
+LEAST_TIMINGS, MOST_TIMINGS, TIMING_S = 3, 20, 8.0
+"""Each timing is repeated until it has taken this many seconds, within these bounds."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of the same work, repeated."""
+
+    fastest: float
+    slowest: float
+    repeats: int
+
+    @classmethod
+    def of(cls, work: Callable[[], object]) -> Timing:
+        """Do the work, which a first time without a clock has warmed up."""
+        seconds: list[float] = []
+        while len(seconds) < LEAST_TIMINGS or (sum(seconds) < TIMING_S and len(seconds) < MOST_TIMINGS):
+            start = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - start)
+        return cls(min(seconds), max(seconds), len(seconds))
 
 
 def dry_run(config: Config, store: str) -> dict[str, Any]:
     """Estimate a run; nothing is written and no cluster is started.
 
-    Rendering is measured on one core of this machine. A training step is measured here too, unless the run wants GPUs
+    Rendering is measured on one core of this machine. A training step is measured here too, unless the run needs GPUs
     that this machine lacks; then hours are left out rather than guessed.
 
     Args:
@@ -54,13 +83,15 @@ def dry_run(config: Config, store: str) -> dict[str, Any]:
     if not rows:
         raise StoreError("has no training recordings", where=store)
     steps = total_steps(config, manifest)
+    config = fit_to_store(config, store, manifest)
     epochs = steps * batch / manifest.rows("train")
     tokenizer = _tokenizer(config, rows)
     model = build_model(config, tokenizer)
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     parameters = sum(p.numel() for p in model.parameters())
     maker = BatchMaker(config, tokenizer)
-    pages_per_s, unit = _render(maker, rows[: config.stream.unit_rows])
+    rendering, unit = _render(maker, rows[: config.stream.unit_rows])
+    pages_per_s = len(unit["position"]) / rendering.fastest
     row_bytes = sum(array.nbytes for array in unit.values()) / len(unit["position"])
     train_bytes = sum(shard.bytes for shard in manifest.shards_of("train"))
     rendered_per_s = pages_per_s * _render_cores(config)
@@ -77,23 +108,37 @@ def dry_run(config: Config, store: str) -> dict[str, Any]:
         "logical CPUs": {name: f"{cpus:g}" for name, cpus in needed_cpus(config).items() if cpus},
         "rendering": f"{pages_per_s:.0f} pages/s a core here, about {rendered_per_s:.0f} with the actors asked for",
     }
-    seconds = _step_seconds(config, model, maker, rows, batch // workers)
-    if seconds is None:
-        return estimate | {"training step": "not measured: the run wants a GPU, this machine has none"}
-    needed = max(seconds, batch / rendered_per_s)
-    hours = steps * needed / 3600
+    step = _time_step(config, model, maker, rows, batch // workers)
+    if step is None:
+        return estimate | {"training step": "not measured: the run needs a GPU, this machine has none"}
+    feeding = batch / rendered_per_s
+    least = max(step.fastest, feeding)
+    most = step.slowest + feeding * rendering.slowest / rendering.fastest
     return estimate | {
-        "training step": f"{seconds:.2f} s on this machine",
-        "limited by": "rendering" if needed > seconds else "training",
-        "cores a worker wants": f"{batch / workers / seconds / pages_per_s:.1f} to be fed",
-        "time": f"{hours:.2f} h, {workers * hours:.2f} worker hours, validation not counted",
+        "training step": f"{step.fastest:.2f} s on this machine (the slowest of {step.repeats}: {step.slowest:.2f} s)",
+        "limited by": "rendering" if feeding > step.fastest else "training",
+        "cores a worker needs": f"{batch / workers / step.fastest / pages_per_s:.1f} to be fed",
+        "time": f"{_hours(steps, least)} to {_hours(steps, most)} h, {_hours(steps * workers, least)} to "
+        f"{_hours(steps * workers, most)} worker hours, validation not counted",
+        "uncertainty": "least time: fastest timings, drawing and training at once; most: slowest, one after the other"
+        + _busy(),
     }
+
+
+def _hours(steps: int, seconds: float) -> str:
+    return f"{steps * seconds / 3600:.2f}"
+
+
+def _busy() -> str:
+    """A warning where other processes keep this machine busy: then even the fastest timing is too long."""
+    load, cores = os.getloadavg()[0], usable_cores()
+    return f". This machine is busy (load {load:.1f} on {cores} cores): when idle it is faster" if load > cores else ""
 
 
 def _render_cores(config: Config) -> int:
     """Cores that render: one an actor; actors that reserve less than a whole CPU share this machine."""
     actors = config.resources.render_actors
-    return actors if config.resources.cpus_per_render_actor >= 1 else min(actors, os.cpu_count() or 1)
+    return actors if config.resources.cpus_per_render_actor >= 1 else min(actors, usable_cores())
 
 
 def _tokenizer(config: Config, rows: list[Recording]) -> Tokenizer:
@@ -102,16 +147,19 @@ def _tokenizer(config: Config, rows: list[Recording]) -> Tokenizer:
     return text.fit_tokenizer([row.report or "" for row in rows], config.model.text.vocab_size)
 
 
-def _render(maker: BatchMaker, rows: list[Recording]) -> tuple[float, Batch]:
-    """Pages a second on one core with warm caches, and the batch."""
-    maker.make(rows[:1], [0], [0])
-    start = time.perf_counter()
-    batch = maker.make(rows, range(len(rows)), [0] * len(rows))
-    return len(rows) / (time.perf_counter() - start), batch
+def _render(maker: BatchMaker, rows: list[Recording]) -> tuple[Timing, Batch]:
+    """Seconds to draw the pages on one core with warm caches, and their batch; every repeat draws other pages."""
+    epochs = itertools.count(1)
+
+    def draw() -> Batch:
+        return maker.make(rows, range(len(rows)), [next(epochs)] * len(rows))
+
+    batch = draw()
+    return Timing.of(draw), batch
 
 
-def _step_seconds(config: Config, model: Any, maker: BatchMaker, rows: list[Recording], size: int) -> float | None:
-    """The faster of two optimiser steps on one worker's share of the batch, or ``None`` without the hardware."""
+def _time_step(config: Config, model: Any, maker: BatchMaker, rows: list[Recording], size: int) -> Timing | None:
+    """Optimiser steps on one worker's share of the batch, or ``None`` without the hardware."""
     if config.resources.use_gpu and not torch.cuda.is_available():
         return None
     device = torch.device("cuda" if config.resources.use_gpu else "cpu")
@@ -122,12 +170,12 @@ def _step_seconds(config: Config, model: Any, maker: BatchMaker, rows: list[Reco
     model = model.to(device, memory_format=torch.channels_last).train()
     optimizer, precision = build_optimizer(model, config.training), choose_precision(config.training.precision, device)
     gradients = Gradients(model, model, Objective(config.objective), config.training.micro_batch, precision)
-    times = []
-    for _ in range(2):
-        start = time.perf_counter()
+
+    def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         _, losses, _ = gradients(tensors, 0.0, 0, by_term=False)
         optimizer.step()
         losses["loss"].item()  # waits for the device
-        times.append(time.perf_counter() - start)
-    return min(times)
+
+    step()  # the first one also allocates
+    return Timing.of(step)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -11,26 +10,33 @@ import numpy as np
 import ray
 import ray.data
 import torch
-import yaml
 from ray.data import ActorPoolStrategy
 
 from ecgscan_ray.batch import UNKNOWN, BatchMaker
 from ecgscan_ray.config import Config, ResourceConfig, build
 from ecgscan_ray.errors import RunError
 from ecgscan_ray.model.teacher import Teacher
-from ecgscan_ray.runtime.cluster import root_cause
+from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.store.embeddings import EmbeddingFile, EmbeddingIndex, EmbeddingWriter, read_index, write_index
-from ecgscan_ray.store.filesystem import absolute, exists, join, read_bytes
+from ecgscan_ray.store.filesystem import absolute, exists, join, list_names, read_bytes
 from ecgscan_ray.store.manifest import Manifest, Shard
 from ecgscan_ray.store.schema import unpack
 from ecgscan_ray.store.shards import read_row_groups
-from ecgscan_ray.training.checkpoint import find_checkpoint, load_teacher
+from ecgscan_ray.training.checkpoint import (
+    find_checkpoint,
+    list_checkpoints,
+    load_teacher,
+    read_config,
+    weights_digest,
+)
 from ecgscan_ray.training.tensors import to_device
 
 logger = logging.getLogger(__name__)
 
 OF_THE_TEACHER = ("embed_dim", "timing_dim", "timing_share", "signal_fs", "signal_seconds", "signal", "text")
 """Settings of ``model`` that a run takes over from its teacher."""
+
+_MAKE_ONE = "Give the folder of a finished 'ecgscan teach', or make one with it."
 
 
 @dataclass(frozen=True)
@@ -49,19 +55,36 @@ def under_teacher(config: Config) -> Config:
         RunError: No finished teacher there, or not the one whose digest the settings name.
     """
     run = absolute(config.teacher.run or "")
+    if not list_checkpoints(run):
+        raise RunError(f"is no teacher: it is {_kind(run)}", where=run, fix=_MAKE_ONE)
     uri = find_checkpoint(run)
-    theirs = build(Config, yaml.safe_load(read_bytes(join(uri, "config.yaml"))), where=run)
+    theirs = read_config(uri)
     if theirs.task != "teach":
-        raise RunError("holds a page encoder, not a teacher", where=run, fix="Make a teacher by 'ecgscan teach'.")
+        raise RunError("is no teacher: it is a run of 'ecgscan pretrain', a page encoder", where=run, fix=_MAKE_ONE)
     if not exists(join(run, "finished.json")):
         raise RunError("the teacher is not finished", where=run, fix="Go on with it: 'ecgscan teach --out' once more.")
-    digest = json.loads(read_bytes(join(uri, "state.json")))["digests"]["model.safetensors"]
+    digest = weights_digest(uri)
     if config.teacher.digest not in (None, digest):
         raise RunError("is no longer the teacher that this run began with", where=run)
     content = config.model_dump(mode="json")
     content["model"] |= {name: theirs.model.model_dump(mode="json")[name] for name in OF_THE_TEACHER}
     content["teacher"] = theirs.teacher.model_dump(mode="json") | {"run": run, "digest": digest}
     return build(Config, content, where=f"teacher {run}")
+
+
+def _kind(place: str) -> str:
+    """What a folder is that holds no checkpoint, in words."""
+    names = set(list_names(place))
+    known = {
+        "a run without a checkpoint yet": "environment.json",
+        "a store": "manifest.json",
+        "an exported encoder": "model.safetensors",
+        "a sweep": "sweep.json",
+    }
+    return next(
+        (kind for kind, name in known.items() if name in names),
+        "a folder of something else" if names else "empty, or not there",
+    )
 
 
 def teacher_tokenizer(run: str) -> str:
@@ -97,7 +120,7 @@ class Task:
 
 def _embed(task: Task, shards: list[Shard], resources: ResourceConfig) -> list[EmbeddingFile]:
     dataset = ray.data.from_items(
-        [{"path": s.path, "split": s.split, "groups": len(s.row_groups)} for s in shards],
+        [{"shard": shard.model_dump_json()} for shard in shards],
         override_num_blocks=len(shards),
     ).map(
         Embed,
@@ -106,10 +129,8 @@ def _embed(task: Task, shards: list[Shard], resources: ResourceConfig) -> list[E
         num_gpus=1 if resources.use_gpu else None,
         compute=ActorPoolStrategy(size=resources.num_workers if resources.use_gpu else resources.render_actors),
     )
-    try:
-        files = [EmbeddingFile.model_validate_json(row["file"]) for row in dataset.take_all()]
-    except Exception as error:
-        raise root_cause(error, task.run) from error
+    rows = attend(dataset.take_all, task.run, "The same command starts this part again.")
+    files = [EmbeddingFile.model_validate_json(row["file"]) for row in rows]
     by_path = {file.path: file for file in files}
     return [by_path[shard.path] for shard in shards]
 
@@ -127,10 +148,11 @@ class Embed:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         writer, known = EmbeddingWriter(), dict[int, np.ndarray]()
-        for group in range(int(row["groups"])):
-            recordings = unpack(read_row_groups(self._task.store, row["path"], [group]))
+        shard = Shard.model_validate_json(row["shard"])
+        for group in range(len(shard.row_groups)):
+            recordings = unpack(read_row_groups(self._task.store, shard, [group]))
             writer.add(*self._say(recordings, known))
-        return {"file": writer.close(self._task.folder, row["path"], row["split"]).model_dump_json()}
+        return {"file": writer.close(self._task.folder, shard.path, shard.split).model_dump_json()}
 
     @torch.inference_mode()
     def _say(self, recordings: list[Any], known: dict[int, np.ndarray]) -> tuple[np.ndarray, ...]:

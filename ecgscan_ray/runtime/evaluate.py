@@ -14,10 +14,10 @@ from ecgscan_ray.errors import RunError, StoreError
 from ecgscan_ray.evaluation.evaluate import evaluate_run
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.report.metrics import read_metrics
-from ecgscan_ray.report.run import RunFacts, write_run_report
+from ecgscan_ray.report.run import UNKNOWN_PATIENTS, RunFacts, patients_sentence, write_run_report
 from ecgscan_ray.runtime.run_folder import read_environment
 from ecgscan_ray.store.filesystem import exists, join
-from ecgscan_ray.store.manifest import SPLITS, read_manifest
+from ecgscan_ray.store.manifest import SPLITS, Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows
 from ecgscan_ray.training.checkpoint import build_model, load_run
 
@@ -31,7 +31,7 @@ def evaluate(
     which: Literal["best", "last"] = "best",
     settings: dict[str, Any] | None = None,
     device: str | None = None,
-) -> dict[str, dict[str, float | int | None]]:
+) -> dict[str, dict[str, float | int | str | None]]:
     """Measure a run and write ``report.html``, ``report.json`` and ``redrawn.png`` into its folder.
 
     Args:
@@ -46,7 +46,7 @@ def evaluate(
 
     Raises:
         RunError: No run, or no checkpoint in it.
-        StoreError: The store is not there, or has no rows of a split.
+        StoreError: The store is not there, or has no recordings to measure on.
     """
     if not exists(join(run, "config.yaml")):
         raise RunError("not a run folder: it has no config.yaml", where=run, fix="Make a run by 'ecgscan pretrain'.")
@@ -55,13 +55,16 @@ def evaluate(
     if not store:
         raise RunError("does not say which store it was trained on", where=run, fix="Give --store.")
     manifest = read_manifest(store)
-    if manifest.digest() != environment.get("manifest_digest"):
+    same_store = manifest.digest() == environment.get("manifest_digest")
+    if not same_store:
         logger.warning("%s is not the store that %s was trained on: its patients may have been trained on", store, run)
     loaded = load_run(run, which)
     config = _with_evaluation(loaded.config, settings or {})
-    for split in {"train", "validation", config.evaluation.split}:
+    for split in ("train", config.evaluation.split):
         if not manifest.rows(split):
-            raise StoreError(f"has no recordings in the split '{split}'", where=store)
+            raise StoreError(
+                f"has no recordings in the split '{split}'", where=store, fix=_fix_of_split(split, manifest)
+            )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     def recordings_of(split: str) -> Iterator[Recording]:
@@ -81,11 +84,23 @@ def evaluate(
         samples_seen=loaded.state.samples_seen,
         checkpoint=which,
         source=manifest.source,
+        same_store=same_store,
         licence=manifest.licence,
         rows={split: manifest.rows(split) for split in SPLITS},
         environment=_spoken(environment),
     )
+    unknown = sum(evaluation.figures[name].value for name in UNKNOWN_PATIENTS)
+    if unknown and same_store:
+        logger.warning("%s", patients_sentence(evaluation.figures))
     return write_run_report(run, evaluation, read_metrics(run), facts)
+
+
+def _fix_of_split(split: str, manifest: Manifest) -> str:
+    fix = "Prepare it again with folds for this split or a column 'split' in its table"
+    other = next((name for name in ("test", "validation") if name != split and manifest.rows(name)), None)
+    return (
+        f"{fix}, or measure on '{other}': --set evaluation.split={other}." if other and split != "train" else f"{fix}."
+    )
 
 
 def _with_evaluation(config: Config, settings: dict[str, Any]) -> Config:

@@ -27,7 +27,8 @@ from ecgscan_ray.recording.labels import superclasses
 from ecgscan_ray.recording.language import language
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.recording.sources import Item, Source, open_source
-from ecgscan_ray.runtime.cluster import root_cause, start_ray
+from ecgscan_ray.runtime.attend import attend
+from ecgscan_ray.runtime.cluster import start_ray
 from ecgscan_ray.store import filesystem
 from ecgscan_ray.store.manifest import MANIFEST_NAME, QUARANTINE_NAME, SPLITS, Counts, Manifest, Shard, write_manifest
 from ecgscan_ray.store.shards import ShardWriter, write_quarantine
@@ -239,13 +240,15 @@ def _run(
         return shards, counts, left
     rows = [{"job": json.dumps(asdict(job))} for job in jobs]
     results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_task, num_cpus=1)
-    try:
+
+    def gather() -> None:
+        nonlocal done
         for row in results.iter_rows():
             result = json.loads(row["result"])
             if "error" in result:
                 raise StoreError(**result["error"])
-            shards += [Shard(**result["shard"])] if result["shard"] else []
-            left += result["left"]
+            shards.extend([Shard(**result["shard"])] if result["shard"] else [])
+            left.extend(result["left"])
             for facet, values in result["counts"].items():
                 into = counts[result["split"]].setdefault(facet, {})
                 for value, count in values.items():
@@ -253,8 +256,8 @@ def _run(
             done += result["items"]
             if progress:
                 progress(done, total)
-    except Exception as error:
-        raise root_cause(error, where) from error
+
+    attend(gather, where, "The same command starts again.")
     return shards, counts, left
 
 

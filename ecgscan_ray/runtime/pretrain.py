@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 import ray
@@ -18,29 +16,37 @@ import ray.train
 import ray.train.collective
 import torch
 from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import get_device
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config
-from ecgscan_ray.errors import ConfigError
+from ecgscan_ray.cores import set_torch_threads
+from ecgscan_ray.errors import ConfigError, EcgscanError, NotFiniteError, WorkError
 from ecgscan_ray.evaluation.score import teacher_score, validation_score
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.external import load_external
 from ecgscan_ray.model.reader import SignalReader
 from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.runtime import run_folder, stream
-from ecgscan_ray.runtime.cluster import root_cause, start_ray
+from ecgscan_ray.runtime.attend import attend
+from ecgscan_ray.runtime.cluster import start_ray
 from ecgscan_ray.runtime.embeddings import Said, said_by_teacher, teacher_tokenizer, under_teacher
+from ecgscan_ray.runtime.failures import Trainer, lasting
+from ecgscan_ray.runtime.fit_to_store import fit_to_store
 from ecgscan_ray.runtime.progress import ProgressLine
+from ecgscan_ray.runtime.registered import registered_step, use_newest_whole
+from ecgscan_ray.runtime.run_folder import total_steps
 from ecgscan_ray.store.filesystem import absolute, exists, join, open_filesystem, read_bytes, write_bytes_atomic
+from ecgscan_ray.store.lease import exclusive
 from ecgscan_ray.store.manifest import Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows
 from ecgscan_ray.training.checkpoint import build_trained, load_run, load_teacher
 from ecgscan_ray.training.loop import Job, train
 from ecgscan_ray.training.meters import RunLog
+from ecgscan_ray.training.scratch import clear_scratch, scratch
 from ecgscan_ray.training.tensors import to_device
 
 logger = logging.getLogger(__name__)
@@ -65,14 +71,6 @@ class WorkerArguments:
     init_from: str | None
     said: Said | None
     stop_rule: StopRule | None
-
-
-def total_steps(config: Config, manifest: Manifest) -> int:
-    """Optimiser steps of the run."""
-    if config.training.steps is not None:
-        return config.training.steps
-    assert config.training.epochs is not None  # the config has exactly one of the two
-    return max(1, math.ceil(config.training.epochs * manifest.rows("train") / config.training.global_batch_size))
 
 
 def teach(config: Config, store: str, out: str, **options: Any) -> None:
@@ -119,12 +117,33 @@ def pretrain(
     manifest = read_manifest(store)
     if config.task == "pretrain" and config.teacher.run:
         config = under_teacher(config)
-    steps = total_steps(config, manifest)
     stream.Source(config, store, manifest, "").plan()
-    standing = run_folder.claim(out, config, manifest, store, fresh)
-    if standing == "finished":
-        logger.info("%s: finished already; nothing to do", out)
-        return
+    config = fit_to_store(config, store, manifest)
+    with exclusive(out, f"ecgscan {config.task}"):
+        standing = run_folder.claim(out, config, manifest, store, fresh)
+        if standing == "finished":
+            logger.info("%s: finished already; nothing to do", out)
+            return
+        clear_scratch()
+        try:
+            _train(config, store, manifest, out, standing, init_from, list(callbacks), stop_rule, quiet)
+        finally:
+            clear_scratch(out)
+
+
+def _train(
+    config: Config,
+    store: str,
+    manifest: Manifest,
+    out: str,
+    standing: run_folder.Standing,
+    init_from: str | None,
+    callbacks: list[Any],
+    stop_rule: StopRule | None,
+    quiet: bool,
+) -> None:
+    """The rest of the run in a folder that is ours."""
+    steps, done = total_steps(config, manifest), use_newest_whole(out)
     tokenizer_json = _tokenizer(config, store, manifest, out)
     _refuse_batch_norm(config, tokenizer_json)
     start_ray(config.resources)
@@ -132,13 +151,12 @@ def pretrain(
     job = Job(config, steps, tokenizer_json, manifest.digest())
     said = said_by_teacher(config, store, manifest) if config.teacher.digest else None
     source = stream.Source(config, store, manifest, tokenizer_json, said=said.folder if said else None)
-    done = _registered_step(out)
     if standing == "unfinished":
         logger.info("%s: going on from step %d of %d", out, done, steps)
     if done < steps:
-        arguments = WorkerArguments(job, store, out, manifest, init_from, said, stop_rule)
-        _fit(arguments, source, list(callbacks), quiet)
-    write_bytes_atomic(join(out, "finished.json"), json.dumps({"step": _registered_step(out)}).encode())
+        _fit(WorkerArguments(job, store, out, manifest, init_from, said, stop_rule), source, callbacks, quiet)
+    finished = json.dumps({"step": registered_step(out)})
+    write_bytes_atomic(join(out, run_folder.FINISHED), finished.encode())
 
 
 def _refuse_batch_norm(config: Config, tokenizer_json: str) -> None:
@@ -151,7 +169,7 @@ def _refuse_batch_norm(config: Config, tokenizer_json: str) -> None:
     """
     if config.resources.num_workers == 1 or config.resources.use_gpu:
         return
-    model = build_trained(config, text.load_tokenizer(tokenizer_json))
+    model = build_trained(config, text.parse_tokenizer(tokenizer_json))
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         raise ConfigError(
             f"'{config.model.image.name}' has batch norm, which several CPU workers cannot share",
@@ -168,12 +186,12 @@ def _fit(arguments: WorkerArguments, source: stream.Source, callbacks: list[Any]
 
     def rest_of_the_run() -> ray.data.Dataset:
         """Called whenever a worker group is set up: what the last registered checkpoint has not consumed."""
-        return stream.build(source, _registered_step(out) * batch, arguments.job.total_steps * batch)
+        return stream.build(source, registered_step(out) * batch, arguments.job.total_steps * batch)
 
     worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
     if resources.use_gpu:
         worker["GPU"] = 1
-    trainer = TorchTrainer(
+    trainer = Trainer(
         _worker,
         train_loop_config={"arguments": arguments},
         scaling_config=ScalingConfig(
@@ -195,9 +213,28 @@ def _fit(arguments: WorkerArguments, source: stream.Source, callbacks: list[Any]
     )
     try:
         with ProgressLine(out, enabled=not quiet):
-            trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise root_cause(error, out) from error
+            attend(trainer.fit, out, "The same command goes on from the last checkpoint.")
+    except EcgscanError as error:
+        cause = lasting(error.__cause__) if error.__cause__ else None
+        raise _told(cause or error, source, out) from error
+
+
+def _told(error: EcgscanError, source: stream.Source, out: str) -> EcgscanError:
+    """Of a failure of numbers: which recordings were in the batch, and what there is to go on from."""
+    if not isinstance(error, NotFiniteError):
+        return error
+    ids = _ids_at(error.step, source)
+    done = registered_step(out)
+    saved = f"The checkpoint of step {done} is good" if done else "No checkpoint was saved before"
+    what = f"{error.what}, a batch of {len(ids)} recordings ({', '.join(ids[:4])}, ...)"
+    fix = f"{saved}; lower training.learning_rate or raise training.warmup_steps, in another --out."
+    return WorkError(what, where=out, fix=fix)
+
+
+def _ids_at(step: int, source: stream.Source) -> list[str]:
+    """Ids of the recordings in the global batch of a step, counted from 1."""
+    batch = source.config.training.global_batch_size
+    return stream.read_span(source.store, source.plan(), (step - 1) * batch, step * batch)["id"].to_pylist()
 
 
 def _kept(config: Config) -> CheckpointConfig:
@@ -205,15 +242,6 @@ def _kept(config: Config) -> CheckpointConfig:
     if config.training.validation_rows:
         return CheckpointConfig(num_to_keep=2, checkpoint_score_attribute="validation.score")
     return CheckpointConfig(num_to_keep=2)
-
-
-def _registered_step(out: str) -> int:
-    """Step of the last checkpoint that Ray Train has registered, 0 without one: the one a new worker group gets."""
-    uri = join(out, "checkpoints", "checkpoint_manager_snapshot.json")
-    if not exists(uri):
-        return 0
-    latest = json.loads(read_bytes(uri)).get("latest_checkpoint_result")
-    return int(latest["metrics"]["step"]) if latest else 0
 
 
 def _tokenizer(config: Config, store: str, manifest: Manifest, out: str) -> str:
@@ -237,23 +265,28 @@ def _tokenizer(config: Config, store: str, manifest: Manifest, out: str) -> str:
 def _worker(loop_config: dict[str, Any]) -> None:
     """One training worker's life."""
     arguments: WorkerArguments = loop_config["arguments"]
+    with scratch(arguments.out) as local:
+        _work(arguments, local)
+
+
+def _work(arguments: WorkerArguments, local: Path) -> None:
     job, config = arguments.job, arguments.job.config
     context = ray.train.get_context()
-    torch.set_num_threads(config.resources.torch_threads or os.cpu_count() or 1)
+    set_torch_threads(config.resources.torch_threads)
     device = get_device()
-    tokenizer = text.load_tokenizer(job.tokenizer_json)
+    tokenizer = text.parse_tokenizer(job.tokenizer_json)
     model = build_trained(config, tokenizer)
     if ray.train.get_checkpoint() is None:
         _take_first_weights(model, arguments)
     model = model.to(device).to(memory_format=torch.channels_last)
     first = context.get_world_rank() == 0
-    log = RunLog(arguments.out) if first else None
+    log = RunLog(arguments.out, local) if first else None
     shard = ray.train.get_dataset_shard("train")
     train(
         job,
         model,
         stream.batches(shard, config, context.get_world_size(), log.stalled if log else logger.warning),
-        RayReporter(arguments.stop_rule),
+        RayReporter(arguments.stop_rule, local),
         device=device,
         wrap=_data_parallel if context.get_world_size() > 1 else lambda module: module,
         validate=_validator(arguments, device) if first and config.training.validation_rows else None,
@@ -293,7 +326,7 @@ def _validator(arguments: WorkerArguments, device: torch.device) -> Callable[[nn
     config = arguments.job.config
     score = teacher_score if config.task == "teach" else validation_score
     rows = list(iterate_rows(arguments.store, arguments.manifest, "validation", limit=config.training.validation_rows))
-    maker = BatchMaker(config, text.load_tokenizer(arguments.job.tokenizer_json))
+    maker = BatchMaker(config, text.parse_tokenizer(arguments.job.tokenizer_json))
     size = config.evaluation.batch_size
     kept = []
     for start in range(0, len(rows), size):
@@ -304,17 +337,29 @@ def _validator(arguments: WorkerArguments, device: torch.device) -> Callable[[nn
 
 
 class RayReporter:
-    """The loop's link to Ray Train."""
+    """The loop's link to Ray Train.
 
-    def __init__(self, stop_rule: StopRule | None) -> None:
-        self._stop_rule = stop_rule
-        self._local = TemporaryDirectory(prefix="ecgscan-resume-")  # gone with the reporter
+    Args:
+        stop_rule: Ends the run early.
+        local: Folder on this machine for what is on its way.
+    """
+
+    def __init__(self, stop_rule: StopRule | None, local: Path) -> None:
+        self._stop_rule, self._local = stop_rule, local
+        self._resumed: Path | None = None
 
     def last_checkpoint(self) -> Path | None:
         checkpoint = ray.train.get_checkpoint()
-        return Path(checkpoint.to_directory(self._local.name)) if checkpoint else None
+        if checkpoint:
+            self._resumed = Path(checkpoint.to_directory(str(self._local / Path(checkpoint.path).name)))
+        return self._resumed
+
+    def new_folder(self) -> Path:
+        return Path(mkdtemp(dir=self._local))
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
+        if self._resumed:  # long restored
+            shutil.rmtree(self._resumed, ignore_errors=True)
         kept = Checkpoint.from_directory(str(checkpoint)) if checkpoint else None
         ray.train.report(metrics, checkpoint=kept, checkpoint_dir_name=f"checkpoint_{int(metrics['step']):09d}")
         if checkpoint:

@@ -3,18 +3,43 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import platform
 import subprocess
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from ecgscan_ray.config import Config, build, dump_yaml
+from ecgscan_ray.config import Config, dump_yaml
 from ecgscan_ray.errors import RunError
-from ecgscan_ray.store.filesystem import exists, join, list_files, open_filesystem, read_bytes, write_bytes_atomic
+from ecgscan_ray.store.filesystem import (
+    delete_file,
+    exists,
+    join,
+    list_files,
+    list_names,
+    open_filesystem,
+    read_bytes,
+    write_bytes_atomic,
+)
 from ecgscan_ray.store.manifest import Manifest
+from ecgscan_ray.training.checkpoint import list_checkpoints, read_config
+from ecgscan_ray.training.optimizer import learning_rate
+
+logger = logging.getLogger(__name__)
 
 Standing = Literal["new", "unfinished", "finished"]
+
+CONFIG, ENVIRONMENT, TOKENIZER, FINISHED = "config.yaml", "environment.json", "tokenizer.json", "finished.json"
+CHECKPOINTS = "checkpoints"
+
+_OF_A_RUN = {TOKENIZER, FINISHED, "progress.json", CHECKPOINTS, "metrics", "tensorboard"}
+"""Files and folders of a run, beside its settings and environment."""
+
+LENGTH = {"training.steps", "training.epochs"}
+"""Settings that may change between two commands of a run."""
 
 _PACKAGES = (
     "ecgscan_ray",
@@ -32,6 +57,9 @@ _PACKAGES = (
 def claim(out: str, config: Config, manifest: Manifest, store: str, fresh: bool) -> Standing:
     """Take an empty folder for a new run, or recognise an earlier run of the same config and store.
 
+    ``config.yaml`` makes a folder a run's, and comes last: a command that was cut before it takes the folder again. So does
+    one with other settings, as long as no step was saved. A run may get another length, never less than it has done.
+
     Args:
         out: URI of the run folder.
         config: Resolved settings.
@@ -44,34 +72,116 @@ def claim(out: str, config: Config, manifest: Manifest, store: str, fresh: bool)
         StoreError: It cannot be written.
     """
     open_filesystem(out, create=True)
-    if not exists(join(out, "config.yaml")):
-        others = [name for name in list_files(out) if not name.startswith(".")]
-        if others:
-            raise RunError(
-                f"the folder holds other things ({others[0]}, ...)", where=out, fix="Give --out an empty folder."
-            )
-        write_bytes_atomic(join(out, "environment.json"), json.dumps(environment(manifest, store), indent=1).encode())
-        write_bytes_atomic(join(out, "config.yaml"), dump_yaml(config).encode())
+    if not exists(join(out, CONFIG)):
+        refuse_other_things(out, [ENVIRONMENT, CONFIG])
+        _take(out, config, manifest, store)
         return "new"
     if fresh:
-        raise RunError("--fresh wants an empty folder, this one holds a run", where=out)
-    different = differences(read_config(out), config)
-    if different:
-        raise RunError(f"holds a run with other settings: {'; '.join(different)}", where=out, fix="Give another --out.")
-    if read_environment(out)["manifest_digest"] != manifest.digest():
+        raise RunError("--fresh needs an empty folder, this one holds a run", where=out)
+    if not _saved_a_step(out):
+        return _claim_unstarted(out, config, manifest, store)
+    old = read_config(out)
+    different = differences(old, config)
+    changed = [line for line in different if line.partition(":")[0] not in LENGTH]
+    if changed:
+        raise RunError(f"holds a run with other settings: {'; '.join(changed)}", where=out, fix="Give another --out.")
+    if read_environment(out).get("manifest_digest") != manifest.digest():
         raise RunError("holds a run on another store", where=out, fix="Give another --out.")
-    return "finished" if exists(join(out, "finished.json")) else "unfinished"
+    if different:
+        _change_length(out, old, config, manifest)
+    return "finished" if exists(join(out, FINISHED)) else "unfinished"
 
 
-def read_config(out: str) -> Config:
-    """The resolved settings of a run."""
-    import yaml
+def _take(out: str, config: Config, manifest: Manifest, store: str) -> None:
+    write_bytes_atomic(join(out, ENVIRONMENT), json.dumps(environment(manifest, store), indent=1).encode())
+    write_bytes_atomic(join(out, CONFIG), dump_yaml(config).encode())
 
-    return build(Config, yaml.safe_load(read_bytes(join(out, "config.yaml"))), where=out)
+
+def refuse_other_things(out: str, ours: Collection[str]) -> None:
+    """Raise unless the folder is empty; hidden files, ``ours`` and what an interrupted writing of these left do not count.
+
+    Raises:
+        RunError: With the name of something that is there.
+    """
+    others = [name for name in list_names(out) if not name.startswith(".") and name.partition(".tmp-")[0] not in ours]
+    if others:
+        what = f"the folder holds other things ({others[0]}, ...)"
+        raise RunError(what, where=out, fix="Give --out an empty folder.")
+
+
+def _saved_a_step(out: str) -> bool:
+    return any(name.endswith("/state.json") for name in list_files(join(out, CHECKPOINTS), recursive=True))
+
+
+def _claim_unstarted(out: str, config: Config, manifest: Manifest, store: str) -> Standing:
+    """A run without a checkpoint has nothing to lose: it begins with these settings, whatever it was to be."""
+    try:
+        changes = differences(read_config(out), config)
+        if read_environment(out).get("manifest_digest") != manifest.digest():
+            changes.append("another store")
+    except RunError as error:
+        changes = [str(error)]
+    if not changes:
+        return "unfinished"
+    logger.info("%s: the run here saved no step; it begins with other settings (%s)", out, "; ".join(changes))
+    for name in list_files(out, recursive=True):
+        if name.partition("/")[0] in _OF_A_RUN:
+            delete_file(join(out, name))
+    _take(out, config, manifest, store)
+    return "new"
+
+
+def _change_length(out: str, old: Config, config: Config, manifest: Manifest) -> None:
+    """The same run to another number of steps; what is done stays as it is."""
+    before, after, done = (
+        total_steps(old, manifest),
+        total_steps(config, manifest),
+        next(iter(list_checkpoints(out).values())).step,
+    )
+    if after < done:
+        what = f"the run has done {done} steps, more than the {after} asked for"
+        raise RunError(what, where=out, fix="Ask for more steps, or give another --out.")
+    rates = [learning_rate(min(done, steps - 1), steps, config.training) for steps in (before, after)]
+    logger.info(
+        "%s: %d steps instead of %d. From step %d on the learning rate follows the schedule of %d steps (%.2g, not %.2g), so "
+        "the outcome is not that of %d steps from the start",
+        *(out, after, before, done, after, rates[1], rates[0], after),
+    )
+    delete_file(join(out, FINISHED))
+    write_bytes_atomic(join(out, CONFIG), dump_yaml(config).encode())
+
+
+def total_steps(config: Config, manifest: Manifest) -> int:
+    """Optimiser steps of the run."""
+    if config.training.steps is not None:
+        return config.training.steps
+    assert config.training.epochs is not None  # the config has exactly one of the two
+    return max(1, math.ceil(config.training.epochs * manifest.rows("train") / config.training.global_batch_size))
 
 
 def read_environment(out: str) -> dict[str, Any]:
-    return json.loads(read_bytes(join(out, "environment.json")))
+    """What ``environment.json`` of a run says.
+
+    Raises:
+        RunError: It is missing or damaged.
+    """
+    return read_json(join(out, ENVIRONMENT))
+
+
+def read_json(uri: str) -> dict[str, Any]:
+    """A small file of a run.
+
+    Raises:
+        RunError: It is missing, or no JSON object.
+    """
+    content = read_bytes(uri) if exists(uri) else b""
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise RunError("missing or damaged", where=uri, fix="Give another --out, or put the file back.")
+    return found
 
 
 def differences(old: Config, new: Config) -> list[str]:

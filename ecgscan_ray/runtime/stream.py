@@ -23,7 +23,7 @@ from ecgscan_ray import text
 from ecgscan_ray.batch import Batch, BatchMaker, concatenate
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import ConfigError
-from ecgscan_ray.store.embeddings import COLUMNS, read_embeddings, vectors
+from ecgscan_ray.store.embeddings import COLUMNS, EmbeddingReader, vectors
 from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.store.plan import Plan
 from ecgscan_ray.store.schema import unpack
@@ -64,27 +64,32 @@ class Read:
 
     def __init__(self, source: Source) -> None:
         self._source, self._plan = source, source.plan()
+        self._vectors = EmbeddingReader(source.said) if source.said else None
 
     def __call__(self, spans: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
         unit = self._source.config.stream.unit_rows
         for start, stop in zip(spans["start"].tolist(), spans["stop"].tolist(), strict=True):
-            rows = read_span(self._source.store, self._plan, start, stop, self._source.said)
+            rows = read_span(self._source.store, self._plan, start, stop, self._vectors)
             for first in range(0, stop - start, unit):
                 yield {"unit": np.array([serialise(rows.slice(first, unit))], dtype=object)}
 
 
-def read_span(store: str, plan: Plan, start: int, stop: int, said: str | None = None) -> pa.Table:
+def read_span(store: str, plan: Plan, start: int, stop: int, vectors_of: EmbeddingReader | None = None) -> pa.Table:
     """Packed rows of positions [start, stop) in their order, with columns ``position`` and ``epoch``.
 
-    With ``said``, the folder of a teacher's vectors, its columns come along.
+    With ``vectors_of``, a teacher's vectors come along as its columns.
+
+    Raises:
+        StoreError: A file is missing, damaged, or another one than the manifest says.
     """
     tables, positions = [], []
     for piece in plan.pieces(start, stop):
-        rows = read_row_groups(store, piece.shard, [piece.row_group]).take(pa.array(piece.rows))
-        if said is not None:
-            vectors = read_embeddings(said, piece.shard, [piece.row_group]).take(pa.array(piece.rows))
+        shard, chosen = plan.shards[piece.shard], pa.array(piece.rows)
+        rows = read_row_groups(store, shard, [piece.row_group]).take(chosen)
+        if vectors_of is not None:
+            embedded = vectors_of.read(shard, [piece.row_group]).take(chosen)
             for name in COLUMNS:
-                rows = rows.append_column(name, vectors[name])
+                rows = rows.append_column(name, embedded[name])
         epoch = pa.array(np.full(len(rows), piece.epoch, np.int64))
         tables.append(rows.append_column("epoch", epoch).append_column("position", pa.array(piece.positions)))
         positions.append(piece.positions)
@@ -112,7 +117,7 @@ class Render:
     """Stage 2: one packed unit to one row of arrays."""
 
     def __init__(self, source: Source) -> None:
-        self._maker = BatchMaker(source.config, text.load_tokenizer(source.tokenizer_json))
+        self._maker = BatchMaker(source.config, text.parse_tokenizer(source.tokenizer_json))
 
     def __call__(self, block: dict[str, np.ndarray]) -> Batch:
         with pa.ipc.open_stream(block["unit"][0]) as reader:

@@ -24,21 +24,17 @@ from ray.tune.search.optuna import OptunaSearch
 
 from ecgscan_ray.config import Config, SearchRange, SweepConfig, build, dump_yaml, merge, read_yaml
 from ecgscan_ray.errors import ConfigError, RunError, WorkError, near_miss
+from ecgscan_ray.evaluation.score import SCORES
 from ecgscan_ray.report.sweep import Trial, write_sweep_report
 from ecgscan_ray.runtime import ablation
+from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.cluster import root_cause, start_ray
-from ecgscan_ray.runtime.pretrain import pretrain, total_steps
+from ecgscan_ray.runtime.pretrain import pretrain
+from ecgscan_ray.runtime.run_folder import read_json, refuse_other_things, total_steps
 from ecgscan_ray.runtime.stream import needed_cpus
 from ecgscan_ray.runtime.trials import StopRule, TrialBook, trial_id
-from ecgscan_ray.store.filesystem import (
-    absolute,
-    exists,
-    join,
-    list_files,
-    open_filesystem,
-    read_bytes,
-    write_bytes_atomic,
-)
+from ecgscan_ray.store.filesystem import absolute, exists, join, open_filesystem, write_bytes_atomic
+from ecgscan_ray.store.lease import exclusive
 from ecgscan_ray.store.manifest import read_manifest
 
 logger = logging.getLogger(__name__)
@@ -50,6 +46,7 @@ TRIAL_CPUS = 0.01
 
 _TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints boxes at any verbosity
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # else Ctrl-C looks like the end of the search
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in settings mean what they mean here
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a trial's metrics are in its run folder
 }
@@ -102,7 +99,22 @@ def sweep(
     _check_space(config, base)
     manifest = read_manifest(store)
     book = TrialBook(out, config.metric)
-    _claim(config, base, manifest.digest(), out, fresh)
+    with exclusive(out, "ecgscan sweep"):
+        return _sweep(config, base, store, manifest.digest(), book, fresh, train)
+
+
+def _sweep(
+    config: SweepConfig,
+    base: dict[str, Any],
+    store: str,
+    digest: str,
+    book: TrialBook,
+    fresh: bool,
+    train: Train | None,
+) -> dict[str, Any]:
+    """The rest of the sweep in a folder that is ours."""
+    out = book.out
+    _claim(config, base, digest, book, fresh)
     left = config.length - sum(trial.state != "running" for trial in book.trials())
     if left > 0 and not _exhausted(out, config):
         deadline = time.time() + config.deadline_s
@@ -120,8 +132,7 @@ def sweep(
 def _check_space(config: SweepConfig, base: dict[str, Any]) -> None:
     """Every value that a trial may get is tried on the config now, not in the middle of the night."""
     resolved = build(Config, base, where=f"base {config.base}")
-    if config.metric.startswith("validation.") and not resolved.training.validation_rows:
-        raise ConfigError("the metric is never measured: training.validation_rows is 0", where=config.metric)
+    _check_metric(config.metric, resolved)
     known = _flat(resolved.model_dump(mode="json"))
     for key, span in config.space.items():
         if key not in known:
@@ -141,6 +152,14 @@ def _check_space(config: SweepConfig, base: dict[str, Any]) -> None:
         build(Config, merge(base, changes), where=f"arm '{arm}'")
 
 
+def _check_metric(metric: str, base: Config) -> None:
+    known = [f"validation.{name}" for name in SCORES[base.task]]
+    if metric not in known:
+        raise ConfigError(f"no trial measures '{metric}'", where="metric", fix=near_miss(metric, known))
+    if not base.training.validation_rows:
+        raise ConfigError("the metric is never measured: training.validation_rows is 0", where=metric)
+
+
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
@@ -148,8 +167,9 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _claim(config: SweepConfig, base: dict[str, Any], digest: str, out: str, fresh: bool) -> None:
-    """Take an empty folder, or recognise the sweep that is in it."""
+def _claim(config: SweepConfig, base: dict[str, Any], digest: str, book: TrialBook, fresh: bool) -> None:
+    """Take an empty folder, or one whose sweep never began a trial, or recognise the sweep that is in it."""
+    out = book.out
     open_filesystem(out, create=True)
     mine: dict[str, Any] = {
         "sweep": config.model_dump(mode="json", exclude=_MAY_CHANGE),
@@ -158,17 +178,17 @@ def _claim(config: SweepConfig, base: dict[str, Any], digest: str, out: str, fre
     }
     uri = join(out, "sweep.json")
     if not exists(uri):
-        others = [name for name in list_files(out) if not name.startswith(".")]
-        if others:
-            raise RunError(
-                f"the folder holds other things ({others[0]}, ...)", where=out, fix="Give --out an empty folder."
-            )
-        write_bytes_atomic(uri, json.dumps(mine, indent=1).encode())
+        refuse_other_things(out, ["sweep.json"])
+    elif fresh:
+        raise RunError("--fresh needs an empty folder, this one holds a sweep", where=out)
+    elif book.names() or exists(join(out, "teacher")):
+        _refuse_another(read_json(uri), mine, out)
         return
-    if fresh:
-        raise RunError("--fresh wants an empty folder, this one holds a sweep", where=out)
-    theirs = json.loads(read_bytes(uri))
-    if theirs["manifest_digest"] != digest:
+    write_bytes_atomic(uri, json.dumps(mine, indent=1).encode())
+
+
+def _refuse_another(theirs: dict[str, Any], mine: dict[str, Any], out: str) -> None:
+    if theirs.get("manifest_digest") != mine["manifest_digest"]:
         raise RunError("holds a sweep on another store", where=out, fix="Give another --out.")
     before, after = _flat(theirs), _flat(mine)
     differ = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
@@ -179,7 +199,7 @@ def _claim(config: SweepConfig, base: dict[str, Any], digest: str, out: str, fre
 def _exhausted(out: str, config: SweepConfig) -> bool:
     """Whether an earlier command asked for as many trials and ran them all (some may have been the same trial)."""
     uri = join(out, "finished.json")
-    return exists(uri) and json.loads(read_bytes(uri))["trials"] >= config.length
+    return exists(uri) and read_json(uri).get("trials", 0) >= config.length
 
 
 def _start(config: SweepConfig, base: dict[str, Any]) -> None:
@@ -213,7 +233,7 @@ def _search(config: SweepConfig, plan: _Plan, left: int) -> None:
             callbacks=[_Told(plan.book, config.length)],
         ),
     )
-    tuner.fit()
+    attend(tuner.fit, plan.book.out, "The same command goes on with what is left.")
     if time.time() < plan.deadline:
         write_bytes_atomic(join(plan.book.out, "finished.json"), json.dumps({"trials": config.length}).encode())
 

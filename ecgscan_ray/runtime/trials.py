@@ -14,9 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from ecgscan_ray.errors import RunError
 from ecgscan_ray.report.metrics import read_metrics, series
 from ecgscan_ray.report.sweep import Trial
-from ecgscan_ray.store.filesystem import exists, join, list_files, read_bytes, write_bytes_atomic
+from ecgscan_ray.runtime.run_folder import read_json
+from ecgscan_ray.store.filesystem import exists, join, list_files, write_bytes_atomic
+
+STATES = ("running", "done", "failed")
 
 MIN_PEERS = 2
 """A trial is compared with earlier ones only where so many reached the same step."""
@@ -61,12 +65,19 @@ class TrialBook:
 
     def trial(self, name: str) -> Trial:
         """One trial with its reports so far."""
-        entry = json.loads(read_bytes(f"{self.run_folder(name)}.json"))
+        entry = self._entry(name)
         lines = [line for line in read_metrics(self.run_folder(name)) if line["kind"] == "validation"]
         state, reason, stopped = entry["state"], None, f"{self.run_folder(name)}.stopped.json"
         if state == "done" and exists(stopped):
-            state, reason = "stopped", json.loads(read_bytes(stopped))["reason"]
+            state, reason = "stopped", read_json(stopped).get("reason")
         return Trial(name, state, entry["config"], lines, entry["error"], reason)
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        uri = f"{self.run_folder(name)}.json"
+        entry = read_json(uri)
+        if not isinstance(entry.get("config"), dict) or entry.get("state") not in STATES:
+            raise RunError("damaged", where=uri, fix="Delete this file: the trial runs again.")
+        return {"error": None, **entry}
 
     def trials(self) -> list[Trial]:
         """All trials that began."""

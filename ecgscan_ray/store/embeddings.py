@@ -15,16 +15,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from ecgscan_ray.errors import StoreError
 from ecgscan_ray.store.filesystem import exists, join, read_bytes, write_bytes_atomic
-from ecgscan_ray.store.manifest import Manifest
-from ecgscan_ray.store.shards import read_row_groups
+from ecgscan_ray.store.manifest import Manifest, Shard
+from ecgscan_ray.store.shards import Expected, ShardError, open_checked, read_groups
 
 SCHEMA_VERSION = 1
 INDEX_NAME = "index.json"
 COLUMNS = ("teacher_signal", "teacher_report")
 """Columns of a file, and their names in a batch: float32 bytes, null where there is no signal, no report."""
+EMBEDDING_SCHEMA = pa.schema([(name, pa.binary()) for name in COLUMNS])
 
 
 class EmbeddingFile(BaseModel):
@@ -137,33 +139,73 @@ def write_index(folder: str, index: EmbeddingIndex) -> None:
 
 
 def read_index(folder: str, teacher_digest: str, manifest: Manifest) -> EmbeddingIndex | None:
-    """The index, if every file is there and whole, of this teacher and this store; else ``None``: make them anew."""
-    uri = join(folder, INDEX_NAME)
-    if not exists(uri):
+    """The index, if every file is there and whole, of this teacher and this store; else ``None``: they are made again.
+
+    Raises:
+        StoreError: The storage cannot be read.
+    """
+    if not exists(join(folder, INDEX_NAME)):
         return None
     try:
-        index = EmbeddingIndex.model_validate(json.loads(read_bytes(uri)))
-    except (ValueError, ValidationError):
+        index = _parse(folder)
+    except ShardError:
         return None
-    mine = (SCHEMA_VERSION, teacher_digest, manifest.digest(), [shard.path for shard in manifest.shards])
-    if mine != (index.schema_version, index.teacher_digest, index.manifest_digest, [file.path for file in index.files]):
+    kept = (SCHEMA_VERSION, teacher_digest, manifest.digest(), [shard.path for shard in manifest.shards])
+    if kept != (index.schema_version, index.teacher_digest, index.manifest_digest, [file.path for file in index.files]):
         return None
-    for file in index.files:
-        place = join(folder, file.path)
-        if not exists(place) or hashlib.sha256(read_bytes(place)).hexdigest() != file.sha256:
-            return None
+    try:
+        for file, shard in zip(index.files, manifest.shards, strict=True):
+            with open_checked(join(folder, file.path), Expected(file.sha256, shard.row_groups, EMBEDDING_SCHEMA)):
+                pass
+    except ShardError:
+        return None
     return index
 
 
-def read_embeddings(folder: str, shard_path: str, row_groups: Sequence[int]) -> pa.Table:
-    """The ``COLUMNS`` of some row groups of one shard, in the order given."""
-    return read_row_groups(folder, shard_path, row_groups)
+def _parse(folder: str) -> EmbeddingIndex:
+    uri = join(folder, INDEX_NAME)
+    try:
+        index = EmbeddingIndex.model_validate(json.loads(read_bytes(uri)))
+        signal, report = index.means()
+        if np.isfinite(signal).all() and np.isfinite(report).all():
+            return index
+    except (ValueError, RecursionError):
+        pass
+    raise ShardError("damaged index of a teacher's vectors", where=uri, fix="Delete its folder: they are made again.")
+
+
+class EmbeddingReader:
+    """A teacher's vectors for a store's rows, each file checked by its digest.
+
+    Args:
+        folder: That ``read_index`` or ``write_index`` was given.
+
+    Raises:
+        ShardError: The index is missing or damaged.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder, self._digests = folder, {file.path: file.sha256 for file in _parse(folder).files}
+
+    def read(self, shard: Shard, row_groups: Sequence[int]) -> pa.Table:
+        """The ``COLUMNS`` of some row groups of one shard of the store, in the order given."""
+        uri = join(self._folder, shard.path)
+        digest = self._digests.get(shard.path, "")
+        with open_checked(uri, Expected(digest, shard.row_groups, EMBEDDING_SCHEMA)) as file:
+            return read_groups(uri, file, row_groups)
 
 
 def vectors(column: pa.ChunkedArray, dim: int) -> NDArray[np.float32]:
-    """A column as float32 (n, dim), 0 where there is none."""
+    """A column as float32 (n, dim), 0 where there is none.
+
+    Raises:
+        StoreError: A vector of another length.
+    """
     found = np.zeros((len(column), dim), np.float32)
     for row, value in enumerate(column.to_pylist()):
-        if value is not None:
-            found[row] = np.frombuffer(value, "<f4")
+        if value is None:
+            continue
+        if len(value) != 4 * dim:
+            raise StoreError(f"a teacher's vector has {len(value)} bytes, not {4 * dim}", fix="Delete its embeddings.")
+        found[row] = np.frombuffer(value, "<f4")
     return found

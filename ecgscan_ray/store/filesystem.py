@@ -8,70 +8,149 @@ prints or keeps a credential.
 from __future__ import annotations
 
 import os
-import re
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, quote, urlsplit
 
 from pyarrow import ArrowException, fs
 
 from ecgscan_ray.errors import StoreError
+from ecgscan_ray.store.retry import (
+    DENIED,
+    NO_BUCKET,
+    NOBODY_THERE,
+    OTHER_REGION,
+    UNREACHABLE,
+    is_permanent,
+    retried,
+    with_retries,
+)
+from ecgscan_ray.uris import absolute, is_local
 
-_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
+__all__ = ["absolute", "is_local"]  # from here too
+
 _PROBE_ERRORS = (OSError, ArrowException)
-
-
-def is_local(uri: str) -> bool:
-    """Whether ``uri`` is a path on this machine."""
-    scheme = _SCHEME.match(uri)
-    return scheme is None or scheme.group(1).lower() == "file"
-
-
-def absolute(uri: str) -> str:
-    """``uri`` such that it means the same in every process: Ray's workers run in folders of their own."""
-    return os.path.abspath(os.path.expanduser(uri)) if _SCHEME.match(uri) is None else uri
+_FIRST_CONTACT_S = 9.0
+_reached: set[tuple[str, str]] = set()
+"""Servers and buckets that have answered this process."""
 
 
 def open_filesystem(uri: str, create: bool = False) -> tuple[fs.FileSystem, str]:
     """The file system behind ``uri`` and the path on it.
 
+    Operations on what is not local are repeated where they fail (``store.retry``).
+
     Args:
-        uri: A local path, ``s3://bucket/prefix``, or another URI that pyarrow knows.
+        uri: A local path, ``file://``, ``s3://bucket/prefix``, or another URI that pyarrow knows.
         create: Make the folder and show by a small object that it can be written.
 
     Raises:
-        StoreError: The URI is not understood, or (with ``create``) cannot be reached or written.
+        StoreError: The URI is not understood, its server does not answer, its bucket is not there, or (with ``create``)
+            it cannot be written.
     """
-    scheme = _SCHEME.match(uri)
+    uri = absolute(uri)
     if is_local(uri):
-        filesystem: fs.FileSystem = fs.LocalFileSystem()
-        path = os.path.abspath(os.path.expanduser(uri[len(scheme.group(0)) :] if scheme else uri))
-    elif scheme and scheme.group(1).lower() == "s3":
-        filesystem, path = _s3(), uri[len("s3://") :].strip("/")
-        if not path:
-            raise StoreError("names no bucket", where=uri, fix="Write s3://bucket/prefix.")
+        filesystem, path = fs.LocalFileSystem(), uri
+    elif uri.startswith("s3://"):
+        filesystem, path = _bucket(uri), uri.removeprefix("s3://")
     else:
-        with explained(uri, "not usable as a place to store"):
-            try:
-                filesystem, path = fs.FileSystem.from_uri(uri)
-            except ValueError as error:
-                raise StoreError(f"not understood ({_short(error)})", where=uri, fix="Use a path or s3://...") from None
+        filesystem, path = _other(uri)
     if create:
         _create(uri, filesystem, path)
     return filesystem, path
 
 
-def _s3() -> fs.S3FileSystem:
+def _other(uri: str) -> tuple[fs.FileSystem, str]:
+    scheme, _, rest = uri.partition("://")
+    server, slash, path = rest.partition("/")
+    options = "?retry_limit_seconds=20" if scheme in ("gs", "gcs") else ""  # its own is 15 minutes without a word
+    with explained(uri, "not usable as a place to store"):
+        try:
+            filesystem, path = fs.FileSystem.from_uri(f"{scheme}://{server}{slash}{quote(path)}{options}")
+        except ValueError as error:
+            raise StoreError(f"not understood ({_short(error)})", where=uri, fix="Use a path or s3://...") from None
+    return with_retries(filesystem), path
+
+
+def _bucket(uri: str) -> fs.FileSystem:
+    """S3, after a first contact that does not take long where nobody answers."""
+    bucket = uri.removeprefix("s3://").partition("/")[0]
+    contact = (str(_s3_settings()), bucket)
+    if contact not in _reached:
+        _first_contact(uri, bucket)
+        _reached.add(contact)
+    twice = fs.AwsStandardS3RetryStrategy(max_attempts=2)  # the rest is ours, whose pauses are shorter and are counted
+    return with_retries(_s3(connect_timeout=10, request_timeout=30, retry_strategy=twice))
+
+
+def _first_contact(uri: str, bucket: str) -> None:
+    once = _s3(connect_timeout=5, request_timeout=6, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1))
+
+    def look(attempt: int) -> bool:
+        try:
+            return once.get_file_info(bucket).type != fs.FileType.NotFound
+        except OSError as error:
+            if is_permanent(error):  # whoever refuses has answered
+                return True
+            if NOBODY_THERE.search(str(error)):
+                raise ConnectionRefusedError(str(error)) from None
+            raise
+
+    with explained(uri, "cannot be reached"):
+        if not retried("connect", look, _FIRST_CONTACT_S):
+            raise StoreError("no such bucket", where=uri, fix="Make the bucket first.")
+
+
+def _s3(**options: Any) -> fs.S3FileSystem:
+    endpoint, region = _s3_settings()
+    if endpoint:
+        options |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
+    if region:  # without one, pyarrow asks AWS for the bucket's region
+        options["region"] = region
+    # A small file is one request. Uploads run in the thread that asks for them: Ray copies checkpoints in pyarrow's own
+    # threads, and uploads waiting there for more of these threads would wait for ever (apache/arrow#32372).
+    return fs.S3FileSystem(allow_delayed_open=True, background_writes=False, **options)
+
+
+def _s3_settings() -> tuple[SplitResult | None, str | None]:
+    """The server that AWS's variables name, without a password that may stand there, and the region.
+
+    Raises:
+        StoreError: What they name is no server; it is not shown.
+    """
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    options: dict[str, object] = {"connect_timeout": 10, "request_timeout": 60}
-    if endpoint:
+    if not endpoint:
+        return None, region
+    fix = "Write https://host:port, without credentials."
+    try:
         parts = urlsplit(endpoint if "//" in endpoint else f"https://{endpoint}")
-        options |= {"endpoint_override": parts.netloc.rpartition("@")[2], "scheme": parts.scheme}
-    if region or endpoint:  # without both, pyarrow asks AWS for the bucket's region
-        options["region"] = region or "us-east-1"
-    return fs.S3FileSystem(**options)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise StoreError("not the address of a server", where="AWS_ENDPOINT_URL", fix=fix)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]), region or "us-east-1"
+
+
+def s3_client() -> Any:
+    """A boto3 client with the settings of ``open_filesystem``, for what pyarrow does not offer."""
+    from boto3.session import Session
+    from botocore.config import Config
+
+    endpoint, region = _s3_settings()
+    retries = {"mode": "standard", "total_max_attempts": 10}
+    options = Config(
+        connect_timeout=10,
+        read_timeout=30,
+        retries=retries,
+        s3={"addressing_style": "path" if endpoint else "auto"},
+    )
+    return Session().client("s3", endpoint_url=endpoint and endpoint.geturl(), region_name=region, config=options)
 
 
 def _create(uri: str, filesystem: fs.FileSystem, path: str) -> None:
@@ -96,13 +175,18 @@ def explained(uri: str, what: str) -> Iterator[None]:
         yield
     except _PROBE_ERRORS as error:
         text = str(error)
-        if isinstance(error, PermissionError) or re.search("ACCESS_DENIED|Forbidden|HTTP response code 403", text):
-            raise StoreError(f"{what}: access denied", where=uri, fix="Check its permissions.") from None
-        if re.search("NETWORK_CONNECTION|curlCode|Couldn't connect|resolve host", text):
-            fix = "Check AWS_ENDPOINT_URL and the network."
-            raise StoreError(f"{what}: its server cannot be reached", where=uri, fix=fix) from None
-        if "NO_SUCH_BUCKET" in text or "bucket does not exist" in text:
+        if isinstance(error, PermissionError) or DENIED.search(text):
+            fix = "Check its permissions and your credentials."
+            raise StoreError(f"{what}: access denied", where=uri, fix=fix) from None
+        if NO_BUCKET.search(text):
             raise StoreError(f"{what}: no such bucket", where=uri, fix="Make the bucket first.") from None
+        region = OTHER_REGION.search(text)
+        if region:
+            fix = f"Set AWS_REGION={region.group(1)}."
+            raise StoreError(f"{what}: its bucket is in another region", where=uri, fix=fix) from None
+        if UNREACHABLE.search(text):
+            fix = "Check AWS_ENDPOINT_URL and the network."
+            raise StoreError(f"{what}: its server does not answer", where=uri, fix=fix) from None
         raise StoreError(f"{what} ({_short(error)})", where=uri) from None
 
 
@@ -114,8 +198,8 @@ def _short(error: BaseException) -> str:
 
 
 def join(uri: str, *parts: str) -> str:
-    """``uri`` with ``parts`` appended, one slash between each."""
-    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+    """``uri``, made absolute, with the names ``parts`` appended, one slash between each."""
+    return "/".join([absolute(uri).rstrip("/"), *(part.strip("/") for part in parts)])
 
 
 def exists(uri: str) -> bool:
@@ -132,6 +216,14 @@ def list_files(uri: str, recursive: bool = False) -> list[str]:
         found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=recursive))
     names = (info.path[len(path) :].lstrip("/") for info in found if info.type == fs.FileType.File)
     return sorted(names)
+
+
+def list_names(uri: str) -> list[str]:
+    """Names of the files and folders directly under ``uri``, sorted; empty where there is no such folder."""
+    filesystem, path = open_filesystem(uri)
+    with explained(uri, "cannot be listed"):
+        found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(info.base_name for info in found)
 
 
 def read_bytes(uri: str) -> bytes:
@@ -177,3 +269,20 @@ def delete_file(uri: str) -> None:
     with explained(uri, "cannot be removed"):
         if filesystem.get_file_info(path).type == fs.FileType.File:
             filesystem.delete_file(path)
+
+
+@contextmanager
+def local_folder(uri: str) -> Iterator[Path]:
+    """A folder on this machine to write into: ``uri`` itself, or a temporary one whose files go there at the end.
+
+    Raises:
+        StoreError: The place cannot be written; for one in a bucket this is found before the block begins.
+    """
+    if is_local(uri):
+        yield Path(absolute(uri))
+        return
+    open_filesystem(uri, create=True)
+    with tempfile.TemporaryDirectory(prefix="ecgscan-upload-") as folder:
+        yield Path(folder)
+        for name in list_files(folder, recursive=True):
+            write_bytes_atomic(join(uri, name), (Path(folder) / name).read_bytes())

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ecgscan_ray.recording.labels import superclasses
-from ecgscan_ray.store import filesystem
 from ecgscan_ray.store.manifest import SPLITS, Manifest, Shard, read_manifest
 from ecgscan_ray.store.schema import SCHEMA, unpack_signals
+from ecgscan_ray.store.shards import ShardError, read_row_groups
 
 _LAW_UV = 2.0
 
@@ -66,16 +64,13 @@ def _rows(manifest: Manifest) -> int:
 
 
 def _count(store_uri: str, shard: Shard, tally: _Tally) -> bool:
-    """Add a shard's rows to the tally; False if its bytes are not those of the manifest."""
-    uri = filesystem.join(store_uri, shard.path)
-    if not filesystem.exists(uri):
+    """Add a shard's rows to the tally; False if they are not those of the manifest."""
+    try:
+        tables = [read_row_groups(store_uri, shard, [group]) for group in range(len(shard.row_groups))]
+    except ShardError:
         return False
-    content = filesystem.read_bytes(uri)
-    if hashlib.sha256(content).hexdigest() != shard.sha256:
-        return False
-    file = pq.ParquetFile(pa.BufferReader(content))
-    for group in range(file.num_row_groups):
-        tally.add(shard.split, file.read_row_group(group))
+    for table in tables:
+        tally.add(shard.split, table)
     return True
 
 

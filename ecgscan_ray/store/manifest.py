@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections import Counter
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ecgscan_ray.errors import StoreError, near_miss
-from ecgscan_ray.store import filesystem
+from ecgscan_ray.store import filesystem, lease
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 QUARANTINE_NAME = "quarantine.parquet"
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
+
+MAX_ROW_GROUP = 2**20
+"""Rows: far above what is written, so that a damaged number cannot fill the memory."""
+MAX_SHARD_BYTES = 2**40
+_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 Counts = dict[str, dict[str, dict[str, int]]]
 """split -> facet (``superclass``, ``language``, ``fs``, ``patients``) -> value -> rows."""
@@ -88,23 +95,57 @@ def read_manifest(store_uri: str) -> Manifest:
     """The manifest of a store.
 
     Raises:
-        StoreError: There is none, or it is of another schema version.
+        StoreError: There is none, it is damaged, or it is of another schema version.
     """
     uri = filesystem.join(store_uri, MANIFEST_NAME)
     if not filesystem.exists(uri):
         raise StoreError("not a store: it has no manifest.json", where=store_uri, fix="Make one by 'ecgscan prepare'.")
+    fix = "Prepare the store again."
     try:
         content = json.loads(filesystem.read_bytes(uri))
         version = content.get("schema_version")
         if version != SCHEMA_VERSION:
             fix = "Prepare it again with this version."
-            raise StoreError(f"schema version {version}, not {SCHEMA_VERSION}", where=uri, fix=fix)
-        return Manifest.model_validate(content)
-    except (ValueError, AttributeError, ValidationError):
-        raise StoreError("damaged manifest", where=uri, fix="Prepare the store again.") from None
+            raise StoreError(f"schema version {str(version)[:20]}, not {SCHEMA_VERSION}", where=uri, fix=fix)
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        raise StoreError(f"damaged manifest ({_first_fault(error)})", where=uri, fix=fix) from None
+    except (ValueError, AttributeError, RecursionError):
+        raise StoreError("damaged manifest (no JSON object)", where=uri, fix=fix) from None
+    faults = [f"{shard.path[:80]!r}: {fault}" for shard in manifest.shards if (fault := _fault(shard))]
+    counts = Counter(shard.path for shard in manifest.shards)
+    faults += [f"{path!r}: named {count} times" for path, count in counts.items() if count > 1]
+    if faults:
+        raise StoreError(f"damaged manifest ({faults[0]})", where=uri, fix=fix)
+    return manifest
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors()[0]
+    return f"{'.'.join(str(part)[:40] for part in fault['loc'])}: {fault['msg'][:100]}"
+
+
+def _fault(shard: Shard) -> str | None:
+    """What no shard of ours has: a path out of the store, an unknown split, numbers that do not agree."""
+    if not all(_NAME.fullmatch(part) for part in shard.path.split("/")):
+        return "not a path within the store"
+    if shard.split not in SPLITS:
+        return f"no split named {shard.split[:40]!r}"
+    if not shard.row_groups or not all(1 <= rows <= MAX_ROW_GROUP for rows in shard.row_groups):
+        return f"row groups of 1 to {MAX_ROW_GROUP} rows are allowed"
+    if shard.rows != sum(shard.row_groups):
+        return f"{shard.rows} rows, but {sum(shard.row_groups)} in its row groups"
+    if not 0 < shard.bytes < MAX_SHARD_BYTES or not re.fullmatch("[0-9a-f]{64}", shard.sha256):
+        return "no size or no digest"
+    return None
 
 
 def write_manifest(store_uri: str, manifest: Manifest) -> None:
-    """Write the manifest, whole or not at all. Call it when everything else of the store is in place."""
+    """Write the manifest, whole or not at all. Call it when everything else of the store is in place.
+
+    Raises:
+        StoreError: It cannot be written, or another command took the store over.
+    """
+    lease.confirm(store_uri)
     text = manifest.model_dump_json(indent=1)
     filesystem.write_bytes_atomic(filesystem.join(store_uri, MANIFEST_NAME), text.encode())

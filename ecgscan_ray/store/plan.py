@@ -46,11 +46,9 @@ class Plan:
     """
 
     def __init__(self, manifest: Manifest, split: str, seed: int, window_row_groups: int) -> None:
+        self.shards = {shard.path: shard for shard in manifest.shards_of(split)}
         groups = [
-            (shard.path, index, rows)
-            for shard in manifest.shards
-            if shard.split == split
-            for index, rows in enumerate(shard.row_groups)
+            (shard.path, index, rows) for shard in self.shards.values() for index, rows in enumerate(shard.row_groups)
         ]
         if not groups:
             raise StoreError(f"the store has no rows in split '{split}'", fix="Prepare it with folds for this split.")

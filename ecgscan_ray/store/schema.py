@@ -44,6 +44,8 @@ SCHEMA = pa.schema(
 _CHEST = slice(6, 12)
 _STEPS = (1000.0, 2000.0, 4000.0)  # tried where the reader knows no common step: 1, 1/2, 1/4 uV
 _FINEST_STEPS = 20000.0  # 1/20 uV; finer ones are not worth their bytes
+_MIN_FS, _MAX_FS, _MAX_SECONDS = 10.0, 100_000.0, 86_400.0
+_MIN_STEPS, _MAX_STEPS = 1e-6, 1e12  # a mV; what is outside gives infinite samples or none
 _Ints = NDArray[np.int64]
 
 
@@ -135,6 +137,40 @@ def _encode(counts: _Ints) -> dict[str, bytes]:
         bytewise = code.astype("<u4", order="C").view(np.uint8).reshape(-1, 4).T
         planes[f"{name}_low"], planes[f"{name}_high"] = bytewise[0].tobytes(), bytewise[1:width].tobytes()
     return planes
+
+
+def check_rows(table: pa.Table) -> None:
+    """Refuse rows that ``pack`` cannot have written, so that they can be unpacked.
+
+    Raises:
+        ValueError: With the first such recording.
+    """
+    lengths, fs, steps = (table[name].to_numpy() for name in ("sig_len", "fs", "steps_per_mv"))
+    size = {name: _Blobs(table[name]).size for name in PLANES}
+    low = 8 * lengths.astype(np.int64)
+    wide = size["leads_high"] == 3 * low
+    good = (lengths > 0) & (fs >= _MIN_FS) & (fs <= _MAX_FS) & (lengths <= fs * _MAX_SECONDS)
+    good &= (steps >= _MIN_STEPS) & (steps <= _MAX_STEPS)
+    good &= (size["leads_low"] == low) & (size["laws_low"] == low // 2)
+    good &= wide | (size["leads_high"] == low)
+    good &= size["laws_high"] == np.where(wide, 3, 1) * (low // 2)
+    good &= np.array(
+        [_runs_fit(runs, length) for runs, length in zip(table["missing"].to_pylist(), lengths, strict=True)], bool
+    )
+    good &= ~np.array([table[field.name].is_null().to_numpy() for field in SCHEMA if not field.nullable]).any(axis=0)
+    if not good.all():
+        bad = int(np.flatnonzero(~good)[0])
+        raise ValueError(f"recording {str(table['id'][bad].as_py())[:40]!r} is damaged")
+
+
+def _runs_fit(runs: list[int | None], length: int) -> bool:
+    """Whether they are triples of lead, start and stop within the signal."""
+    if not runs:
+        return True
+    if len(runs) % 3 or None in runs:
+        return False
+    lead, start, stop = np.reshape(np.array(runs, np.int64), (-1, 3)).T
+    return bool(((lead >= 0) & (lead < 12) & (start >= 0) & (start < stop) & (stop <= length)).all())
 
 
 def unpack(table: pa.Table) -> list[Recording]:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from ecgscan_ray.errors import StoreError
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.store import filesystem
 from ecgscan_ray.store.manifest import QUARANTINE_NAME, Manifest, Shard
-from ecgscan_ray.store.schema import PLANES, SCHEMA, pack, unpack
+from ecgscan_ray.store.retry import DENIED, UNREACHABLE
+from ecgscan_ray.store.schema import PLANES, SCHEMA, check_rows, pack, unpack
 
 COMPRESSION_LEVEL = 15
 """Of Zstandard: 7.4 kB and 2.5 ms a 100 Hz recording; 19 wins 0.3 % more for four times the time."""
+
+_MAX_EXPANSION = 4096
+"""Bytes that a byte of a file may unpack to: flat leads reach hundreds, a file made to fill the memory millions."""
+_CHUNK = 8 * 2**20
 
 QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "origin", "reason", "detail")])
 
@@ -81,21 +90,161 @@ def parquet_writer(sink: pa.NativeFile, schema: pa.Schema, compression_level: in
     )
 
 
-def read_row_groups(
-    store_uri: str, shard_path: str, row_groups: Sequence[int], columns: Sequence[str] | None = None
-) -> pa.Table:
-    """Packed rows of some row groups of one shard, in the order given.
+class ShardError(StoreError):
+    """A file of a store that is missing, damaged, or another one than the manifest says. Trying again does not help."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is known of a Parquet file before it is opened.
+
+    Attributes:
+        sha256: Of the whole file.
+        row_groups: Rows of each row group.
+        schema: Of its columns.
+        bytes: Size, where it is known.
+    """
+
+    sha256: str
+    row_groups: Sequence[int]
+    schema: pa.Schema
+    bytes: int | None = None
+
+
+_checked: dict[tuple[str, str, object], pq.FileMetaData] = {}
+"""Footers of the files whose digest this process has checked, by URI, digest and what the file system says of the file."""
+
+
+@contextmanager
+def open_checked(uri: str, expected: Expected) -> Iterator[pq.ParquetFile]:
+    """A Parquet file that is what it should be.
+
+    A process reads a file whole when it opens it first, and compares size and sha256; again where a local file has changed
+    since. Otherwise it compares the footer alone, which is read anyway: another object in a bucket is noticed, without
+    reading everything for each row group.
 
     Raises:
-        StoreError: The shard is missing, damaged or has no such row group.
+        ShardError: The file is missing, damaged, or another one.
+        StoreError: The storage cannot be read.
     """
-    uri = filesystem.join(store_uri, shard_path)
     files, path = filesystem.open_filesystem(uri)
-    with filesystem.explained(uri, "cannot be read"), files.open_input_file(path) as stream:
-        file = pq.ParquetFile(stream, pre_buffer=True)
-        if not all(0 <= group < file.num_row_groups for group in row_groups):
-            raise StoreError(f"has {file.num_row_groups} row groups, asked for {list(row_groups)}", where=uri)
-        return file.read_row_groups(list(row_groups), columns=columns, use_threads=False)
+    with filesystem.explained(uri, "cannot be read"):
+        try:
+            stream = files.open_input_file(path)
+        except FileNotFoundError:
+            raise _damaged(uri, "is missing") from None
+        with stream:
+            key = (uri, expected.sha256, _state(files, path))
+            if key not in _checked:
+                _check_bytes(uri, stream, expected)
+            with _parsing(uri):
+                file = pq.ParquetFile(stream, pre_buffer=True)
+            if key not in _checked:
+                _check_footer(uri, file, expected, stream.size())
+            elif not file.metadata.equals(_checked[key]):
+                raise _damaged(uri, "was replaced while it was in use")
+            _checked[key] = file.metadata
+            yield file
+
+
+def _state(files: fs.FileSystem, path: str) -> object:
+    """What changes with a local file; nothing for an object, which would cost a request each time."""
+    if not isinstance(files, fs.LocalFileSystem):
+        return None
+    found = os.stat(path)
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _check_bytes(uri: str, stream: pa.NativeFile, expected: Expected) -> None:
+    if expected.bytes not in (None, stream.size()):
+        raise _damaged(uri, f"has {stream.size()} bytes, not {expected.bytes}")
+    digest = hashlib.sha256()
+    while piece := stream.read(_CHUNK):
+        digest.update(piece)
+    if digest.hexdigest() != expected.sha256:
+        raise _damaged(uri, "does not have the digest that it was written with")
+    stream.seek(0)
+
+
+def _check_footer(uri: str, file: pq.ParquetFile, expected: Expected, size: int) -> None:
+    footer = file.metadata
+    with _parsing(uri):
+        schema = file.schema_arrow
+        groups = [footer.row_group(k) for k in range(footer.num_row_groups)]
+        rows = [group.num_rows for group in groups]
+        unpacked = sum(group.total_byte_size for group in groups)
+    if not schema.equals(expected.schema):
+        raise _damaged(uri, "has other columns")
+    if rows != list(expected.row_groups):
+        raise _damaged(uri, f"has row groups of {_some(rows)} rows, not {_some(expected.row_groups)}")
+    if not 0 <= unpacked <= _MAX_EXPANSION * size:
+        raise _damaged(uri, f"would unpack to {unpacked / 1e6:.0f} MB")
+
+
+def _some(rows: Sequence[int]) -> str:
+    return ", ".join(map(str, rows[:4])) + (", ..." if len(rows) > 4 else "")
+
+
+@contextmanager
+def _parsing(uri: str) -> Iterator[None]:
+    """Whatever a parser raises on a file of the right digest, but written wrongly."""
+    try:
+        yield
+    except (
+        OSError,
+        pa.ArrowException,
+        ValueError,
+        IndexError,
+        KeyError,
+        TypeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
+        if UNREACHABLE.search(str(error)) or DENIED.search(str(error)):
+            raise  # not the file's fault
+        raise _damaged(uri, f"cannot be parsed ({' '.join(str(error).split())[:120]})") from None
+
+
+def _damaged(uri: str, what: str) -> ShardError:
+    return ShardError(f"shard {what}", where=uri, fix="Bring the file back, or prepare the store again.")
+
+
+def read_row_groups(
+    store_uri: str, shard: Shard, row_groups: Sequence[int], columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Packed rows of some row groups of one shard, in the order given; the shard is checked by its digest.
+
+    Raises:
+        ShardError: The shard is missing, damaged, another one, or has no such row group.
+        StoreError: The storage cannot be read.
+    """
+    uri = filesystem.join(store_uri, shard.path)
+    with open_checked(uri, expected(shard)) as file:
+        table = read_groups(uri, file, row_groups, columns)
+        if columns is None:
+            with _parsing(uri):
+                check_rows(table)
+    return table
+
+
+def expected(shard: Shard) -> Expected:
+    """What the manifest says of a shard."""
+    return Expected(shard.sha256, shard.row_groups, SCHEMA, shard.bytes)
+
+
+def read_groups(
+    uri: str, file: pq.ParquetFile, row_groups: Sequence[int], columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Row groups of an open file, in the order given, with as many rows as the footer says."""
+    rows = [file.metadata.row_group(k).num_rows for k in range(file.metadata.num_row_groups)]
+    if not all(0 <= group < len(rows) for group in row_groups):
+        raise _damaged(uri, f"has {len(rows)} row groups, asked for {list(row_groups)}")
+    with _parsing(uri):
+        table = file.read_row_groups(list(row_groups), columns=columns, use_threads=False)
+        table.validate(full=True)
+    if len(table) != sum(rows[group] for group in row_groups):
+        raise _damaged(uri, f"gave {len(table)} rows")
+    return table
 
 
 def iterate_rows(store_uri: str, manifest: Manifest, split: str, limit: int | None = None) -> Iterator[Recording]:
@@ -103,15 +252,25 @@ def iterate_rows(store_uri: str, manifest: Manifest, split: str, limit: int | No
 
     Args:
         limit: Stop after this many.
+
+    Raises:
+        ShardError: A shard is missing, damaged, or another one.
     """
     left = manifest.rows(split) if limit is None else limit
     for shard in manifest.shards_of(split):
         for group in range(len(shard.row_groups)):
             if left <= 0:
                 return
-            recordings = unpack(read_row_groups(store_uri, shard.path, [group]))[:left]
+            recordings = unpack(read_row_groups(store_uri, shard, [group]))[:left]
             left -= len(recordings)
             yield from recordings
+
+
+def iterate_reports(store_uri: str, manifest: Manifest, split: str) -> Iterator[str | None]:
+    """Reports of one split in the store's order; of the shards only this column is read."""
+    for shard in manifest.shards_of(split):
+        for group in range(len(shard.row_groups)):
+            yield from read_row_groups(store_uri, shard, [group], columns=["report"])["report"].to_pylist()
 
 
 def write_quarantine(store_uri: str, rows: Sequence[dict[str, str]]) -> None:
@@ -125,4 +284,6 @@ def write_quarantine(store_uri: str, rows: Sequence[dict[str, str]]) -> None:
 def read_quarantine(store_uri: str) -> pa.Table:
     """The table of recordings left out."""
     uri = filesystem.join(store_uri, QUARANTINE_NAME)
-    return pq.read_table(pa.BufferReader(filesystem.read_bytes(uri)))
+    content = filesystem.read_bytes(uri)
+    with _parsing(uri):
+        return pq.read_table(pa.BufferReader(content))

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from ecgscan_ray.batch import Batch
 from ecgscan_ray.config import Config
-from ecgscan_ray.errors import WorkError
+from ecgscan_ray.errors import NotFiniteError, WorkError
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.objective.gather import global_sum, rank, world_size
@@ -28,7 +27,7 @@ from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.objective.teacher import TeacherObjective, teacher_metrics
 from ecgscan_ray.training.checkpoint import TrainingState, restore, save_checkpoint
 from ecgscan_ray.training.gradients import Gradients, Loss, Tensors
-from ecgscan_ray.training.meters import Meter, RunLog
+from ecgscan_ray.training.meters import Meter, RunLog, mean_over_ranks
 from ecgscan_ray.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from ecgscan_ray.training.precision import choose_precision
 from ecgscan_ray.training.tensors import to_device
@@ -43,6 +42,9 @@ class Reporter(Protocol):
 
     def last_checkpoint(self) -> Path | None:
         """Local folder of the checkpoint to go on from."""
+
+    def new_folder(self) -> Path:
+        """An empty local folder for a checkpoint."""
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
         """Hand over metrics and (rank 0) a checkpoint folder, which the receiver may move."""
@@ -99,7 +101,8 @@ def train(
         log: Metric lines (rank 0 only).
 
     Raises:
-        WorkError: The stream ends early or skips rows, or the loss is not finite.
+        NotFiniteError: A loss, a gradient or a weight is not finite.
+        WorkError: The stream ends early or skips rows, or a checkpoint cannot be written.
     """
     config, training = job.config, job.config.training
     (objective, measure), optimizer = losses_of(config), build_optimizer(model, training)
@@ -133,11 +136,17 @@ def train(
         done = step + 1
         saves = done % training.checkpoint_every == 0 or done == job.total_steps
         if done % training.log_every == 0 or saves:
-            extra = {name: value.item() for name, value in measure(output, tensors).items()} if log else {}
-            extra |= {name: value.item() for name, value in norms.items()}
+            means = _finite(*meter.read(), done)
+            figures = clock.read()
+            of_ranks: dict[str, Tensor | float] = {
+                **measure(output, tensors),
+                "data_wait_share": figures["data_wait_share"],
+            }
+            of_ranks["bad_pages"] = float((~batch["page_ok"]).sum()) * world_size()
+            metrics = means | figures | mean_over_ranks(of_ranks, device)
+            metrics |= {name: value.item() for name, value in norms.items()}  # of all ranks already
             norms = {}
-            metrics = _finite(meter.read(), step, batch) | extra | clock.read()
-            metrics |= {"learning_rate": optimizer.param_groups[0]["lr"], "bad_pages": float((~batch["page_ok"]).sum())}
+            metrics["learning_rate"] = optimizer.param_groups[0]["lr"]
             metrics["rows_key"] = _rows_key(tensors["recording_key"])
             if log:
                 log.write("train", done, metrics)
@@ -181,15 +190,20 @@ def _rows_key(recording_keys: Tensor) -> int:
     return int(global_sum(recording_keys.sum())) % 2**53
 
 
-def _finite(means: dict[str, float], step: int, batch: Batch) -> dict[str, float]:
-    """The means, unless one is NaN or infinite: then nothing more is saved. (A NaN reaches every rank with the gradient.)"""
+def _finite(means: dict[str, float], steps_ago: int, done: int) -> dict[str, float]:
+    """The means, the same on every rank, unless one is NaN or infinite: then nothing more is saved."""
     wrong = [name for name, value in means.items() if not np.isfinite(value)]
     if wrong:
-        raise WorkError(
-            f"{', '.join(wrong)} not finite at step {step + 1} (recording keys {batch['recording_key'][:4].tolist()} ...)",
-            fix="The last checkpoint is good; lower training.learning_rate or raise training.warmup_steps.",
-        )
+        step = done - steps_ago
+        raise NotFiniteError(f"{', '.join(wrong)} not finite at step {step}", step=step)
     return means
+
+
+def _check_weights(model: nn.Module, done: int) -> None:
+    """A step of infinite length shows in the weights first: they are looked at before they are saved."""
+    finite = [tensor.isfinite().all() for tensor in model.state_dict().values() if tensor.is_floating_point()]
+    if not torch.stack(finite).all():
+        raise NotFiniteError(f"weights not finite at step {done}", step=done)
 
 
 def _save(
@@ -203,6 +217,7 @@ def _save(
     metrics: dict[str, float],
 ) -> bool:
     """Validate, write a checkpoint, report on all ranks; False = stop here."""
+    _check_weights(model, done)
     folder, scores = None, {}
     if rank() == 0:
         if validate:
@@ -212,7 +227,7 @@ def _save(
         if log:
             log.write("validation", done, scores) if scores else None
             log.flush()
-        folder = Path(mkdtemp(prefix="ecgscan-checkpoint-"))
+        folder = reporter.new_folder()
         batch = job.config.training.global_batch_size
         state = TrainingState(
             step=done,

@@ -24,7 +24,7 @@ def _bare(store: str, tokenizer_json: str) -> tuple[int, float]:
     """Pages and seconds of one process that renders the same rows again and again."""
     config = load(Config, "laptop")
     unit = config.stream.unit_rows
-    maker = BatchMaker(config, text.load_tokenizer(tokenizer_json))
+    maker = BatchMaker(config, text.parse_tokenizer(tokenizer_json))
     rows = list(iterate_rows(store, read_manifest(store), "train", limit=4 * unit))
     maker.make(rows[:unit], range(unit), [0] * unit)
     start = time.perf_counter()

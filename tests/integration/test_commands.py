@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from ecgscan_ray.cli import app
+from ecgscan_ray.store.filesystem import join, list_files, read_bytes
 
 
 def run(*arguments: object) -> str:
@@ -31,7 +33,22 @@ def test_render(sample_store: str, tmp_path: Path) -> None:
     assert all(page.stat().st_size > 2000 and page.with_suffix(".json").exists() for page in pages)
 
 
-def test_dry_run_says_the_cost_and_writes_nothing(sample_store: str, tmp_path: Path) -> None:
+def test_render_into_a_bucket(
+    sample_store: str, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = join(s3_server, "rendered pages")
+    printed = run("render", "--store", sample_store, "--out", place, "--preset", "laptop", "--count", 2)
+    pages = [line for line in printed.splitlines() if line.startswith(place)]
+    assert len(pages) == 2 and len(list_files(place)) == 4
+    assert read_bytes(pages[0]).startswith(b"\x89PNG")
+    assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_says_the_cost_and_writes_nothing(
+    sample_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ecgscan_ray.runtime.dry_run.TIMING_S", 0.1)
     small = ["--set", "training.global_batch_size=24", "--set", "stream.unit_rows=24", "--set", "training.steps=50"]
     printed = run("pretrain", "--preset", "laptop", "--store", sample_store, "--dry-run", *small)
     figures = {line[:28].strip(): line[28:].strip() for line in printed.splitlines()}
@@ -40,6 +57,9 @@ def test_dry_run_says_the_cost_and_writes_nothing(sample_store: str, tmp_path: P
     assert int(figures["parameters"].replace(",", "")) > 100_000
     assert "pages/s" in figures["rendering"]
     assert figures["time"].endswith("validation not counted")
+    least, most = (float(word) for word in figures["time"].split()[:3:2])
+    assert least <= most
+    assert figures["uncertainty"].startswith("least time: fastest timings")
     gpu = run("pretrain", "--preset", "laptop", "--store", sample_store, "--dry-run", "--set", "resources.use_gpu=true")
     assert "not measured" in gpu or "s on this machine" in gpu
 

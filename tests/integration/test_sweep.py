@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -162,8 +163,9 @@ print(sweep(build(SweepConfig, content, where="test"), store, out, train=train)[
 
 
 @pytest.mark.verify
-def test_a_killed_sweep_goes_on_where_it_stopped(alone: None, store: str, tmp_path: Path) -> None:
-    """SIGKILL of the driver, which takes its Ray cluster with it, in the middle of the second trial."""
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_sweep_goes_on_where_it_stopped(alone: None, store: str, tmp_path: Path, stop: signal.Signals) -> None:
+    """The driver, which takes its Ray cluster with it, is killed or interrupted in the middle of the second trial."""
     log = tmp_path / "calls"
     command = [sys.executable, "-c", DRIVER, store, str(tmp_path / "sweep"), str(log), json.dumps(SPACE)]
     driver = subprocess.Popen(command, cwd=ROOT)
@@ -172,8 +174,9 @@ def test_a_killed_sweep_goes_on_where_it_stopped(alone: None, store: str, tmp_pa
         assert driver.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    driver.kill()
-    driver.wait()
+    driver.send_signal(stop)
+    driver.wait(timeout=120)
+    assert not (tmp_path / "sweep" / "finished.json").exists(), "it is not over"
     first, second = log.read_text().splitlines()
 
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=True)
@@ -192,6 +195,10 @@ def test_a_killed_sweep_goes_on_where_it_stopped(alone: None, store: str, tmp_pa
         ({"space": {"training.steps": {"low": 10, "high": 50}}}, r"training\.steps.*integer"),
         ({"base_overrides": {"training.validation_rows": 0}}, "validation_rows is 0"),
         ({"concurrent": 50}, "50 trials at a time need"),
+        (
+            {"metric": "validation.r_show"},
+            r"metric: no trial measures 'validation.r_show'. Did you mean 'validation.r_shown'",
+        ),
         ({"base": "lap-top"}, "Did you mean 'laptop'"),
     ],
 )
@@ -210,3 +217,6 @@ def test_bad_places_are_refused(store: str, tmp_path: Path) -> None:
     (tmp_path / "full" / "thesis.txt").write_text(yaml.safe_dump({}))
     with pytest.raises(RunError, match="holds other things"):
         sweep(make_sweep(), store, str(tmp_path / "full"))
+    (tmp_path / "archive" / "records").mkdir(parents=True)
+    with pytest.raises(RunError, match=r"holds other things \(records"):
+        sweep(make_sweep(), store, str(tmp_path / "archive"))

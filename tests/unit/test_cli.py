@@ -13,7 +13,8 @@ import yaml
 from typer.testing import CliRunner
 
 from ecgscan_ray.cli import app
-from ecgscan_ray.config import Config, SweepConfig, build
+from ecgscan_ray.config import Config, PageConfig, SweepConfig, build
+from ecgscan_ray.paper.effects import PRESETS, planned
 
 VERBS = ("prepare", "inspect", "render", "pretrain", "evaluate", "sweep", "embed", "export", "config", "doctor")
 ROOT = Path(__file__).parents[2]
@@ -63,6 +64,7 @@ def test_config_prints_what_config_takes(tmp_path: Path) -> None:
         (["config", "--preset", "laptop", "--config", "x.yaml"], "exclude each other"),
         (["config", "--preset", "laptop", "--set", "training.step=3"], "Did you mean 'steps'?"),
         (["config", "--preset", "laptop", "--set", "training.steps"], "not of the form"),
+        (["config", "--set", "foo"], "no settings"),
         (["config", "--preset", "laptop", "--set", "training.steps=-1"], "training.steps"),
         (["pretrain", "--store", "store", "--out", "run"], "no settings"),
         (["pretrain", "--store", "store", "--preset", "laptop"], "no --out"),
@@ -122,3 +124,24 @@ def test_interrupting_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr("ecgscan_ray.config.read_yaml", interrupted)
     assert "goes on where it stopped" in run("config", "--preset", "laptop", exit_status=130)
+
+
+def chances(*settings: str, preset: str = "laptop") -> dict[str, float]:
+    arguments = [word for setting in settings for word in ("--set", setting)]
+    page = json.loads(run("config", "--preset", preset, "--json", *arguments))["page"]
+    return {name: effect.chance for name, effect in planned(PageConfig(**page)).items()}
+
+
+def test_a_fax_is_a_fax_whatever_the_preset_has_switched_off() -> None:
+    fax = {name: effect.chance for name, effect in PRESETS["fax"].items()}
+    assert "threshold" not in chances()
+    assert chances("page.effects=fax") == fax
+    assert chances("page.effects=fax", "page.chances.threshold=0.1") == fax | {"threshold": 0.1}
+    assert chances("page.effects=fax", "page.chances={threshold: 0.1}") == fax | {"threshold": 0.1}
+    assert chances("page.effects=mixed") == chances(), "what the preset has already changes nothing"
+
+
+@pytest.mark.parametrize("value", [".inf", ".nan", "-.inf"])
+@pytest.mark.parametrize("key", ["training.learning_rate", "training.weight_decay", "objective.siglip_bias"])
+def test_numbers_are_finite(key: str, value: str) -> None:
+    assert key in run("config", "--preset", "laptop", "--set", f"{key}={value}", exit_status=2)

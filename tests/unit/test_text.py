@@ -16,6 +16,7 @@ from ecgscan_ray.text import (
     is_finding,
     load_tokenizer,
     normalise,
+    parse_tokenizer,
     superclass_prompts,
 )
 
@@ -93,8 +94,9 @@ def test_loading_back(tmp_path) -> None:
     tokenizer = fit_tokenizer(REPORTS, 400)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     wanted = encode(tokenizer, REPORTS, 24)[0]
-    for source in (tokenizer.to_str(), tmp_path / "tokenizer.json", str(tmp_path)):
-        assert (encode(load_tokenizer(source), REPORTS, 24)[0] == wanted).all()
+    back = [parse_tokenizer(tokenizer.to_str()), *map(load_tokenizer, (tmp_path / "tokenizer.json", str(tmp_path)))]
+    for one in back:
+        assert (encode(one, REPORTS, 24)[0] == wanted).all()
 
 
 @pytest.mark.parametrize("content", ["{}", "{", "not a tokenizer"])
@@ -107,9 +109,11 @@ def test_bad_tokenizers_are_one_line(tmp_path, content: str) -> None:
         load_tokenizer(tmp_path / "absent")
 
 
-def test_nothing_to_fit_on() -> None:
-    with pytest.raises(InputError, match="no report"):
-        fit_tokenizer(["", "trace only requested."], 400)
+def test_without_a_finding_tokens_are_bytes() -> None:
+    tokenizer = fit_tokenizer(["", "trace only requested."], 400)
+    assert tokenizer.get_vocab_size() == 4 + 256
+    ids, mask = encode(tokenizer, ["", "ekg"], 8)
+    assert ids[0].tolist() == [2, 3, 0, 0, 0, 0, 0, 0] and mask[1].sum() == 2 + len(" ekg")
 
 
 def test_prompts_are_findings_in_two_languages() -> None:

@@ -55,7 +55,7 @@ def test_run_finish_resume_and_refuse(
     assert (out / "finished.json").stat().st_mtime_ns == before
     with pytest.raises(RunError, match=r"objective\.gram_weight: 1\.0 -> 2\.0"):
         pretrain(tiny_config(training__steps=4, objective__gram_weight=2.0), sample_store, str(out))
-    with pytest.raises(RunError, match="wants an empty folder"):
+    with pytest.raises(RunError, match="needs an empty folder"):
         pretrain(config, sample_store, str(out), fresh=True)
     with pytest.raises(ConfigError, match=r"needs 9\.05 CPUs"):
         pretrain(tiny_config(resources__cpus_per_worker=8.5), sample_store, str(tmp_path / "other"))

@@ -14,7 +14,7 @@ from ecgscan_ray.errors import RunError
 from ecgscan_ray.report.metrics import read_metrics
 from ecgscan_ray.runtime.pretrain import pretrain, teach
 from ecgscan_ray.runtime.run_folder import read_config
-from ecgscan_ray.store.embeddings import read_embeddings, vectors
+from ecgscan_ray.store.embeddings import EmbeddingReader, vectors
 from ecgscan_ray.store.manifest import read_manifest
 from ecgscan_ray.store.shards import iterate_rows
 from ecgscan_ray.training.checkpoint import load_run, load_teacher
@@ -83,7 +83,7 @@ def test_pages_are_aligned_to_a_frozen_teacher(teacher: Path, sample_store: str,
     # what the stream brought is what the teacher says
     rows = list(iterate_rows(sample_store, read_manifest(sample_store), "train", limit=20))
     shard = read_manifest(sample_store).shards_of("train")[0]
-    kept = read_embeddings(str(index.parent), shard.path, [0])
+    kept = EmbeddingReader(str(index.parent)).read(shard, [0])
     tensors = to_device(BatchMaker(taught.config, taught.tokenizer).make(rows, range(20), [0] * 20), "cpu", 100)
     said = taught.model.encode_signal(tensors["centred_mv"]).detach().numpy()
     np.testing.assert_allclose(vectors(kept["teacher_signal"], 16)[:20], said, atol=1e-5)
@@ -93,7 +93,7 @@ def test_pages_are_aligned_to_a_frozen_teacher(teacher: Path, sample_store: str,
 
     with pytest.raises(RunError, match=r"teacher\.digest: \w+ -> None"):
         pretrain(tiny_config(training__steps=4), sample_store, str(out))
-    with pytest.raises(RunError, match="holds a page encoder, not a teacher"):
+    with pytest.raises(RunError, match="is no teacher: it is a run of 'ecgscan pretrain', a page encoder"):
         pretrain(tiny_config(teacher__run=str(out)), sample_store, str(tmp_path / "other"))
     (teacher / "finished.json").rename(teacher / "away.json")
     with pytest.raises(RunError, match="the teacher is not finished"):

@@ -1,5 +1,7 @@
 """Score and whole evaluation with the real model, renderer and batches, on a few synthetic recordings."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,10 @@ import torch
 from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config, build
-from ecgscan_ray.evaluation.evaluate import evaluate_run
-from ecgscan_ray.evaluation.features import EVALUATION_EPOCH, extract
+from ecgscan_ray.evaluation.bootstrap import PatientBootstrap
+from ecgscan_ray.evaluation.classes import label_task
+from ecgscan_ray.evaluation.evaluate import _Bench, _probe_figures, evaluate_run
+from ecgscan_ray.evaluation.features import EVALUATION_EPOCH, Features, extract
 from ecgscan_ray.evaluation.score import validation_score
 from ecgscan_ray.recording.labels import SUPERCLASSES
 from ecgscan_ray.recording.recording import Recording
@@ -85,7 +89,7 @@ def test_evaluation_has_every_figure_of_the_report(config, tokenizer, maker):
     assert not [name for name in wanted if name not in content]
     for name in wanted:
         entry = content[name]
-        assert set(entry) == {"value", "low", "high", "n"}
+        assert set(entry) == {"value", "low", "high", "n"}, name
         assert entry["value"] is not None, name
         if "chance" not in name:
             assert entry["low"] <= entry["value"] <= entry["high"] or name.endswith("auroc"), name
@@ -100,6 +104,88 @@ def test_evaluation_has_every_figure_of_the_report(config, tokenizer, maker):
     for name in ("retrieval.page_to_signal.mrr", "lead_residual_mv", "reconstruction.unseen.pearson_r"):
         assert np.nanmean(rows[name]) == pytest.approx(content[name]["value"]), name
     assert rows["zero_shot.superclass.macro_auroc"].shape == (20, 5)
+
+
+def test_labels_of_the_archive_are_probed(config, tokenizer, maker):
+    evaluation = evaluated(config, tokenizer, maker, lambda n: replace(recording(n), labels=own_labels(n)))
+    content = evaluation.as_dict()
+    for name, positives in (("AFIB", 8), ("LBBB", 6)):
+        assert content[f"linear_probe.label.{name}.positives"] == {
+            "value": positives,
+            "low": None,
+            "high": None,
+            "n": 16,
+        }
+        for prefix in ("", "random."):
+            assert 0 <= content[f"{prefix}linear_probe.label.{name}.auroc"]["value"] <= 1
+    both = [content[f"linear_probe.label.{name}.auroc"]["value"] for name in ("AFIB", "LBBB")]
+    assert content["linear_probe.label.macro_auroc"]["value"] == pytest.approx(np.mean(both))
+    assert content["linear_probe.label.macro_auroc.minus_random"]["n"] == 16
+    assert "fewer than 5" in content["linear_probe.label.PACE.auroc"]["reason"], "too few"
+    assert "fewer than 5" in content["linear_probe.label.ECG.auroc"]["reason"], "all have it"
+    assert "no training recording has a superclass" in content["linear_probe.superclass.macro_auroc"]["reason"]
+    assert "no tested recording has a superclass" in content["zero_shot.superclass.macro_auroc"]["reason"]
+    assert content["retrieval.page_to_text.mrr"]["value"] is not None
+
+
+def test_a_label_that_the_page_shows_is_found():
+    """The probe's protocol, on features made up for it: the mark of a label is found, chance is not."""
+    rng = np.random.default_rng(0)
+
+    def part(count: int) -> Features:
+        codes = [frozenset(name for name in ("AFIB", "LBBB") if rng.random() < 0.4) | {"ECG"} for _ in range(count)]
+        marked = rng.normal(size=(count, 8)) + 4 * np.array([["AFIB" in c] for c in codes]) * np.eye(8)[0]
+        columns = {"features": marked, "random.features": rng.normal(size=(count, 8))}
+        return Features([""] * count, columns, [], [], codes)
+
+    train, validation, test = part(300), part(80), part(200)
+    task, too_few = label_task(train, test)
+    assert (task.names, too_few) == (("AFIB", "LBBB"), ["ECG"])
+    bench = _Bench(test, PatientBootstrap(np.arange(200), 50), ("", "random."))
+    figures = _probe_figures(bench, task, [train], validation, {}, {})
+    assert figures["linear_probe.label.AFIB.auroc"].value > 0.95
+    assert figures["linear_probe.label.LBBB.auroc"].value == pytest.approx(0.5, abs=0.12)
+    assert figures["random.linear_probe.label.AFIB.auroc"].value == pytest.approx(0.5, abs=0.12)
+
+
+def test_without_reports_labels_patients_and_validation(config, tokenizer, maker):
+    bare = {"report": None, "labels": {}, "patient_id": None}
+    without = config.model_copy(
+        update={
+            "objective": config.objective.model_copy(update={"gram_weight": 0.0, "pair_shares": {"image_signal": 1}})
+        }
+    )
+    maker = BatchMaker(without, tokenizer)
+    evaluation = evaluated(without, tokenizer, maker, lambda n: replace(recording(n), **bare), validation=())
+    content = evaluation.as_dict()
+    reasons = {name: entry["reason"] for name, entry in content.items() if "reason" in entry}
+    assert reasons == {
+        "retrieval.page_to_text": "the run learned from no reports",
+        "reject": "no validation recordings",
+        "linear_probe.superclass.macro_auroc": "no validation recordings, on which the probe's strength is chosen",
+        "linear_probe.label.macro_auroc": "no labels",
+        "zero_shot.superclass.macro_auroc": "no tested recording has a superclass",
+    }
+    assert content["retrieval.page_to_signal.mrr"]["value"] > 0
+    assert content["evaluation.patients"]["value"] == 0
+    assert content["evaluation.unknown_patients"]["value"] == content["training.unknown_patients"]["value"] == 20
+    assert not [name for name in content if "text" in name and name not in reasons]
+
+
+def own_labels(number: int) -> dict[str, float]:
+    """Every fifth recording has none."""
+    names = {"AFIB": number % 2 == 0, "LBBB": number % 3 == 0, "PACE": number == 33, "ECG": True}
+    return {name: 100.0 for name, has in names.items() if has and number % 5}
+
+
+def evaluated(config, tokenizer, maker, recording_of, validation=range(20, 32)):
+    splits = {"train": range(20), "validation": validation, "test": range(32, 52)}
+    return evaluate_run(
+        build_model(config, tokenizer),
+        build_model(config.model_copy(update={"seed": 1}), tokenizer),
+        maker,
+        lambda split: (recording_of(n) for n in splits[split]),
+    )
 
 
 def test_features_do_not_depend_on_batch_size_and_pages_are_not_those_of_training(config, tokenizer, maker):

@@ -132,3 +132,24 @@ def test_a_lead_that_was_not_recorded_asks_nothing_of_the_reconstruction() -> No
     losses = Objective(ObjectiveConfig())(output, batch | {"has_signal": torch.ones(ROWS).bool()})
     grad = torch.autograd.grad(losses["reconstruction_loss"], output["redrawn_mv"])[0]
     assert not grad[2:4, 7].any() and grad[2:4, 8].any() and grad[0, 7].any()
+
+
+def test_without_reports_text_terms_are_nothing_and_no_nan() -> None:
+    output, batch = outputs()
+    batch["has_text"] = torch.zeros(ROWS).bool()
+    losses = Objective(ObjectiveConfig(pair_weight=2.0))(output, batch)
+    assert all(torch.isfinite(value) for value in losses.values())
+    assert losses["gram_loss"] == 0
+    losses["loss"].backward()
+    assert all(torch.isfinite(value.grad).all() for value in output.values() if value.grad is not None)
+    assert not output["text_features"].grad.any()
+    alone = ObjectiveConfig(gram_weight=0.0, pair_shares={"image_signal": 1.0})
+    assert not alone.uses_text and ObjectiveConfig().uses_text
+    torch.testing.assert_close(Objective(alone)(output, batch)["pair_loss"], 3 * losses["pair_loss"])
+
+
+def test_which_losses_use_text() -> None:
+    assert not ObjectiveConfig(gram_weight=0, pair_weight=0).uses_text
+    assert ObjectiveConfig(gram_weight=0, pair_weight=1).uses_text
+    assert ObjectiveConfig(gram_weight=1, pair_weight=0).uses_text
+    assert not ObjectiveConfig(gram_weight=0, pair_shares={"image_signal": 1.0, "image_text": 0.0}).uses_text

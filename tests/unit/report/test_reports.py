@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from ecgscan_ray.config import Config, SearchRange
 from ecgscan_ray.evaluation.bootstrap import Estimate
 from ecgscan_ray.evaluation.evaluate import Evaluation
 from ecgscan_ray.evaluation.features import Example
-from ecgscan_ray.report.run import RunFacts, write_run_report
-from ecgscan_ray.report.sweep import Trial, compare_best, ranked, write_sweep_report
+from ecgscan_ray.report.run import RunFacts, patients_sentence, write_run_report
+from ecgscan_ray.report.sweep import Trial, compare_best, csv_row, ranked, write_sweep_report
 
 METRIC = "validation.score"
 
@@ -87,6 +88,40 @@ def test_run_report(tmp_path):
     assert (tmp_path / "redrawn.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_was_not_measured_stands_in_the_report_with_its_reason(tmp_path):
+    reasons = {"retrieval.page_to_text": "no reports", "linear_probe.superclass.macro_auroc": "none has a superclass"}
+    measured = {name: figure for name, figure in figures(0.6).items() if "retrieval" not in name}
+    for prefix in ("", "random."):
+        for name in ("AFIB.auroc", "LBBB.auroc", "macro_auroc"):
+            measured[f"{prefix}linear_probe.label.{name}"] = Estimate(0.8, 0.7, 0.9, 20)
+    measured |= {
+        f"linear_probe.label.{name}.positives": Estimate(n, n=20) for name, n in (("AFIB", 6.0), ("LBBB", 9.0))
+    }
+    measured["linear_probe.label.macro_auroc.minus_random"] = Estimate(0.2, 0.1, 0.3, 20)
+    measured["evaluation.unknown_patients"] = Estimate(20.0)
+    found = replace(evaluation(), figures=measured, not_measured=reasons)
+    content = write_run_report(str(tmp_path), found, LINES, RunFacts("mine", Config(), 20, 480))
+    assert json.loads((tmp_path / "report.json").read_text()) == content
+    entry = {"value": None, "low": None, "high": None, "n": 0, "reason": "no reports"}
+    assert content["retrieval.page_to_text"] == entry
+    assert Estimate(**content["lead_residual_mv"]).value == 0.01
+    html = (tmp_path / "report.html").read_text()
+    assert_self_contained(html)
+    assert "<li>retrieval.page_to_text: no reports.</li>" in html
+    assert "<h2>Retrieval</h2>" not in html and "<h2>Classes</h2>" not in html
+    assert html.index("LBBB</td>") < html.index("AFIB</td>"), "the most frequent first"
+    assert "Linear probe, 2 labels of the archive" in html
+
+
+@pytest.mark.parametrize(("tested", "trained", "known"), [(0, 0, True), (3, 0, False), (0, 3, False)])
+def test_patients_are_claimed_only_where_they_are_known(tested, trained, known):
+    unknown = {"evaluation.unknown_patients": Estimate(tested), "training.unknown_patients": Estimate(trained)}
+    sentence = patients_sentence(unknown)
+    assert ("None of these patients were trained on" in sentence) == known
+    assert ("may have been trained on" in sentence) != known
+    assert "may have been trained on" in patients_sentence(unknown, same_store=False)
+
+
 def test_headline_claims_nothing_that_the_interval_denies(tmp_path):
     write_run_report(str(tmp_path), evaluation(recall=0.12), [], RunFacts("shuffled", Config(), 20, 480))
     html = (tmp_path / "report.html").read_text()
@@ -156,3 +191,8 @@ def test_noise_without_seeds_is_the_jitter_of_the_curves():
     smooth = [trial("a", "done", course, gram_weight=1), trial("b", "done", course + 0.01, gram_weight=2)]
     assert compare_best(smooth, METRIC).within_noise is False
     assert compare_best([TRIALS[0]], METRIC).within_noise is None
+
+
+def test_no_cell_of_a_csv_file_is_a_formula() -> None:
+    row = csv_row(["=cmd|' /C calc'!A0", "+1", "-x", "@sum", "\tx", "plain", -0.5, 3, None])
+    assert row == ["'=cmd|' /C calc'!A0", "'+1", "'-x", "'@sum", "'\tx", "plain", -0.5, 3, None]

@@ -85,7 +85,7 @@ def test_one_shard_with_resampling(tmp_path: Path) -> None:
     assert shard.row_groups == [3]
     assert [(row["id"], row["reason"]) for row in left] == [("d", "missing_file")]
     assert counts["fs"] == {"100": 3}
-    table = read_row_groups(str(tmp_path / "out"), shard.path, [0])
+    table = read_row_groups(str(tmp_path / "out"), shard, [0])
     assert table["sig_len"].to_pylist() == [1000] * 3
     assert max(table["rounding_uv"].to_pylist()) <= 0.51
 

@@ -5,23 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker, stable_key
+from ecgscan_ray.errors import RunError
+from ecgscan_ray.runtime.embeddings import under_teacher
 from ecgscan_ray.runtime.stream import make_unit, read_span
-from ecgscan_ray.store.embeddings import EmbeddingWriter
+from ecgscan_ray.store.embeddings import EmbeddingIndex, EmbeddingReader, EmbeddingWriter, write_index
 from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.store.plan import Plan
 from ecgscan_ray.store.shards import ShardWriter
 from ecgscan_ray.training.loop import _shuffle_pairs
+from tests.checkpoints import write_checkpoint
 from tests.records import recording
 from tests.tiny import tiny_config
 
 
 def test_vectors_are_those_of_their_recordings(tmp_path: Path) -> None:
     store, said = str(tmp_path / "store"), str(tmp_path / "said")
-    shards, numbers = [], iter(range(100))
+    shards, files, numbers = [], [], iter(range(100))
     for number in range(2):
         shard, vectors = ShardWriter(store, "train", number), EmbeddingWriter()
         for rows in (5, 7, 4):
@@ -31,11 +35,13 @@ def test_vectors_are_those_of_their_recordings(tmp_path: Path) -> None:
             vectors.add(mark, -mark[:, :12], np.array(ids) % 3 > 0, np.array(ids) % 4 > 0)
         closed = shard.close()
         assert closed is not None
-        vectors.close(said, closed.path, "train")
+        files.append(vectors.close(said, closed.path, "train"))
         shards.append(closed)
-    plan = Plan(Manifest(source="test", shards=shards), "train", 0, 2)
+    manifest = Manifest(source="test", shards=shards)
+    write_index(said, EmbeddingIndex(teacher_digest="t", manifest_digest=manifest.digest(), files=files))
+    plan = Plan(manifest, "train", 0, 2)
     maker = BatchMaker(tiny_config(), text.fit_tokenizer(["sinusrhythmus"], 300))
-    batch = make_unit(maker, read_span(store, plan, 10, 42, said))  # across the end of an epoch
+    batch = make_unit(maker, read_span(store, plan, 10, 42, EmbeddingReader(said)))  # across the end of an epoch
     number_of = {stable_key(f"made-up/{n}"): n for n in range(32)}
     ids = np.array([number_of[key] for key in batch["recording_key"].tolist()])
     assert len(set(ids[:22].tolist())) == 22 and not np.array_equal(ids, np.sort(ids))
@@ -52,3 +58,26 @@ def test_shuffled_pairs_take_the_teachers_words_along() -> None:
     assert {name for name, value in tensors.items() if not torch.equal(value, torch.arange(4))} == tensors.keys() - {
         "image"
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (None, "empty, or not there"),
+        ("manifest.json", "a store"),
+        ("model.safetensors", "an exported encoder"),
+        ("environment.json", "a run without a checkpoint yet"),
+        ("thesis.txt", "a folder of something else"),
+    ],
+)
+def test_what_is_no_teacher_is_named(tmp_path: Path, name: str | None, kind: str) -> None:
+    if name:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(RunError, match=f"is no teacher: it is {kind}. Give the folder of a finished 'ecgscan teach'"):
+        under_teacher(tiny_config(teacher__run=str(tmp_path)))
+
+
+def test_a_page_encoder_is_no_teacher(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 2)
+    with pytest.raises(RunError, match="it is a run of 'ecgscan pretrain', a page encoder"):
+        under_teacher(tiny_config(teacher__run=str(tmp_path)))

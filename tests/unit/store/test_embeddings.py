@@ -10,8 +10,8 @@ import pytest
 
 from ecgscan_ray.store.embeddings import (
     EmbeddingIndex,
+    EmbeddingReader,
     EmbeddingWriter,
-    read_embeddings,
     read_index,
     vectors,
     write_index,
@@ -43,7 +43,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_rows_come_back_with_their_row_groups(folder: Path) -> None:
-    table = read_embeddings(str(folder), "train-0.parquet", [1])
+    reader, train = EmbeddingReader(str(folder)), MANIFEST.shards[0]
+    table = reader.read(train, [1])
     assert len(table) == 20
     signal = vectors(table["teacher_signal"], D)
     assert signal.shape == (20, D)
@@ -51,7 +52,7 @@ def test_rows_come_back_with_their_row_groups(folder: Path) -> None:
     index = read_index(str(folder), "t", MANIFEST)
     assert index is not None
     mean, _ = index.means()
-    both = vectors(read_embeddings(str(folder), "train-0.parquet", [0, 1])["teacher_signal"], D)
+    both = vectors(reader.read(train, [0, 1])["teacher_signal"], D)
     np.testing.assert_allclose(mean, both[both.any(1)].mean(0), rtol=1e-5)
 
 

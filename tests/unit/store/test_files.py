@@ -41,7 +41,7 @@ def test_shards_are_what_the_manifest_says(tmp_path: Path) -> None:
     assert (manifest.rows("train"), manifest.rows("validation"), manifest.rows("test")) == (10, 0, 3)
     content = (tmp_path / train.path).read_bytes()
     assert (len(content), hashlib.sha256(content).hexdigest()) == (train.bytes, train.sha256)
-    table = read_row_groups(store, train.path, [2, 0])
+    table = read_row_groups(store, train, [2, 0])
     assert table["id"].to_pylist() == ["8", "9", "0", "1", "2", "3"]
     assert table.schema.equals(SCHEMA)
     assert [row.id for row in iterate_rows(store, manifest, "train", limit=6)] == list("012345")
@@ -93,12 +93,12 @@ def test_unknown_split(tmp_path: Path) -> None:
 def test_missing_and_damaged_shards(tmp_path: Path) -> None:
     store, manifest = small_store(tmp_path)
     with pytest.raises(StoreError, match="row groups"):
-        read_row_groups(store, "train-00000.parquet", [3])
+        read_row_groups(store, manifest.shards[0], [3])
     path = tmp_path / "train-00000.parquet"
     path.write_bytes(path.read_bytes()[:-100])
     assert inspect(store)["damaged"] == ["train-00000.parquet"]
     with pytest.raises(StoreError, match=r"train-00000\.parquet"):
-        read_row_groups(store, path.name, [0])
+        read_row_groups(store, manifest.shards[0], [0])
     path.unlink()
     with pytest.raises(StoreError, match=r"train-00000\.parquet"):
         list(iterate_rows(store, manifest, "train"))
@@ -168,6 +168,13 @@ def test_bad_uris(uri: str, message: str) -> None:
         filesystem.open_filesystem(uri)
 
 
+def test_other_storage_has_odd_names_and_a_limit() -> None:
+    """Google's client is silent for 15 minutes by itself (apache/arrow#43497)."""
+    files, path = filesystem.open_filesystem("gs://anonymous@bucket/a b#%20")
+    assert path == "bucket/a b#%20"
+    assert "retry_time_limit': datetime.timedelta(seconds=20)" in repr(files.handler._inner.__reduce__())
+
+
 def test_an_endpoint_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
@@ -176,6 +183,14 @@ def test_an_endpoint_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         filesystem.open_filesystem("s3://bucket/store", create=True)
     assert "hidden-secret" not in str(caught.value)
     assert "someone" not in str(caught.value)
+
+
+@pytest.mark.parametrize("endpoint", ["http://[", "ftp://u:HUSH@host", "http://", "http://u:HUSH@host:port", "//HUSH"])
+def test_an_endpoint_that_is_no_server(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(StoreError, match="AWS_ENDPOINT_URL: not the address of a server") as caught:
+        filesystem.exists("s3://bucket/x")
+    assert "HUSH" not in str(caught.value)
 
 
 def test_places() -> None:
@@ -191,3 +206,15 @@ def test_rows_cost_a_third_of_their_samples(tmp_path: Path) -> None:
     _, manifest = small_store(tmp_path)
     assert sum(shard.bytes for shard in manifest.shards) / 13 < 12 * 1000 * 2 / 2.5
     assert isinstance(pack([recording()]), pa.Table)
+
+
+def test_a_folder_to_write_into_is_here_or_goes_there(tmp_path: Path, s3_server: str) -> None:
+    here, there = str(tmp_path / "pages"), filesystem.join(s3_server, "pages")
+    for place in (here, f"file://{here}-2", there):
+        with filesystem.local_folder(place) as folder:
+            (folder / "sub").mkdir(parents=True)
+            (folder / "sub" / "page.png").write_bytes(b"page")
+        assert filesystem.read_bytes(filesystem.join(place, "sub", "page.png")) == b"page"
+    assert not folder.exists(), "what was uploaded is not kept here"
+    with pytest.raises(StoreError, match="no such bucket"), filesystem.local_folder("s3://no-such-bucket/x"):
+        raise AssertionError("found before the work begins")

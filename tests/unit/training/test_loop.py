@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ import torch
 from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config
-from ecgscan_ray.errors import RunError, WorkError
+from ecgscan_ray.errors import NotFiniteError, RunError, WorkError
 from ecgscan_ray.recording.recording import Recording
+from ecgscan_ray.training import loop, meters
 from ecgscan_ray.training.checkpoint import build_model, load_checkpoint, read_state
 from ecgscan_ray.training.loop import Job, train
+from ecgscan_ray.training.meters import Meter
 from ecgscan_ray.training.optimizer import learning_rate
 from ecgscan_ray.training.tensors import shown_and_derivable
 from tests.tiny import tiny_config
@@ -49,9 +52,13 @@ class Keeper:
     def __init__(self, folder: Path, start: Path | None = None, stop_at: int | None = None) -> None:
         self.folder, self.start, self.stop_at = folder, start, stop_at
         self.kept: list[Path] = []
+        folder.mkdir(exist_ok=True)
 
     def last_checkpoint(self) -> Path | None:
         return self.start
+
+    def new_folder(self) -> Path:
+        return Path(tempfile.mkdtemp(dir=self.folder))
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
         assert checkpoint is not None
@@ -103,6 +110,43 @@ def test_a_loss_that_is_not_finite_stops_before_a_checkpoint(batches, tmp_path: 
     with pytest.raises(WorkError, match="not finite at step 2"):
         run(tiny_config(), spoiled, keeper)
     assert keeper.kept == []
+
+
+def test_the_step_that_was_not_finite_is_found_among_many(batches, tmp_path: Path) -> None:
+    """The loss is looked at every sixth step; the batch at fault is that of the third."""
+    spoiled = [dict(batch) for batch in batches]
+    spoiled[2]["signal_scale_mv"] = np.full_like(spoiled[2]["signal_scale_mv"], np.inf)
+    with pytest.raises(NotFiniteError, match="not finite at step 3") as found:
+        run(tiny_config(training__log_every=6, training__checkpoint_every=6), spoiled, Keeper(tmp_path))
+    assert found.value.step == 3
+
+
+def test_weights_that_are_not_finite_are_not_saved(batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last step before a checkpoint is infinitely long: its loss was fine."""
+    keeper, rate = Keeper(tmp_path), loop.learning_rate
+    monkeypatch.setattr(loop, "learning_rate", lambda step, *rest: float("inf") if step == 3 else rate(step, *rest))
+    with pytest.raises(NotFiniteError, match="weights not finite at step 4") as found:
+        run(tiny_config(), batches, keeper)
+    assert found.value.step == 4
+    assert [folder.name for folder in keeper.kept] == ["step2"]
+
+
+def test_metrics_are_means_over_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks, of which the other has seen a loss of 3, 5 and one NaN."""
+    theirs = {1: torch.tensor([4.0, 1.0, 1.0]), 2: torch.tensor([float("nan"), 1.0, 0.0])}
+    monkeypatch.setattr(meters, "world_size", lambda: 2)
+    meter = Meter()
+    for reading, mine in ((1, (1.0, 3.0)), (2, (1.0, 1.0))):
+        monkeypatch.setattr(meters, "global_sum", lambda value, reading=reading: value + theirs[reading])
+        for loss in mine:
+            meter.add({"loss": torch.tensor(loss)})
+        means, steps_ago = meter.read()
+        assert means["loss"] == pytest.approx(3.0) if reading == 1 else np.isnan(means["loss"])
+        assert steps_ago == 0
+    monkeypatch.setattr(meters, "global_sum", lambda value: value + torch.tensor([float("nan"), 1.0, 0.0, 0.0]))
+    for _ in range(3):
+        meter.add({"loss": torch.tensor(1.0)})
+    assert meter.read()[1] == 1, "the other rank's second step of three"
 
 
 def test_damaged_checkpoints_are_refused(batches, tmp_path: Path) -> None:

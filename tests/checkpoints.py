@@ -1,0 +1,59 @@
+"""Run folders with checkpoints, made without training: what the commands find there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from ecgscan_ray import text
+from ecgscan_ray.config import Config
+from ecgscan_ray.model.ecgscan import ECGScan
+from ecgscan_ray.training.checkpoint import FILES, TrainingState, build_model, save_checkpoint
+from ecgscan_ray.training.optimizer import build_optimizer
+from tests.tiny import tiny_config
+
+TOKENIZER = text.fit_tokenizer(["sinusrhythmus normales ekg", "linksschenkelblock"], 300)
+
+
+@cache
+def tiny_model() -> ECGScan:
+    return build_model(tiny_config(), TOKENIZER)
+
+
+@cache
+def tiny_optimizer() -> torch.optim.Optimizer:
+    """After one step of length 0, so that it has moments."""
+    optimizer = build_optimizer(tiny_model(), tiny_config(training__learning_rate=1e-30).training)
+    for parameter in tiny_model().parameters():
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    optimizer.step()
+    optimizer.zero_grad()
+    return optimizer
+
+
+def write_checkpoint(run: Path, step: int, score: float | None = None, config: Config | None = None) -> Path:
+    """A whole checkpoint of an untrained tiny model in the run's folder; its path."""
+    folder = run / "checkpoints" / f"checkpoint_{step:09d}"
+    folder.mkdir(parents=True)
+    config = config or tiny_config()
+    state = TrainingState(step, step * 12, step * 12, 1, config.digest(), "manifest", score)
+    save_checkpoint(folder, tiny_model(), tiny_optimizer(), config, TOKENIZER.to_str(), state)
+    return folder
+
+
+def damage(path: Path) -> None:
+    """One bit in the middle of a file is flipped."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def sign(folder: Path) -> None:
+    """Make a checkpoint's digests fit what is there."""
+    state = json.loads((folder / "state.json").read_text())
+    state["digests"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
+    (folder / "state.json").write_text(json.dumps(state))

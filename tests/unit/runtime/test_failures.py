@@ -1,0 +1,60 @@
+"""Which failures end a run at once, and which are tried again."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+from ray.train import FailureConfig, WorkerGroupError
+from ray.train.v2._internal.execution.failure_handling import FailureDecision
+
+from ecgscan_ray.errors import ConfigError, EcgscanError, NotFiniteError, RunError, StoreError, WorkError
+from ecgscan_ray.runtime.failures import _EndWhatLasts, lasting
+
+LOST = RuntimeError("[enforce fail] Connection closed by peer [127.0.0.1]:3211")
+
+
+def decide(*failures: BaseException) -> FailureDecision:
+    policy = _EndWhatLasts(FailureConfig(max_failures=3))
+    return policy.make_decision(WorkerGroupError("text", dict(enumerate(failures))))  # type: ignore[arg-type]
+
+
+def behind_a_task(error: Exception) -> BaseException:
+    """As Ray Data hands over what one of its tasks raised."""
+    return RayTaskError("Read", "Traceback ...", error).as_instanceof_cause()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotFiniteError("loss not finite at step 2", step=2),
+        RunError("damaged"),
+        StoreError("cannot be read (No such file or directory)", where="train-00000.parquet"),
+        ConfigError("batch norm"),
+        WorkError("the stream ended before step 3"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("Error: I/O error: No space left on device (os error 28)"),
+        behind_a_task(StoreError("damaged", where="train-00000.parquet")),
+    ],
+    ids=lambda error: f"{type(error).__name__}: {error}"[:60],
+)
+def test_what_cannot_go_away_ends_at_once(error: Exception) -> None:
+    assert decide(LOST, error) is FailureDecision.RAISE
+    told = lasting(WorkerGroupError("text", {0: LOST, 1: error}))
+    assert isinstance(told, EcgscanError) and "\n" not in str(told)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LOST,
+        ActorDiedError(),
+        StoreError("cannot be read: its server cannot be reached", where="s3://bucket/store"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+    ],
+    ids=lambda error: f"{type(error).__name__}: {error}"[:60].splitlines()[0],
+)
+def test_what_may_go_away_is_tried_again(error: Exception) -> None:
+    assert decide(error) is FailureDecision.RETRY
+    assert lasting(WorkerGroupError("text", {0: error})) is None
