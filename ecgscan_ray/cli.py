@@ -79,6 +79,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Insist on an empty --out instead of going on in it.")]
 
 
+Trusted = Annotated[
+    list[str] | None,
+    typer.Option("--trust", help="Module whose code may run for teacher.encoder.factory; can be repeated."),
+]
+
+
 @app.command(epilog="Example: ecgscan prepare --source ptbxl --from ptb-xl-1.0.3 --to store --test-folds 10")
 def prepare(
     source: Annotated[str, typer.Option(help="Kind of archive: ptbxl, or folder for one's own WFDB files.")],
@@ -185,10 +191,12 @@ def pretrain(
     init_from: Annotated[str | None, typer.Option(help="Run whose weights this one starts from.")] = None,
     fresh: Fresh = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
+    trusted: Trusted = None,
 ) -> None:
     """Pretrain on a store; the same command on an unfinished run goes on where it stopped."""
     from ecgscan_ray.config import Config
 
+    _trust(trusted)
     if teacher and joint:
         raise InputError("--teacher and --joint exclude each other", fix="Give one of the two.")
     chosen = [f"teacher.run={_place(teacher)}"] if teacher else ["teacher.run=", "teacher.digest="] if joint else []
@@ -218,11 +226,13 @@ def teach(
     settings: Settings = None,
     init_from: Annotated[str | None, typer.Option(help="Teacher whose weights this one starts from.")] = None,
     fresh: Fresh = False,
+    trusted: Trusted = None,
 ) -> None:
     """Pretrain the signal-text teacher, without pages; the same command on an unfinished run goes on."""
     from ecgscan_ray.config import Config
     from ecgscan_ray.runtime.pretrain import teach as run
 
+    _trust(trusted)
     resolved = _load(Config, preset, config, settings)
     _talk()
     run(resolved, _place(store), _place(out), fresh=fresh, init_from=_place(init_from) if init_from else None)
@@ -349,6 +359,13 @@ def doctor(
     if complaints:
         raise WorkError("; ".join(complaints))
     _next("prepare", "--source", "folder", "--from", "FOLDER_OF_RECORDS", "--to", "store")
+
+
+def _trust(modules: list[str] | None) -> None:
+    if modules:
+        from ecgscan_ray.model.external import trust
+
+        trust(modules)
 
 
 def _named(preset: str | None, config: str | None) -> str:

@@ -114,8 +114,6 @@ class ImageTowerConfig(Section):
     """Passed to ``timm.create_model``."""
     path: str | None = None
     """A local folder with weights and ``config.json`` (timm's ``local-dir:``) instead of random weights."""
-    flatten_px: int = Field(0, ge=0)
-    """Divide each page by its blurred self, a box of this many pixels: light and shadow go, ink stays. 0 = leave it."""
 
 
 class SignalTowerConfig(Section):
@@ -267,13 +265,18 @@ class ObjectiveConfig(Section):
         return self.gram_weight > 0 or (self.pair_weight > 0 and bool(pairs))
 
 
+TRUSTED_MODULES = "ECGSCAN_TRUSTED_MODULES"
+"""Environment variable in which ``--trust`` reaches Ray's workers."""
+
+
 class ExternalEncoderConfig(Section):
     """A signal encoder of others, frozen, as the signal side of a teacher."""
 
     path: str
-    """Its weights: TorchScript, torch.export (``.pt2``), or safetensors for a ``factory``."""
+    """Its weights: TorchScript, or safetensors for a ``factory``."""
     factory: str | None = None
-    """``package.module:function`` that gives the module without weights; what it imports must be installed."""
+    """``package.module:function`` that gives the module without weights. It is run, so the command line must name its
+    module too: ``--trust package.module``."""
     dim: int = Field(ge=1)
     """Length of its answer, one vector a recording."""
     fs: float = Field(500.0, gt=0)

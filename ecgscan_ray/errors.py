@@ -87,8 +87,15 @@ class NotFiniteError(WorkError):
         self.step = step
 
 
+_MOST_NAMES = 30
+"""Listed where no name is near; timm has 1,500 models."""
+
+
 def near_miss(name: str, allowed: Iterable[str]) -> str:
-    """``"Did you mean 'x'?"`` for the nearest allowed name, else the list of allowed names."""
+    """``"Did you mean 'x'?"`` for the nearest allowed name, else a list of allowed names."""
     names = sorted(allowed)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"Did you mean '{close[0]}'?" if close else f"Allowed: {', '.join(names)}."
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    more = f", ... ({len(names)} in all)" if len(names) > _MOST_NAMES else ""
+    return f"Allowed: {', '.join(names[:_MOST_NAMES])}{more}."

@@ -16,6 +16,7 @@ from PIL import Image
 
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.encoder.pictures import Picture, fit_page, read_picture
+from ecgscan_ray.errors import InputError, WorkError
 from ecgscan_ray.evaluation.redraw import lead_residual_mv, project_on_laws
 from ecgscan_ray.model.ecgscan import PageEncoder
 
@@ -49,11 +50,19 @@ class Encoder:
         module: Backbone and projection.
         page: The size, channels and fit it was trained with.
         device: Where it runs.
+
+    Raises:
+        InputError: There is no such device.
     """
 
     def __init__(self, module: PageEncoder, page: PageConfig, device: torch.device | str = "cpu") -> None:
-        self.page, self.device = page, torch.device(device)
-        self.module = module.to(self.device).eval()
+        self.page = page
+        try:
+            self.device = torch.device(device)
+            self.module = module.to(self.device).eval()
+        except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+            first = str(error).splitlines()[0][:120]
+            raise InputError(f"no such device here ({first})", where=device, fix="Use device='cpu'.") from None
 
     @property
     def feature_dim(self) -> int:
@@ -96,7 +105,12 @@ class Encoder:
         parts = [np.zeros((0, width), np.float32)]
         for tensor in self._tensors(images, batch_size):
             parts.append(self.module(tensor)["image_features" if projected else "features"].cpu().numpy())
-        return np.concatenate(parts)
+        features = np.concatenate(parts)
+        if not np.isfinite(features).all():  # weights are checked when they are loaded: this is the device's arithmetic
+            raise WorkError(
+                f"features are not finite, the first of page {int(np.argmin(np.isfinite(features).all(1)))}"
+            )
+        return features
 
     @torch.inference_mode()
     def redraw(self, images: Iterable[Picture] | Picture, *, lawful: bool = False, batch_size: int = BATCH) -> Redrawn:

@@ -1,130 +1,294 @@
-"""Encoders as folders: export of a run, and loading of what was exported."""
+"""Encoders as folders: export of a run, and loading of what was exported, on a disk or in a bucket.
+
+``config.json`` carries a digest of itself and of both weight files, so that a damaged or half-copied folder is refused
+instead of giving other features. timm and transformers read the same folder and ignore what is ours.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from ecgscan_ray.config import ModelConfig, PageConfig, build, merge
 from ecgscan_ray.encoder.encoder import Encoder
-from ecgscan_ray.errors import InputError
+from ecgscan_ray.errors import EcgscanError, InputError
 from ecgscan_ray.model.ecgscan import PageEncoder
-from ecgscan_ray.training.checkpoint import LoadedCheckpoint, load_run
+from ecgscan_ray.store.filesystem import (
+    absolute,
+    is_local,
+    join,
+    list_files,
+    list_names,
+    read_bytes,
+    write_bytes_atomic,
+)
+from ecgscan_ray.training.checkpoint import LoadedCheckpoint, check_shapes, load_run, read_weights
 
-SCHEMA_VERSION = 3
-PROJECTION_NAME = "projection.safetensors"
+SCHEMA_VERSION = 4
+CONFIG_NAME, BACKBONE_NAME, PROJECTION_NAME = "config.json", "model.safetensors", "projection.safetensors"
+CARD_NAME = "README.md"
+_BACKBONE = "tower.backbone."
+_MAX_CONFIG_BYTES = 4 * 2**20
+_AGAIN = "Copy or export it again."
 
 
 def load_encoder(path: str | os.PathLike, *, device: torch.device | str = "cpu") -> Encoder:
-    """The encoder in an exported folder, or of a run (its best checkpoint; local or in a bucket).
+    """The encoder in an exported folder, or of a run (its best checkpoint).
+
+    Args:
+        path: Folder or URI of either.
+        device: Where it runs.
 
     Raises:
-        InputError: Neither of the two is there.
+        InputError: Neither of the two is there, or it is damaged; or there is no such device.
     """
-    folder = Path(path)
-    if (folder / "config.json").is_file() and (folder / PROJECTION_NAME).is_file():
-        return Encoder(*_load_exported(folder), device=device)
-    run = load_run(os.fspath(path), which="best")
+    uri = absolute(os.fspath(path))
+    names = list_names(uri)
+    if CONFIG_NAME in names:
+        with _on_disk(uri) as folder, _named(uri, folder):
+            return Encoder(*load_exported(folder), device=device)
+    if not names:
+        fix = "Give a folder made by 'ecgscan export', or a run of 'ecgscan pretrain'."
+        raise InputError("no encoder here", where=uri, fix=fix)
+    run = load_run(uri, which="best")
     return Encoder(run.model.page, run.config.page, device)
 
 
-def _load_exported(folder: Path) -> tuple[PageEncoder, PageConfig]:
+@contextmanager
+def _on_disk(uri: str) -> Iterator[Path]:
+    if is_local(uri):
+        yield Path(uri)
+        return
+    with tempfile.TemporaryDirectory(prefix="ecgscan-encoder-") as folder:
+        for name in {CONFIG_NAME, BACKBONE_NAME, PROJECTION_NAME} & set(list_names(uri)):
+            (Path(folder) / name).write_bytes(read_bytes(join(uri, name)))
+        yield Path(folder)
+
+
+@contextmanager
+def _named(uri: str, folder: Path) -> Iterator[None]:
+    """Errors speak of the place that the user gave, and say what helps."""
     try:
-        content = json.loads((folder / "config.json").read_text())
-        ours, settings = content["ecgscan"], content["pretrained_cfg"]
-        page = build(PageConfig, ours["page"], where=folder / "config.json")
-        if ours["schema_version"] != SCHEMA_VERSION:
-            raise InputError(
-                f"an encoder of schema version {ours['schema_version']}", where=folder, fix="Export it again."
-            )
-        model = build(ModelConfig, merge(ours["model"], {"image.path": str(folder)}), where=folder / "config.json")
-        module = PageEncoder(model, page)
-        for name in ("mean", "std"):
-            getattr(module.tower, name).copy_(torch.tensor(settings[name]).view(1, -1, 1, 1))
-        missing, unexpected = module.load_state_dict(load_file(folder / PROJECTION_NAME), strict=False)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"damaged encoder folder ({error})", where=folder, fix="Export it again.") from None
-    if unexpected or any(not name.startswith("tower.") for name in missing):
-        raise InputError("weights of the projection do not fit", where=folder, fix="Export it again.")
+        yield
+    except EcgscanError as error:
+        where = (error.where or uri).replace(str(folder), uri)
+        raise InputError(error.what, where=where, fix=error.fix or _AGAIN) from None
+    except Exception as error:  # timm and torch raise what they like on settings that do not fit
+        first = (str(error).splitlines() or [""])[0][:160]
+        raise InputError(f"damaged encoder ({type(error).__name__}: {first})", where=uri, fix=_AGAIN) from None
+
+
+def load_exported(folder: Path) -> tuple[PageEncoder, PageConfig]:
+    """Module with its weights, and page settings, of an exported folder on a local disk.
+
+    Raises:
+        InputError: It is incomplete, damaged, changed since the export, or of another schema version.
+    """
+    content = _read_config(folder)
+    ours, settings = content["ecgscan"], content["pretrained_cfg"]
+    where = folder / CONFIG_NAME
+    page = build(PageConfig, ours["page"], where=where)
+    tower = {"name": content["architecture"], "kwargs": content["model_args"], "path": None}
+    model = build(ModelConfig, {**ours["model"], "image": tower}, where=where)
+    with torch.device("meta"):  # no memory is taken before the shapes are known to be those of the files
+        own = PageEncoder(model, page).state_dict()
+    backbone = {name.removeprefix(_BACKBONE): own[name] for name in own if name.startswith(_BACKBONE)}
+    rest = {name: own[name] for name in own if not name.startswith(_BACKBONE)}
+    check_shapes(folder / BACKBONE_NAME, backbone)
+    check_shapes(folder / PROJECTION_NAME, rest)
+    module = PageEncoder(model, page)
+    weights = read_weights(folder / BACKBONE_NAME, backbone)
+    module.load_state_dict(
+        {f"{_BACKBONE}{name}": tensor for name, tensor in weights.items()}
+        | read_weights(folder / PROJECTION_NAME, rest)
+    )
+    for name in ("mean", "std"):
+        getattr(module.tower, name).copy_(_normalisation(settings[name], page.channels, where).view(1, -1, 1, 1))
     return module, page
 
 
-def export(run: str, out_dir: str | os.PathLike, *, which: Literal["best", "last"] = "best") -> Path:
-    """Write the encoder of a run as a folder that timm and ``load_encoder`` read offline.
+def _normalisation(values: list[float], channels: int, where: Path) -> torch.Tensor:
+    if len(values) != channels or not all(math.isfinite(value) for value in values):
+        raise InputError(f"mean and std are not {channels} numbers", where=where)
+    return torch.tensor(values)
 
-    ``model.safetensors`` and ``config.json`` are what ``timm.create_model("local-dir:OUT", pretrained=True)`` wants:
-    the backbone alone, with size, fit, mean and deviation. ``projection.safetensors`` leads to the aligned features;
-    ``README.md`` is the model card.
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of an export whose digests agree."""
+    where = folder / CONFIG_NAME
+    try:
+        if where.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ValueError
+        content = json.loads(where.read_bytes())
+        ours = content.get("ecgscan")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        raise InputError("not readable as JSON", where=where) from None
+    if not isinstance(ours, dict):
+        fix = "Give a folder made by 'ecgscan export'."
+        raise InputError("no encoder of ecgscan_ray: it has no section 'ecgscan'", where=where, fix=fix)
+    if ours.get("schema_version") != SCHEMA_VERSION:
+        what = f"an encoder of schema version {str(ours.get('schema_version'))[:20]}, not {SCHEMA_VERSION}"
+        raise InputError(what, where=folder, fix="Export it again.")
+    if ours.get("digest") != _digest(content):
+        raise InputError("was changed since the export", where=where)
+    for name, digest in ours["sha256"].items():
+        path = folder / name
+        if name not in (BACKBONE_NAME, PROJECTION_NAME) or not path.is_file() or _sha256(path) != digest:
+            raise InputError("is missing or damaged", where=path)
+    return content
+
+
+def _digest(content: dict[str, Any]) -> str:
+    """sha256 of all of ``config.json`` but the digest itself."""
+    ours = {name: value for name, value in content["ecgscan"].items() if name != "digest"}
+    return hashlib.sha256(json.dumps({**content, "ecgscan": ours}, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def export(run: str, out: str | os.PathLike, *, which: Literal["best", "last"] = "best") -> str:
+    """Write the encoder of a run as a folder that timm, transformers and ``load_encoder`` read offline.
+
+    ``model.safetensors`` and ``config.json`` are the backbone with its preprocessing as timm and transformers know them,
+    ``projection.safetensors`` is what follows it, ``README.md`` the model card.
 
     Args:
         run: URI of the run folder.
-        out_dir: A local folder that is not there yet, or empty. It appears whole or not at all.
+        out: Folder or URI that is not there yet, or empty. A local one appears whole or not at all; in a bucket
+            ``config.json`` comes last, and without it there is no encoder.
         which: ``best`` or ``last`` checkpoint.
 
     Returns:
-        The folder.
+        URI of the folder.
 
     Raises:
-        InputError: No checkpoint in the run, or the folder is in use.
+        InputError: No checkpoint in the run, or the folder is in use or cannot be written.
     """
-    from ecgscan_ray.report.card import model_card  # here, so that embedding alone needs neither jinja2 nor pyarrow
+    from ecgscan_ray.report.card import model_card, weights_licence  # embedding alone needs neither jinja2 nor pyarrow
 
-    out = Path(out_dir)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError("is there already", where=out, fix="Give --out an empty folder.")
+    uri = absolute(os.fspath(out))
+    _refuse_occupied(uri)
     loaded = load_run(run, which=which)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    with _new_folder(uri) as folder:
+        write_encoder(loaded, folder, weights_licence(run, loaded.config))
+        (folder / CARD_NAME).write_text(model_card(run, loaded, uri.rpartition("/")[2]), encoding="utf-8")
+    return uri
+
+
+def _refuse_occupied(uri: str) -> None:
+    names = set(list_names(uri))
+    if is_local(uri) and Path(uri).is_file():
+        raise InputError("is a file", where=uri, fix="Name a folder.")
+    cut_off = not is_local(uri) and names <= {BACKBONE_NAME, PROJECTION_NAME, CARD_NAME}
+    if names and not cut_off:
+        raise InputError("is there already", where=uri, fix="Name an empty or new folder.")
+
+
+@contextmanager
+def _new_folder(uri: str) -> Iterator[Path]:
+    """A folder to fill; at the end it is moved or uploaded to ``uri`` and everyone may read it."""
+    parent = Path(uri).parent if is_local(uri) else None
+    temporary: Path | None = None
     try:
-        write_encoder(loaded, temporary)
-        (temporary / "README.md").write_text(model_card(run, loaded, out.name), encoding="utf-8")
+        if parent:
+            parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".ecgscan-export-", dir=parent))
+        yield temporary
         temporary.chmod(0o755)
-        if out.is_dir():
-            out.rmdir()
-        os.replace(temporary, out)
+        for path in temporary.iterdir():
+            path.chmod(0o644)
+        if parent:
+            if Path(uri).is_dir():
+                Path(uri).rmdir()
+            os.replace(temporary, uri)
+        else:
+            _upload(temporary, uri)
+    except (OSError, SafetensorError) as error:  # safetensors has a word of its own for a full disk
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"cannot be written ({reason[:160]})", where=uri, fix="Make room, or name another.") from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return out
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_encoder(loaded: LoadedCheckpoint, folder: Path) -> None:
-    """Weights and ``config.json`` of a loaded run's page encoder."""
+def _upload(folder: Path, uri: str) -> None:
+    for name in sorted(list_files(str(folder)), key=lambda name: name == CONFIG_NAME):
+        write_bytes_atomic(join(uri, name), (folder / name).read_bytes())
+
+
+def write_encoder(loaded: LoadedCheckpoint, folder: Path, licence: str) -> None:
+    """Weights and ``config.json`` of a loaded run's page encoder.
+
+    Args:
+        loaded: The run.
+        folder: Empty, on a local disk.
+        licence: Of the weights, for the hubs; see ``weights_licence``.
+    """
     from timm.models import save_for_hf
 
     page, module = loaded.config.page, loaded.model.page
     normalisation = {name: buffer.flatten().tolist() for name, buffer in module.tower.named_buffers(recurse=False)}
-    ours = {
-        "schema_version": SCHEMA_VERSION,
-        "page": page.model_dump(mode="json"),
-        "model": merge(loaded.config.model.model_dump(mode="json"), {"image.path": None}),
-        "step": loaded.state.step,
-        "config_digest": loaded.state.config_digest,
-    }
     save_for_hf(
         module.tower.backbone,
         str(folder),
-        model_config={"ecgscan": ours},
         safe_serialization=True,
         data_config={
             "input_size": (page.channels, page.height, page.width),
             "mean": tuple(normalisation["mean"]),
             "std": tuple(normalisation["std"]),
-            "interpolation": "bilinear",
+            "interpolation": "bilinear",  # as fit_page
             "crop_pct": 1.0,
             "crop_mode": "squash" if page.fit == "stretch" else "border",
         },
     )
-    # timm finds the number of classes at the root too; transformers' wrapper would pass it twice
-    path = folder / "config.json"
-    content = json.loads(path.read_text())
-    content.get("model_args", {}).pop("num_classes", None)
-    path.write_text(json.dumps(content, indent=2) + "\n")
-    state = {name: value.contiguous() for name, value in module.state_dict().items() if not name.startswith("tower.")}
+    state = {name: value.contiguous() for name, value in module.state_dict().items() if not name.startswith(_BACKBONE)}
     save_file(state, folder / PROJECTION_NAME)
+    _complete_config(folder, loaded, licence)
+
+
+def _complete_config(folder: Path, loaded: LoadedCheckpoint, licence: str) -> None:
+    """Add our settings and digests, and put right what timm says of the weights that the backbone is named after."""
+    path = folder / CONFIG_NAME
+    content = json.loads(path.read_text())
+    # timm finds the number of classes at the root too; transformers' wrapper would pass it twice
+    content.get("model_args", {}).pop("num_classes", None)
+    told = {name: value for name, value in content["pretrained_cfg"].items() if name not in _OF_OTHER_WEIGHTS}
+    content["pretrained_cfg"] = {**told, "tag": "ecgscan_ray", "license": licence}
+    content["ecgscan"] = {
+        "schema_version": SCHEMA_VERSION,
+        "page": loaded.config.page.model_dump(mode="json"),
+        "model": merge(loaded.config.model.model_dump(mode="json"), {"image.path": None}),
+        "step": loaded.state.step,
+        "config_digest": loaded.state.config_digest,
+        "sha256": {name: _sha256(folder / name) for name in (BACKBONE_NAME, PROJECTION_NAME)},
+    }
+    content["ecgscan"]["digest"] = _digest(content)
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+_OF_OTHER_WEIGHTS = (
+    "tag",
+    "license",
+    "url",
+    "file",
+    "hf_hub_id",
+    "hf_hub_filename",
+    "origin_url",
+    "paper_ids",
+    "paper_name",
+)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -52,22 +51,20 @@ def _pixels(image: Image.Image) -> np.ndarray:
 
 
 def fit_page(pixels: np.ndarray, page: PageConfig) -> np.ndarray:
-    """The whole picture as uint8 (H, W, C): stretched to the size, or centred on white (``page.fit`` = ``pad``)."""
-    if page.channels == 1 and pixels.ndim == 3:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    elif page.channels == 3 and pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=2)
-    height, width = page.height, page.width
+    """The whole picture as uint8 (H, W, C): stretched to the size, or centred on white (``page.fit`` = ``pad``).
+
+    With Pillow's own arithmetic throughout, which timm's and transformers' preprocessing share: pixel for pixel the same.
+    """
+    image = Image.fromarray(pixels).convert("L" if page.channels == 1 else "RGB")
+    width, height = page.width, page.height
     if page.fit == "pad":
-        scale = min(height / pixels.shape[0], width / pixels.shape[1])
-        height = max(1, min(height, round(pixels.shape[0] * scale)))
-        width = max(1, min(width, round(pixels.shape[1] * scale)))
-    if pixels.shape[:2] != (height, width):
-        shrinks = height * width < pixels.shape[0] * pixels.shape[1]
-        # area coverage keeps thin traces when a large photograph becomes small
-        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        pixels = cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=method)
-    top, left = (page.height - height) // 2, (page.width - width) // 2
-    fitted = np.full((page.height, page.width, page.channels), 255, np.uint8)
-    fitted[top : top + height, left : left + width] = pixels.reshape(height, width, page.channels)
-    return fitted
+        scale = min(height / image.height, width / image.width)
+        width = max(1, min(width, round(image.width * scale)))
+        height = max(1, min(height, round(image.height * scale)))
+    if image.size != (width, height):
+        image = image.resize(
+            (width, height), Image.Resampling.BILINEAR
+        )  # a filter as wide as the step where it shrinks
+    fitted = Image.new(image.mode, (page.width, page.height), "white")
+    fitted.paste(image, ((page.width - width) // 2, (page.height - height) // 2))
+    return np.array(fitted).reshape(page.height, page.width, page.channels)

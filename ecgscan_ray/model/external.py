@@ -8,6 +8,9 @@ leads or a wrong unit gives no error otherwise, only a worse teacher.
 from __future__ import annotations
 
 import importlib
+import os
+import zipfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ecgscan_ray.config import ExternalEncoderConfig, ModelConfig
+from ecgscan_ray.config import TRUSTED_MODULES, ExternalEncoderConfig, ModelConfig
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.model.reader import join
 from ecgscan_ray.recording.leads import LEAD_LAWS, LEADS
@@ -42,6 +45,21 @@ class SignalEncoder(Protocol):
     def __call__(self, signal: Tensor, /) -> Tensor: ...
 
 
+def trust(modules: Iterable[str]) -> None:
+    """Allow ``teacher.encoder.factory`` to import these modules, here and in the workers that this process starts.
+
+    Settings travel with runs and checkpoints that others made, so they never suffice to run a module's code.
+    """
+    names = trusted() | set(modules)
+    if names:
+        os.environ[TRUSTED_MODULES] = ",".join(sorted(names))
+
+
+def trusted() -> set[str]:
+    """Modules that ``trust`` has named."""
+    return set(filter(None, os.environ.get(TRUSTED_MODULES, "").split(",")))
+
+
 def load_external(config: ExternalEncoderConfig) -> SignalEncoder:
     """The encoder with its weights, on the CPU, its answers checked on the known recordings.
 
@@ -57,18 +75,39 @@ def _load(config: ExternalEncoderConfig) -> SignalEncoder:
     path = Path(config.path)
     if not path.is_file():
         raise ConfigError("no such file", where=path, fix="Set teacher.encoder.path to the weights.")
+    if config.factory is None and not _is_torchscript(path):
+        # torch.export.load unpickles parts of a .pt2 file, and a pickle can run anything
+        fix = "Give TorchScript (torch.jit.trace(...).save), or safetensors and a factory."
+        raise ConfigError("is no TorchScript file", where=path, fix=fix)
     try:
         if config.factory is not None:
-            name, _, function = config.factory.partition(":")
-            module: nn.Module = getattr(importlib.import_module(name), function)()
+            module: nn.Module = _trusted_function(config.factory)()
             module.load_state_dict(load_file(path))
             return module.eval()
-        if path.suffix == ".pt2":
-            return torch.export.load(path).module()
         return torch.jit.load(path, map_location="cpu").eval()
-    except (ImportError, AttributeError, RuntimeError, ValueError, SafetensorError) as error:
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever the file makes torch raise, and whatever the factory raises
         what = f"cannot be loaded ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
         raise ConfigError(what, where=config.factory or path) from None
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether it is an archive with TorchScript's code and none of torch.export's parts."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.partition("/")[2] for name in archive.namelist()}
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return False
+    return "constants.pkl" in names and any(name.startswith("code/") for name in names)
+
+
+def _trusted_function(factory: str) -> Callable[[], nn.Module]:
+    name, _, function = factory.partition(":")
+    if name not in trusted():
+        fix = f"If you trust the code of '{name}', say so: --trust {name}."
+        raise ConfigError(f"runs the module '{name}', which nobody has named as trusted", where=factory, fix=fix)
+    return getattr(importlib.import_module(name), function)
 
 
 def answer(

@@ -6,16 +6,14 @@ from typing import Any
 
 import timm
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecgscan_ray.config import ImageTowerConfig, PageConfig
 from ecgscan_ray.errors import ConfigError, near_miss
 
-# Pages are light: most pixels are paper. Fixed numbers, saved with every encoder, not fitted to any split.
-GREY_MEAN, GREY_STD = 0.85, 0.15
-FLAT_MEAN, FLAT_STD = [1.0], [0.2]
-"""Of a page divided by its surroundings: paper is 1, ink well below."""
+# Fixed numbers, saved with every encoder, not fitted to any split. White paper becomes 0: that is what convolutions pad
+# with, and what timm's preprocessing fills margins with, so that a padded page is the same page everywhere.
+PAGE_MEAN, PAGE_STD = 1.0, 0.2
 
 
 class ImageTower(nn.Module):
@@ -35,8 +33,7 @@ class ImageTower(nn.Module):
     def __init__(self, config: ImageTowerConfig, page: PageConfig) -> None:
         super().__init__()
         self.backbone: Any = create_backbone(config, page)
-        self.flatten_px = config.flatten_px
-        mean, std = (FLAT_MEAN, FLAT_STD) if config.flatten_px else normalisation(self.backbone, page.channels)
+        mean, std = normalisation(self.backbone, config, page.channels)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         with torch.no_grad():
@@ -59,8 +56,7 @@ class ImageTower(nn.Module):
 
     def normalise(self, image: Tensor) -> Tensor:
         """(N, C, H, W) uint8 -> what the backbone is made for, in fp32."""
-        x = image.float() / 255
-        x = ((flattened(x, self.flatten_px) if self.flatten_px else x) - self.mean) / self.std
+        x = (image.float() / 255 - self.mean) / self.std
         return x.contiguous(memory_format=torch.channels_last)
 
     def forward(self, normalised: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
@@ -75,21 +71,17 @@ class ImageTower(nn.Module):
         return self._maps(normalised)
 
 
-def flattened(image: Tensor, box_px: int) -> Tensor:
-    """The page divided by its local brightness: (N, C, H, W) in 0..1 -> the same shape, about 1 on bare paper.
-
-    Light, shadow and paper colour are slow and go; ink stays. Boxes that overlap by half, drawn up again between their
-    centres, stand for a blur at a fraction of its cost.
-    """
-    light = F.avg_pool2d(image, box_px, box_px // 2, box_px // 2, count_include_pad=False)
-    light = F.interpolate(light, image.shape[-2:], mode="bilinear", align_corners=False)
-    return image / (light + 0.02)
+_LOADS_FILES = frozenset({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"})
+"""Of timm's arguments: settings name weights by ``path`` alone, and download nothing."""
 
 
 def create_backbone(config: ImageTowerConfig, page: PageConfig) -> nn.Module:
     """The timm model, without classifier, for the page's channels (and size, where the model is tied to one)."""
     name = f"local-dir:{config.path}" if config.path else config.name
     arguments = {"pretrained": config.path is not None, "num_classes": 0, "in_chans": page.channels, **config.kwargs}
+    if files := sorted(_LOADS_FILES & config.kwargs.keys()):
+        fix = "Set model.image.path to a folder of weights."
+        raise ConfigError(f"{', '.join(files)} cannot be given here", where="model.image.kwargs", fix=fix)
     if not config.path and not timm.is_model(config.name):
         raise ConfigError(
             f"timm has no model '{config.name}'",
@@ -104,9 +96,9 @@ def create_backbone(config: ImageTowerConfig, page: PageConfig) -> nn.Module:
         raise ConfigError(f"timm cannot build '{name}': {error}", where="model.image") from error
 
 
-def normalisation(backbone: nn.Module, channels: int) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation the backbone expects, on a scale of 0 to 1."""
+def normalisation(backbone: nn.Module, config: ImageTowerConfig, channels: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation on a scale of 0 to 1: those that weights from a folder were trained with, else ours."""
     settings = getattr(backbone, "pretrained_cfg", None) or {}
-    if channels == 3 and settings.get("mean"):
+    if config.path and len(settings.get("mean") or ()) == channels:
         return list(settings["mean"]), list(settings["std"])
-    return [GREY_MEAN] * channels, [GREY_STD] * channels
+    return [PAGE_MEAN] * channels, [PAGE_STD] * channels

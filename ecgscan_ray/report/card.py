@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ecgscan_ray.config import Config
 from ecgscan_ray.errors import EcgscanError
 from ecgscan_ray.evaluation.bootstrap import Estimate
 from ecgscan_ray.report.html import render
@@ -21,6 +22,17 @@ CARD_FIGURES = {
     "zero_shot.superclass.macro_auroc": "zero-shot, five superclasses, macro AUROC",
     "reconstruction.shown.pearson_r": "redrawn leads, r on what the page shows",
 }
+
+
+def weights_licence(run: str, config: Config) -> str:
+    """Licence of a run's weights as hubs write it: that of the recordings they were trained on, ``unknown`` where unsure.
+
+    Weights that began with other weights (``model.image.path``) have terms of those too, which nobody states here.
+    """
+    manifest = _manifest(_read_json(join(run, "environment.json")).get("store"))
+    if manifest is None or not manifest.licence or config.model.image.path:
+        return "unknown"
+    return manifest.licence.lower()
 
 
 def model_card(run: str, loaded: LoadedCheckpoint, name: str) -> str:
@@ -42,6 +54,7 @@ def model_card(run: str, loaded: LoadedCheckpoint, name: str) -> str:
     return render(
         "card.md.j2",
         name=name,
+        licence=weights_licence(run, loaded.config),
         config=loaded.config,
         architecture=getattr(backbone, "pretrained_cfg", {}).get("architecture", loaded.config.model.image.name),
         parameters=sum(p.numel() for p in backbone.parameters()),

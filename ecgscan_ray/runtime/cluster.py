@@ -13,10 +13,11 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ray
 
-from ecgscan_ray.config import ResourceConfig
+from ecgscan_ray.config import TRUSTED_MODULES, ResourceConfig
 from ecgscan_ray.cores import usable_cores
 from ecgscan_ray.errors import EcgscanError, InputError, WorkError
 from ecgscan_ray.runtime import scratch, terminal
@@ -93,7 +94,13 @@ def _join(address: str) -> None:
         _probe(*_host_and_port(address, where), where)
     fix = "Is it the address of a head (HOST:6379) with the same version of Ray, and its token the one here?"
     with _in_one_line("the cluster cannot be joined", where, f"{fix} Unset RAY_ADDRESS to work on this machine.", 2):
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=_for_workers())
+
+
+def _for_workers() -> dict[str, Any] | None:
+    """What the workers of a cluster that was there before have to know of this command."""
+    trusted = os.environ.get(TRUSTED_MODULES)
+    return {"env_vars": {TRUSTED_MODULES: trusted}} if trusted else None
 
 
 def _host_and_port(address: str, where: str) -> tuple[str, int]:

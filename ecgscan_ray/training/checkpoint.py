@@ -255,9 +255,16 @@ def _line(error: BaseException) -> str:
 
 
 def _restore_weights(folder: Path, model: nn.Module) -> None:
-    path = folder / WEIGHTS
-    own = model.state_dict()
-    _check_shapes(path, {name: tuple(tensor.shape) for name, tensor in own.items()})
+    model.load_state_dict(read_weights(folder / WEIGHTS, model.state_dict()))
+
+
+def read_weights(path: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, which agree with a model's own in names, shapes and types and are finite.
+
+    Raises:
+        DamagedCheckpoint: They do not, or the file cannot be read.
+    """
+    check_shapes(path, own)
     with _readable(path):
         weights = load_file(path)
     for name, tensor in weights.items():
@@ -265,11 +272,16 @@ def _restore_weights(folder: Path, model: nn.Module) -> None:
             raise DamagedCheckpoint(f"{name} is of type {tensor.dtype}, not {own[name].dtype}", where=path)
         if not bool(torch.isfinite(tensor).all()):
             raise DamagedCheckpoint(f"{name} has values that are not finite", where=path)
-    model.load_state_dict(weights)
+    return weights
 
 
-def _check_shapes(path: Path, expected: dict[str, tuple[int, ...]]) -> None:
-    """Compare names and shapes from the file's head, before anything of that size is in memory."""
+def check_shapes(path: Path, own: dict[str, Tensor]) -> None:
+    """Compare names and shapes from the head of a safetensors file, before anything of that size is in memory.
+
+    Raises:
+        DamagedCheckpoint: They differ, or the file cannot be read.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
     with _readable(path), safe_open(path, framework="pt") as file:
         names = set(file.keys())
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names & expected.keys()}
@@ -340,8 +352,8 @@ def _read_tokenizer(path: Path) -> Tokenizer:
 def _build_fitting(config: Config, tokenizer: Tokenizer, weights: Path) -> ECGScan | Teacher:
     """The model, once its shapes (on a device without memory) are those of the weights."""
     with _readable(weights.with_name(CONFIG)), torch.device("meta"):
-        shapes = {name: tuple(t.shape) for name, t in build_trained(config, tokenizer).state_dict().items()}
-    _check_shapes(weights, shapes)
+        own = build_trained(config, tokenizer).state_dict()
+    check_shapes(weights, own)
     return build_trained(config, tokenizer)
 
 

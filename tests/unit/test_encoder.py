@@ -19,9 +19,9 @@ from ecgscan_ray.training.checkpoint import TrainingState, build_model, save_che
 HEIGHT, WIDTH = 64, 96
 
 
-def make_run(folder: Path, in_chans: int, name: str, image: dict) -> tuple[Path, torch.nn.Module]:
+def make_run(folder: Path, in_chans: int, name: str, image: dict, fit: str = "stretch") -> tuple[Path, torch.nn.Module]:
     content = {
-        "page": {"height": HEIGHT, "width": WIDTH, "channels": in_chans},
+        "page": {"height": HEIGHT, "width": WIDTH, "channels": in_chans, "fit": fit},
         "model": {
             "image": {"name": name, "kwargs": image},
             "embed_dim": 16,
@@ -58,7 +58,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(run, tmp_path_factory):
-    return export(str(run[0]), tmp_path_factory.mktemp("out") / "encoder")
+    return Path(export(str(run[0]), tmp_path_factory.mktemp("out") / "encoder"))
 
 
 def pages(count=3, height=HEIGHT, width=WIDTH, channels=1, seed=0):
@@ -114,7 +114,7 @@ def test_timm_loads_the_export_offline(tmp_path, monkeypatch, name, channels, im
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     folder, _ = make_run(tmp_path / "run", channels, name, image)
-    out = export(str(folder), tmp_path / "encoder")
+    out = Path(export(str(folder), tmp_path / "encoder"))
     backbone = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
     settings = backbone.pretrained_cfg
     assert tuple(settings["input_size"]) == (channels, HEIGHT, WIDTH)
@@ -155,7 +155,7 @@ def test_timms_own_preprocessing_sees_the_whole_page(exported):
 def test_export_is_whole_or_absent(run, tmp_path):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="empty folder"):
+    with pytest.raises(InputError, match="empty or new folder"):
         export(str(run[0]), tmp_path / "used")
     with pytest.raises(InputError):
         export(str(tmp_path / "nothing"), tmp_path / "new")
@@ -271,5 +271,5 @@ def test_a_damaged_export_is_refused(exported, tmp_path):
     content = json.loads((copy / "config.json").read_text())
     del content["ecgscan"]["model"]
     (copy / "config.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="changed since the export"):
         load_encoder(copy)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,9 @@ from torch import nn
 
 from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
-from ecgscan_ray.config import ExternalEncoderConfig, build
+from ecgscan_ray.config import TRUSTED_MODULES, ExternalEncoderConfig, build
 from ecgscan_ray.errors import ConfigError
-from ecgscan_ray.model.external import OTHER_ORDERS, ExternalReader, load_external
+from ecgscan_ray.model.external import OTHER_ORDERS, ExternalReader, load_external, trust
 from ecgscan_ray.recording.leads import LEADS
 from ecgscan_ray.training.checkpoint import build_model, build_teacher
 from ecgscan_ray.training.tensors import to_device
@@ -78,8 +81,6 @@ def external(tmp_path: Path) -> dict[str, Any]:
     save_file({"signal_mv": signal, "embedding": embedding}, tmp_path / "known.safetensors")
     torch.jit.trace(encoder, signal).save(str(tmp_path / "encoder.pt"))
     save_file(encoder.state_dict(), tmp_path / "encoder.safetensors")
-    batch = torch.export.Dim("batch", min=1, max=4096)
-    torch.export.save(torch.export.export(encoder, (signal,), dynamic_shapes=({0: batch},)), tmp_path / "encoder.pt2")
     return {
         "path": str(tmp_path / "encoder.pt"),
         "dim": 8,
@@ -94,12 +95,22 @@ def config_of(external: dict[str, Any], **changes: Any) -> ExternalEncoderConfig
     return build(ExternalEncoderConfig, external | changes, where="test")
 
 
-@pytest.mark.parametrize("kind", ["pt", "pt2", "safetensors"])
-def test_an_encoder_of_others_answers_from_whatever_file(external: dict[str, Any], tmp_path: Path, kind: str) -> None:
-    factory = f"{__name__}:make_encoder" if kind == "safetensors" else None
+@pytest.fixture
+def trusting(monkeypatch: pytest.MonkeyPatch) -> str:
+    """This module, named as ``--trust`` names one."""
     import sys
 
-    sys.modules.setdefault(__name__, sys.modules[make_encoder.__module__])
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[make_encoder.__module__])
+    monkeypatch.setenv(TRUSTED_MODULES, "json")
+    trust([__name__])
+    return __name__
+
+
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+def test_an_external_encoder_answers_from_either_file(
+    external: dict[str, Any], tmp_path: Path, trusting: str, kind: str
+) -> None:
+    factory = f"{trusting}:make_encoder" if kind == "safetensors" else None
     config = config_of(external, path=str(tmp_path / f"encoder.{kind}"), factory=factory)
     teacher_config = tiny_config(task="teach", teacher__encoder=config.model_dump())
     teacher = build_teacher(teacher_config, TOKENIZER).train()
@@ -122,7 +133,7 @@ def test_an_encoder_of_others_answers_from_whatever_file(external: dict[str, Any
         ({"leads": ("I",) * 12}, "not each of I II III"),
         ({"dim": 9}, "holds signal_mv"),
         ({"path": "nowhere.pt"}, "no such file"),
-        ({"factory": "nowhere:encoder"}, "cannot be loaded"),
+        ({"factory": "nowhere:encoder"}, "nobody has named as trusted.*--trust nowhere"),
     ],
 )
 def test_a_wrong_order_or_unit_is_said_in_one_line(external: dict[str, Any], changes: dict, line: str) -> None:
@@ -145,3 +156,33 @@ def test_known_recordings_out_of_order_are_refused(external: dict[str, Any], spo
     save_file({**content, "signal_mv": spoil(content["signal_mv"]).contiguous()}, external["known"])
     with pytest.raises(ConfigError, match=line):
         load_external(config_of(external))
+
+
+class _Bomb:
+    """A pickle that runs a command when it is read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.mark}",)
+
+
+@pytest.mark.parametrize("name", ["evil.pt2", "evil.pt"])
+def test_no_format_that_carries_a_pickle_is_read(external: dict[str, Any], tmp_path: Path, name: str) -> None:
+    mark = tmp_path / "code-ran"
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:  # what torch.export.save writes, as far as loading comes
+        archive.writestr("evil/archive_format", "pt2")
+        archive.writestr("evil/data/sample_inputs/model.pt", pickle.dumps(_Bomb(mark)))
+    with pytest.raises(ConfigError, match=r"is no TorchScript file.*torch\.jit\.trace"):
+        load_external(config_of(external, path=str(tmp_path / name)))
+    assert not mark.exists()
+
+
+def test_settings_alone_never_run_a_module(external: dict[str, Any], trusting: str, tmp_path: Path) -> None:
+    weights = str(tmp_path / "encoder.safetensors")
+    for factory in ("os:abort", "os.path:join", "ecgscan_ray:abort"):
+        with pytest.raises(ConfigError, match="nobody has named as trusted"):
+            load_external(config_of(external, path=weights, factory=factory))
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        load_external(config_of(external, path=weights, factory=f"{trusting}:absent"))

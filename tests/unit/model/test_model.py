@@ -7,7 +7,6 @@ import torch
 
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.model.ecgscan import ECGScan
-from ecgscan_ray.model.image import flattened
 from tests.tiny import tiny_config
 
 
@@ -60,11 +59,3 @@ def test_a_report_without_tokens_gives_numbers() -> None:
 def test_unknown_tower_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'convnext_atto'"):
         ECGScan(tiny_config(model__image__name="convnext_ato"), 100)
-
-
-def test_flattening_takes_light_and_keeps_ink() -> None:
-    page = torch.full((1, 1, 96, 128), 0.9)
-    page[..., 40, :] = 0.2
-    shaded = page * torch.linspace(0.4, 1.0, 128)
-    assert (flattened(shaded, 16)[..., 10, 10:-10] - 1).abs().max() < 0.06
-    assert flattened(shaded, 16)[..., 40, :].max() < 0.4
