@@ -306,18 +306,27 @@ def sweep(
 @app.command(epilog="Example: ecgscan embed encoder my-scans embeddings.parquet")
 def embed(
     encoder: Annotated[str, typer.Argument(help="Exported encoder, or a run folder.")],
-    images: Annotated[str, typer.Argument(help="Folder of pictures.")],
+    images: Annotated[str, typer.Argument(help="Folder of pictures, or one picture.")],
     out: Annotated[str, typer.Argument(help="Parquet file to write.")],
     projected: Annotated[bool, typer.Option("--projected", help="The aligned features, not the backbone's.")] = False,
 ) -> None:
-    """Embed every picture under a folder into one Parquet file."""
+    """Embed every picture under a folder, or one picture, into one Parquet file. Places are paths or s3://..."""
     from ecgscan_ray.encoder import embed_folder
 
     done = embed_folder(_place(encoder), _place(images), _place(out), projected=projected)
-    for name, reason in done.bad.items():
-        print(f"skipped {name}: {reason}", file=sys.stderr)
-    print(f"{done.embedded} pages embedded, {len(done.bad)} files skipped: {out}")
+    _skipped(done.bad)
+    print(f"{done.embedded} pages embedded, {len(done.bad)} skipped: {out}")
+    if not done.embedded:
+        raise InputError("no page could be read", where=images, fix=f"The reasons are in the column 'error' of {out}.")
     print(f"next: pandas.read_parquet({out!r})", file=sys.stderr)
+
+
+def _skipped(bad: Mapping[str, str], most: int = 10) -> None:
+    """The first of what was skipped; the output has all."""
+    for name in list(bad)[:most]:
+        print(f"skipped {name}: {bad[name]}", file=sys.stderr)
+    if len(bad) > most:
+        print(f"skipped {len(bad) - most} more; the column 'error' gives all reasons", file=sys.stderr)
 
 
 @app.command(epilog="Example: ecgscan export runs/demo encoder")
