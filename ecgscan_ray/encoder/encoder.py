@@ -144,10 +144,11 @@ class Encoder:
         """Pages as the module takes them, some at once."""
         if batch_size < 1:
             raise InputError(f"{batch_size} pages at once", where="batch_size", fix="Give 1 or more.")
-        if isinstance(images, np.ndarray) and images.ndim < 4:
+        if isinstance(images, torch.Tensor):
+            fix = "Give a numpy array of uint8 (N, H, W, C): nothing tells whether a tensor's channels come first."
+            raise InputError("a tensor is no page", where="images", fix=fix)
+        if isinstance(images, str | os.PathLike | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
             images = [images]
-        if isinstance(images, str | os.PathLike | Image.Image | torch.Tensor) or not isinstance(images, Iterable):
-            images = [images]  # a tensor is refused: nothing tells whether its channels come first
         for batch in batches(images, batch_size):
             pixels = np.stack([self.preprocess(image) for image in batch])
             yield torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)

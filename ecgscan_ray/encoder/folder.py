@@ -79,7 +79,8 @@ def embed_folder(
         raise InputError(f"{batch_size} pages at once", where="batch_size", fix="Give 1 or more.")
     out = absolute(os.fspath(out_parquet))
     root, names = _find(os.fspath(images), out)
-    done, bad = 0, {}
+    done = 0
+    bad: dict[str, str] = {}
     with _whole_or_absent(out) as file:
         encoder = load_encoder(encoder_path, device=device)
         width = encoder.embed_dim if projected else encoder.feature_dim

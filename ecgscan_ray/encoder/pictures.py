@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.errors import InputError
@@ -188,7 +188,7 @@ def _open(data: bytes) -> Image.Image:
     Image.init()
     try:
         return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise InputError(f"not a picture, or damaged at its start (read are {', '.join(FORMATS)})") from None
 
 

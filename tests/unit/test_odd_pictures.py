@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from ecgscan_ray.cli import app
 from ecgscan_ray.config import PageConfig
-from ecgscan_ray.encoder import embed_folder, load_encoder, pictures, read_pages, read_picture
+from ecgscan_ray.encoder import embed_folder, pictures, read_pages, read_picture
 from ecgscan_ray.encoder import folder as folder_room
 from ecgscan_ray.encoder.encoder import Encoder
 from ecgscan_ray.errors import EcgscanError, InputError
@@ -345,7 +345,10 @@ def test_the_command_names_ten_files_and_counts_the_rest(tmp_path):
     assert done.stdout.startswith("1 pages embedded, 14 skipped")
 
 
-def test_batches_of_nothing_are_refused():
+def test_an_encoder_refuses_tensors_and_batches_of_nothing():
+    encoder = Encoder(_Means(), PageConfig(height=32, width=32))
     with pytest.raises(InputError, match="Give 1 or more"):
-        Encoder(_Means(), PageConfig(height=32, width=32)).embed([page()], batch_size=0)
-    assert load_encoder  # the real one is tested with the export
+        encoder.embed([page()], batch_size=0)
+    for pages in (torch.zeros(2, 1, 32, 32, dtype=torch.uint8), [torch.zeros(32, 32)]):
+        with pytest.raises(InputError, match="is no page"):
+            encoder.embed(pages)
