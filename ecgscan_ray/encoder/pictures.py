@@ -29,7 +29,17 @@ FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "AVIF", "JPEG2000", "BMP", "GIF", "PPM
 """What is read. Never EPS or WMF, which are programs for an interpreter."""
 
 MAX_PIXELS = 70_000_000
-"""Of a page: A3 at 600 dots per inch. Larger JPEG files are decoded at half their size, larger others are refused."""
+"""Of a page: A3 at 600 dots per inch."""
+
+_MAX_PIXELS_OF = {
+    "JPEG": 120_000_000,
+    "MPO": 120_000_000,
+    "JPEG2000": 40_000_000,
+    "WEBP": 40_000_000,
+    "AVIF": 40_000_000,
+}
+"""Other bounds: JPEG files of more than ``MAX_PIXELS`` are decoded at half their size, and the last three decoders hold
+several copies of a picture."""
 
 MAX_BYTES = 300 * 2**20
 """Of a file."""
@@ -249,18 +259,18 @@ def _pixels(image: Image.Image) -> np.ndarray:
     return _upright(np.array(_on_white(image)), image)
 
 
-def _too_large() -> str:
-    return f"more than {MAX_PIXELS // 10**6} megapixels"
+def _too_large(kind: str | None = None) -> str:
+    return f"more than {_MAX_PIXELS_OF.get(kind or '', MAX_PIXELS) // 10**6} megapixels: save it smaller"
 
 
 def _bound(image: Image.Image) -> None:
     width, height = image.size
-    if width * height > MAX_PIXELS and image.format in ("JPEG", "MPO"):
+    if not width * height:
+        raise InputError(f"a picture of {width} x {height} pixels")
+    if width * height > _MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS):
+        raise InputError(f"{width} x {height} pixels, {_too_large(image.format)}")
+    if width * height > MAX_PIXELS:
         image.draft(image.mode, (width // 2, height // 2))
-    if image.width * image.height > MAX_PIXELS:
-        raise InputError(f"{width} x {height} pixels, {_too_large()}: save it smaller", where="image")
-    if not image.width * image.height:
-        raise InputError(f"a picture of {width} x {height} pixels", where="image")
 
 
 def _load(image: Image.Image) -> None:

@@ -183,7 +183,6 @@ def test_what_is_no_picture_is_named(start, reason):
 
 
 def test_large_pictures_are_refused_before_they_are_decoded(monkeypatch):
-    assert "169" not in pictures._too_large()
     bomb = encoded(Image.new("1", (13000, 13000)), "PNG")
     monkeypatch.setattr(pictures, "_load", lambda image: pytest.fail("decoded"))
     assert "megapixels" in refused(bomb)
