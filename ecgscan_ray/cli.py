@@ -82,8 +82,6 @@ Trust = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Insist on an empty --out instead of going on in it.")]
 
-MAX_SKIPPED_LINES = 10
-
 
 @app.command(epilog="Example: ecgscan prepare --source ptbxl --from ptb-xl-1.0.3 --to store --test-folds 10")
 def prepare(
@@ -314,26 +312,29 @@ def sweep(
 @app.command(epilog="Example: ecgscan embed encoder my-scans embeddings.parquet")
 def embed(
     encoder: Annotated[str, typer.Argument(help="Exported encoder, or a run folder.")],
-    images: Annotated[str, typer.Argument(help="Folder of pictures, or one picture; a path or URI.")],
-    out: Annotated[str, typer.Argument(help="Parquet file to write; a path or URI.")],
+    images: Annotated[str, typer.Argument(help="Folder of pictures, or one picture.")],
+    out: Annotated[str, typer.Argument(help="Parquet file to write.")],
     projected: Annotated[bool, typer.Option("--projected", help="The aligned features, not the backbone's.")] = False,
 ) -> None:
-    """Embed every page of every picture under a folder into one Parquet file."""
-    from itertools import islice
-
+    """Embed every picture under a folder, or one picture, into one Parquet file. Places are paths or s3://..."""
     from ecgscan_ray.encoder import embed_folder
 
     set_torch_threads()
 
     done = embed_folder(_place(encoder), _place(images), _place(out), projected=projected)
-    for name, reason in islice(done.bad.items(), MAX_SKIPPED_LINES):
-        print(f"skipped {name}: {reason}", file=sys.stderr)
-    if len(done.bad) > MAX_SKIPPED_LINES:
-        print(f"... and {len(done.bad) - MAX_SKIPPED_LINES} more: column 'error' of {out}", file=sys.stderr)
+    _skipped(done.bad)
     print(f"{done.embedded} pages embedded, {len(done.bad)} skipped: {out}")
     if not done.embedded:
-        raise InputError("no page could be embedded", where=images, fix=f"Column 'error' of {out} has the reasons.")
+        raise InputError("no page could be read", where=images, fix=f"The reasons are in the column 'error' of {out}.")
     print(f"next: pandas.read_parquet({out!r})", file=sys.stderr)
+
+
+def _skipped(bad: Mapping[str, str], most: int = 10) -> None:
+    """The first of what was skipped; the output has all."""
+    for name in list(bad)[:most]:
+        print(f"skipped {name}: {bad[name]}", file=sys.stderr)
+    if len(bad) > most:
+        print(f"skipped {len(bad) - most} more; the column 'error' gives all reasons", file=sys.stderr)
 
 
 @app.command(epilog="Example: ecgscan export runs/demo encoder")

@@ -6,7 +6,7 @@ The preprocessing lies in the encoder: the whole page is fitted into the size it
 from ecgscan_ray.encoder.encoder import Encoder, Redrawn
 from ecgscan_ray.encoder.exported import export, load_encoder
 from ecgscan_ray.encoder.folder import EmbeddedFolder, embed_folder
-from ecgscan_ray.encoder.pictures import Picture, fit_page, read_picture
+from ecgscan_ray.encoder.pictures import Picture, fit_page, read_pages, read_picture
 
 __all__ = [
     "EmbeddedFolder",
@@ -17,5 +17,6 @@ __all__ = [
     "export",
     "fit_page",
     "load_encoder",
+    "read_pages",
     "read_picture",
 ]

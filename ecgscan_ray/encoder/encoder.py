@@ -142,6 +142,11 @@ class Encoder:
 
     def _tensors(self, images: Iterable[Picture] | Picture, batch_size: int) -> Iterator[torch.Tensor]:
         """Pages as the module takes them, some at once."""
+        if batch_size < 1:
+            raise InputError(f"{batch_size} pages at once", where="batch_size", fix="Give 1 or more.")
+        if isinstance(images, torch.Tensor):
+            fix = "Give a numpy array of uint8 (N, H, W, C): nothing tells whether a tensor's channels come first."
+            raise InputError("a tensor is no page", where="images", fix=fix)
         if isinstance(images, str | os.PathLike | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
             images = [images]
         for batch in batches(images, batch_size):

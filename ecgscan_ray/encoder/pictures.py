@@ -1,11 +1,23 @@
-"""Pictures of any kind as pages in the encoder's size: read, turned upright, fitted as a whole, never cropped."""
+"""Pictures of any kind as pages in the encoder's size: read, turned upright, fitted as a whole, never cropped.
+
+Files come from anywhere, so only decoders of pictures are tried, sizes are bounded before anything is decoded, and
+whatever is wrong with a file becomes one ``InputError``.
+"""
 
 from __future__ import annotations
 
+import io
 import os
+import re
+import stat
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.errors import InputError
@@ -13,41 +25,352 @@ from ecgscan_ray.errors import InputError
 Picture = str | os.PathLike | Image.Image | np.ndarray
 """A page: path of an image file, PIL image, or uint8 array (H, W), (H, W, 1) or (H, W, 3) RGB; any size."""
 
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "AVIF", "JPEG2000", "BMP", "GIF", "PPM", "PCX")
+"""What is read. Never EPS or WMF, which are programs for an interpreter."""
+
+MAX_PIXELS = 70_000_000
+"""Of a page: A3 at 600 dots per inch."""
+
+_MAX_PIXELS_OF = {
+    "JPEG": 120_000_000,
+    "MPO": 120_000_000,
+    "JPEG2000": 40_000_000,
+    "WEBP": 40_000_000,
+    "AVIF": 40_000_000,
+}
+"""Other bounds: JPEG files of more than ``MAX_PIXELS`` are decoded at half their size, and the last three decoders hold
+several copies of a picture."""
+
+MAX_BYTES = 300 * 2**20
+"""Of a file."""
+
+MAX_PAGES = 1000
+"""Of a file."""
+
+_NOT_PICTURES = (
+    (rb"%PDF-", "a PDF file: save each page as PNG"),
+    (rb".{4}ftyp(hei|hev|mif1|msf1)", "a HEIC photograph: save it as JPEG or PNG"),
+    (rb"%!|\xc5\xd0\xd3\xc6", "a PostScript file, which is not run: save the page as PNG"),
+    (rb".{128}DICM", "a DICOM file: save the page as PNG"),
+    (rb"version https://git-lfs", "the pointer to a file in Git LFS: fetch the file"),
+    (rb"\s*<(\?xml|svg|!doctype|html)", "a text (XML, SVG or HTML): save the page as PNG"),
+)
+_DEPTHS = (8, 10, 12, 14, 16, 24, 31, 32)
+_MAX_TEXT = 120
+_TIFF_TYPE, _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT, _DNG_VERSION, _ORIENTATION = (
+    254,
+    258,
+    262,
+    339,
+    50706,
+    274,
+)
+_REDUCED_OR_MASK = 1 | 4
+
 
 def read_picture(image: Picture) -> np.ndarray:
     """Upright uint8 (H, W) grey or (H, W, 3) RGB; transparent parts become white.
 
+    The depth of a grey picture comes from its values: it is the smallest of 8, 10, 12, 14, 16, 24, 31 and 32 bits that holds
+    all but the brightest thousandth of them, whatever type they are stored in. Signed values are shifted by half that
+    range. Floating-point values go from 0 to 1, or are taken like integers. A minimum that is white is inverted.
+    Colours of 16 bits of which only the lower ones are used are refused, as are values that are not finite.
+
     Raises:
-        InputError: Not a readable image, or an array of another shape or type.
+        InputError: Not a readable picture, a file of several pages (see ``read_pages``), or an array of another shape or
+            type.
     """
     if isinstance(image, np.ndarray):
-        shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))
-        if image.dtype != np.uint8 or image.size == 0 or not shaped:
-            what = f"an array of {image.dtype} {image.shape}"
-            raise InputError(what, where="image", fix="Give uint8 of (H, W), (H, W, 1) or (H, W, 3).")
-        return image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+        return _array(image)
     if isinstance(image, Image.Image):
-        return _pixels(image)
+        with _one_line("image"):
+            return _pixels(image)
+    pages = read_pages(_bytes_of(image), where=image)
+    first, second = next(pages), next(pages, None)
+    if second is not None:
+        fix = "Use read_pages, or 'ecgscan embed', which gives a row for each page."
+        raise InputError("a file of several pages", where=image, fix=fix)
+    if isinstance(first, InputError):
+        raise first
+    return first
+
+
+def read_pages(data: bytes, where: object = None) -> Iterator[np.ndarray | InputError]:
+    """Every page of one picture file, one after another.
+
+    Only TIFF has pages; its previews and masks are none. Several frames of other formats are an animation, which is
+    refused. Of a camera's JPEG with previews behind it, the photograph is the page.
+
+    Args:
+        data: Content of the file.
+        where: Named in errors.
+
+    Yields:
+        What ``read_picture`` returns, or the error in place of a page that cannot be read. At least one.
+    """
     try:
-        with Image.open(image) as opened:
-            return _pixels(opened)
+        with _one_line(where), _open(data) as image:
+            frames = _page_frames(image)
+            for frame in frames:
+                yield _frame(image, frame, len(data), where)
+    except InputError as error:
+        yield error
+
+
+def _frame(image: Image.Image, frame: int, size: int, where: object) -> np.ndarray | InputError:
+    try:
+        with _one_line(where):
+            if frame or image.tell():
+                image.seek(frame)
+            _refuse_cut_off(image, size)
+            return _pixels(image)
+    except InputError as error:
+        return error
+
+
+def _array(image: np.ndarray) -> np.ndarray:
+    shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))
+    if image.dtype != np.uint8 or image.size == 0 or not shaped:
+        what = f"an array of {image.dtype} {image.shape}"
+        raise InputError(what, where="image", fix="Give uint8 of (H, W), (H, W, 1) or (H, W, 3).")
+    return image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+
+
+def _bytes_of(path: Any) -> bytes:
+    if not isinstance(path, str | os.PathLike):
+        fix = "Give a path, a PIL image, or a numpy array of uint8 (H, W), (H, W, 1) or (H, W, 3)."
+        raise InputError(f"a {type(path).__name__} is no page", where="image", fix=fix)
+    return read_file(path)
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """The content of a local file of reasonable size.
+
+    Raises:
+        InputError: It is absent, cannot be read, is no regular file or too large.
+    """
+    with _one_line(path):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+            raise InputError("a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file", where=path)
+        refuse_large(status.st_size, path)
+        with open(path, "rb") as file:
+            return file.read()
+
+
+def refuse_large(size: int, where: object) -> None:
+    """Raises ``InputError`` for a file of more than ``MAX_BYTES``."""
+    if size > MAX_BYTES:
+        raise InputError(f"a file of {size / 2**20:.0f} MB, at most {MAX_BYTES // 2**20} are read", where=where)
+
+
+@contextmanager
+def _one_line(where: object) -> Iterator[None]:
+    """Whatever a decoder raises on a file is that file's error, and its warnings are nobody's."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except InputError as error:
+        raise InputError(error.what, where=error.where or where, fix=error.fix) from None
     except FileNotFoundError:
-        raise InputError("no such file", where=image) from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"not readable as an image ({type(error).__name__})", where=image) from None
+        raise InputError("no such file", where=where) from None
+    except Image.DecompressionBombError:
+        raise InputError(_too_large(), where=where) from None
+    except MemoryError:
+        raise InputError("too large for the memory", where=where) from None
+    except Exception as error:  # Pillow's decoders raise struct.error, KeyError, OverflowError, RecursionError, ...
+        raise InputError(f"not readable as a picture ({_reason(error)})", where=where) from None
+
+
+def _reason(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    line = (text.splitlines() or [""])[0]
+    return "".join(c if c.isprintable() else "?" for c in line)[:_MAX_TEXT] or type(error).__name__
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise InputError("an empty file")
+    for start, what in _NOT_PICTURES:
+        if re.match(start, data[:256], re.DOTALL | re.IGNORECASE):
+            raise InputError(what)
+    Image.init()
+    try:
+        return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError:
+        raise InputError(f"not a picture, or damaged at its start (read are {', '.join(FORMATS)})") from None
+
+
+def _page_frames(image: Image.Image) -> list[int]:
+    """Numbers of the frames that are pages."""
+    if image.format == "MPO":
+        return [0]
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1:
+            raise InputError(f"an animation of {frames} frames: save the page as PNG")
+        return [0]
+    if _DNG_VERSION in image.tag_v2:
+        raise InputError("a camera's raw file: save it as JPEG or PNG")
+    pages = []
+    for frame in _frames(image):
+        if not int(image.tag_v2.get(_TIFF_TYPE, 0)) & _REDUCED_OR_MASK:
+            pages.append(frame)
+    if not pages:
+        raise InputError("only previews, no page: save it as JPEG or PNG")
+    return pages
+
+
+def _frames(image: Image.Image) -> Iterator[int]:
+    """Numbers of all frames of a TIFF, which then is at that frame."""
+    frame = 0
+    while True:
+        try:
+            image.seek(frame)
+        except EOFError:
+            return
+        if frame == MAX_PAGES:
+            raise InputError(f"more than {MAX_PAGES} pages")
+        yield frame
+        frame += 1
+
+
+def _refuse_cut_off(image: Image.Image, size: int) -> None:
+    """Of a compressed TIFF, libtiff fills what is missing; uncompressed ones Pillow refuses itself."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.tag_v2.get(259, 1) == 1:
+        return
+    for offsets, counts in ((273, 279), (324, 325)):
+        pieces = zip(image.tag_v2.get(offsets, ()), image.tag_v2.get(counts, ()), strict=False)
+        if any(start + count > size for start, count in pieces):
+            raise InputError("the file is cut off")
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":  # 16 or 32 bits: bring the range used to 8
-        values = np.asarray(image, np.float64)
-        largest = max(float(values.max(initial=0)), 1e-9)
-        top = 65535.0 if image.mode.startswith("I") and largest > 255 else largest
-        return np.clip(values * (255 / top), 0, 255).astype(np.uint8)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    _bound(image)
+    lost = ";16" in str(getattr(image, "tile", ""))
+    _load(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image)
+        grey = _eight_bits(values.view(np.uint32) if _unsigned(image) else values)
+        return _upright(255 - grey if _white_is_zero(image) else grey, image)
+    if lost:
+        _refuse_lost_bits(image)
+    return _upright(np.array(_on_white(image)), image)
+
+
+def _too_large(kind: str | None = None) -> str:
+    return f"more than {_MAX_PIXELS_OF.get(kind or '', MAX_PIXELS) // 10**6} megapixels: save it smaller"
+
+
+def _bound(image: Image.Image) -> None:
+    width, height = image.size
+    if not width * height:
+        raise InputError(f"a picture of {width} x {height} pixels")
+    if width * height > _MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS):
+        raise InputError(f"{width} x {height} pixels, {_too_large(image.format)}")
+    if width * height > MAX_PIXELS:
+        image.draft(image.mode, (width // 2, height // 2))
+
+
+def _load(image: Image.Image) -> None:
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        image.load()
+        return
+    with _libtiffs_words() as words:
+        image.load()
+    if words:
+        raise InputError(f"damaged ({words[0]})")
+
+
+@contextmanager
+def _libtiffs_words() -> Iterator[list[str]]:
+    """What libtiff writes on standard error while it decodes: errors that it goes on after with made-up pixels."""
+    words: list[str] = []
+    try:
+        ours = os.dup(2)
+    except OSError:  # closed
+        yield words
+        return
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield words
+        finally:
+            os.dup2(ours, 2)
+            os.close(ours)
+            file.seek(0)
+            lines = file.read(10_000).decode("utf-8", "replace").splitlines()
+            words += [_reason(ValueError(line)) for line in lines if line.strip()]
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Grey values of any type in 8 bits; see ``read_picture``."""
+    sample = values.reshape(-1)[:: max(1, values.size // 10**6)]
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise InputError("values that are not finite numbers")
+    low, high = float(values.min()), float(np.quantile(sample, 0.999))
+    if values.dtype.kind == "f" and low < 0:
+        raise InputError("negative values, whose depth nobody knows")
+    if values.dtype.kind == "f" and high <= 1.5:
+        shift, top = 0.0, 1.0
+    else:
+        shift, top = _range(low, high)
+    grey = np.empty(values.shape, np.uint8)
+    for start in range(0, len(values), 256):  # in pieces: a large page's float64 would be gigabytes
+        part = values[start : start + 256].astype(np.float64) + shift
+        grey[start : start + 256] = np.clip(np.rint(part * (255 / top)), 0, 255)
+    return grey
+
+
+def _range(low: float, high: float) -> tuple[float, float]:
+    """What to add to values so that black is 0, and where white then is."""
+    for bits in _DEPTHS:
+        half = 2.0 ** (bits - 1)
+        if low < 0 and low >= -half and high < half:
+            return half, 2 * half - 1
+        if low >= 0 and high < 2 * half:
+            return 0.0, 2 * half - 1
+    raise InputError("values of more than 32 bits")
+
+
+def _white_is_zero(image: Image.Image) -> bool:
+    """Whether a deep TIFF's minimum is white; shallow ones Pillow inverts itself."""
+    return isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0
+
+
+def _unsigned(image: Image.Image) -> bool:
+    """Whether a TIFF's 32-bit integers have no sign; Pillow gives them one."""
+    tags = getattr(image, "tag_v2", {})
+    return image.mode == "I" and tags.get(_TIFF_BITS) == (32,) and tags.get(_TIFF_SAMPLE_FORMAT, (1,)) == (1,)
+
+
+def _refuse_lost_bits(image: Image.Image) -> None:
+    """Pillow keeps the upper byte of 16-bit colours: of 14 bits or fewer, hardly anything is left."""
+    colours = image.getchannel("L") if image.mode == "LA" else image.convert("RGB")
+    extrema = colours.getextrema()
+    if np.max(extrema) < 64:
+        raise InputError("colours of 16 bits of which only the lower ones are used: save it with 8 bits")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        return white
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def _upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
+    """Turned as its camera says. Pillow's own function writes all of the EXIF data again, which odd ones do not survive."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF data, on a picture that is whole
+        return pixels
+    mirrored = pixels[:, ::-1] if orientation in (2, 4, 5, 7) else pixels
+    turns = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)
+    return np.ascontiguousarray(np.rot90(mirrored, turns))
 
 
 def fit_page(pixels: np.ndarray, page: PageConfig) -> np.ndarray:
@@ -62,9 +385,8 @@ def fit_page(pixels: np.ndarray, page: PageConfig) -> np.ndarray:
         width = max(1, min(width, round(image.width * scale)))
         height = max(1, min(height, round(image.height * scale)))
     if image.size != (width, height):
-        image = image.resize(
-            (width, height), Image.Resampling.BILINEAR
-        )  # a filter as wide as the step where it shrinks
+        # a filter as wide as the step where it shrinks
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
     fitted = Image.new(image.mode, (page.width, page.height), "white")
     fitted.paste(image, ((page.width - width) // 2, (page.height - height) // 2))
     return np.array(fitted).reshape(page.height, page.width, page.channels)
