@@ -84,11 +84,16 @@ def test_unsigned_32_bits():
     assert np.abs(only(data.replace(signed, unsigned)).astype(int) - page()).max() <= 1
 
 
-def test_values_that_are_no_grey_are_refused():
-    for odd in (np.nan, np.inf, -3.0):
-        values = page().astype(np.float32)
-        values[3, 3] = odd
-        assert "finite" in refused(encoded(values, "TIFF")) or odd == -3.0
+@pytest.mark.parametrize(("odd", "reason"), [(np.nan, "finite"), (np.inf, "finite"), (-3.0, "negative")])
+def test_values_that_are_no_grey_are_refused(odd, reason):
+    values = page().astype(np.float32)
+    values[3, 3] = odd
+    assert reason in refused(encoded(values, "TIFF"))
+
+
+def test_a_cameras_preview_behind_the_photograph_is_no_page():
+    photograph, preview = (Image.new("RGB", size, (240, 240, 240)) for size in ((80, 60), (8, 6)))
+    assert only(encoded(photograph, "MPO", save_all=True, append_images=[preview])).shape == (60, 80, 3)
 
 
 def test_white_is_zero_is_inverted_at_every_depth():
