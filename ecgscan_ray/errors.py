@@ -67,6 +67,10 @@ class StoreError(InputError):
     """A store that is missing, incomplete, damaged or of another schema version."""
 
 
+class UnreachableError(StoreError):
+    """A server that does not answer; later it may."""
+
+
 class RunError(InputError):
     """A run folder that cannot be used: missing, of another config, or damaged."""
 

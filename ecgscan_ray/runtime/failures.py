@@ -15,7 +15,7 @@ from ray.train import TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 
-from ecgscan_ray.errors import EcgscanError, StoreError, WorkError
+from ecgscan_ray.errors import EcgscanError, UnreachableError, WorkError
 
 _LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 _NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded|Read-only file system")
@@ -26,16 +26,12 @@ def lasting(error: BaseException) -> EcgscanError | None:
     causes = list(_causes(error))
     for cause in causes:
         # Ray's own wrapping is of our class too, and says the whole stack
-        if isinstance(cause, EcgscanError) and not isinstance(cause, RayTaskError) and not _passing(cause):
+        if isinstance(cause, EcgscanError) and not isinstance(cause, RayTaskError | UnreachableError):
             return cause
     for cause in causes:
         if (isinstance(cause, OSError) and cause.errno in _LASTING) or _NO_SPACE.search(str(cause)):
             return WorkError(f"a file cannot be written ({_first_line(cause)})", fix="Make room there.")
     return None
-
-
-def _passing(error: EcgscanError) -> bool:
-    return isinstance(error, StoreError) and "does not answer" in error.what
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

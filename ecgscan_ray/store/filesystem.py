@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from pyarrow import ArrowException, fs
 
-from ecgscan_ray.errors import StoreError
+from ecgscan_ray.errors import StoreError, UnreachableError
 from ecgscan_ray.store.retry import (
     DENIED,
     NO_BUCKET,
@@ -186,7 +186,7 @@ def explained(uri: str, what: str) -> Iterator[None]:
             raise StoreError(f"{what}: its bucket is in another region", where=uri, fix=fix) from None
         if UNREACHABLE.search(text):
             fix = "Check AWS_ENDPOINT_URL and the network."
-            raise StoreError(f"{what}: its server does not answer", where=uri, fix=fix) from None
+            raise UnreachableError(f"{what}: its server does not answer", where=uri, fix=fix) from None
         raise StoreError(f"{what} ({_short(error)})", where=uri) from None
 
 

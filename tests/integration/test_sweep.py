@@ -211,12 +211,13 @@ def test_bad_searches_are_refused_before_a_trial(
 
 
 def test_bad_places_are_refused(store: str, tmp_path: Path) -> None:
+    train = trainer(tmp_path / "calls")
     with pytest.raises(StoreError, match="not a store"):
         sweep(make_sweep(), str(tmp_path), str(tmp_path / "sweep"))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text(yaml.safe_dump({}))
     with pytest.raises(RunError, match="holds other things"):
-        sweep(make_sweep(), store, str(tmp_path / "full"))
+        sweep(make_sweep(), store, str(tmp_path / "full"), train=train)
     (tmp_path / "archive" / "records").mkdir(parents=True)
     with pytest.raises(RunError, match=r"holds other things \(records"):
-        sweep(make_sweep(), store, str(tmp_path / "archive"))
+        sweep(make_sweep(), store, str(tmp_path / "archive"), train=train)

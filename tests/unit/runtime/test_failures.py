@@ -9,7 +9,15 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from ray.train import FailureConfig, WorkerGroupError
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 
-from ecgscan_ray.errors import ConfigError, EcgscanError, NotFiniteError, RunError, StoreError, WorkError
+from ecgscan_ray.errors import (
+    ConfigError,
+    EcgscanError,
+    NotFiniteError,
+    RunError,
+    StoreError,
+    UnreachableError,
+    WorkError,
+)
 from ecgscan_ray.runtime.cluster import root_cause
 from ecgscan_ray.runtime.failures import _EndWhatLasts, lasting
 
@@ -56,7 +64,7 @@ def test_what_a_task_raised_is_told_in_our_words() -> None:
     [
         LOST,
         ActorDiedError(),
-        StoreError("cannot be read: its server does not answer", where="s3://bucket/store"),
+        UnreachableError("cannot be read: its server does not answer", where="s3://bucket/store"),
         RuntimeError("CUDA error: an illegal memory access was encountered"),
     ],
     ids=lambda error: f"{type(error).__name__}: {error}"[:60].splitlines()[0],
