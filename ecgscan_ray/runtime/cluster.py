@@ -18,7 +18,7 @@ import ray
 from ecgscan_ray.config import ResourceConfig
 from ecgscan_ray.cores import usable_cores
 from ecgscan_ray.errors import EcgscanError, InputError, WorkError
-from ecgscan_ray.runtime import scratch, terminal
+from ecgscan_ray.runtime import ray_folder, terminal
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def start_ray(resources: ResourceConfig, *, dashboard: bool = True) -> None:
 
 
 def _start(resources: ResourceConfig, dashboard: bool) -> None:
-    folder = scratch.folder()
+    folder = ray_folder.folder()
     _allow_open_files()
     _need_token()
     fix = f"Ray's own words are in {folder}/session_latest/logs; 'ecgscan doctor' looks at this machine."

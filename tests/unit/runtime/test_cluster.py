@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ecgscan_ray.errors import InputError
-from ecgscan_ray.runtime import cluster, scratch
+from ecgscan_ray.runtime import cluster, ray_folder
 
 
 @pytest.mark.parametrize(
@@ -101,13 +101,13 @@ def test_open_files_are_raised_as_far_as_they_may(monkeypatch: pytest.MonkeyPatc
 
 def test_rays_folder_is_the_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = Path(os.path.relpath(tmp_path, "/"))
-    monkeypatch.setattr(scratch, "MAX_LENGTH", 200)
+    monkeypatch.setattr(ray_folder, "MAX_LENGTH", 200)
     monkeypatch.setenv("RAY_TMPDIR", f"/{short}")
-    closed = Path(scratch.folder()).parent
+    closed = Path(ray_folder.folder()).parent
     assert closed.parent == tmp_path
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
     closed.chmod(0o777)
-    assert Path(scratch.folder()).parent == closed
+    assert Path(ray_folder.folder()).parent == closed
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
 
 
@@ -115,19 +115,19 @@ def test_a_deep_tmpdir_gives_way_to_tmp(tmp_path: Path, monkeypatch: pytest.Monk
     deep = tmp_path / ("deep" * 20)
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", str(deep))
-    assert Path(scratch.folder()) == Path("/tmp") / f"ecgscan-{os.getuid()}" / "ray"
+    assert Path(ray_folder.folder()) == Path("/tmp") / f"ecgscan-{os.getuid()}" / "ray"
     monkeypatch.setenv("RAY_TMPDIR", str(deep))
     with pytest.raises(InputError, match=r"RAY_TMPDIR: no folder .* too long, at most \d+ bytes"):
-        scratch.folder()
+        ray_folder.folder()
 
 
 def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scratch, "MAX_LENGTH", 200)
+    monkeypatch.setattr(ray_folder, "MAX_LENGTH", 200)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     (tmp_path / "theirs").mkdir()
     (tmp_path / f"ecgscan-{os.getuid()}").symlink_to(tmp_path / "theirs")
     with pytest.raises(InputError, match="belongs to another user"):
-        scratch.folder()
+        ray_folder.folder()
 
 
 def test_only_old_sessions_of_ended_processes_are_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,5 +139,5 @@ def test_only_old_sessions_of_ended_processes_are_cleared(tmp_path: Path, monkey
         if pid != young:
             for path in (session / "logs" / "raylet.out", session / "logs", session):
                 os.utime(path, (0, 0))
-    scratch._clear(tmp_path)
+    ray_folder._clear(tmp_path)
     assert [pid for pid, session in sessions.items() if session.exists()] == [mine, young]
