@@ -44,7 +44,7 @@ _INTERRUPTED = {
 """What Ctrl-C or SIGTERM in a verb means."""
 
 
-class _Verbs(typer.core.TyperGroup):
+class _CommandGroup(typer.core.TyperGroup):
     """Turns our errors into one line and an exit status, for every verb alike."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -59,7 +59,7 @@ class _Verbs(typer.core.TyperGroup):
 
 
 app = typer.Typer(
-    cls=_Verbs,
+    cls=_CommandGroup,
     help="Pretrain an image encoder for paper ECGs: prepare a store, pretrain on it, look at what was learned.",
     no_args_is_help=True,
     add_completion=False,
@@ -99,11 +99,11 @@ def prepare(
     """Read an archive of recordings into a store of Parquet shards."""
     from ecgscan_ray.runtime.prepare import prepare as run
 
-    _talk()
+    _setup_logging()
     manifest = run(
         source,
-        _place(from_dir, fix="Give the absolute path of a folder that every node has mounted."),
-        _place(to),
+        _check_uri(from_dir, fix="Give the absolute path of a folder that every node has mounted."),
+        _check_uri(to),
         rate=rate or None,
         validation_folds=validation_folds,
         test_folds=test_folds,
@@ -112,7 +112,7 @@ def prepare(
         progress=lambda done, total: logging.getLogger("ecgscan_ray").info("%d of %d recordings", done, total),
     )
     counts = {split: manifest.rows(split) for split in ("train", "validation", "test")}
-    _show({"store": to, "recordings": counts, "left out": manifest.quarantined or "none"}, as_json=False)
+    _print_mapping({"store": to, "recordings": counts, "left out": manifest.quarantined or "none"}, as_json=False)
     _next("inspect", to)
 
 
@@ -121,8 +121,8 @@ def inspect(store: Annotated[str, typer.Argument(help="URI of a store.")], as_js
     """Check a store's shards against its manifest, and say what is in it."""
     from ecgscan_ray.store.inspect import inspect as run
 
-    found = run(_place(store))
-    _show(found, as_json)
+    found = run(_check_uri(store))
+    _print_mapping(found, as_json)
     if unknown := found["rows_without_patient"]:
         what = "have no patient: whether one patient is in two splits is not known of them"
         print(f"{unknown} recordings {what}", file=sys.stderr)
@@ -159,9 +159,9 @@ def render(
     from ecgscan_ray.store.manifest import read_manifest
     from ecgscan_ray.store.shards import iterate_rows
 
-    resolved, place = _load(Config, preset, config, settings), _place(store)
-    _talk()
-    manifest, target = read_manifest(place), _place(out)
+    resolved, place = _load(Config, preset, config, settings), _check_uri(store)
+    _setup_logging()
+    manifest, target = read_manifest(place), _check_uri(out)
     rows, log = iterate_rows(place, manifest, split, limit=count), logging.getLogger("ecgscan_ray")
     total = views * min(count, manifest.rows(split))
     with local_folder(target) as folder:
@@ -201,13 +201,13 @@ def pretrain(
 
     if teacher and joint:
         raise InputError("--teacher and --joint exclude each other", fix="Give one of the two.")
-    chosen = [f"teacher.run={_place(teacher)}"] if teacher else ["teacher.run=", "teacher.digest="] if joint else []
+    chosen = [f"teacher.run={_check_uri(teacher)}"] if teacher else ["teacher.run=", "teacher.digest="] if joint else []
     resolved = _load(Config, preset, config, [*(settings or []), *chosen])
-    _talk()
+    _setup_logging()
     if dry_run:
         from ecgscan_ray.runtime.dry_run import dry_run as estimate
 
-        _show(estimate(resolved, _place(store)), as_json=False)
+        _print_mapping(estimate(resolved, _check_uri(store)), as_json=False)
         _next("pretrain", *_settings_of(preset, config, settings), "--store", store, "--out", out or "runs/first")
         return
     if out is None:
@@ -215,7 +215,13 @@ def pretrain(
     from ecgscan_ray.runtime.pretrain import pretrain as run
 
     _trust(trust)
-    run(resolved, _place(store), _place(out), fresh=fresh, init_from=_place(init_from) if init_from else None)
+    run(
+        resolved,
+        _check_uri(store),
+        _check_uri(out),
+        fresh=fresh,
+        init_from=_check_uri(init_from) if init_from else None,
+    )
     print(f"run: {out}")
     _next("evaluate", out)
 
@@ -236,9 +242,15 @@ def teach(
     from ecgscan_ray.runtime.pretrain import teach as run
 
     resolved = _load(Config, preset, config, settings)
-    _talk()
+    _setup_logging()
     _trust(trust)
-    run(resolved, _place(store), _place(out), fresh=fresh, init_from=_place(init_from) if init_from else None)
+    run(
+        resolved,
+        _check_uri(store),
+        _check_uri(out),
+        fresh=fresh,
+        init_from=_check_uri(init_from) if init_from else None,
+    )
     print(f"teacher: {out}")
     words = (*_settings_of(preset, config, settings), "--store", store, "--teacher", out, "--out", "runs/first")
     _next("pretrain", *words)
@@ -258,7 +270,7 @@ def evaluate(
     from ecgscan_ray.report.run import HEADLINE, by_reason
     from ecgscan_ray.runtime.evaluate import evaluate as work
 
-    _talk()
+    _setup_logging()
     set_torch_threads()
     changes = parse_overrides(settings or [])
     for key in changes:
@@ -266,12 +278,12 @@ def evaluate(
             raise InputError("only evaluation.* can be set here", where=f"--set {key}")
     changes = {key.removeprefix("evaluation."): value for key, value in changes.items()}
     _trust(trust)
-    figures = work(_place(run), store=_place(store) if store else None, which=which, settings=changes)
+    figures = work(_check_uri(run), store=_check_uri(store) if store else None, which=which, settings=changes)
     missing = {name: str(figure["reason"]) for name, figure in figures.items() if "reason" in figure}
     measured = {name: figure for name, figure in figures.items() if name not in missing}
     for name in measured if every else HEADLINE:
         if name in measured:
-            print(f"{name:<58} {_figure(measured[name])}")
+            print(f"{name:<58} {_format_estimate(measured[name])}")
     for reason, names in by_reason(missing).items():
         print(f"not measured: {_some(names)}: {reason}")
     print(f"{run.rstrip('/')}/report.json  (all {len(measured)} figures; --all prints them)")
@@ -294,8 +306,8 @@ def sweep(
     from ecgscan_ray.runtime.sweep import sweep as run
 
     resolved = _load(SweepConfig, preset, config, settings)
-    _talk()
-    outcome = run(resolved, _place(store), _place(out), fresh=fresh)
+    _setup_logging()
+    outcome = run(resolved, _check_uri(store), _check_uri(out), fresh=fresh)
     print(outcome["text"] if resolved.arms else outcome["verdict"]["text"])
     print(f"{out.rstrip('/')}/report.html")
     if resolved.arms:
@@ -321,7 +333,7 @@ def embed(
 
     set_torch_threads()
 
-    done = embed_folder(_place(encoder), _place(images), _place(out), projected=projected)
+    done = embed_folder(_check_uri(encoder), _check_uri(images), _check_uri(out), projected=projected)
     _skipped(done.bad)
     print(f"{done.embedded} pages embedded, {len(done.bad)} skipped: {out}")
     if not done.embedded:
@@ -344,7 +356,7 @@ def export(
     """Write a run's image encoder as a folder that timm loads (local-dir:) and 'ecgscan embed' takes."""
     from ecgscan_ray.encoder import export as work
 
-    print(work(_place(run), _place(out), which=which))
+    print(work(_check_uri(run), _check_uri(out), which=which))
     _next("embed", out, "FOLDER_OF_PICTURES", "embeddings.parquet")
 
 
@@ -360,7 +372,9 @@ def config(
             _load(Config, preset, config, settings)  # says which of the two is missing
         print(json.dumps(preset_names()) if as_json else "\n".join(preset_names()))
         return
-    kind: type[Section] = SweepConfig if {"space", "arms"} & read_yaml(_named(preset, config)).keys() else Config
+    kind: type[Section] = (
+        SweepConfig if {"space", "arms"} & read_yaml(_preset_or_file(preset, config)).keys() else Config
+    )
     resolved = _load(kind, preset, config, settings)
     print(resolved.model_dump_json(indent=1) if as_json else dump_yaml(resolved).rstrip())
 
@@ -373,14 +387,14 @@ def doctor(
     from ecgscan_ray.errors import WorkError
     from ecgscan_ray.runtime.doctor import examine
 
-    findings, complaints = examine(_place(store) if store else None)
-    _show({**findings, "complaints": complaints or "none"}, as_json)
+    findings, complaints = examine(_check_uri(store) if store else None)
+    _print_mapping({**findings, "complaints": complaints or "none"}, as_json)
     if complaints:
         raise WorkError("; ".join(complaints))
     _next("prepare", "--source", "folder", "--from", "FOLDER_OF_RECORDS", "--to", "store")
 
 
-def _named(preset: str | None, config: str | None) -> str:
+def _preset_or_file(preset: str | None, config: str | None) -> str:
     """The preset or file that was asked for."""
     if preset is not None and config is not None:
         raise InputError("--preset and --config exclude each other", fix="Give one of the two.")
@@ -399,10 +413,10 @@ def _settings_of(preset: str | None, config: str | None, settings: list[str] | N
 def _load(kind: type[Kind], preset: str | None, config: str | None, settings: list[str] | None) -> Kind:
     from ecgscan_ray.config import load
 
-    return load(kind, _named(preset, config), settings)
+    return load(kind, _preset_or_file(preset, config), settings)
 
 
-def _place(uri: str, fix: str = "Give an absolute path or s3://bucket/prefix.") -> str:
+def _check_uri(uri: str, fix: str = "Give an absolute path or s3://bucket/prefix.") -> str:
     """An argument as an absolute path or URI.
 
     A placeholder is refused, and inside a Ray job a relative path: its folder is deleted.
@@ -424,7 +438,7 @@ def _trust(modules: list[str] | None) -> None:
         trust(modules)
 
 
-def _figure(figure: Mapping[str, Any]) -> str:
+def _format_estimate(figure: Mapping[str, Any]) -> str:
     value, low, high = (figure.get(key) for key in ("value", "low", "high"))
     if value is None:
         return "n/a"
@@ -442,14 +456,14 @@ def _next(*words: str) -> None:
     print(f"next: ecgscan {shlex.join(words)}", file=sys.stderr)
 
 
-def _show(content: Mapping[str, Any], as_json: bool) -> None:
+def _print_mapping(content: Mapping[str, Any], as_json: bool) -> None:
     """Findings as JSON, or a line each."""
     if as_json:
         print(json.dumps(content, indent=1, default=str))
         return
     for key, value in content.items():
         if isinstance(value, Mapping) and any(isinstance(part, Mapping) for part in value.values()):
-            _show({f"{key}.{name}": part for name, part in value.items()}, as_json)
+            _print_mapping({f"{key}.{name}": part for name, part in value.items()}, as_json)
             continue
         if isinstance(value, Mapping):
             value = ", ".join(f"{name} {part}" for name, part in value.items())
@@ -458,7 +472,7 @@ def _show(content: Mapping[str, Any], as_json: bool) -> None:
         print(f"{key:<28} {value}")
 
 
-def _talk() -> None:
+def _setup_logging() -> None:
     """Log lines of the driver on stderr."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("ecgscan_ray").setLevel(logging.INFO)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from PIL import Image
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.encoder.pictures import Picture, fit_page, read_picture
 from ecgscan_ray.errors import InputError, WorkError
+from ecgscan_ray.evaluation.features import in_batches
 from ecgscan_ray.evaluation.redraw import lead_residual_mv, project_on_laws
 from ecgscan_ray.model.ecgscan import PageEncoder
 
@@ -149,18 +149,6 @@ class Encoder:
             raise InputError("a tensor is no page", where="images", fix=fix)
         if isinstance(images, str | os.PathLike | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
             images = [images]
-        for batch in batches(images, batch_size):
+        for batch in in_batches(images, batch_size):
             pixels = np.stack([self.preprocess(image) for image in batch])
             yield torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-
-
-def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of ``size`` items, the last one shorter."""
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ecgscan_ray.encoder.encoder import BATCH, Encoder, batches
+from ecgscan_ray.encoder.encoder import BATCH, Encoder
 from ecgscan_ray.encoder.exported import load_encoder
 from ecgscan_ray.encoder.pictures import fit_page, read_file, read_pages, refuse_large
 from ecgscan_ray.errors import InputError
+from ecgscan_ray.evaluation.features import in_batches
 from ecgscan_ray.paper.write import MASK_SUFFIX
 from ecgscan_ray.store.filesystem import absolute, explained, is_local, list_files, open_filesystem
 
@@ -87,7 +88,7 @@ def embed_folder(
         columns = [("path", pa.string()), ("embedding", pa.list_(pa.float32(), width)), ("error", pa.string())]
         schema = pa.schema(columns)
         with pq.ParquetWriter(file, schema) as writer:
-            for batch in batches(_rows(encoder, root, names), batch_size):
+            for batch in in_batches(_rows(encoder, root, names), batch_size):
                 _embed(encoder, batch, projected)
                 writer.write_table(pa.Table.from_pylist([_columns(row) for row in batch], schema=schema))
                 bad |= {row.path: row.error for row in batch if row.error is not None}

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from ecgscan_ray.evaluation.redraw import MASKS, lead_pearson, lead_residual_mv,
 from ecgscan_ray.recording.labels import SUPERCLASSES, superclasses
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.training.tensors import to_device
+
+Item = TypeVar("Item")
 
 EVALUATION_EPOCH = 2**31 + 1
 """Pages of evaluation have this epoch in their key (and the following ones for more views): no training page has it."""
@@ -69,15 +72,10 @@ class Features:
         return len(self.ids)
 
 
-def in_batches(items: Iterable[Recording], size: int) -> Iterator[list[Recording]]:
-    """Lists of ``size`` recordings; the last may be shorter."""
-    batch: list[Recording] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of ``size`` items; the last may be shorter."""
+    pending = iter(items)
+    while batch := list(islice(pending, size)):
         yield batch
 
 

@@ -13,8 +13,7 @@ import hashlib
 import json
 import logging
 import math
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from ecgscan_ray.config import ResourceConfig
-from ecgscan_ray.errors import InputError, RecordingError, StoreError, printable
+from ecgscan_ray.errors import InputError, RecordingError, StoreError
 from ecgscan_ray.recording.checks import check
 from ecgscan_ray.recording.labels import superclasses
 from ecgscan_ray.recording.language import language
@@ -35,7 +34,6 @@ from ecgscan_ray.store import filesystem
 from ecgscan_ray.store.lease import exclusive
 from ecgscan_ray.store.manifest import (
     MANIFEST_NAME,
-    QUARANTINE_NAME,
     SPLITS,
     Counts,
     Manifest,
@@ -43,8 +41,10 @@ from ecgscan_ray.store.manifest import (
     read_manifest,
     write_manifest,
 )
+from ecgscan_ray.store.revisions import check_files, clear, file_names, files_to_keep, unused_revision
 from ecgscan_ray.store.schema import pack
 from ecgscan_ray.store.shards import ShardWriter, write_quarantine
+from ecgscan_ray.store.splits import Left, assign_splits, rejected, warn_about_splits
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +52,6 @@ _SHARDS_A_SPLIT = 8  # at least so many where there are rows enough: the tasks o
 _ROW_GROUPS_A_SHARD = 64  # at most: 30 MB at 100 Hz, which a task holds in memory
 _RETRIES = 2  # of a task whose process died; Ray Data's own default is for ever
 _RATES_HZ = (50.0, 5000.0)
-_OURS = re.compile(
-    rf"((?P<split>{'|'.join(SPLITS)})-\d{{5}}(-r(?P<revision>\d{{1,6}}))?\.parquet"
-    rf"|{re.escape(QUARANTINE_NAME)}|{re.escape(MANIFEST_NAME)})(\.tmp-\w+)?"
-)
-
-Left = dict[str, str]
-"""A row of the quarantine table."""
 
 
 @dataclass(frozen=True)
@@ -127,12 +120,12 @@ def prepare(
         if there and not overwrite:
             return _same(store, read_manifest(store), source, settings)
         filesystem.open_filesystem(store, create=True)
-        kept = _kept_meanwhile(store) if there else set()
-        _clear(store, kept)
+        kept = files_to_keep(store) if there else set()
+        clear(store, kept)
         order = np.random.default_rng(seed).permutation(len(items))[:limit]
         by_split, left = assign_splits([items[k] for k in order], validation_folds, test_folds)
-        _warn_about_splits(by_split)
-        jobs = shard_jobs(by_split, store, source, rate, row_group_rows, _unused_revision(kept))
+        warn_about_splits(by_split)
+        jobs = shard_jobs(by_split, store, source, rate, row_group_rows, unused_revision(kept))
         shards, counts, unreadable = _run(jobs, resources or ResourceConfig(), progress, where=store)
         left += unreadable
         if shards or not there:
@@ -147,9 +140,9 @@ def prepare(
             counts=_with_patients(counts, by_split, left),
             quarantined=_by_reason(left),
         )
-        _check_files(store, manifest)
+        check_files(store, manifest)
         write_manifest(store, manifest)
-        _clear(store, _names(manifest))
+        clear(store, file_names(manifest))
     return manifest
 
 
@@ -197,93 +190,9 @@ def _same(store: str, old: Manifest, source: str, settings: dict[str, Any]) -> M
         fix = "Choose another place, or replace it with --overwrite."
         names = ", ".join("listing of the archive" if key == "archive" else key for key in different)
         raise StoreError(f"there is a store already, with another {names}", where=store, fix=fix)
-    _check_files(store, old)
+    check_files(store, old)
     logger.info("%s is finished already: nothing to do", store)
     return old
-
-
-def _check_files(store: str, manifest: Manifest) -> None:
-    """Every shard is there and as long as the manifest says.
-
-    Raises:
-        StoreError: One is not.
-    """
-    sizes = filesystem.list_sizes(store)
-    for shard in manifest.shards:
-        if sizes.get(shard.path) != shard.bytes:
-            problem = f"has {sizes[shard.path]} bytes, not {shard.bytes}" if shard.path in sizes else "is missing"
-            raise StoreError(
-                problem, where=filesystem.join(store, shard.path), fix="Prepare it again with --overwrite."
-            )
-
-
-def _names(manifest: Manifest) -> set[str]:
-    return {MANIFEST_NAME, QUARANTINE_NAME, *(shard.path for shard in manifest.shards)}
-
-
-def _kept_meanwhile(store: str) -> set[str]:
-    """Files of the store that is to be replaced; all that look like ours where its manifest cannot be read."""
-    try:
-        return _names(read_manifest(store))
-    except StoreError:
-        return {name for name in filesystem.list_files(store) if _OURS.fullmatch(name)}
-
-
-def _unused_revision(kept: set[str]) -> int:
-    """The first number that no shard among these carries."""
-    used = {int(match["revision"] or 0) for name in kept if (match := _OURS.fullmatch(name)) and match["split"]}
-    return next(number for number in range(len(used) + 1) if number not in used)
-
-
-def _warn_about_splits(by_split: dict[str, list[Item]]) -> None:
-    """Say whose patient is unknown, and which split will be empty."""
-    items = [item for members in by_split.values() for item in members]
-    unknown = sum(item.patient_id is None for item in items)
-    if unknown:
-        what = "have no patient and are split one by one: recordings of one patient may be in two splits"
-        logger.warning("%d of %d recordings %s. Give patient_id where it is known.", unknown, len(items), what)
-    empty = [split for split in SPLITS if not by_split.get(split)]
-    if empty:
-        folds = sorted({item.fold for item in items if item.fold is not None})
-        known = f"; the table's folds are {', '.join(map(str, folds[:20]))}" if folds else ""
-        logger.warning("no recording is in the split %s%s", " or ".join(empty), known)
-
-
-def assign_splits(
-    items: Sequence[Item], validation_folds: Sequence[int], test_folds: Sequence[int]
-) -> tuple[dict[str, list[Item]], list[Left]]:
-    """Give each item its split, in the order given; patients in two splits and doubled ids are left out.
-
-    The source's own split goes before its fold, and that before a hash of the patient (or, unknown, of the recording).
-    """
-    left: list[Left] = []
-    split_of = {id(item): _split(item, validation_folds, test_folds) for item in items}
-    splits_of_patient: dict[str, set[str]] = defaultdict(set)
-    for item in items:
-        if item.patient_id is not None:
-            splits_of_patient[item.patient_id].add(split_of[id(item)])
-    by_split: dict[str, list[Item]] = {split: [] for split in SPLITS}
-    seen: set[str] = set()
-    for item in items:
-        splits = splits_of_patient[item.patient_id] if item.patient_id is not None else set()
-        if len(splits) > 1:
-            detail = f"patient {item.patient_id} is in {' and '.join(sorted(splits))}"
-            left.append(_left(item, "patient_in_two_splits", detail))
-        elif item.id in seen:
-            left.append(_left(item, "duplicate_id", "another recording has this id"))
-        else:
-            by_split[split_of[id(item)]].append(item)
-        seen.add(item.id)
-    return by_split, left
-
-
-def _split(item: Item, validation_folds: Sequence[int], test_folds: Sequence[int]) -> str:
-    if item.split is not None:
-        return item.split
-    if item.fold is not None:
-        return "validation" if item.fold in validation_folds else "test" if item.fold in test_folds else "train"
-    digest = hashlib.blake2b((item.patient_id or item.id).encode(), digest_size=8).digest()
-    return {8: "validation", 9: "test"}.get(int.from_bytes(digest, "little") % 10, "train")
 
 
 def shard_jobs(
@@ -336,20 +245,16 @@ def _row_of(
         recording = recording if job.rate is None else recording.resampled(float(job.rate))
         row = pack([recording], job.split)
     except RecordingError as error:
-        left.append(_left(item, error.reason, f"{error.what}. {error.fix}" if error.fix else error.what))
+        left.append(rejected(item, error.reason, f"{error.what}. {error.fix}" if error.fix else error.what))
     except Exception as error:  # one odd file must not end the job
         logger.warning("recording %s: %r", item.id, error)
-        left.append(_left(item, "unreadable", f"{type(error).__name__}: {error}"))
+        left.append(rejected(item, "unreadable", f"{type(error).__name__}: {error}"))
     else:
         counts["superclass"].update(superclasses(recording.labels) or {"none"})
         counts["language"][language(recording.report) or "none"] += 1
         counts["fs"][f"{recording.fs:g}"] += 1
         return row
     return None
-
-
-def _left(item: Item, reason: str, detail: str) -> Left:
-    return {"id": item.id, "origin": printable(item.path), "reason": reason, "detail": printable(detail)[:300]}
 
 
 def _reasons(left: Sequence[Left]) -> str:
@@ -420,10 +325,3 @@ def _with_patients(counts: Counts, by_split: dict[str, list[Item]], left: Sequen
         unknown = patients.pop(None, 0)
         counts[split]["patients"] = {"known": len(patients), "recordings_without": unknown}
     return {split: {facet: dict(sorted(values.items())) for facet, values in counts[split].items()} for split in SPLITS}
-
-
-def _clear(store: str, kept: set[str]) -> None:
-    """Delete what other attempts and revisions left."""
-    for name in filesystem.list_files(store):
-        if _OURS.fullmatch(name) and name not in kept:
-            filesystem.delete_file(filesystem.join(store, name))

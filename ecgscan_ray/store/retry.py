@@ -148,7 +148,7 @@ class _Retrying(fs.FileSystemHandler):
         self._delete(lambda: self._inner.delete_dir_contents(path, missing_dir_ok=missing_dir_ok))
 
     def delete_root_dir_contents(self) -> None:
-        raise NotImplementedError("a whole storage is never emptied")
+        self._delete(self._inner.delete_root_dir_contents)
 
     def delete_file(self, path: str) -> None:
         self._delete(lambda: self._inner.delete_file(path))
@@ -179,7 +179,7 @@ class _Retrying(fs.FileSystemHandler):
         return pa.PythonFile(_Writer(self._inner, path, metadata), mode="w")
 
     def open_append_stream(self, path: str, metadata: Any) -> pa.NativeFile:
-        raise NotImplementedError("files are written whole")
+        return self._inner.open_append_stream(path, metadata=metadata)  # not repeated: a piece could be there twice
 
 
 class _Reader:

@@ -135,7 +135,7 @@ def test_the_processes_that_draw_end_with_the_command(
     assert gone(family)
 
 
-@pytest.mark.parametrize("after_s", [1.5, 4.0, 8.0])
+@pytest.mark.parametrize("after_s", [1.0, 2.5, 4.0])  # it starts Ray until then: it cannot have finished
 def test_an_interrupt_is_heard_whenever_it_comes(sample_tree: Path, tmp_path: Path, short: str, after_s: float) -> None:
     arguments = ("--source", "ptbxl", "--from", str(sample_tree), "--to", str(tmp_path / "store"))
     command = Command("prepare", *arguments, RAY_TMPDIR=short)
@@ -143,7 +143,5 @@ def test_an_interrupt_is_heard_whenever_it_comes(sample_tree: Path, tmp_path: Pa
     family = command.family()
     os.killpg(command.process.pid, signal.SIGINT)
     status, out, err = command.end()
-    if status == 0:
-        pytest.skip("it had finished already")
     assert (status, out, err) == (130, [], ["interrupted: no store was finished; the same command starts again"])
     assert gone(family)

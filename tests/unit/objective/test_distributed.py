@@ -86,7 +86,7 @@ def _process(index: int, world: int, port: int, folder: str, backend: str) -> No
 @pytest.mark.parametrize("world", SHARES)
 def test_gradients_equal_a_single_process(world: int, backend: str, tmp_path: Path) -> None:
     if backend == "nccl" and torch.cuda.device_count() < world:
-        pytest.skip(f"NCCL wants a GPU for each of {world} workers; on gloo the same test runs everywhere")
+        pytest.skip(f"NCCL needs a GPU for each of {world} workers; with gloo the same test runs everywhere")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

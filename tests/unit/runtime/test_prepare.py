@@ -11,17 +11,11 @@ import pytest
 
 from ecgscan_ray.errors import InputError, StoreError
 from ecgscan_ray.recording.sources import Item, open_source
-from ecgscan_ray.runtime.prepare import (
-    ShardJob,
-    _unused_revision,
-    _warn_about_splits,
-    assign_splits,
-    prepare,
-    shard_jobs,
-    write_shard,
-)
+from ecgscan_ray.runtime.prepare import ShardJob, prepare, shard_jobs, write_shard
 from ecgscan_ray.store.manifest import Manifest
+from ecgscan_ray.store.revisions import unused_revision
 from ecgscan_ray.store.shards import ShardWriter, read_row_groups, write_quarantine
+from ecgscan_ray.store.splits import assign_splits, warn_about_splits
 from tests.records import heart_uv, recording, write_record
 
 
@@ -172,7 +166,7 @@ def test_rows_packed_one_by_one_are_the_same_bytes(tmp_path: Path) -> None:
     ],
 )
 def test_shards_of_a_new_store_have_names_of_their_own(there: set[str], revision: int) -> None:
-    assert _unused_revision(there) == revision
+    assert unused_revision(there) == revision
 
 
 def test_the_digest_is_that_of_the_rows(tmp_path: Path) -> None:
@@ -202,6 +196,6 @@ def test_one_prepare_at_a_time(tmp_path: Path) -> None:
 
 def test_unknown_patients_and_empty_splits_are_said(caplog: pytest.LogCaptureFixture) -> None:
     by_split, _ = assign_splits(items({"fold": 0}, {"fold": 9, "patient_id": "p"}), (9,), (10,))
-    _warn_about_splits(by_split)
+    warn_about_splits(by_split)
     assert "1 of 2 recordings have no patient and are split one by one" in caplog.text
     assert "no recording is in the split test; the table's folds are 0, 9" in caplog.text

@@ -15,6 +15,7 @@ import pytest
 from ecgscan_ray.errors import StoreError
 from ecgscan_ray.store import filesystem, lease
 from ecgscan_ray.store.lease import LEASE_NAME, confirm, exclusive
+from ecgscan_ray.store.versioned_file import open_versioned
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -111,7 +112,7 @@ def _until(true, seconds: float = 20.0) -> None:
 def test_a_lease_that_vanishes_while_it_is_taken_over(place: str) -> None:
     """AWS answers 404 to If-Match on an object that is gone, others 412, and old servers write it (minio/minio#21526)."""
     _write(place)
-    file = lease._open(filesystem.absolute(place))
+    file = open_versioned(filesystem.join(place, LEASE_NAME))
     seen = file.read()
     assert seen is not None
     file.remove()
