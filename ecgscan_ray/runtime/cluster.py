@@ -87,10 +87,25 @@ def _start(resources: ResourceConfig, dashboard: bool) -> None:
         )
 
 
-def _join(address: str) -> None:
+def check_address() -> None:
+    """Look at ``RAY_ADDRESS`` before any other work is done.
+
+    Raises:
+        InputError: It is no address of a head, or nobody answers there.
+    """
+    if not ray.is_initialized():
+        _check(os.environ.get("RAY_ADDRESS", ""))
+
+
+def _check(address: str) -> None:
     where = f"RAY_ADDRESS={address}"
-    if address != "auto":
+    if address not in ("", "local", "auto"):
         _probe(*_host_and_port(address, where), where)
+
+
+def _join(address: str) -> None:
+    _check(address)
+    where = f"RAY_ADDRESS={address}"
     fix = "Is it the address of a head (HOST:6379) with the same version of Ray, and its token the one here?"
     with _in_one_line("the cluster cannot be joined", where, f"{fix} Unset RAY_ADDRESS to work on this machine.", 2):
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)

@@ -28,7 +28,7 @@ from ecgscan_ray.recording.labels import superclasses
 from ecgscan_ray.recording.language import language
 from ecgscan_ray.recording.sources import Item, Source, open_source
 from ecgscan_ray.runtime.attend import attend
-from ecgscan_ray.runtime.cluster import start_ray
+from ecgscan_ray.runtime.cluster import check_address, start_ray
 from ecgscan_ray.runtime.demand import Need, await_room
 from ecgscan_ray.store import filesystem
 from ecgscan_ray.store.lease import exclusive
@@ -105,11 +105,12 @@ def prepare(
 
     Raises:
         InputError: No such source, an argument out of its range, no recordings in ``from_dir``, a table that is not
-            understood, or no recording that can be used.
+            understood, or no recording that can be used; or ``RAY_ADDRESS`` names no cluster.
         StoreError: ``to`` cannot be written, holds another store already, or is being written by another command.
         WorkError: A task failed.
     """
     _check_arguments(rate, limit, row_group_rows, validation_folds, test_folds)
+    check_address()
     archive = open_source(source, rate)
     items = archive.list_records(_local_folder(from_dir))
     settings: dict[str, Any] = {"rate": rate, "limit": limit, "seed": seed, "row_group_rows": row_group_rows}

@@ -32,7 +32,7 @@ from ecgscan_ray.model.reader import SignalReader
 from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.runtime import run_folder, stream
 from ecgscan_ray.runtime.attend import attend
-from ecgscan_ray.runtime.cluster import start_ray
+from ecgscan_ray.runtime.cluster import check_address, start_ray
 from ecgscan_ray.runtime.embeddings import Said, said_by_teacher, teacher_tokenizer, under_teacher
 from ecgscan_ray.runtime.failures import Trainer, lasting
 from ecgscan_ray.runtime.fit_to_store import fit_to_store
@@ -115,6 +115,7 @@ def pretrain(
         InputError: Settings, store or folder cannot be used.
         WorkError: Training failed.
     """
+    check_address()
     store, out, init_from = absolute(store), absolute(out), absolute(init_from) if init_from else None
     manifest = read_manifest(store)
     if config.task == "pretrain" and config.teacher.run:

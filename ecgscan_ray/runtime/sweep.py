@@ -27,7 +27,7 @@ from ecgscan_ray.evaluation.score import SCORES
 from ecgscan_ray.report.sweep import Trial, write_sweep_report
 from ecgscan_ray.runtime import ablation
 from ecgscan_ray.runtime.attend import attend
-from ecgscan_ray.runtime.cluster import root_cause, start_ray
+from ecgscan_ray.runtime.cluster import check_address, root_cause, start_ray
 from ecgscan_ray.runtime.demand import Need, await_room
 from ecgscan_ray.runtime.fit_to_store import fit_to_store
 from ecgscan_ray.runtime.pretrain import pretrain
@@ -94,6 +94,7 @@ def sweep(
     Raises:
         InputError: Settings, store or folder cannot be used.
     """
+    check_address()
     store, out = absolute(store), absolute(out)
     base = merge(read_yaml(config.base), config.base_overrides)
     _check_space(config, base)

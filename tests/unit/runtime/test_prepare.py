@@ -199,3 +199,13 @@ def test_unknown_patients_and_empty_splits_are_said(caplog: pytest.LogCaptureFix
     warn_about_splits(by_split)
     assert "1 of 2 recordings have no patient and are split one by one" in caplog.text
     assert "no recording is in the split test; the table's folds are 0, 9" in caplog.text
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "no such thing"])
+def test_an_address_without_a_cluster_is_the_first_thing_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(InputError, match=f"RAY_ADDRESS={address}"):
+        prepare("folder", str(tmp_path / "no such archive"), str(tmp_path / "store"))
