@@ -1,25 +1,15 @@
-"""Every setting, with unit, range and default; presets and dotted overrides become one frozen object.
-
-One way to change a value: ``merge`` takes dotted keys (``objective.gram_weight=0.5``) from the command line, from a
-YAML file or from a sweep's trial alike. Unknown keys are refused with the nearest known one.
-"""
+"""Every setting of a run: unit, range, default."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from importlib import resources
-from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ecgscan_ray import strict_yaml
-from ecgscan_ray.errors import ConfigError, near_miss
-from ecgscan_ray.uris import absolute, is_local
+from ecgscan_ray.uris import absolute
 
 Weight = float
 Share = Annotated[float, Field(ge=0)]
@@ -32,6 +22,11 @@ class Section(BaseModel):
     """A frozen group of settings; unknown keys are errors, and so are numbers that are not finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @classmethod
+    def mergeable(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        """A file's content in the form in which overrides are merged into it."""
+        return dict(content)
 
 
 class PageConfig(Section):
@@ -446,224 +441,3 @@ class Config(Section):
     def digest(self) -> str:
         """sha256 of what decides the run's outcome."""
         return hashlib.sha256(json.dumps(self.decisive(), sort_keys=True).encode()).hexdigest()
-
-
-class SearchRange(Section):
-    """One dimension of a sweep: a range, or a list of choices."""
-
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    choices: list[Any] | None = None
-
-    @model_validator(mode="after")
-    def _range_or_choices(self):
-        if self.choices is None and (self.low is None or self.high is None or self.low >= self.high):
-            raise ValueError("give low < high, or choices")
-        if self.choices is None and self.log and (self.low is None or self.low <= 0):
-            raise ValueError("a log range wants low > 0")
-        return self
-
-
-class SweepConfig(Section):
-    """A search over settings of a base config (room ``runtime``)."""
-
-    base: str = "laptop"
-    """Preset (or path of a YAML file) that every trial starts from."""
-    base_overrides: dict[str, Any] = {}
-    """Dotted keys changed in every trial, e.g. fewer steps."""
-    space: dict[str, SearchRange] = {}
-    """Dotted key -> range, to be searched."""
-    arms: dict[str, dict[str, Any]] = {}
-    """Instead of a space, an ablation: name -> dotted keys that it changes. The first is what the others are set beside.
-    ``teacher.run: shared`` is a teacher that is taught first, one for all arms that name it."""
-    against: dict[str, str] = {}
-    """Arm -> the arm it is set beside, instead of the first."""
-    seeds: list[int] = [0]
-    """Each arm is trained with each of these seeds."""
-    teacher_overrides: dict[str, Any] = {}
-    """Dotted keys changed for the shared teacher, beside ``base_overrides``."""
-    metric: str = "validation.score"
-    trials: int = Field(4, ge=1)
-    concurrent: int = Field(1, ge=1)
-    deadline_s: float = Field(3600.0, gt=0)
-    """No trial starts after this, and running ones stop at their next report."""
-    stop_behind: float = Field(0.0, ge=0, lt=1)
-    """A trial stops itself at a report when it lies below this quantile of earlier trials at the same step; 0 = never."""
-    grace_reports: int = Field(1, ge=1)
-    """Reports before a trial may stop."""
-    seed: int = 0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _spread(cls, content: Any) -> Any:
-        return spread(cls, content) if isinstance(content, Mapping) else content
-
-    @model_validator(mode="after")
-    def _space_or_arms(self):
-        if bool(self.space) == bool(self.arms):
-            raise ValueError("give either a space to search or arms to set beside each other")
-        for name in (*self.against, *self.against.values()):
-            if name not in self.arms:
-                raise ValueError(f"against names '{name}', which is no arm")
-        return self
-
-    @property
-    def length(self) -> int:
-        """Trials of the whole sweep."""
-        return len(self.arms) * len(self.seeds) if self.arms else self.trials
-
-
-Model = TypeVar("Model", bound=Section)
-
-
-def merge(base: Mapping[str, Any], dotted: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of the nested mapping ``base`` in which every ``"a.b.c": value`` of ``dotted`` is set.
-
-    Other ``page.effects`` than those of ``base`` come with their own probabilities and sizes, except those in ``dotted``.
-    """
-    merged = json.loads(json.dumps(_with_own_effects(base, dotted)))
-    for key, value in dotted.items():
-        *path, last = key.split(".")
-        node = merged
-        for part in path:
-            if node.get(part) is None:  # a section that is switched off, or not named
-                node[part] = {}
-            node = node[part]
-            if not isinstance(node, dict):
-                raise ConfigError(f"'{part}' is a value, not a section", where=f"setting {key}")
-        node[last] = value
-    return merged
-
-
-def _with_own_effects(base: Mapping[str, Any], dotted: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``base`` without the probabilities and sizes that it set for other ``page.effects`` than those asked for.
-
-    A preset tunes them for its own effects; kept, they would switch off what makes a fax a fax.
-    """
-    page = base.get("page")
-    if not isinstance(page, Mapping) or dotted.get("page.effects", page.get("effects")) == page.get("effects"):
-        return base
-    return {**base, "page": {name: value for name, value in page.items() if name not in ("chances", "sizes")}}
-
-
-def by_key(kind: type[BaseModel], content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings of ``kind`` as dotted keys, in their order; a mapping that is one value (``page.layouts``) stays whole.
-
-    What a section does not name keeps its value then: ``objective: {gram_weight: 2}`` changes one weight.
-    """
-    dotted: dict[str, Any] = {}
-    for name, value in content.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and value and _section(kind, key) is not None:
-            dotted |= by_key(kind, value, f"{key}.")
-        else:
-            dotted.pop(key, None)  # the last one wins, also by its place
-            dotted[key] = value
-    return dotted
-
-
-def _section(kind: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """The group of settings at a dotted key of ``kind``, ``None`` where it is a value or unknown."""
-    found: type[BaseModel] | None = kind
-    for part in key.split("."):
-        field = found.model_fields.get(part) if found is not None else None
-        annotation = field.annotation if field is not None else None
-        kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-        found = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
-    return found
-
-
-def spread(kind: type[BaseModel], content: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a sweep's content: what its trials change, by dotted keys; of any other kind, a copy."""
-    spread = dict(content)
-    if not issubclass(kind, SweepConfig):
-        return spread
-    for name in ("base_overrides", "teacher_overrides"):
-        if isinstance(spread.get(name), Mapping):
-            spread[name] = by_key(Config, spread[name])
-    if isinstance(spread.get("arms"), Mapping):
-        arms = spread["arms"].items()
-        spread["arms"] = {
-            arm: by_key(Config, changes) if isinstance(changes, Mapping) else changes for arm, changes in arms
-        }
-    return spread
-
-
-def parse_overrides(settings: list[str]) -> dict[str, Any]:
-    """``["a.b=1e-4", ...]`` -> dotted mapping; values are read as YAML."""
-    dotted = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError("not of the form section.key=value", where=f"--set {setting[:80]}")
-        dotted[key.strip()] = strict_yaml.parse(value, where=f"--set {setting[:80]}")
-    return dotted
-
-
-def build(kind: type[Model], content: Mapping[str, Any], where: object) -> Model:
-    """Validate ``content`` as ``kind``; the first fault becomes one line with its dotted key."""
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(str(part) for part in fault["loc"])[:120]
-        if fault["type"] == "extra_forbidden":
-            raise ConfigError(
-                f"unknown setting '{key}'",
-                where=where,
-                fix=near_miss(str(fault["loc"][-1])[:80], _siblings(kind, fault["loc"])),
-            ) from None
-        message = fault["msg"].removeprefix("Value error, ")
-        given = "" if isinstance(fault["input"], dict) else f", got {repr(fault['input'])[:80]}"
-        raise ConfigError(f"setting '{key}': {message}{given}" if key else message, where=where) from None
-
-
-def _siblings(kind: type[BaseModel], location: tuple) -> list[str]:
-    for part in location[:-1]:
-        field = kind.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            break
-        kind = field.annotation
-    return list(kind.model_fields)
-
-
-def preset_names() -> list[str]:
-    """Names of the presets that come with the package."""
-    folder = resources.files("ecgscan_ray") / "presets"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
-def read_yaml(name_or_path: str) -> dict[str, Any]:
-    """The mapping in a preset (by name) or in a YAML file (by path or ``file://``)."""
-    content = strict_yaml.parse(_text_of(name_or_path), where=name_or_path)
-    if not isinstance(content, dict):
-        raise ConfigError("a config is a mapping of sections", where=name_or_path)
-    return content
-
-
-def _text_of(name_or_path: str) -> bytes:
-    if name_or_path in preset_names():
-        return (resources.files("ecgscan_ray") / "presets" / f"{name_or_path}.yaml").read_bytes()
-    if not is_local(name_or_path):
-        raise ConfigError("settings are read from local files alone", where=name_or_path, fix="Copy the file here.")
-    path = Path(absolute(name_or_path))
-    try:
-        if path.is_file():
-            return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot be read ({error.strerror})", where=name_or_path[:200]) from None
-    if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
-        raise ConfigError("no such file", where=name_or_path)
-    raise ConfigError(f"no preset named '{name_or_path}'", fix=near_miss(name_or_path, preset_names()))
-
-
-def load(kind: type[Model], name_or_path: str, settings: list[str] | None = None) -> Model:
-    """Preset or file, then ``section.key=value`` overrides, as one frozen ``Config`` or ``SweepConfig``."""
-    changes = by_key(kind, parse_overrides(settings or []))
-    return build(kind, merge(spread(kind, read_yaml(name_or_path)), changes), where=name_or_path)
-
-
-def dump_yaml(config: Section) -> str:
-    """The resolved settings as YAML that ``--config`` takes."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

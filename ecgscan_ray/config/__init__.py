@@ -1,0 +1,57 @@
+"""Every setting, with unit, range and default; presets and dotted overrides become one frozen object.
+
+One way to change a value: ``merge`` takes dotted keys (``objective.gram_weight=0.5``) from the command line, from a
+YAML file or from a sweep's trial alike. Unknown keys are refused with the nearest known one.
+"""
+
+from ecgscan_ray.config.loading import build, by_key, dump_yaml, load, merge, parse_overrides, preset_names, read_yaml
+from ecgscan_ray.config.settings import (
+    AugmentConfig,
+    Config,
+    DecoderConfig,
+    EvaluationConfig,
+    ExternalEncoderConfig,
+    ImageTowerConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    PageConfig,
+    ResourceConfig,
+    Schedule,
+    Section,
+    SignalTowerConfig,
+    StreamConfig,
+    TeacherConfig,
+    TextTowerConfig,
+    TrainingConfig,
+)
+from ecgscan_ray.config.sweep import SearchRange, SweepConfig
+
+__all__ = [
+    "AugmentConfig",
+    "Config",
+    "DecoderConfig",
+    "EvaluationConfig",
+    "ExternalEncoderConfig",
+    "ImageTowerConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "PageConfig",
+    "ResourceConfig",
+    "Schedule",
+    "SearchRange",
+    "Section",
+    "SignalTowerConfig",
+    "StreamConfig",
+    "SweepConfig",
+    "TeacherConfig",
+    "TextTowerConfig",
+    "TrainingConfig",
+    "build",
+    "by_key",
+    "dump_yaml",
+    "load",
+    "merge",
+    "parse_overrides",
+    "preset_names",
+    "read_yaml",
+]
