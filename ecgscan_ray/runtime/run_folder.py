@@ -16,6 +16,7 @@ from typing import Any, Literal
 from ecgscan_ray.config import Config, dump_yaml
 from ecgscan_ray.errors import RunError
 from ecgscan_ray.store.filesystem import (
+    absolute,
     delete_file,
     exists,
     join,
@@ -216,7 +217,11 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def environment(manifest: Manifest, store: str) -> dict[str, Any]:
-    """Versions, machine, git revision, store."""
+    """Versions, machine, git revision, store.
+
+    Raises:
+        InputError: The store's URI carries a credential, which is never kept.
+    """
     versions = {}
     for package in _PACKAGES:
         try:
@@ -228,7 +233,7 @@ def environment(manifest: Manifest, store: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "git_revision": _git_revision(),
-        "store": store,
+        "store": absolute(store),
         "manifest_digest": manifest.digest(),
     }
 

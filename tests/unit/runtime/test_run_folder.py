@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ecgscan_ray.errors import RunError
+from ecgscan_ray.errors import InputError, RunError
 from ecgscan_ray.runtime.run_folder import claim, read_config, remove_unfinished_writes
 from ecgscan_ray.store.manifest import Manifest, Shard
 from tests.checkpoints import write_checkpoint
@@ -20,7 +20,7 @@ MANIFEST = Manifest(source="test", shards=[SHARD])
 
 
 def take(out: Path, fresh: bool = False, manifest: Manifest = MANIFEST, **changes: Any) -> str:
-    return claim(str(out), tiny_config(**changes), manifest, "store", fresh)
+    return claim(str(out), tiny_config(**changes), manifest, "/store", fresh)
 
 
 def test_a_folder_is_taken_recognised_and_refused_to_others(tmp_path: Path) -> None:
@@ -41,7 +41,14 @@ def test_a_folder_is_taken_recognised_and_refused_to_others(tmp_path: Path) -> N
 def test_a_command_cut_while_it_took_the_folder_takes_it_again(tmp_path: Path, left: str) -> None:
     (tmp_path / left).write_text("{")
     assert take(tmp_path) == "new"
-    assert json.loads((tmp_path / "environment.json").read_text())["store"] == "store"
+    assert json.loads((tmp_path / "environment.json").read_text())["store"] == "/store"
+
+
+def test_a_credential_in_the_stores_uri_is_not_kept(tmp_path: Path) -> None:
+    uri = "abfs://:HUSHHUSH@account.blob.core.windows.net/c/store"
+    with pytest.raises(InputError, match="a credential") as raised:
+        claim(str(tmp_path), tiny_config(), MANIFEST, uri, False)
+    assert "HUSH" not in str(raised.value) and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("thing", ["files/p1/a.hea", "thesis.txt", "checkpoints/mine.txt"])
