@@ -148,7 +148,7 @@ class _Retrying(fs.FileSystemHandler):
         self._delete(lambda: self._inner.delete_dir_contents(path, missing_dir_ok=missing_dir_ok))
 
     def delete_root_dir_contents(self) -> None:
-        self._delete(self._inner.delete_root_dir_contents)
+        self._delete(lambda: self._inner.delete_dir_contents("", accept_root_dir=True))
 
     def delete_file(self, path: str) -> None:
         self._delete(lambda: self._inner.delete_file(path))
