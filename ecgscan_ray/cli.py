@@ -484,6 +484,5 @@ def main() -> None:
     try:
         app(prog_name="ecgscan")
     except SystemExit as end:
-        if end.code:
-            terminal.leave(int(end.code))
+        terminal.leave(int(end.code or 0))
         raise

@@ -199,6 +199,7 @@ def _quieten() -> None:
 
     for name in ("ray.data", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    terminal.quieten(("ray", "ray.data"))
     # essays of the raylet on lost processes, on stdout; there is no public switch (Ray 2.60), its log files have them
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # says that there are no progress bars

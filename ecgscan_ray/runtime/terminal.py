@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import logging
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 AGAIN_S = 2.0
@@ -49,14 +52,35 @@ def divert() -> None:
         _silence(2)
 
 
-def leave(status: int) -> None:
-    """End Ray's processes and this one; without Ray, return. Once more Ctrl-C ends it at once.
+def quieten(loggers: Iterable[str]) -> None:
+    """Take from these loggers what writes to the terminal; what writes to log files stays."""
+    if _taken:
+        for logger in map(logging.getLogger, loggers):
+            for handler in list(logger.handlers):
+                if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+                    logger.removeHandler(handler)
 
-    Threads that wait for Ray would print what becomes of them, or wait for ever where the cluster is gone.
+
+def leave(status: int) -> None:
+    """End Ray's processes and this one; without Ray and Arrow, return. Once more Ctrl-C ends it at once.
+
+    After a failure, threads that wait for Ray would print what becomes of them, or wait for ever where the cluster is gone.
+    After success, everything is closed as usual, but the interpreter is not taken down: a thread of Arrow that comes back
+    to Python meanwhile would abort a process whose work is done.
     """
     signal.setitimer(signal.ITIMER_REAL, 0)
-    if "ray" not in sys.modules:
+    if not {"ray", "pyarrow"} & sys.modules.keys():
         return
+    if status == 0:
+        atexit._run_exitfuncs()
+    elif "ray" in sys.modules:
+        _end_ray()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
+
+
+def _end_ray() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     for stream in (sys.stdout, sys.stderr):
@@ -72,7 +96,6 @@ def leave(status: int) -> None:
     for process in family:  # Ray's agents would notice by and by
         with contextlib.suppress(psutil.Error):
             process.kill()
-    os._exit(status)
 
 
 def _silence(descriptor: int) -> None:

@@ -137,7 +137,8 @@ def test_the_processes_that_draw_end_with_the_command(
 
 @pytest.mark.parametrize("after_s", [1.0, 2.5, 4.0])  # it starts Ray until then: it cannot have finished
 def test_an_interrupt_is_heard_whenever_it_comes(sample_tree: Path, tmp_path: Path, short: str, after_s: float) -> None:
-    arguments = ("--source", "ptbxl", "--from", str(sample_tree), "--to", str(tmp_path / "store"))
+    folds = ("--validation-folds", "8", "--test-folds", "9")
+    arguments = ("--source", "ptbxl", "--from", str(sample_tree), "--to", str(tmp_path / "store"), *folds)
     command = Command("prepare", *arguments, RAY_TMPDIR=short)
     time.sleep(after_s)
     family = command.family()

@@ -26,10 +26,6 @@ def rows_by_step(run: Path) -> dict[int, int]:
     return {int(line["step"]): int(line["rows_key"]) for line in read_metrics(str(run)) if line["kind"] == "train"}
 
 
-def loss_by_step(run: Path) -> dict[int, float]:
-    return {int(line["step"]): line["loss"] for line in read_metrics(str(run)) if line["kind"] == "train"}
-
-
 def kill_a_worker_after(checkpoint: Path) -> threading.Thread:
     """SIGKILL one training worker once ``checkpoint`` has been registered."""
 
@@ -79,8 +75,6 @@ def test_same_batches_for_one_and_two_workers_through_a_kill(
     killer.join(timeout=10)
     assert sorted(rows_by_step(one)) == list(range(1, 9))
     assert rows_by_step(two) == rows_by_step(one)
-    alone, shared = loss_by_step(one), loss_by_step(two)
-    assert shared == pytest.approx(alone, rel=0.02), "the loss is that of the whole batch, not of one worker's rows"
     assert not list(Path(gettempdir()).glob(f"{PREFIX}two-*")), "nothing is left of the killed worker"
     assert find_checkpoint(str(two), "last").endswith("checkpoint_000000008")
 

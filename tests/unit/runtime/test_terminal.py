@@ -56,3 +56,22 @@ def test_a_swallowed_interrupt_comes_again(number: signal.Signals) -> None:
 def test_clearing_up_is_not_interrupted_again() -> None:
     out, err, _ = run(CLEARED_UP, signal.SIGINT)
     assert out == "cleared up\nonce\n" and not err
+
+
+ENDED = """
+import atexit
+import pyarrow
+atexit.register(lambda: print("closed", file=sys.stderr))
+print("done", end="")
+class Slow:
+    def __del__(self): os.abort()  # stands for what comes back to an interpreter that is being taken down
+kept = Slow()
+terminal.leave({status})
+"""
+
+
+@pytest.mark.parametrize(("status", "closed"), [(0, "closed\n"), (2, "")])
+def test_a_command_that_is_done_is_not_taken_down_with_its_interpreter(status: int, closed: str) -> None:
+    program = BEGIN.format(signal="SIGINT") + ENDED.format(status=status)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "done", closed)

@@ -22,6 +22,7 @@ from ecgscan_ray.objective.contrastive import gather_items, pair_losses, triple_
 from ecgscan_ray.objective.gather import global_mean
 from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.training.gradients import Gradients
+from ecgscan_ray.training.meters import Meter
 from ecgscan_ray.training.tensors import to_device
 from tests.records import recording
 from tests.tiny import tiny_config
@@ -126,22 +127,29 @@ def _process(index: int, world: int, port: int, folder: str) -> None:
     for micro_batch in (None, 1, 3):
         model.zero_grad()
         gradients = Gradients(model, parallel, ToyObjective(), micro_batch, "fp32")  # type: ignore[arg-type]
-        _, _, norms = gradients(batch, 0.0, 0, by_term=True)
+        _, losses, norms = gradients(batch, 0.0, 0, by_term=True)
+        meter = Meter()
+        meter.add(losses)
+        logged, _ = meter.read()
         if index == 0:
             grads = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
-            torch.save((grads, norms), Path(folder) / f"{micro_batch}.pt")
+            torch.save((grads, norms, logged), Path(folder) / f"{micro_batch}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
 
-def test_two_workers_with_micro_batches_give_the_gradient_of_one(tmp_path: Path) -> None:
+def test_two_workers_with_micro_batches_give_gradient_and_logged_loss_of_one(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     mp.spawn(_process, (2, port, str(tmp_path)), nprocs=2)
     expected, expected_norms = toy_gradients(None, by_term=True)
+    alone = Gradients(Toy(), Toy(), ToyObjective(), None, "fp32")  # type: ignore[arg-type]
+    _, losses, _ = alone(toy_batch(), 0.0, 0, by_term=False)
     for micro_batch in (None, 1, 3):
-        found, norms = torch.load(tmp_path / f"{micro_batch}.pt")
+        found, norms, logged = torch.load(tmp_path / f"{micro_batch}.pt")
+        for name, loss in losses.items():
+            assert logged[name] == pytest.approx(loss.item(), rel=1e-6), "logged is the loss of the whole batch"
         for mine, reference in zip(found, expected[:-1], strict=True):
             torch.testing.assert_close(mine, reference, rtol=1e-10, atol=1e-10)
         for name, norm in norms.items():
