@@ -18,7 +18,7 @@ from ecgscan_ray import text
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import ConfigError, RecordingError
 from ecgscan_ray.paper import Pages, Renderer, page_key
-from ecgscan_ray.paper.layout import WINDOWS
+from ecgscan_ray.paper.layout import MAX_STRIPS
 from ecgscan_ray.recording.leads import lead_residual_uv
 from ecgscan_ray.recording.recording import Recording
 
@@ -54,10 +54,10 @@ class BatchMaker:
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         page = config.page
-        if page.speeds or page.gains or page.chest_half_gain:
+        if page.speeds or page.gains or page.half_gain_precordial_probability:
             raise ConfigError(
                 "training reads pages of one paper speed and one gain",
-                where="page.speeds, page.gains, page.chest_half_gain",
+                where="page.speeds, page.gains, page.half_gain_precordial_probability",
                 fix="Set page.paper_speed_mm_per_s and page.gain_mm_per_mv; 'ecgscan render' takes the others.",
             )
         self.config, self.tokenizer = config, tokenizer
@@ -146,7 +146,7 @@ class BatchMaker:
             page = self.config.page
             return {
                 "image": np.full((1, page.height, page.width, page.channels), 255, np.uint8),
-                "windows": np.full((1, WINDOWS, 3), -1, np.float32),
+                "windows": np.full((1, MAX_STRIPS, 3), -1, np.float32),
                 "px_per_mm": np.zeros((1, 2), np.float32),
                 "frame_corners": np.zeros((1, 4, 2), np.float32),
                 "layout": np.zeros(1, np.int64),

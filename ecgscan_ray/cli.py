@@ -154,7 +154,7 @@ def render(
 ) -> None:
     """Draw pages of a store as picture files with their ground truth, as the training sees them."""
     from ecgscan_ray.config import Config
-    from ecgscan_ray.paper.write import Files, write_pages, write_sheet
+    from ecgscan_ray.paper.write import OutputOptions, write_pages, write_sheet
     from ecgscan_ray.store.filesystem import join, local_folder
     from ecgscan_ray.store.manifest import read_manifest
     from ecgscan_ray.store.shards import iterate_rows
@@ -165,7 +165,7 @@ def render(
     rows, log = iterate_rows(place, manifest, split, limit=count), logging.getLogger("ecgscan_ray")
     total = views * min(count, manifest.rows(split))
     with local_folder(target) as folder:
-        files = Files(folder, image_format, truth, masks, views, grid)
+        files = OutputOptions(folder, image_format, truth, masks, views, grid)
         if sheet:
             paths = [write_sheet(rows, folder, resolved.page, resolved.seed)]
         else:

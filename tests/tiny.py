@@ -18,7 +18,7 @@ TINY: dict[str, Any] = {
         },
         "signal": {"width": 8, "depth": 2},
         "text": {"width": 16, "depth": 1, "heads": 2, "max_length": 16, "vocab_size": 300, "dropout": 0.0},
-        "decoder": {"width": 16, "columns_per_s": 25, "read_px": 24},
+        "decoder": {"width": 16, "columns_per_s": 25, "sample_rows": 24},
     },
     "training": {
         "global_batch_size": 12,

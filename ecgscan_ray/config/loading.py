@@ -47,7 +47,10 @@ def _with_own_effects(base: Mapping[str, Any], dotted: Mapping[str, Any]) -> Map
     page = base.get("page")
     if not isinstance(page, Mapping) or dotted.get("page.effects", page.get("effects")) == page.get("effects"):
         return base
-    return {**base, "page": {name: value for name, value in page.items() if name not in ("chances", "sizes")}}
+    return {
+        **base,
+        "page": {name: value for name, value in page.items() if name not in ("effect_probabilities", "effect_ranges")},
+    }
 
 
 def by_key(kind: type[BaseModel], content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -48,11 +48,11 @@ class PageConfig(Section):
     screen, or a mixture of all."""
     strength: float = Field(1.0, ge=0, le=3)
     """Factor on the size of every effect; 0 = none."""
-    chances: dict[str, Chance] = {}
+    effect_probabilities: dict[str, Chance] = {}
     """Effect -> probability, instead of the one of ``effects``: ``{turn: 0.25, curl: 0.3, writing: 0}``."""
-    sizes: dict[str, tuple[float, float]] = {}
+    effect_ranges: dict[str, tuple[float, float]] = {}
     """Effect -> least and greatest size, instead of those of ``effects``, in the units of ``paper.effects.EFFECTS``. One that
-    is not in ``effects`` needs its chance in ``chances`` too."""
+    is not in ``effects`` needs its chance in ``effect_probabilities`` too."""
     keep_leads: bool = True
     """Move and shrink the page until every lead lies in the image; else leads can be cropped (and are then not named)."""
     paper_speed_mm_per_s: float = Field(25.0, ge=1, le=400)
@@ -63,7 +63,7 @@ class PageConfig(Section):
     """Paper speed -> share of pages, instead of the one speed. For pages as files; training reads at one speed."""
     gains: dict[Gain, Share] = {}
     """Gain -> share of pages, instead of the one gain. For pages as files; training reads at one gain."""
-    chest_half_gain: Chance = 0.0
+    half_gain_precordial_probability: Chance = 0.0
     """Share of pages whose chest leads are drawn at half the gain. For pages as files."""
     label_faces: dict[Literal["sans", "bold", "mono", "serif"], Share] = {"sans": 0.6, "bold": 0.3, "serif": 0.1}
     """Face of the lead labels -> share of pages."""
@@ -73,7 +73,7 @@ class PageConfig(Section):
     """Page size, held sideways; a strip is 112 mm high."""
     jitter: float = Field(1.0, ge=0, le=1)
     """How far position, pitch and margins of the rows vary from page to page; 0 = one fixed geometry."""
-    deep_header: float = Field(0.15, ge=0, le=0.5)
+    max_extra_header: float = Field(0.15, ge=0, le=0.5)
     """Share of the rows' room that a deeper header takes, at most, on every second page (less with less ``jitter``): rows of
     a printed page can begin 90 mm below its edge."""
     baseline: Literal["median", "none"] = "median"
@@ -83,9 +83,9 @@ class PageConfig(Section):
 
     @model_validator(mode="after")
     def _ranges(self):
-        for name, (low, high) in self.sizes.items():
+        for name, (low, high) in self.effect_ranges.items():
             if not 0 <= low <= high < 1e3:
-                raise ValueError(f"sizes.{name}: {low:g} to {high:g} is no range")
+                raise ValueError(f"effect_ranges.{name}: {low:g} to {high:g} is no range")
         return self
 
 
@@ -140,11 +140,11 @@ class DecoderConfig(Section):
     """Features of each column read."""
     columns_per_s: int = Field(50, ge=5)
     """Columns read from each second of trace; divides ``model.signal_fs``."""
-    read_mv: float = Field(2.4, gt=0)
+    sample_range_mv: float = Field(2.4, gt=0)
     """A row is read this far up and down, mV."""
-    read_px: int = Field(64, ge=16)
+    sample_rows: int = Field(64, ge=16)
     """Places read in each column."""
-    segment_s: float = Field(0.4, gt=0)
+    cell_s: float = Field(0.4, gt=0)
     """Seconds of one lead in one cell of what is embedded."""
 
 
@@ -176,7 +176,7 @@ class ModelConfig(Section):
         return self
 
     @property
-    def level_dim(self) -> int:
+    def content_dim(self) -> int:
         """Dimensions that tell what is there, whenever."""
         return self.embed_dim - self.timing_dim
 
@@ -189,9 +189,9 @@ class ModelConfig(Section):
 class Schedule(Section):
     """How the weight of one loss term moves over the run."""
 
-    rise: float = Field(0.0, ge=0, le=1)
+    warmup: float = Field(0.0, ge=0, le=1)
     """Share of the run over which it rises from 0."""
-    end: float = Field(1.0, ge=0)
+    final_factor: float = Field(1.0, ge=0)
     """Factor on it at the run's end, linear from 1 at the start."""
 
 
@@ -206,7 +206,7 @@ class ObjectiveConfig(Section):
     """Pairwise term that fixes the sign and keeps the text in."""
     pair: Literal["infonce", "siglip"] = "infonce"
     """Cross-entropy over the batch, or each pair by itself (the safer one in small batches)."""
-    pair_shares: dict[Literal["image_signal", "image_text", "signal_text"], float] = {
+    pair_weights: dict[Literal["image_signal", "image_text", "signal_text"], float] = {
         "image_signal": 1.0,
         "image_text": 1.0,
         "signal_text": 1.0,
@@ -214,9 +214,9 @@ class ObjectiveConfig(Section):
     """Shares of the pairs in the pairwise term, a weighted mean; 0 or absent = left out."""
     siglip_bias: float = -10.0
     """Start of SigLIP's learnable bias."""
-    mask_same: bool = True
+    mask_false_negatives: bool = True
     """Recordings of one patient, or with the same report, are not each other's negatives."""
-    centre_teachers: bool = False
+    center_targets: bool = False
     """Subtract the batch's mean from signal and report features: a direction that all share makes hubs of the volume."""
     block_rows: int | None = Field(None, ge=1)
     """Rows of the score matrix held at once; none = all where they are few, else by size."""
@@ -237,8 +237,8 @@ class ObjectiveConfig(Section):
     precordial_tie_delta_mv: float = Field(0.1, gt=0)
     """As ``soft_lead_delta_mv``, for these ties: about the error of a lead told from its neighbours."""
     schedules: dict[Literal["gram", "pair", "reconstruction", "soft_lead", "frame", "precordial_tie"], Schedule] = {}
-    """Term -> how its weight moves: ``{gram: {rise: 0.1}, pair: {end: 0.2}}``, since a volume gives a fresh embedding no
-    direction, which pairs do; none = constant."""
+    """Term -> how its weight moves: ``{gram: {warmup: 0.1}, pair: {final_factor: 0.2}}``; none = constant. A volume gives a
+    fresh embedding no direction, pairs do."""
     temperature: float = Field(0.07, gt=0)
     """Start of the learnable temperature (1 / logit scale)."""
     temperature_min: float = Field(0.01, gt=0)
@@ -248,15 +248,15 @@ class ObjectiveConfig(Section):
 
     @model_validator(mode="after")
     def _some_pair(self):
-        shares = self.pair_shares.values()
+        shares = self.pair_weights.values()
         if min(shares, default=0) < 0 or sum(shares) <= 0:
-            raise ValueError("pair_shares wants shares of at least 0, and one above 0")
+            raise ValueError("pair_weights wants shares of at least 0, and one above 0")
         return self
 
     @property
     def uses_text(self) -> bool:
         """Whether any term of the loss depends on reports."""
-        pairs = [name for name, share in self.pair_shares.items() if share and "text" in name]
+        pairs = [name for name, share in self.pair_weights.items() if share and "text" in name]
         return self.gram_weight > 0 or (self.pair_weight > 0 and bool(pairs))
 
 
@@ -292,11 +292,11 @@ class TeacherConfig(Section):
     """sha256 of that teacher's weights; the command sets it."""
     report_weight: Weight = Field(1.0, ge=0)
     """Contrast of recordings with their reports."""
-    view_weight: Weight = Field(0.5, ge=0)
+    masked_view_weight: Weight = Field(0.5, ge=0)
     """Contrast of a recording with itself, parts of it hidden."""
     hidden_weight: Weight = Field(1.0, ge=0)
     """Filling in what was hidden, in mV (masked signal modelling)."""
-    hidden_share: float = Field(0.5, gt=0, lt=1)
+    mask_ratio: float = Field(0.5, gt=0, lt=1)
     """Share of the samples that are hidden."""
     hidden_seconds: float = Field(0.6, gt=0)
     """Length of a hidden stretch, s."""
@@ -353,7 +353,7 @@ class TrainingConfig(Section):
     validation_rows: int = Field(256, ge=0)
     """``validation.score`` is measured on at most this many validation recordings with every checkpoint; 0 = never."""
     augment: AugmentConfig = AugmentConfig()
-    withhold_signals: float = Field(0.0, ge=0, le=1)
+    drop_signal_fraction: float = Field(0.0, ge=0, le=1)
     """Share of patients whose recorded signals the objective never sees, as if their pages alone had been found."""
     shuffle_pairs: bool = False
     """Control: pair each page with another recording's signal and report, so that nothing can be learned."""
@@ -432,7 +432,7 @@ class Config(Section):
             )
         return self
 
-    def decisive(self) -> dict[str, Any]:
+    def training_identity(self) -> dict[str, Any]:
         """What decides the run's outcome: not the number of workers and their CPUs, nor where a teacher lies."""
         content = self.model_dump(mode="json", exclude={"resources", "evaluation"})
         content["teacher"].pop("run")
@@ -440,4 +440,4 @@ class Config(Section):
 
     def digest(self) -> str:
         """sha256 of what decides the run's outcome."""
-        return hashlib.sha256(json.dumps(self.decisive(), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.training_identity(), sort_keys=True).encode()).hexdigest()

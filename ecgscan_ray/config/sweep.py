@@ -40,7 +40,7 @@ class SweepConfig(Section):
     arms: dict[str, dict[str, Any]] = {}
     """Instead of a space, an ablation: name -> dotted keys that it changes. The first is what the others are set beside.
     ``teacher.run: shared`` is a teacher that is taught first, one for all arms that name it."""
-    against: dict[str, str] = {}
+    baseline: dict[str, str] = {}
     """Arm -> the arm it is set beside, instead of the first."""
     seeds: list[int] = [0]
     """Each arm is trained with each of these seeds."""
@@ -48,12 +48,12 @@ class SweepConfig(Section):
     """Dotted keys changed for the shared teacher, beside ``base_overrides``."""
     metric: str = "validation.score"
     trials: int = Field(4, ge=1)
-    concurrent: int = Field(1, ge=1)
+    max_concurrent: int = Field(1, ge=1)
     deadline_s: float = Field(3600.0, gt=0)
     """No trial starts after this, and running ones stop at their next report."""
-    stop_behind: float = Field(0.0, ge=0, lt=1)
+    prune_quantile: float = Field(0.0, ge=0, lt=1)
     """A trial stops itself at a report when it lies below this quantile of earlier trials at the same step; 0 = never."""
-    grace_reports: int = Field(1, ge=1)
+    prune_grace: int = Field(1, ge=1)
     """Reports before a trial may stop."""
     seed: int = 0
 
@@ -80,9 +80,9 @@ class SweepConfig(Section):
     def _space_or_arms(self):
         if bool(self.space) == bool(self.arms):
             raise ValueError("give either a space to search or arms to set beside each other")
-        for name in (*self.against, *self.against.values()):
+        for name in (*self.baseline, *self.baseline.values()):
             if name not in self.arms:
-                raise ValueError(f"against names '{name}', which is no arm")
+                raise ValueError(f"baseline names '{name}', which is no arm")
         return self
 
     @property

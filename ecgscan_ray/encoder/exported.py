@@ -37,7 +37,7 @@ from ecgscan_ray.store.filesystem import (
 )
 from ecgscan_ray.training.checkpoint import LoadedCheckpoint, load_run, read_weights
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 CONFIG_NAME, BACKBONE_NAME, PROJECTION_NAME = "config.json", "model.safetensors", "projection.safetensors"
 CARD_NAME = "README.md"
 _BACKBONE = "tower.backbone."

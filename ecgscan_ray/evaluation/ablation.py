@@ -80,7 +80,7 @@ def statistic(name: str, rows: Rows, weights: np.ndarray) -> np.ndarray:
 
 def compare(
     runs: Mapping[str, Mapping[int, Rows]],
-    against: Mapping[str, str] | None = None,
+    baselines: Mapping[str, str] | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, dict[str, Cell]]:
@@ -88,7 +88,7 @@ def compare(
 
     Args:
         runs: Arm -> seed -> rows of the run; arms without a run are left out.
-        against: Arm -> the other, for those that are not set beside the first.
+        baselines: Arm -> the other, for those that are not set beside the first.
         resamples: B.
         seed: Of the draw of patients.
 
@@ -98,7 +98,7 @@ def compare(
     Raises:
         InputError: Runs were measured on different recordings.
     """
-    baseline, against = next(iter(runs)), against or {}
+    first_arm, baselines = next(iter(runs)), baselines or {}
     runs = {arm: of_seed for arm, of_seed in runs.items() if of_seed}
     if not runs:
         return {}
@@ -118,7 +118,7 @@ def compare(
         for arm, of_arm in found.items():
             if not of_arm:
                 continue
-            other = against.get(arm, baseline)
+            other = baselines.get(arm, first_arm)
             of_other = {} if other == arm else found.get(other, {})
             paired = {s: of_arm[s] - of_other[s] for s in of_arm if s in of_other}
             difference = _estimate(list(paired.values()), len(patients)) if paired else None

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecgscan_ray.config import ModelConfig, PageConfig
-from ecgscan_ray.model.frame import Found, Frame, RowGrid, read_rows
+from ecgscan_ray.model.frame import Frame, FramePrediction, RowSampler, sample_rows
 from ecgscan_ray.paper.layout import PAGE_SECONDS, TRACE_MM, timed
 from ecgscan_ray.recording.leads import LEADS
 
@@ -30,7 +30,7 @@ ALGEBRA_GAIN = 10.0
 """Adam moves every weight by about the learning rate a step; shares of one lead in another are to move ten times as far."""
 
 
-class Group(nn.Module):
+class LeadGroup(nn.Module):
     """Leads that a page shows at the same times.
 
     Args:
@@ -50,7 +50,7 @@ class Group(nn.Module):
         self.register_buffer("own", torch.from_numpy(np.eye(len(shown), dtype=np.float32)[:, shown]), persistent=False)
 
 
-class Places(nn.Module):
+class LayoutGrid(nn.Module):
     """What one layout draws where, in columns: time in W equal parts of 10 s, and as many columns along each row.
 
     Args:
@@ -60,7 +60,7 @@ class Places(nn.Module):
     """
 
     groups: nn.ModuleList
-    """Of ``Group``: all leads, each once."""
+    """Of ``LeadGroup``: all leads, each once."""
     rhythm: Tensor
     """(W,) int, row * W + column of the longest strip shown at that time."""
     flip: Tensor
@@ -80,16 +80,16 @@ class Places(nn.Module):
         flip = np.ones((drawn.rows, columns), np.float32)
         time = (np.arange(columns) + 0.5) / columns * PAGE_SECONDS
         for strip in sorted(drawn.strips, key=lambda s: s.stop_s - s.start_s):  # the longest last: it stays
-            inside = (strip.start_s <= time) & (time < strip.stop_s)
-            along = (strip.x_s + time[inside] - strip.start_s) * speed_mm_per_s / TRACE_MM
-            index = strip.row * columns + np.minimum(along * columns, columns - 1).astype(int)
-            source[strip.lead, inside] = rhythm[inside] = index
+            during = (strip.start_s <= time) & (time < strip.stop_s)
+            position = (strip.x_s + time[during] - strip.start_s) * speed_mm_per_s / TRACE_MM
+            index = strip.row * columns + np.minimum(position * columns, columns - 1).astype(int)
+            source[strip.lead, during] = rhythm[during] = index
             flip.reshape(-1)[index] = strip.sign
         shown = source >= 0
         alike: dict[bytes, list[int]] = {}
         for lead in range(len(LEADS)):
             alike.setdefault(shown[lead].tobytes(), []).append(lead)
-        groups = [Group(leads, shown[leads[0]], source[leads][:, shown[leads[0]]]) for leads in alike.values()]
+        groups = [LeadGroup(leads, shown[leads[0]], source[leads][:, shown[leads[0]]]) for leads in alike.values()]
         self.rows, self.groups = drawn.rows, nn.ModuleList(groups)
         buffers = {
             "rhythm": np.where(rhythm < 0, rhythm.max(), rhythm),  # past the end of fast paper
@@ -118,39 +118,41 @@ class Decoder(nn.Module):
         own, width = config.decoder, config.decoder.width
         self.columns = round(config.signal_seconds * own.columns_per_s)
         self.per_column = config.signal_fs // own.columns_per_s
-        self.cells = round(config.signal_seconds / own.segment_s)
+        self.cells = round(config.signal_seconds / own.cell_s)
         self.num_queries, self.state_dim = len(LEADS) * self.cells, width
         self.frame = Frame(page, map_channels[-1])
-        places = [Places(name, page.paper_speed_mm_per_s, self.columns) for name in page.layouts]
+        places = [LayoutGrid(name, page.paper_speed_mm_per_s, self.columns) for name in page.layouts]
         self.places = nn.ModuleList(places)
-        self.grid = RowGrid(page)
-        self.register_buffer("heights_mv", torch.linspace(-own.read_mv, own.read_mv, own.read_px), persistent=False)
+        self.grid = RowSampler(page)
+        self.register_buffer(
+            "heights_mv", torch.linspace(-own.sample_range_mv, own.sample_range_mv, own.sample_rows), persistent=False
+        )
         c1, c2, c3 = max(width // 6, 4), max(width // 3, 8), max(width // 2, 8)
         self.read_1 = nn.Conv2d(page.channels, c1, 5, (2, 1), 2)
-        self.ink = nn.Conv2d(c1, 1, 3, 1, 1)
+        self.trace_attention = nn.Conv2d(c1, 1, 3, 1, 1)
         self.read_2 = nn.Conv2d(c1, c2, 3, (2, 1), 1)
         self.read_3 = nn.Conv2d(c2, c3, 3, (2, 1), 1)
         self.lateral = nn.ModuleList(nn.Conv2d(channels, c3, 1) for channels in map_channels[1:])
-        self.column = nn.Conv1d(c3 * -(-own.read_px // 8) + 1 + c3, width, 5, padding=2)
-        self.along = nn.Conv1d(width, width, 5, padding=2)
+        self.column = nn.Conv1d(c3 * -(-own.sample_rows // 8) + 1 + c3, width, 5, padding=2)
+        self.column_conv = nn.Conv1d(width, width, 5, padding=2)
         self.query, self.key = (nn.Conv1d(width, 32, 9, padding=4) for _ in range(2))
         self.lead = nn.Parameter(torch.randn(width, len(LEADS), 1) * 0.1)
         self.unseen = nn.Parameter(torch.randn(width, 1, 1) * 0.1)
-        self.over_time = nn.Conv2d(width + 1, width, (1, 3), padding=(0, 1))
+        self.time_conv = nn.Conv2d(width + 1, width, (1, 3), padding=(0, 1))
         self.out = nn.Conv2d(width, self.per_column, 1)
         samples = self.per_column * len(LEADS)
         mixed = nn.Conv1d(2 * samples, samples, 1)
-        self.together = nn.Sequential(nn.Conv1d(samples + len(LEADS), 2 * samples, 1), nn.ReLU(), mixed)
+        self.per_moment_mlp = nn.Sequential(nn.Conv1d(samples + len(LEADS), 2 * samples, 1), nn.ReLU(), mixed)
         for last in (self.out, mixed):
             for parameter in last.parameters():
                 nn.init.normal_(parameter, std=0.01)
-        self.algebra = nn.Linear(len(LEADS), len(LEADS) ** 2)  # which leads are shown -> what each adds to each
-        for parameter in self.algebra.parameters():
+        self.lead_mixing = nn.Linear(len(LEADS), len(LEADS) ** 2)  # which leads are shown -> what each adds to each
+        for parameter in self.lead_mixing.parameters():
             nn.init.zeros_(parameter)
 
     def forward(
         self, image: Tensor, maps: tuple[Tensor, ...], truth: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor, Found]:
+    ) -> tuple[Tensor, Tensor, FramePrediction]:
         """Redraw the leads.
 
         Args:
@@ -167,7 +169,7 @@ class Decoder(nn.Module):
         context = self._context(maps)
         leads = image.new_zeros(len(image), len(LEADS), self.columns * self.per_column)
         states = image.new_zeros(len(image), self.num_queries, self.state_dim)
-        for index, places in enumerate(cast(Iterable[Places], self.places)):
+        for index, places in enumerate(cast(Iterable[LayoutGrid], self.places)):
             pages = (layout == index).nonzero().squeeze(1)
             if len(pages):
                 drawn, state = self._read(places, image[pages], context[pages], corners[pages])
@@ -176,7 +178,7 @@ class Decoder(nn.Module):
 
     def shown(self, layout: Tensor) -> Tensor:
         """Which samples pages of these layouts show: (N,) int -> (N, 12, T) bool."""
-        shown = torch.stack([places.shown for places in cast(Iterable[Places], self.places)])
+        shown = torch.stack([places.shown for places in cast(Iterable[LayoutGrid], self.places)])
         return shown[layout].repeat_interleave(self.per_column, -1)
 
     def _context(self, maps: tuple[Tensor, ...]) -> Tensor:
@@ -186,7 +188,7 @@ class Decoder(nn.Module):
             last = F.interpolate(last, middle.shape[-2:], mode="bilinear", align_corners=False)
         return F.relu(middle + last)
 
-    def _read(self, places: Places, image: Tensor, context: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
+    def _read(self, places: LayoutGrid, image: Tensor, context: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
         """Pages of one layout: (n, 12, T) in mV and (n, Q, S)."""
         features, height = self._columns(places, image, context, corners)
         read = (
@@ -195,10 +197,10 @@ class Decoder(nn.Module):
         cells = self._fill(places, read)
         shown = places.shown
         states = torch.cat([cells[:, :-1] + (self.lead + self.unseen * ~shown), cells[:, -1:]], 1)
-        states = F.relu(self.over_time(states))
+        states = F.relu(self.time_conv(states))
         drawn = (self.out(states) + cells[:, -1:]).permute(0, 2, 3, 1)  # (n, 12, W, samples)
         moment = torch.cat([drawn.transpose(2, 3).flatten(1, 2), shown.to(drawn.dtype).expand(len(drawn), -1, -1)], 1)
-        drawn = drawn + self.together(moment).unflatten(1, (len(LEADS), -1)).transpose(2, 3)
+        drawn = drawn + self.per_moment_mlp(moment).unflatten(1, (len(LEADS), -1)).transpose(2, 3)
         drawn = self._mixed(drawn, shown).flatten(2)
         states = F.adaptive_avg_pool2d(states, (len(LEADS), self.cells)).flatten(2).transpose(1, 2)
         return drawn.to(image.dtype), states.to(image.dtype)
@@ -206,26 +208,26 @@ class Decoder(nn.Module):
     def _mixed(self, drawn: Tensor, shown: Tensor) -> Tensor:
         """Leads (n, 12, W, samples) in mV, each corrected by the others of its moment, given what is shown (12, W) then."""
         with torch.autocast(drawn.device.type, enabled=False):  # the lead laws are a matter of microvolts
-            flags = shown.T.to(self.algebra.weight.dtype)
-            mixture = ALGEBRA_GAIN * self.algebra(flags).unflatten(1, (len(LEADS), len(LEADS)))
+            flags = shown.T.to(self.lead_mixing.weight.dtype)
+            mixture = ALGEBRA_GAIN * self.lead_mixing(flags).unflatten(1, (len(LEADS), len(LEADS)))
             drawn = drawn.to(mixture.dtype)
             return drawn + torch.einsum("wkl,nlws->nkws", mixture, drawn)
 
-    def _columns(self, places: Places, image: Tensor, context: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
+    def _columns(self, places: LayoutGrid, image: Tensor, context: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
         """Features (n * R, C, W) of every column and the height of its ink (n * R, 1, W) in mV."""
         row = places.row
         u = (torch.arange(self.columns, device=image.device) + 0.5) / self.columns
         heights = self.heights_mv[:, None] * places.flip[:, None]  # (R, heights, W)
-        strips = read_rows(image, self.grid(corners, u, row, heights))
+        strips = sample_rows(image, self.grid(corners, u, row, heights))
         near = F.relu(self.read_1(strips))
         fine = self.read_3(F.relu(self.read_2(near)))
-        share = self.ink(near).squeeze(1).float().softmax(1)
+        share = self.trace_attention(near).squeeze(1).float().softmax(1)
         height = torch.einsum("bhw,h->bw", share, self.heights_mv[::2])[:, None]
-        seen = read_rows(context, self.grid(corners, u, row, torch.zeros_like(heights[:, :1]))).squeeze(2)
+        seen = sample_rows(context, self.grid(corners, u, row, torch.zeros_like(heights[:, :1]))).squeeze(2)
         columns = torch.cat([F.relu(fine).flatten(1, 2), height.to(fine.dtype), seen], 1)
-        return F.relu(self.along(F.relu(self.column(columns)))), height
+        return F.relu(self.column_conv(F.relu(self.column(columns)))), height
 
-    def _fill(self, places: Places, read: Tensor) -> Tensor:
+    def _fill(self, places: LayoutGrid, read: Tensor) -> Tensor:
         """Every (lead, time) cell (n, C + 1, 12, W) from the columns read (n, C + 1, R * W).
 
         What is shown is taken as it is. At other times a lead is a mixture of what it did when it was shown, by how alike
@@ -234,7 +236,7 @@ class Decoder(nn.Module):
         rhythm = read[:, :-1, places.rhythm]
         query, key = self.query(rhythm).transpose(1, 2), self.key(rhythm)
         parts = []
-        for group in cast(Iterable[Group], places.groups):
+        for group in cast(Iterable[LeadGroup], places.groups):
             known = read[..., group.source.flatten()].unflatten(2, group.source.shape)
             if not group.complete:
                 alike = (query @ key[..., group.own.argmax(0)] / query.shape[-1] ** 0.5).softmax(-1)

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from ecgscan_ray.config import AugmentConfig, Config, ModelConfig, PageConfig
 from ecgscan_ray.model.decoder import Decoder
-from ecgscan_ray.model.frame import inside
+from ecgscan_ray.model.frame import apply_homography
 from ecgscan_ray.model.image import ImageTower
-from ecgscan_ray.model.reader import SignalReader
+from ecgscan_ray.model.reader import SignalEncoder
 from ecgscan_ray.model.teacher import FrozenTeacher
-from ecgscan_ray.model.text import ReportReader
+from ecgscan_ray.model.text import TextEncoder
 
 
 class GridHead(nn.Module):
@@ -73,7 +73,7 @@ class PageEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig, page: PageConfig, augment: AugmentConfig | None = None) -> None:
         super().__init__()
-        level, timing = config.level_dim, config.timing_dim
+        level, timing = config.content_dim, config.timing_dim
         self.embed_dim, self.signal_fs = config.embed_dim, config.signal_fs
         self.tower = ImageTower(config.image, page)
         self.decoder = Decoder(config, page, self.tower.map_channels)
@@ -81,7 +81,7 @@ class PageEncoder(nn.Module):
         self.places = GridHead(self.tower.map_channels[-1], (5, 7), timing)
         self.dropout = nn.Dropout(0.5)
         self.page_level = nn.Linear(self.tower.pooled_dim, level)
-        self.reader = SignalReader(config, augment or AugmentConfig())
+        self.reader = SignalEncoder(config, augment or AugmentConfig())
         self.feature_dim = self.tower.pooled_dim + 2 * self.reader.signal.channels
 
     def forward(self, image: Tensor, truth: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
@@ -103,7 +103,7 @@ class PageEncoder(nn.Module):
         redrawn, states, found = self.decoder(normalised, maps, truth)
         # detached: the redrawn leads answer to the recording alone, or contrast would bend them away from mV
         heart, timing = self.reader.read(redrawn.detach())
-        level = self.reader.heart_level(heart) + self.page_level(self.dropout(pooled))
+        level = self.reader.content_head(heart) + self.page_level(self.dropout(pooled))
         timing = timing + self.cells(states) + self.places(maps[-1])
         return {
             "image_features": self.reader.join(level, timing),
@@ -117,7 +117,7 @@ class PageEncoder(nn.Module):
             "edge_logits": found.edges.logits,
             "edge_places": found.edges.places,
             "edge_counts": found.edges.counts,
-            "edge_truth": inside(truth[0] if truth else found.corners, found.edge_uv),
+            "edge_truth": apply_homography(truth[0] if truth else found.corners, found.edge_uv),
         }
 
 
@@ -134,7 +134,7 @@ class ECGScan(nn.Module):
         model = config.model
         self.page = PageEncoder(model, config.page, config.training.augment)
         self.teacher = FrozenTeacher(config, vocab_size) if config.teacher.digest else None
-        self.report = None if self.teacher else ReportReader(model, vocab_size, config.training.augment)
+        self.report = None if self.teacher else TextEncoder(model, vocab_size, config.training.augment)
         objective = config.objective
         scale = math.log(1 / objective.temperature)
         self.gram_log_scale = nn.Parameter(torch.tensor(scale), requires_grad=objective.learn_temperature)
@@ -157,13 +157,13 @@ class ECGScan(nn.Module):
     def encode_signal(self, signal_mv: Tensor) -> Tensor:
         """Leads in mV, centred, missing samples 0: (N, 12, T) -> (N, D) of unit norm."""
         if self.teacher:
-            return self.teacher.project_signal(self.teacher.say_of_signal(signal_mv))
+            return self.teacher.project_signal(self.teacher.embed_signal(signal_mv))
         return self.page.reader(signal_mv)
 
     def encode_text(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token ids and mask (N, L) -> (N, D) of unit norm, 0 in the timing part."""
         if self.teacher:
-            return self.teacher.project_report(self.teacher.say_of_report(token_ids, attention_mask))
+            return self.teacher.project_report(self.teacher.embed_report(token_ids, attention_mask))
         assert self.report is not None  # one of the two is there
         return self.report(token_ids, attention_mask)
 

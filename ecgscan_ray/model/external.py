@@ -184,7 +184,7 @@ def _known(config: ExternalEncoderConfig) -> tuple[Tensor, Tensor]:
     return signal, expected
 
 
-class ExternalReader(nn.Module):
+class ExternalSignalEncoder(nn.Module):
     """An external encoder, frozen, with linear heads to level and timing.
 
     Its weights stay in their own file and out of checkpoints; they are loaded when the first recording comes.
@@ -199,7 +199,10 @@ class ExternalReader(nn.Module):
         self.external, self.timing_share = external, config.timing_share
         self._encoder: list[SignalEncoder] = []  # in a list, so that it is no part of the module
         self.norm = nn.LayerNorm(external.dim)
-        self.level, self.timing = nn.Linear(external.dim, config.level_dim), nn.Linear(external.dim, config.timing_dim)
+        self.level, self.timing = (
+            nn.Linear(external.dim, config.content_dim),
+            nn.Linear(external.dim, config.timing_dim),
+        )
 
     def forward(self, signal_mv: Tensor) -> Tensor:
         """Leads in mV, centred, missing samples 0: (N, 12, T) -> (N, D) of unit norm in fp32."""

@@ -46,7 +46,7 @@ class Votes(NamedTuple):
     counts: Tensor
 
 
-class Found(NamedTuple):
+class FramePrediction(NamedTuple):
     """What a page tells about its frame.
 
     Attributes:
@@ -85,7 +85,7 @@ def strip_edges(layout: str, speed_mm_per_s: float) -> tuple[np.ndarray, np.ndar
     return np.array(uv, np.float32), np.array(kind)
 
 
-class RowGrid(nn.Module):
+class RowSampler(nn.Module):
     """Places along and across the rows of a frame, to scale: mV up and down.
 
     Args:
@@ -117,10 +117,10 @@ class RowGrid(nn.Module):
         per_mv = self.mm_per_mv / between_mm.clamp_min(1e-3)
         v = row[..., None, None] - per_mv[:, None, None, None] * height_mv
         v = v.expand(*v.shape[:-1], u.shape[-1])
-        return inside(corners, torch.stack([u.expand_as(v), v], dim=-1))
+        return apply_homography(corners, torch.stack([u.expand_as(v), v], dim=-1))
 
 
-def read_rows(image: Tensor, places: Tensor) -> Tensor:
+def sample_rows(image: Tensor, places: Tensor) -> Tensor:
     """The picture (N, F, h, w) at places (N, R, H, W, 2): (N * R, F, H, W)."""
     rows = places.shape[1]
     read = F.grid_sample(
@@ -170,7 +170,7 @@ class Frame(nn.Module):
             nn.Conv2d(8, 12, 5, 1, 4, dilation=2), nn.ReLU(),
             second,
         )  # fmt: skip
-        self.grid = RowGrid(page)
+        self.grid = RowSampler(page)
         self.third = nn.Sequential(
             nn.Conv2d(page.channels, 12, 5, (2, 1), 2), nn.ReLU(),
             nn.Conv2d(12, 16, 5, (2, 1), 2), nn.ReLU(), nn.Flatten(1, 2),
@@ -181,7 +181,7 @@ class Frame(nn.Module):
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
 
-    def forward(self, image: Tensor, final: Tensor, layout: Tensor | None = None) -> Found:
+    def forward(self, image: Tensor, final: Tensor, layout: Tensor | None = None) -> FramePrediction:
         """Find it.
 
         Args:
@@ -198,12 +198,12 @@ class Frame(nn.Module):
             corners = torch.einsum("nkp,nkpx->nkx", near.logits.softmax(-1), near.places)
         edges = self._edges(image, corners, layout)
         edge_uv = self.edge_uv[layout]
-        return Found(self._fit(corners, edges, edge_uv), guess, logits, near, edges, edge_uv)
+        return FramePrediction(self._fit(corners, edges, edge_uv), guess, logits, near, edges, edge_uv)
 
     def _near(self, image: Tensor, corners: Tensor) -> Votes:
         """Votes in a patch around each corner."""
         places = corners[:, :, None, None] + self.patch  # (N, 4, px, px, 2)
-        votes = self.second(read_rows(image, places)).unflatten(0, (-1, 4))  # (N, corner, kind, px, px)
+        votes = self.second(sample_rows(image, places)).unflatten(0, (-1, 4))  # (N, corner, kind, px, px)
         own = votes.diagonal(dim1=1, dim2=2).permute(0, 3, 1, 2).flatten(2).float()
         return Votes(own, places.flatten(2, 3), torch.ones_like(own[..., 0]))
 
@@ -211,10 +211,10 @@ class Frame(nn.Module):
         """Votes along the rows around every edge of a strip."""
         uv, kind = self.edge_uv[layout], self.edge_kind[layout]
         u = uv[..., :1] + self.steps  # (N, K, P)
-        strips = read_rows(image, self.grid(corners, u[:, :, None], uv[..., 1], self.heights))
+        strips = sample_rows(image, self.grid(corners, u[:, :, None], uv[..., 1], self.heights))
         votes = self.third(strips).unflatten(0, (len(image), -1)).float()  # (N, K, kinds, P)
         own = votes.gather(2, kind[..., None, None].expand(-1, -1, 1, EDGE_PX)).squeeze(2)
-        places = inside(corners, torch.stack([u, uv[..., 1:].expand_as(u)], -1))
+        places = apply_homography(corners, torch.stack([u, uv[..., 1:].expand_as(u)], -1))
         return Votes(own, places, self.edge_counts[layout])
 
     @torch.no_grad()
@@ -228,7 +228,7 @@ class Frame(nn.Module):
         moved = share @ self.steps  # (N, K)
         variance = share @ self.steps.square() - moved.square() + (EDGE_SHARE / EDGE_PX) ** 2
         square = corners.new_tensor([(0, 0), (1, 0), (1, 1), (0, 1)]).expand(len(corners), 4, 2)
-        rows = torch.cat([_small_move(uv)[0], _small_move(square)[1]], 1).double()  # (N, K + 4, 8)
+        rows = torch.cat([_homography_jacobian(uv)[0], _homography_jacobian(square)[1]], 1).double()  # (N, K + 4, 8)
         weight = torch.cat([edges.counts / variance, torch.full_like(corners[..., 0], NEAR_ERROR_Y**-2)], 1).double()
         value = torch.cat([moved, torch.zeros_like(corners[..., 0])], 1).double()
         normal = rows.mT @ (weight[..., None] * rows) + 1e-3 * torch.eye(8, dtype=rows.dtype, device=rows.device)
@@ -240,19 +240,19 @@ class Frame(nn.Module):
         )
         u, v = square.unbind(-1)
         new = torch.stack([u + a + b * u + c * v, v + d + e * u + f * v], -1) / (1 + g * u + h * v)[..., None]
-        return inside(corners, new)
+        return apply_homography(corners, new)
 
 
-def _small_move(uv: Tensor) -> tuple[Tensor, Tensor]:
+def _homography_jacobian(uv: Tensor) -> tuple[Tensor, Tensor]:
     """How u and v of points change with the eight numbers of a homography near the identity: two (N, K, 8)."""
     u, v = uv.unbind(-1)
-    one, nil = torch.ones_like(u), torch.zeros_like(u)
-    along = torch.stack([one, u, v, nil, nil, nil, -u * u, -u * v], -1)
-    down = torch.stack([nil, nil, nil, one, u, v, -u * v, -v * v], -1)
+    one, zero = torch.ones_like(u), torch.zeros_like(u)
+    along = torch.stack([one, u, v, zero, zero, zero, -u * u, -u * v], -1)
+    down = torch.stack([zero, zero, zero, one, u, v, -u * v, -v * v], -1)
     return along, down
 
 
-def inside(corners: Tensor, uv: Tensor) -> Tensor:
+def apply_homography(corners: Tensor, uv: Tensor) -> Tensor:
     """Places in a frame seen in perspective: the homography that takes the unit square to the corners.
 
     Args:

@@ -31,7 +31,7 @@ class TimingHead(nn.Module):
         return self.mix((pooled - pooled.mean(-1, keepdim=True)).flatten(1))
 
 
-class LevelPool(nn.Module):
+class MeanMaxPool(nn.Module):
     """A map over time to what is there, whenever: the mean and the peak of each channel. (N, F, t) -> (N, 2 F).
 
     Args:
@@ -46,7 +46,7 @@ class LevelPool(nn.Module):
         return self.norm(torch.cat([features.mean(-1), features.amax(-1)], dim=1))
 
 
-class SignalReader(nn.Module):
+class SignalEncoder(nn.Module):
     """Signal tower and heads. Pages are read by it too, by their redrawn leads.
 
     Args:
@@ -58,16 +58,16 @@ class SignalReader(nn.Module):
         super().__init__()
         self.timing_share, self.augment = config.timing_share, augment
         self.signal = SignalTower(config.signal, config.signal_fs)
-        self.heart = LevelPool(self.signal.channels)
+        self.heart = MeanMaxPool(self.signal.channels)
         # linear: deeper heads learn the training recordings by heart
-        self.heart_level = nn.Linear(2 * self.signal.channels, config.level_dim)
+        self.content_head = nn.Linear(2 * self.signal.channels, config.content_dim)
         self.signal_timing = TimingHead(self.signal.channels, 32, config.timing_dim)
 
     def read(self, signal_mv: Tensor) -> tuple[Tensor, Tensor]:
         """Leads in mV, centred, missing samples 0: (N, 12, T) -> what the heart does (N, 2 F), and when (N, D - L)."""
-        return self.read_map(self.signal(augmented(signal_mv, self.augment) if self.training else signal_mv))
+        return self.pool_map(self.signal(augmented(signal_mv, self.augment) if self.training else signal_mv))
 
-    def read_map(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def pool_map(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The tower's map (N, F, t) to the same two."""
         # when beats come is easily told from anything; the tower itself is to learn what they are
         return self.heart(features), self.signal_timing(features.detach())
@@ -78,10 +78,10 @@ class SignalReader(nn.Module):
 
     def embed_map(self, features: Tensor) -> Tensor:
         """The tower's map to the same."""
-        return self._embed(*self.read_map(features))
+        return self._embed(*self.pool_map(features))
 
     def _embed(self, heart: Tensor, timing: Tensor) -> Tensor:
-        return self.join(self.heart_level(heart), timing)
+        return self.join(self.content_head(heart), timing)
 
     def join(self, level: Tensor, timing: Tensor) -> Tensor:
         """Both parts as one unit vector: (N, D) in fp32."""

@@ -13,12 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecgscan_ray.config import Config, ModelConfig
-from ecgscan_ray.model.external import ExternalReader
-from ecgscan_ray.model.reader import SignalReader, join
-from ecgscan_ray.model.text import ReportReader
+from ecgscan_ray.model.external import ExternalSignalEncoder
+from ecgscan_ray.model.reader import SignalEncoder, join
+from ecgscan_ray.model.text import TextEncoder
 
 
-def hide(signal_mv: Tensor, share: float, span: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+def mask_spans(
+    signal_mv: Tensor, share: float, span: int, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
     """Hide stretches of the leads: half of the share on all leads at once, half lead by lead.
 
     What a moment looked like has then to be told from the beats before and after, or from the other leads.
@@ -39,7 +41,7 @@ def hide(signal_mv: Tensor, share: float, span: int, generator: torch.Generator 
     return signal_mv.masked_fill(hidden, 0.0), hidden
 
 
-class FillIn(nn.Module):
+class SignalReconstructionHead(nn.Module):
     """The tower's map back to samples: each place of the map draws its own stretch of all leads.
 
     Args:
@@ -61,11 +63,11 @@ class FillIn(nn.Module):
         return drawn.transpose(2, 3).flatten(2)[..., : self.samples].float()
 
 
-def signal_reader(config: Config) -> SignalReader | ExternalReader:
+def signal_reader(config: Config) -> SignalEncoder | ExternalSignalEncoder:
     """The teacher's signal side."""
     if config.teacher.encoder is not None:
-        return ExternalReader(config.teacher.encoder, config.model)
-    return SignalReader(config.model, config.training.augment)
+        return ExternalSignalEncoder(config.teacher.encoder, config.model)
+    return SignalEncoder(config.model, config.training.augment)
 
 
 class Teacher(nn.Module):
@@ -79,15 +81,15 @@ class Teacher(nn.Module):
     def __init__(self, config: Config, vocab_size: int) -> None:
         super().__init__()
         model, augment = config.model, config.training.augment
-        self.share = config.teacher.hidden_share
+        self.share = config.teacher.mask_ratio
         self.span = max(round(config.teacher.hidden_seconds * model.signal_fs), 1)
         self.reader = signal_reader(config)
-        self.report = ReportReader(model, vocab_size, augment)
-        self.fill_in: FillIn | None = None
-        if isinstance(self.reader, SignalReader):
+        self.report = TextEncoder(model, vocab_size, augment)
+        self.fill_in: SignalReconstructionHead | None = None
+        if isinstance(self.reader, SignalEncoder):
             with torch.no_grad():
                 places = self.reader.signal(torch.zeros(1, 12, model.sig_len)).shape[-1]
-            self.fill_in = FillIn(self.reader.signal.channels, places, model.sig_len)
+            self.fill_in = SignalReconstructionHead(self.reader.signal.channels, places, model.sig_len)
         self.pair_log_scale = nn.Parameter(torch.tensor(math.log(1 / config.objective.temperature)))
         self.max_log_scale = math.log(1 / config.objective.temperature_min)
 
@@ -105,11 +107,11 @@ class Teacher(nn.Module):
         return {
             "signal_features": self.encode_signal(signal),
             "text_features": self.encode_text(batch["token_ids"], batch["attention_mask"]),
-            **self.fill(signal),
+            **self.reconstruct_masked(signal),
             "pair_logit_scale": self.pair_log_scale.exp(),
         }
 
-    def fill(self, signal_mv: Tensor) -> dict[str, Tensor]:
+    def reconstruct_masked(self, signal_mv: Tensor) -> dict[str, Tensor]:
         """Hide parts and fill them in; in evaluation mode the same parts at every call.
 
         Args:
@@ -120,8 +122,8 @@ class Teacher(nn.Module):
             encoder is one of others, which has no map to fill in from.
         """
         generator = None if self.training else torch.Generator(signal_mv.device).manual_seed(0)
-        left, hidden = hide(signal_mv, self.share, self.span, generator)
-        if self.fill_in is None or not isinstance(self.reader, SignalReader):
+        left, hidden = mask_spans(signal_mv, self.share, self.span, generator)
+        if self.fill_in is None or not isinstance(self.reader, SignalEncoder):
             return {"hidden": hidden, "hidden_features": self.reader(left)}
         features = self.reader.signal(left)
         embedded = self.reader.embed_map(features)
@@ -166,10 +168,10 @@ class FrozenTeacher(nn.Module):
     def __init__(self, config: Config, vocab_size: int) -> None:
         super().__init__()
         model: ModelConfig = config.model
-        self.level_dim, self.timing_dim, self.timing_share = model.level_dim, model.timing_dim, model.timing_share
+        self.content_dim, self.timing_dim, self.timing_share = model.content_dim, model.timing_dim, model.timing_share
         self.reader = signal_reader(config).requires_grad_(False)
-        self.report = ReportReader(model, vocab_size, config.training.augment).requires_grad_(False)
-        self.signal_projection, self.report_projection = Projection(model.embed_dim), Projection(model.level_dim)
+        self.report = TextEncoder(model, vocab_size, config.training.augment).requires_grad_(False)
+        self.signal_projection, self.report_projection = Projection(model.embed_dim), Projection(model.content_dim)
 
     def train(self, mode: bool = True) -> FrozenTeacher:
         """The projections train; what the teacher says of a recording stays the same."""
@@ -178,7 +180,7 @@ class FrozenTeacher(nn.Module):
         self.report.eval()
         return self
 
-    def adopt(self, teacher: Teacher, signal_mean: Tensor, report_mean: Tensor) -> None:
+    def load_teacher(self, teacher: Teacher, signal_mean: Tensor, report_mean: Tensor) -> None:
         """Take over a teacher's weights, and the means (D,), (L,) of what it says of the training recordings."""
         self.reader.load_state_dict(teacher.reader.state_dict())
         self.report.load_state_dict(teacher.report.state_dict())
@@ -186,20 +188,20 @@ class FrozenTeacher(nn.Module):
         self.report_projection.mean.copy_(report_mean)
 
     @torch.no_grad()
-    def say_of_signal(self, signal_mv: Tensor) -> Tensor:
+    def embed_signal(self, signal_mv: Tensor) -> Tensor:
         """What is kept of a recording: (N, 12, T) in mV, centred -> (N, D)."""
         return self.reader(signal_mv)
 
     @torch.no_grad()
-    def say_of_report(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def embed_report(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """What is kept of a report: token ids and mask (N, L) -> (N, level)."""
-        return self.report(token_ids, attention_mask)[:, : self.level_dim]
+        return self.report(token_ids, attention_mask)[:, : self.content_dim]
 
     def project_signal(self, said: Tensor) -> Tensor:
-        """(N, D) of ``say_of_signal`` -> (N, D) of unit norm in fp32."""
-        level, timing = self.signal_projection(said).split([self.level_dim, self.timing_dim], dim=-1)
+        """(N, D) of ``embed_signal`` -> (N, D) of unit norm in fp32."""
+        level, timing = self.signal_projection(said).split([self.content_dim, self.timing_dim], dim=-1)
         return join(level, timing, self.timing_share)
 
     def project_report(self, said: Tensor) -> Tensor:
-        """(N, level) of ``say_of_report`` -> (N, D) of unit norm in fp32, 0 in the timing part."""
+        """(N, level) of ``embed_report`` -> (N, D) of unit norm in fp32, 0 in the timing part."""
         return F.pad(F.normalize(self.report_projection(said).float(), dim=-1), (0, self.timing_dim))

@@ -79,7 +79,7 @@ class TextTower(nn.Module):
         return (states * weight).sum(1) / weight.sum(1)
 
 
-class ReportReader(nn.Module):
+class TextEncoder(nn.Module):
     """Text tower and head: reports know what the heart does, and nothing of when.
 
     Args:
@@ -91,7 +91,7 @@ class ReportReader(nn.Module):
     def __init__(self, config: ModelConfig, vocab_size: int, augment: AugmentConfig) -> None:
         super().__init__()
         self.text = TextTower(config.text, vocab_size)
-        level = config.level_dim
+        level = config.content_dim
         self.head = nn.Sequential(nn.Linear(self.text.dim, level), nn.GELU(), nn.Linear(level, level))
         self.timing_dim, self.token_dropout = config.timing_dim, augment.token_dropout
 

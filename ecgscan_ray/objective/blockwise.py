@@ -29,7 +29,7 @@ BLOCK_SCORES = 2**21
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairMask:
     """Which row meets which column."""
 
     row_valid: Tensor
@@ -43,16 +43,16 @@ class Comparison:
     start: int
     """The rows' own columns are start .. start + n."""
 
-    def barred(self, first: int, last: int) -> Tensor:
+    def excluded(self, first: int, last: int) -> Tensor:
         """(m, N) bool for rows first .. last: true where they do not meet."""
         valid = self.row_valid[first:last]
-        barred = (~valid)[:, None] | ~self.column_valid
+        excluded = (~valid)[:, None] | ~self.column_valid
         keys = self.row_keys[first:last]
         keys = keys.masked_fill(keys < 0, -2)  # unknown columns have -1
         for row, column in zip(keys.unbind(1), self.column_keys.unbind(1), strict=True):
-            barred.logical_or_(row[:, None] == column)
-        self.own(barred, first).copy_(~valid)
-        return barred
+            excluded.logical_or_(row[:, None] == column)
+        self.own(excluded, first).copy_(~valid)
+        return excluded
 
     def own(self, block: Tensor, first: int) -> Tensor:
         """The view (m,) of a block (m, N) that begins with row ``first``: each row with its own column."""
@@ -60,11 +60,11 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BlockPlan:
     """How to pass over the blocks."""
 
     score: Score
-    comparison: Comparison
+    comparison: PairMask
     smoothing: float = 0.0
     """Label smoothing of the cross-entropy."""
     block_rows: int | None = None
@@ -83,7 +83,7 @@ class Plan:
             and len(self.comparison.row_valid) * len(self.comparison.column_valid) <= DENSE_SCORES
         )
 
-    def unit(self, dtype: torch.dtype) -> Tensor:
+    def normalizer(self, dtype: torch.dtype) -> Tensor:
         """W / (valid rows of all ranks): what one row's loss counts (``gather.py``)."""
         return world_size() / global_sum(self.comparison.row_valid.sum().to(dtype)).clamp_min(1)
 
@@ -99,7 +99,9 @@ class _CrossEntropy(torch.autograd.Function):
     """Cross-entropy in both directions; see ``cross_entropy``."""
 
     @staticmethod
-    def forward(ctx: Any, plan: Plan, scale: Tensor, share: Tensor, rows: Tensor, *columns: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, plan: BlockPlan, scale: Tensor, column_term: Tensor, rows: Tensor, *columns: Tensor
+    ) -> Tensor:
         comparison, smoothing = plan.comparison, plan.smoothing
         row_sums, own = rows.new_empty(len(rows)), rows.new_empty(len(rows))
         column_sums = rows.new_full((len(columns[0]),), float("-inf"))
@@ -107,21 +109,21 @@ class _CrossEntropy(torch.autograd.Function):
         column_totals, column_counts = torch.zeros_like(column_sums), torch.zeros_like(column_sums)
         ctx.kept = None
         for first, last in plan.blocks():
-            products, barred = plan.products(rows, columns, first, last), comparison.barred(first, last)
-            score = plan.score.value(products, share)
+            products, excluded = plan.products(rows, columns, first, last), comparison.excluded(first, last)
+            score = plan.score.value(products, column_term)
             logits = scale * score
             own[first:last] = comparison.own(logits, first)
             if smoothing:
-                logits.masked_fill_(barred, 0)
-                row_counts[first:last] = (~barred).sum(1).clamp_min(1)
+                logits.masked_fill_(excluded, 0)
+                row_counts[first:last] = (~excluded).sum(1).clamp_min(1)
                 row_means[first:last] = logits.sum(1) / row_counts[first:last]
                 column_totals += logits.sum(0)
-                column_counts += (~barred).sum(0)
-            logits.masked_fill_(barred, float("-inf"))
+                column_counts += (~excluded).sum(0)
+            logits.masked_fill_(excluded, float("-inf"))
             row_sums[first:last] = logits.logsumexp(1)
             column_sums = torch.logaddexp(column_sums, logits.logsumexp(0))
             if plan.dense:
-                ctx.kept = products, barred, score
+                ctx.kept = products, excluded, score
         column_sums = global_logsumexp(column_sums)
         column_counts = global_sum(column_counts).clamp_min(1)
         mine = slice(comparison.start, comparison.start + len(rows))
@@ -129,38 +131,38 @@ class _CrossEntropy(torch.autograd.Function):
         if smoothing:
             column_means = global_sum(column_totals) / column_counts
             loss -= 0.5 * smoothing * (row_means + column_means[mine])
-        ctx.unit = plan.unit(rows.dtype)
+        ctx.normalizer = plan.normalizer(rows.dtype)
         # where nothing is compared the sums are -inf; exp(-inf - inf) is the 0 that is meant
         nothing = float("-inf")
         row_sums.masked_fill_(row_sums == nothing, -nothing)
         column_sums = column_sums.masked_fill(column_sums == nothing, -nothing)
         ctx.plan = plan
-        ctx.save_for_backward(scale, share, rows, row_sums, column_sums, row_counts, column_counts, *columns)
-        return loss.masked_fill(~comparison.row_valid, 0).sum() * ctx.unit
+        ctx.save_for_backward(scale, column_term, rows, row_sums, column_sums, row_counts, column_counts, *columns)
+        return loss.masked_fill(~comparison.row_valid, 0).sum() * ctx.normalizer
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        plan: Plan = ctx.plan
-        scale, share, rows, row_sums, column_sums, row_counts, column_counts, *columns = ctx.saved_tensors
-        pulled = _Pulled(scale, share, rows, tuple(columns), ctx.needs_input_grad[3:])
+        plan: BlockPlan = ctx.plan
+        scale, column_term, rows, row_sums, column_sums, row_counts, column_counts, *columns = ctx.saved_tensors
+        pulled = _Gradients(scale, column_term, rows, tuple(columns), ctx.needs_input_grad[3:])
         for first, last in plan.blocks():
             if ctx.kept:
-                products, barred, score = ctx.kept
+                products, excluded, score = ctx.kept
             else:
                 products = plan.products(rows, tuple(columns), first, last)
-                barred, score = plan.comparison.barred(first, last), plan.score.value(products, share)
-            logits = (scale * score).masked_fill_(barred, float("-inf"))
-            slope = (logits - row_sums[first:last, None]).exp_()
-            slope += logits.sub_(column_sums).exp_()
+                excluded, score = plan.comparison.excluded(first, last), plan.score.value(products, column_term)
+            logits = (scale * score).masked_fill_(excluded, float("-inf"))
+            dlogits = (logits - row_sums[first:last, None]).exp_()
+            dlogits += logits.sub_(column_sums).exp_()
             if plan.smoothing:
                 even = plan.smoothing * (1 / row_counts[first:last, None] + 1 / column_counts)
-                slope -= even.masked_fill_(barred, 0)
-            valid = plan.comparison.row_valid[first:last].to(slope.dtype)
-            plan.comparison.own(slope, first).sub_(valid, alpha=2 * (1 - plan.smoothing))
-            slope *= 0.5 * grad * ctx.unit
-            pulled.add(plan, products, score, slope, first, last)
-        return None, pulled.scale, pulled.share, pulled.rows, *pulled.columns
+                dlogits -= even.masked_fill_(excluded, 0)
+            valid = plan.comparison.row_valid[first:last].to(dlogits.dtype)
+            plan.comparison.own(dlogits, first).sub_(valid, alpha=2 * (1 - plan.smoothing))
+            dlogits *= 0.5 * grad * ctx.normalizer
+            pulled.add(plan, products, score, dlogits, first, last)
+        return None, pulled.scale, pulled.column_term, pulled.rows, *pulled.columns
 
 
 class _Sigmoid(torch.autograd.Function):
@@ -168,27 +170,31 @@ class _Sigmoid(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, plan: Plan, bias: Tensor, scale: Tensor, share: Tensor, rows: Tensor, *columns: Tensor
+        ctx: Any, plan: BlockPlan, bias: Tensor, scale: Tensor, column_term: Tensor, rows: Tensor, *columns: Tensor
     ) -> Tensor:
         comparison = plan.comparison
         total, in_bias = rows.new_zeros(()), rows.new_zeros(())
-        pulled = _Pulled(scale, share, rows, columns, ctx.needs_input_grad[4:])
-        unit = plan.unit(rows.dtype)
+        pulled = _Gradients(scale, column_term, rows, columns, ctx.needs_input_grad[4:])
+        normalizer = plan.normalizer(rows.dtype)
         for first, last in plan.blocks():
-            products, barred = plan.products(rows, columns, first, last), comparison.barred(first, last)
+            products, excluded = plan.products(rows, columns, first, last), comparison.excluded(first, last)
             valid = comparison.row_valid[first:last]
-            score = plan.score.value(products, share)
-            logits = (scale * score + bias).masked_fill_(barred, float("-inf"))
+            score = plan.score.value(products, column_term)
+            logits = (scale * score + bias).masked_fill_(excluded, float("-inf"))
             total += F.softplus(logits).sum() - comparison.own(logits, first).masked_fill(~valid, 0).sum()
-            slope = logits.sigmoid_()
-            comparison.own(slope, first).sub_(valid.to(slope.dtype))
-            slope *= unit
-            in_bias += slope.sum()
-            pulled.add(plan, products, score, slope, first, last)
+            dlogits = logits.sigmoid_()
+            comparison.own(dlogits, first).sub_(valid.to(dlogits.dtype))
+            dlogits *= normalizer
+            in_bias += dlogits.sum()
+            pulled.add(plan, products, score, dlogits, first, last)
         ctx.save_for_backward(
-            *(part for part in (in_bias, pulled.scale, pulled.share, pulled.rows, *pulled.columns) if part is not None)
+            *(
+                part
+                for part in (in_bias, pulled.scale, pulled.column_term, pulled.rows, *pulled.columns)
+                if part is not None
+            )
         )
-        return total * unit
+        return total * normalizer
 
     @staticmethod
     @once_differentiable
@@ -198,7 +204,7 @@ class _Sigmoid(torch.autograd.Function):
         return None, *always, *(grad * saved.pop(0) if wanted else None for wanted in ctx.needs_input_grad[4:])
 
 
-class _Pulled:
+class _Gradients:
     """Gradients in everything the scores come from, summed over blocks.
 
     Args:
@@ -210,18 +216,18 @@ class _Pulled:
     """
 
     def __init__(
-        self, scale: Tensor, share: Tensor, rows: Tensor, columns: tuple[Tensor, ...], wanted: tuple[bool, ...]
+        self, scale: Tensor, column_term: Tensor, rows: Tensor, columns: tuple[Tensor, ...], wanted: tuple[bool, ...]
     ) -> None:
-        self._scale, self._share, self._rows, self._columns = scale, share, rows, columns
-        self.scale, self.share = torch.zeros_like(scale), torch.zeros_like(share)
+        self._scale, self._share, self._rows, self._columns = scale, column_term, rows, columns
+        self.scale, self.column_term = torch.zeros_like(scale), torch.zeros_like(column_term)
         self.rows = torch.zeros_like(rows) if wanted[0] else None
         self.columns = [torch.zeros_like(c) if want else None for c, want in zip(columns, wanted[1:], strict=True)]
 
-    def add(self, plan: Plan, products: Tensor, score: Tensor, slope: Tensor, first: int, last: int) -> None:
+    def add(self, plan: BlockPlan, products: Tensor, score: Tensor, dlogits: Tensor, first: int, last: int) -> None:
         """One block's ``slope`` (m, N), the gradient in its logits; it is used up."""
-        self.scale += torch.tensordot(slope, score)
-        in_products, in_share = plan.score.pull(products, self._share, score, slope.mul_(self._scale))
-        self.share += in_share
+        self.scale += torch.tensordot(dlogits, score)
+        in_products, in_share = plan.score.pull(products, self._share, score, dlogits.mul_(self._scale))
+        self.column_term += in_share
         for product, column, in_column in zip(in_products, self._columns, self.columns, strict=True):
             if self.rows is not None:
                 self.rows[first:last].addmm_(product, column)
@@ -229,7 +235,7 @@ class _Pulled:
                 in_column.addmm_(product.T, self._rows[first:last])
 
 
-def cross_entropy(plan: Plan, scale: Tensor, share: Tensor, rows: Tensor, *columns: Tensor) -> Tensor:
+def cross_entropy(plan: BlockPlan, scale: Tensor, column_term: Tensor, rows: Tensor, *columns: Tensor) -> Tensor:
     """Mean over valid rows of the cross-entropy of row against columns, and of its column against all rows, halved.
 
     Args:
@@ -243,10 +249,12 @@ def cross_entropy(plan: Plan, scale: Tensor, share: Tensor, rows: Tensor, *colum
         Scalar, W x this rank's part of the mean (``gather.py``); 0 where no row is valid. Every rank must give it the same
         gradient: a column's gradient on one rank stands for the losses of all.
     """
-    return _CrossEntropy.apply(plan, scale, share, rows, *columns)
+    return _CrossEntropy.apply(plan, scale, column_term, rows, *columns)
 
 
-def sigmoid_loss(plan: Plan, bias: Tensor, scale: Tensor, share: Tensor, rows: Tensor, *columns: Tensor) -> Tensor:
+def sigmoid_loss(
+    plan: BlockPlan, bias: Tensor, scale: Tensor, column_term: Tensor, rows: Tensor, *columns: Tensor
+) -> Tensor:
     """SigLIP (arXiv 2303.15343): mean over valid rows of -log sigmoid(+-(scale x score + bias)), summed over columns.
 
     Args:
@@ -254,4 +262,4 @@ def sigmoid_loss(plan: Plan, bias: Tensor, scale: Tensor, share: Tensor, rows: T
         bias: Scalar, added to the logits.
         scale, share, rows, columns: As in ``cross_entropy``.
     """
-    return _Sigmoid.apply(plan, bias, scale, share, rows, *columns)
+    return _Sigmoid.apply(plan, bias, scale, column_term, rows, *columns)

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ecgscan_ray.objective.blockwise import Comparison, Plan, cross_entropy, sigmoid_loss
+from ecgscan_ray.objective.blockwise import BlockPlan, PairMask, cross_entropy, sigmoid_loss
 from ecgscan_ray.objective.gather import gather, rank, row_counts
-from ecgscan_ray.objective.gram import planes
+from ecgscan_ray.objective.gram import gram_schmidt
 from ecgscan_ray.objective.scores import Area, Cosine, Volume
 
 MODALITIES = ("image", "signal", "text")
@@ -24,7 +24,7 @@ KEYS = ("recording_key", "patient_key", "report_key")
 
 
 @dataclass(frozen=True)
-class Items:
+class GatheredFeatures:
     """This rank's rows (n) and everybody's (N) of the three modalities' features and of the keys."""
 
     rows: dict[str, Tensor]
@@ -41,11 +41,11 @@ class Items:
     start: int
     """The rows are start .. start + n of the columns."""
 
-    def comparison(self, *modalities: str) -> Comparison:
+    def comparison(self, *modalities: str) -> PairMask:
         """Between items that have all of these."""
         valid = torch.stack([self.has[name] for name in modalities]).all(0)
         all_valid = torch.stack([self.all_has[name] for name in modalities]).all(0)
-        return Comparison(valid, all_valid, self.keys, self.all_keys, self.start)
+        return PairMask(valid, all_valid, self.keys, self.all_keys, self.start)
 
 
 def at_least_fp32(values: Tensor) -> Tensor:
@@ -53,45 +53,45 @@ def at_least_fp32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def gather_items(
+def gather_features(
     output: dict[str, Tensor],
     batch: dict[str, Tensor],
     *,
-    mask_same: bool = True,
-    centre_teachers: bool = False,
-    even: bool = True,
-) -> Items:
+    mask_false_negatives: bool = True,
+    center_targets: bool = False,
+    equal_rows: bool = True,
+) -> GatheredFeatures:
     """Features in fp32, gathered over ranks with gradient, and the masks that go with them.
 
     Args:
         output: ``image_features``, ``signal_features``, ``text_features`` (n, D).
         batch: ``page_ok``, ``has_signal``, ``has_text`` (n,), and (n,) the ``KEYS``.
-        mask_same: Leave out negatives that share a key with the row.
-        centre_teachers: Subtract the global batch's mean from signals and from reports: teachers whose vectors share a
+        mask_false_negatives: Leave out negatives that share a key with the row.
+        center_targets: Subtract the global batch's mean from signals and from reports: teachers whose vectors share a
             direction make hubs of the volume.
         even: All ranks hold the same number of rows.
     """
     # renormalised after the cast: a bf16 unit vector is not one. A vector of zeros stays one, with a finite gradient
     rows = {name: F.normalize(at_least_fp32(output[f"{name}_features"]), dim=-1, eps=1e-6) for name in MODALITIES}
     flags = torch.stack([batch["page_ok"], batch["has_signal"], batch["has_text"]], dim=1).bool()
-    keys = torch.stack([batch[name] for name in KEYS], dim=1)[:, : len(KEYS) if mask_same else 0]
-    counts = row_counts(len(flags), flags.device, even=even)
+    keys = torch.stack([batch[name] for name in KEYS], dim=1)[:, : len(KEYS) if mask_false_negatives else 0]
+    counts = row_counts(len(flags), flags.device, equal_rows=equal_rows)
     start = sum(counts[: rank()])
     all_flags = gather(flags.to(torch.uint8), counts).bool()
     columns = {name: gather(rows[name], counts) for name in ("signal", "text")}
     all_has = dict(zip(MODALITIES, all_flags.unbind(1), strict=True))
-    if centre_teachers:
+    if center_targets:
         for name, features in columns.items():
             weight = all_has[name].to(features.dtype)[:, None]
             centred = features - (features * weight).sum(0) / weight.sum().clamp_min(1)
             columns[name] = F.normalize(centred, dim=-1, eps=1e-6)
             rows[name] = columns[name][start : start + len(flags)]
     has = dict(zip(MODALITIES, flags.unbind(1), strict=True))
-    return Items(rows, columns, has, all_has, keys, gather(keys, counts), start)
+    return GatheredFeatures(rows, columns, has, all_has, keys, gather(keys, counts), start)
 
 
 def triple_loss(
-    items: Items,
+    items: GatheredFeatures,
     logit_scale: Tensor,
     kind: Literal["gram", "triangle"] = "gram",
     smoothing: float = 0.0,
@@ -101,16 +101,16 @@ def triple_loss(
     comparison = items.comparison(*MODALITIES)
     image, signal, text = items.rows["image"], items.columns["signal"], items.columns["text"]
     if kind == "triangle":
-        plan = Plan(Area(), comparison, smoothing, block_rows)
+        plan = BlockPlan(Area(), comparison, smoothing, block_rows)
         return cross_entropy(plan, logit_scale, (signal * text).sum(-1), image, signal, text)
-    across, squared_sine = planes(signal, text)
+    across, squared_sine = gram_schmidt(signal, text)
     return cross_entropy(
-        Plan(Volume(), comparison, smoothing, block_rows), logit_scale, squared_sine, image, signal, across
+        BlockPlan(Volume(), comparison, smoothing, block_rows), logit_scale, squared_sine, image, signal, across
     )
 
 
 def pair_losses(
-    items: Items,
+    items: GatheredFeatures,
     logit_scale: Tensor,
     pairs: Sequence[str] = ("image_signal", "image_text", "signal_text"),
     bias: Tensor | None = None,
@@ -127,7 +127,7 @@ def pair_losses(
         one, other = pair.split("_")
         columns = items.columns[other]
         plan, nothing = (
-            Plan(Cosine(), items.comparison(one, other), smoothing, block_rows),
+            BlockPlan(Cosine(), items.comparison(one, other), smoothing, block_rows),
             columns.new_zeros(len(columns)),
         )
         if bias is None:

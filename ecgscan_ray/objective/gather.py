@@ -24,7 +24,7 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def row_counts(own: int, device: torch.device, *, even: bool) -> list[int]:
+def row_counts(own: int, device: torch.device, *, equal_rows: bool) -> list[int]:
     """How many rows each rank holds.
 
     Args:
@@ -32,7 +32,7 @@ def row_counts(own: int, device: torch.device, *, even: bool) -> list[int]:
         device: Where collectives take place.
         even: All ranks are known to hold the same number: then nothing is sent, and no device waits.
     """
-    if even or world_size() == 1:
+    if equal_rows or world_size() == 1:
         return [own] * world_size()
     counts = [torch.empty(1, dtype=torch.int64, device=device) for _ in range(world_size())]
     dist.all_gather(counts, torch.tensor([own], device=device))

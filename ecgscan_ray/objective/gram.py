@@ -11,7 +11,7 @@ from torch import Tensor
 from ecgscan_ray.objective.scores import EPS
 
 
-def planes(signal: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+def gram_schmidt(signal: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     """The plane of each (signal, text) pair: the unit vector in it across the signal, and the angle between the two.
 
     Args:
@@ -42,7 +42,7 @@ def squared_volumes(image: Tensor, signal: Tensor, text: Tensor) -> Tensor:
     Returns:
         (N, M), at least 0 up to rounding, at most 1.
     """
-    across, squared_sine = planes(signal, text)
+    across, squared_sine = gram_schmidt(signal, text)
     return squared_sine * (1 - (image @ signal.T).square() - (image @ across.T).square())
 
 

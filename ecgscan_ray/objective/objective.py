@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ecgscan_ray.config import ObjectiveConfig
 from ecgscan_ray.objective.contrastive import (
-    Items,
+    GatheredFeatures,
     at_least_fp32,
-    gather_items,
+    gather_features,
     pair_losses,
     triple_loss,
     weighted_mean,
@@ -48,11 +48,11 @@ class Objective:
             weights["precordial_tie"] = config.precordial_tie_weight
         for term, schedule in config.schedules.items():
             if term in weights:
-                risen = min(progress / schedule.rise, 1.0) if schedule.rise else 1.0
-                weights[term] *= risen * (1 + progress * (schedule.end - 1))
+                risen = min(progress / schedule.warmup, 1.0) if schedule.warmup else 1.0
+                weights[term] *= risen * (1 + progress * (schedule.final_factor - 1))
         return {f"{config.triple if term == 'gram' else term}_loss": weight for term, weight in weights.items()}
 
-    def terms(self, items: Items, output: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def terms(self, items: GatheredFeatures, output: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Every term, unweighted."""
         config = self.config
         redrawn = at_least_fp32(output["redrawn_mv"])
@@ -74,10 +74,10 @@ class Objective:
             )
         return terms
 
-    def _pairs(self, items: Items, output: dict[str, Tensor]) -> Tensor:
+    def _pairs(self, items: GatheredFeatures, output: dict[str, Tensor]) -> Tensor:
         config = self.config
         bias = output["pair_logit_bias"] if config.pair == "siglip" else None
-        shares: dict[str, float] = {name: share for name, share in config.pair_shares.items() if share}
+        shares: dict[str, float] = {name: share for name, share in config.pair_weights.items() if share}
         losses = pair_losses(
             items, output["pair_logit_scale"], list(shares), bias, config.label_smoothing, config.block_rows
         )
@@ -100,12 +100,12 @@ class Objective:
         """
         with torch.autocast(output["image_features"].device.type, enabled=False):
             config = self.config
-            items = gather_items(
+            items = gather_features(
                 output,
                 batch,
-                mask_same=config.mask_same,
-                centre_teachers=config.centre_teachers,
-                even=self.even_batches,
+                mask_false_negatives=config.mask_false_negatives,
+                center_targets=config.center_targets,
+                equal_rows=self.even_batches,
             )
             terms = self.terms(items, output, batch)
             weights = self.weights(progress)

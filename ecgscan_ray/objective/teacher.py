@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ecgscan_ray.config import Config
-from ecgscan_ray.objective.contrastive import at_least_fp32, gather_items, pair_losses
+from ecgscan_ray.objective.contrastive import at_least_fp32, gather_features, pair_losses
 from ecgscan_ray.objective.reconstruction import pearson_per_lead, reconstruction_loss
 
 
@@ -24,7 +24,7 @@ class TeacherObjective:
         teacher = self.config.teacher
         return {
             "report_loss": teacher.report_weight,
-            "view_loss": teacher.view_weight,
+            "view_loss": teacher.masked_view_weight,
             "hidden_loss": teacher.hidden_weight,
         }
 
@@ -33,7 +33,7 @@ class TeacherObjective:
         # the recording with parts hidden is to be told from others as a page is
         objective, scale = self.config.objective, output["pair_logit_scale"]
         page = {"image_features": output["hidden_features"]}
-        items = gather_items({**output, **page}, batch, mask_same=objective.mask_same)
+        items = gather_features({**output, **page}, batch, mask_false_negatives=objective.mask_false_negatives)
         pairs = pair_losses(
             items, scale, ("signal_text", "image_signal"), None, objective.label_smoothing, objective.block_rows
         )

@@ -10,7 +10,7 @@ import math
 import cv2
 import numpy as np
 
-from ecgscan_ray.paper.effects import Plan
+from ecgscan_ray.paper.effects import PageEffects
 from ecgscan_ray.paper.key import Draws, uniforms
 
 FIELD = 16
@@ -25,7 +25,7 @@ _PINKER = np.array([1.0, 0.0, 0.7])
 _CORNERS = np.stack([(1 - _Y) * (1 - _X), (1 - _Y) * _X, _Y * (1 - _X), _Y * _X])
 
 
-def light_field(draws: Draws, plan: Plan, channels: int, slope: np.ndarray | None = None) -> np.ndarray | None:
+def light_field(draws: Draws, plan: PageEffects, channels: int, slope: np.ndarray | None = None) -> np.ndarray | None:
     """float64 (16, 16, C) factor of light: gradient, shadow, glare and colour cast; none where nothing changes.
 
     Args:

@@ -25,7 +25,7 @@ _COFFEE = np.array([0.55, 0.8, 1.0])
 """How much of each colour a coffee stain takes, of the most."""
 
 
-def _more(draws: Draws, salt: int, count: int) -> np.ndarray:
+def _extra_uniforms(draws: Draws, salt: int, count: int) -> np.ndarray:
     """float64 (count,) further uniforms of the page, for what has no slots of its own."""
     return uniforms(np.array([draws.key ^ (salt << 56)], np.uint64), count)[0]
 
@@ -47,9 +47,9 @@ def _blend(canvas: np.ndarray, cover: np.ndarray, at: tuple[int, int], colour: n
     part[:] = np.floor(part + (colour - part) * weight + 0.5).astype(np.uint8)
 
 
-def write_on(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float, float]) -> None:
+def handwriting(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float, float]) -> None:
     """Handwriting: a few words nobody can read, in pen, some underlined or circled. ``size`` = share of ink."""
-    numbers = _more(draws, 1, 64)
+    numbers = _extra_uniforms(draws, 1, 64)
     tall = 4.0 + 4.0 * numbers[0]  # mm, of a line of writing
     lines: list[np.ndarray] = []
     n = 8
@@ -89,7 +89,7 @@ def write_on(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[flo
 
 def stamp_on(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float, float]) -> None:
     """A rubber stamp: a word and a made-up date in a frame, unevenly inked. ``size`` = share of ink."""
-    numbers = _more(draws, 2, 96)
+    numbers = _extra_uniforms(draws, 2, 96)
     word = _STAMPED[int(numbers[0] * len(_STAMPED))]
     date = f"{1 + int(28 * numbers[1]):02d}.{1 + int(12 * numbers[2]):02d}.{1995 + int(30 * numbers[3])}"
     sx, sy = px_per_mm
@@ -121,9 +121,9 @@ def stamp_on(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[flo
     _blend(canvas, cover, at, colour, min(1.0, size))
 
 
-def heated(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float, float]) -> None:
+def thermal_fade(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float, float]) -> None:
     """Thermal print that faded, in cloudy patches and across the print head's bands. ``size`` = most ink lost."""
-    numbers = _more(draws, 3, 64 + 24).astype(np.float32)
+    numbers = _extra_uniforms(draws, 3, 64 + 24).astype(np.float32)
     cloud = cv2.resize(numbers[:64].reshape(8, 8), (24, 24), interpolation=cv2.INTER_LINEAR)
     lost = np.clip(0.75 * cloud + 0.35 * numbers[64:, None] - 0.05, 0, 1)
     cv2.bitwise_not(canvas, dst=canvas)
@@ -131,7 +131,7 @@ def heated(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float
     cv2.bitwise_not(canvas, dst=canvas)
 
 
-def faxed(canvas: np.ndarray, level: float) -> None:
+def binarize(canvas: np.ndarray, level: float) -> None:
     """All of the sheet black or white, by whether its grey is below ``level``."""
     channels = canvas.shape[2]
     to_grey = cv2.COLOR_RGBA2GRAY if channels == 4 else cv2.COLOR_RGB2GRAY
@@ -158,16 +158,16 @@ def dithered(canvas: np.ndarray, pitch_mm: float, scale: tuple[float, float]) ->
     canvas[:] = np.where(grey.reshape(level.shape) > level, np.uint8(252), np.uint8(20))[..., None]
 
 
-def bare_rim(canvas: np.ndarray, paper: np.ndarray, width_mm: float, scale: tuple[float, float]) -> None:
+def blank_margin(canvas: np.ndarray, paper: np.ndarray, width_mm: float, scale: tuple[float, float]) -> None:
     """Paint over the grid up to ``width_mm`` from the edges with ``paper`` uint8 (C,), at ``scale`` px/mm."""
     x, y = (max(1, round(width_mm * along)) for along in scale)
     for part in (canvas[:y], canvas[-y:], canvas[:, :x], canvas[:, -x:]):
         part[:] = paper
 
 
-def creased(draws: Draws, size: float, shape: tuple[int, ...]) -> np.ndarray:
+def crease_shading(draws: Draws, size: float, shape: tuple[int, ...]) -> np.ndarray:
     """float64 (h, w, 1) factor of light on short creases: a dark line with a bright one beside it."""
-    numbers = _more(draws, 4, 60)
+    numbers = _extra_uniforms(draws, 4, 60)
     scale = min(1.0, 640 / max(shape[:2]))
     height, width = round(shape[0] * scale), round(shape[1] * scale)
     light = np.full((height, width), UNIT, np.float32)
@@ -187,9 +187,9 @@ def creased(draws: Draws, size: float, shape: tuple[int, ...]) -> np.ndarray:
     return cv2.GaussianBlur(light, (3, 3), 0.7)[..., None].astype(np.float64) / UNIT
 
 
-def ringed(draws: Draws, size: float, channels: int, aspect: float) -> np.ndarray:
+def coffee_ring(draws: Draws, size: float, channels: int, aspect: float) -> np.ndarray:
     """float64 (160, 160, C) factor of light of a coffee cup's ring on a page ``aspect`` times as wide as high."""
-    numbers = _more(draws, 5, 8)
+    numbers = _extra_uniforms(draws, 5, 8)
     light, wide = np.ones((160, 160, channels)), 0.14 + 0.05 * numbers[2]
     rows, columns = (
         slice(max(0, int(160 * (middle - reach))), min(160, int(160 * (middle + reach)) + 1))
@@ -208,7 +208,7 @@ def ringed(draws: Draws, size: float, channels: int, aspect: float) -> np.ndarra
     return light
 
 
-def crumpled(draws: Draws, size: float) -> np.ndarray:
+def facet_shading(draws: Draws, size: float) -> np.ndarray:
     """float64 (128, 128, 1) factor of light on crumpled paper: facets, each lit by its own tilt."""
     shade = _facets(draws.integer("wrinkle_kind", 6))
     shade = shade[:: 1 if draws.chance("wrinkle_x", 0.5) else -1, :: 1 if draws.chance("wrinkle_y", 0.5) else -1]
@@ -238,12 +238,12 @@ BENDS = 8
 
 def crumple(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float, float]) -> None:
     """A sheet that was balled up and smoothed: facets with sharp ridges. ``size`` = contrast of light and shade."""
-    _shade(canvas, draws, size, _bent("crumple", draws.integer("crumple_kind", 4 * BENDS) // 4), "crumple_kind")
+    _shade(canvas, draws, size, _fold_shading("crumple", draws.integer("crumple_kind", 4 * BENDS) // 4), "crumple_kind")
 
 
 def panels(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float, float]) -> None:
     """A folded sheet, opened again: panels that each catch the light at an angle. ``size`` = contrast."""
-    _shade(canvas, draws, size, _bent("panels", draws.integer("panels_kind", 4 * BENDS) // 4), "panels_kind")
+    _shade(canvas, draws, size, _fold_shading("panels", draws.integer("panels_kind", 4 * BENDS) // 4), "panels_kind")
 
 
 def _shade(canvas: np.ndarray, draws: Draws, size: float, bent: np.ndarray, slot: str) -> None:
@@ -262,7 +262,7 @@ def _shade(canvas: np.ndarray, draws: Draws, size: float, bent: np.ndarray, slot
 
 
 @lru_cache(maxsize=2 * BENDS)
-def _bent(kind: str, index: int) -> np.ndarray:
+def _fold_shading(kind: str, index: int) -> np.ndarray:
     """uint8 (h, w) light of a bent sheet, 128 = as on a flat one.
 
     Each fold turns the paper's slope by some angle on either side; the slope dies away with distance, so that what lies

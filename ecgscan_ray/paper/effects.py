@@ -212,34 +212,34 @@ PRESETS: dict[str, dict[str, Effect]] = {
         "moire": Effect(0.03, 0.03, 0.1),
     },
 }
-"""Quarter turns are in none of them: they are for those who ask (``page.chances: {turn: 0.25}``)."""
+"""Quarter turns are in none of them: they are for those who ask (``page.effect_probabilities: {turn: 0.25}``)."""
 
 
 def planned(page: PageConfig) -> dict[str, Effect]:
-    """The effects that pages of these settings can have: the preset's, with the settings' own chances and sizes.
+    """The effects that pages of these settings can have: the preset's, with the settings' own probabilities and ranges.
 
     Raises:
         ConfigError: An effect is not known, or has a size here but no chance anywhere.
     """
     effects = dict(PRESETS[page.effects])
-    for name in (*page.chances, *page.sizes):
+    for name in (*page.effect_probabilities, *page.effect_ranges):
         if name not in EFFECTS:
-            where = "page.chances" if name in page.chances else "page.sizes"
+            where = "page.effect_probabilities" if name in page.effect_probabilities else "page.effect_ranges"
             raise ConfigError(f"no effect named '{name}'", where=where, fix=near_miss(name, EFFECTS))
-    for name, chance in page.chances.items():
+    for name, chance in page.effect_probabilities.items():
         effects[name] = replace(effects.get(name, EFFECTS[name]), chance=chance)
-    for name, (low, high) in page.sizes.items():
+    for name, (low, high) in page.effect_ranges.items():
         if name not in effects:  # a size alone switches nothing on
             raise ConfigError(
                 f"'{name}' is not among the effects of '{page.effects}'",
-                where="page.sizes",
-                fix=f"Give page.chances.{name} too.",
+                where="page.effect_ranges",
+                fix=f"Give page.effect_probabilities.{name} too.",
             )
         effects[name] = replace(effects[name], low=low, high=high)
     return {name: effect for name, effect in effects.items() if effect.chance > 0} if page.strength > 0 else {}
 
 
-class Plan:
+class PageEffects:
     """Which effects this page has, and how strong: a view on its draws and a preset."""
 
     __slots__ = ("_draws", "_preset", "_strength")

@@ -41,7 +41,7 @@ SLOTS = (
     # later
     " speed gain chest turn_size crop crop_size crease crease_size ring ring_size thermal thermal_size edge edge_size "
     "edge_side defocus defocus_size downscale downscale_size sharpen sharpen_size "
-    "deep_header pale_ink pale_ink_size rim rim_size dither dither_size "
+    "max_extra_header pale_ink pale_ink_size rim rim_size dither dither_size "
     "print print_size print_minor print_hue print_tone print_paper print_warm grain grain_size exposure exposure_size "
     "two_lights two_lights_size two_lights_hue crumple crumple_size crumple_kind panels panels_size panels_kind "
     "shade_hue soft_colour soft_colour_size white_balance white_balance_size white_balance_hue "

@@ -22,7 +22,7 @@ PAGES_MM = {"letter": (279.4, 215.9), "a4": (297.0, 210.0), "strip": (285.0, 112
 TRACE_MM = 250.0
 """Width of a full row: 10 s at 25 mm/s."""
 PAGE_SECONDS = 10.0
-WINDOWS = 16
+MAX_STRIPS = 16
 """Rows of ``Pages.windows``: the most strips a layout may have."""
 BAND_MM = {"letter": (44.0, 12.0), "a4": (44.0, 12.0), "strip": (13.0, 9.0)}
 """What the rows leave free above (header) and below (footer)."""
@@ -117,7 +117,7 @@ def make_layout(
     if twice or not names:
         fault = f"lead {twice[0]} stands twice outside rhythm rows" if twice else "there is no lead outside rhythm rows"
         raise ConfigError(fault, where=f"layout {name}")
-    if columns < 1 or len(order) % columns or len(order) + len(rhythm) > WINDOWS:
+    if columns < 1 or len(order) % columns or len(order) + len(rhythm) > MAX_STRIPS:
         raise ConfigError(f"{columns} columns and {len(rhythm)} rhythm rows do not fit", where=f"layout {name}")
     rows, cell = len(order) // columns, PAGE_SECONDS / columns
     strips = []
@@ -256,14 +256,14 @@ def place(
         pitch: -1 (narrow rows) .. 1 (wide), 0 = nominal.
         top: -1 (rows high on the page) .. 1 (low).
         left: -1 .. 1, 5 mm to either side.
-        header: 0 (nominal) .. 1 (as deep as ``page.deep_header`` allows).
+        header: 0 (nominal) .. 1 (as deep as ``page.max_extra_header`` allows).
 
     The speed and gain are those that the settings name for all pages.
     """
     width, height = PAGES_MM[page.paper]
     above, below = BAND_MM[page.paper]
     band = height - above - below
-    deeper = page.deep_header * header * band
+    deeper = page.max_extra_header * header * band
     above, band = above + deeper, band - deeper
     share = PITCH_SHARE + (1 - PITCH_SHARE) * pitch
     step = min(45.0, share * band / layout.rows)

@@ -17,9 +17,9 @@ from ecgscan_ray.paper import camera, damage, effects, marks, warp
 from ecgscan_ray.paper.grid import GridBank, luma
 from ecgscan_ray.paper.key import RECIPE, Draws, uniforms
 from ecgscan_ray.paper.layout import (
+    MAX_STRIPS,
     PAGES_MM,
     TRACE_MM,
-    WINDOWS,
     Geometry,
     Layout,
     find_layout,
@@ -32,9 +32,9 @@ from ecgscan_ray.paper.truth import PageTruth, blank_strips, strip_tables
 
 MIN_PEN_PX = 0.85
 """Thinnest trace at the size of the image; thinner pens fade below the grid's contrast."""
-DRAWN_AT = 2
+SUPERSAMPLING = 2
 """Pages that are warped are drawn at this multiple of their size and resampled once."""
-FINE = 5.0
+NATIVE_PX_PER_MM = 5.0
 """px/mm from which on they are drawn at their own size: a pen of 2 px and more loses nothing to one resampling."""
 T = TypeVar("T")
 _PULSES = {"left": 0.6, "right": 0.2, "none": 0.2}
@@ -90,7 +90,7 @@ class Renderer:
         self._preset = effects.planned(page)
         self._warped = bool(self._preset)
         self._sx, self._sy, ox, oy = page_to_image(page)
-        times = DRAWN_AT if self._warped and math.sqrt(self._sx * self._sy) < FINE else 1
+        times = SUPERSAMPLING if self._warped and math.sqrt(self._sx * self._sy) < NATIVE_PX_PER_MM else 1
         self._cx, self._cy = self._c = self._sx * times, self._sy * times
         self._scale = np.array(self._c)
         width, height = PAGES_MM[page.paper]
@@ -123,7 +123,7 @@ class Renderer:
             raise ConfigError(f"{len(recordings)} recordings but {len(keys)} keys", where="Renderer.render")
         count, page = len(recordings), self.page
         image = np.empty((count, page.height, page.width, page.channels), np.uint8)
-        windows = np.full((count, WINDOWS, 3), (-1.0, 0.0, 0.0), np.float32)
+        windows = np.full((count, MAX_STRIPS, 3), (-1.0, 0.0, 0.0), np.float32)
         px_per_mm = np.empty((count, 2), np.float32)
         numbers = uniforms(np.asarray(keys, np.uint64)) if count else np.empty((0, 0))
         truth = []
@@ -139,18 +139,18 @@ class Renderer:
 
     def _page(self, recording: Drawable, draws: Draws, image: np.ndarray) -> PageTruth:
         signal = checked_signal(recording, self._ink)
-        plan = effects.Plan(draws, self._preset, self.page.strength)
+        plan = effects.PageEffects(draws, self._preset, self.page.strength)
         page, jitter = self.page, self.page.jitter
         speed, gain = draws.pick("speed", self._speeds), draws.pick("gain", self._gains)
         layout = timed(draws.pick("layout", self._layouts), speed)
         pulse = draws.pick("pulse", _PULSES)
         pitch, top, left = (jitter * draws.signed(slot) for slot in ("pitch", "top", "left"))
-        where = place(page, layout, pulse, pitch, top, left, header=jitter * max(0.0, draws.signed("deep_header")))
+        where = place(page, layout, pulse, pitch, top, left, header=jitter * max(0.0, draws.signed("max_extra_header")))
         where = replace(
             where,
             speed=speed,
             gain=gain,
-            chest=0.5 if draws.chance("chest", page.chest_half_gain) else 1.0,
+            chest=0.5 if draws.chance("chest", page.half_gain_precordial_probability) else 1.0,
             reach=None if page.clip == "page" else where.pitch / 2,
         )
         label = marks.label_style(draws, where.pitch, self._faces, self._places)
@@ -174,7 +174,7 @@ class Renderer:
         )  # fmt: skip
 
     def _paper(
-        self, draws: Draws, plan: effects.Plan, out: np.ndarray | None
+        self, draws: Draws, plan: effects.PageEffects, out: np.ndarray | None
     ) -> tuple[np.ndarray, tuple[float, float] | None]:
         """uint8 canvas with a grid, in ``out`` where it is given, and where the grid begins (``PageTruth.grid_mm``)."""
         canvas = self._sheet if out is None else out
@@ -187,7 +187,7 @@ class Renderer:
             canvas[:] = window
             paper = self._grids.paper(style)
         if rim_mm := plan.raw("rim"):
-            damage.bare_rim(canvas, paper, rim_mm, self._c)
+            damage.blank_margin(canvas, paper, rim_mm, self._c)
         return canvas, grid_mm
 
     def _draw(
@@ -253,7 +253,7 @@ class Renderer:
         self,
         canvas: np.ndarray,
         draws: Draws,
-        plan: effects.Plan,
+        plan: effects.PageEffects,
         keep_mm: tuple[float, float, float, float],
         image: np.ndarray,
     ) -> tuple[warp.Sheet, tuple[str, ...]]:
@@ -283,7 +283,7 @@ class Renderer:
                 work(canvas, draws, size, self._c)
                 applied.append(name)
         if level := plan.raw("threshold"):
-            damage.faxed(canvas, level)
+            damage.binarize(canvas, level)
             applied.append("threshold")
         if pitch := plan.raw("dither"):
             damage.dithered(canvas, pitch, self._c)
@@ -291,13 +291,13 @@ class Renderer:
         kind = page.effects
         picture = image if self._picture is None else self._picture
         picture[:] = self._desks.window(draws, kind in ("scan", "fax"), kind == "screen", kind == "photo")
-        sheet.lay(canvas, picture)
+        sheet.warp_onto(canvas, picture)
         if picture is not image:
             cv2.cvtColor(picture, cv2.COLOR_RGBA2RGB, dst=image)
         self._photograph(image, draws, plan, pose, applied)
         return sheet, tuple(applied)
 
-    def _pose(self, draws: Draws, plan: effects.Plan) -> warp.Pose:
+    def _pose(self, draws: Draws, plan: effects.PageEffects) -> warp.Pose:
         curl = plan.size("curl")
         return warp.Pose(
             turn=1 + draws.integer("turn_size", 3) if plan.raw("turn") else 0,
@@ -309,7 +309,7 @@ class Renderer:
         )
 
     def _photograph(
-        self, image: np.ndarray, draws: Draws, plan: effects.Plan, pose: warp.Pose, applied: list[str]
+        self, image: np.ndarray, draws: Draws, plan: effects.PageEffects, pose: warp.Pose, applied: list[str]
     ) -> None:
         """Light, tone, lens, sensor and compression, in the order in which they happen; adds what it did to ``applied``."""
         shape, channels = image.shape, self.page.channels
@@ -320,11 +320,11 @@ class Renderer:
             return bool(size)
 
         if did("wrinkle", size := plan.size("wrinkle")):
-            camera.light(image, damage.crumpled(draws, min(size, 0.7)))
+            camera.light(image, damage.facet_shading(draws, min(size, 0.7)))
         if did("crease", size := plan.size("crease")):
-            camera.light(image, damage.creased(draws, min(size, 0.6), shape))
+            camera.light(image, damage.crease_shading(draws, min(size, 0.6), shape))
         if did("ring", size := plan.size("ring")):
-            camera.light(image, damage.ringed(draws, min(size, 0.8), channels, shape[1] / shape[0]))
+            camera.light(image, damage.coffee_ring(draws, min(size, 0.8), channels, shape[1] / shape[0]))
         if channels == 3 and did("grade", plan.size("grade") > 0.5):
             cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB, dst=image)
         if did("streak", size := plan.size("streak")):
@@ -360,9 +360,9 @@ class Renderer:
 
 
 _ON_THE_SHEET: dict[str, Callable[[np.ndarray, Draws, float, tuple[float, float]], None]] = {
-    "writing": damage.write_on,
+    "writing": damage.handwriting,
     "stamp": damage.stamp_on,
-    "thermal": damage.heated,
+    "thermal": damage.thermal_fade,
     "fold": damage.fold,
     "panels": damage.panels,
     "crumple": damage.crumple,

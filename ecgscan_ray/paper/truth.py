@@ -265,5 +265,5 @@ def masks(truth: PageTruth, signal_mv: np.ndarray, fs: float) -> np.ndarray:
         if offset is not None:
             scales[s, 2] = offset
             ink.strips(np.ascontiguousarray(signal_mv), places[s : s + 1], scales[s : s + 1], half)
-            sheet.lay(ink.cover(), found[s])
+            sheet.warp_onto(ink.cover(), found[s])
     return found

@@ -83,7 +83,7 @@ class Sheet:
     page_mm: tuple[float, float]
     scale: tuple[float, float]
 
-    def lay(self, canvas: np.ndarray, image: np.ndarray) -> None:
+    def warp_onto(self, canvas: np.ndarray, image: np.ndarray) -> None:
         """Resample the canvas into the image, once; what lies beside the page stays."""
         size = (image.shape[1], image.shape[0])
         if not any(self.curl):

@@ -34,7 +34,7 @@ _BATCH = 16
 
 
 @dataclass(frozen=True)
-class Files:
+class OutputOptions:
     """How pages are written.
 
     Attributes:
@@ -62,7 +62,7 @@ class Files:
 
 def write_pages(
     recordings: Iterable[Drawable],
-    files: Files,
+    files: OutputOptions,
     page: PageConfig,
     seed: int,
     workers: int = 1,
@@ -87,8 +87,8 @@ def write_pages(
     """
     writer = _Writer(files, page, seed)
     written: list[Path] = []
-    batches = _batches(_unlike((r, view) for r in recordings for view in range(files.views)), _BATCH)
-    done = map(writer, batches) if workers == 1 else _spread(batches, workers, (files, page, seed))
+    batches = _batches(_reject_duplicate_names((r, view) for r in recordings for view in range(files.views)), _BATCH)
+    done = map(writer, batches) if workers == 1 else _map_in_processes(batches, workers, (files, page, seed))
     for names in done:
         written += names
         if progress is not None:
@@ -99,7 +99,7 @@ def write_pages(
 class _Writer:
     """Draws and writes a batch of (recording, view)."""
 
-    def __init__(self, files: Files, page: PageConfig, seed: int) -> None:
+    def __init__(self, files: OutputOptions, page: PageConfig, seed: int) -> None:
         self._files, self._seed, self._renderer = files, seed, Renderer(page)
 
     def __call__(self, batch: list[tuple[Drawable, int]]) -> list[Path]:
@@ -118,13 +118,13 @@ class _Writer:
         return paths
 
 
-_own: list[_Writer] = []
+_process_writer: list[_Writer] = []
 """The writer of a process that draws."""
 
 
 def _start(*settings: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _own[:] = [_Writer(*settings)]
+    _process_writer[:] = [_Writer(*settings)]
 
 
 def _end_with_parent() -> None:
@@ -146,10 +146,10 @@ def _deaf_children() -> Iterator[None]:
 
 
 def _work(batch: list[tuple[Drawable, int]]) -> list[Path]:
-    return _own[0](batch)
+    return _process_writer[0](batch)
 
 
-def _spread(batches: Iterable[list[Any]], workers: int, settings: tuple[Any, ...]) -> Iterator[list[Path]]:
+def _map_in_processes(batches: Iterable[list[Any]], workers: int, settings: tuple[Any, ...]) -> Iterator[list[Path]]:
     """Batches over processes, in order, with a few under way; spawned, since OpenCV's threads do not survive a fork."""
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, settings) as pool:
         under_way: deque[Future[list[Path]]] = deque()
@@ -165,7 +165,7 @@ def _spread(batches: Iterable[list[Any]], workers: int, settings: tuple[Any, ...
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _unlike(items: Iterable[tuple[Drawable, int]]) -> Iterator[tuple[Drawable, int]]:
+def _reject_duplicate_names(items: Iterable[tuple[Drawable, int]]) -> Iterator[tuple[Drawable, int]]:
     """The items, as long as no two recordings share a file name."""
     seen: dict[tuple[str, int], str] = {}
     for recording, view in items:

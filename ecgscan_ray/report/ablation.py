@@ -32,12 +32,12 @@ def write_ablation_report(out_uri: str, table: Table, config: SweepConfig, trial
     lost = [t for t in trials if t.state != "done"]
     content = {
         "baseline": next(iter(config.arms)),
-        "against": dict(config.against),
+        "baselines": dict(config.baseline),
         "seeds": list(config.seeds),
         "arms": {arm: {name: _entry(cell) for name, cell in cells.items()} for arm, cells in table.items()},
         "settings": {arm: dict(changes) for arm, changes in config.arms.items()},
         "lost": [{"id": t.id, **t.config, "state": t.state, "why": t.error or t.reason} for t in lost],
-        "text": table_text(table, config.against),
+        "text": table_text(table, config.baseline),
     }
     write_bytes_atomic(join(out_uri, CSV_NAME), table_csv(table).encode())
     names = {name: title for name, title in MEASURES.items() if any(name in cells for cells in table.values())}
@@ -67,7 +67,7 @@ def table_csv(table: Table) -> str:
     return buffer.getvalue()
 
 
-def table_text(table: Table, against: Mapping[str, str]) -> str:
+def table_text(table: Table, baselines: Mapping[str, str]) -> str:
     """For a terminal: a block a figure, a line an arm; * = a difference that patients and seeds agree on."""
     wide = max((len(arm) for arm in table), default=0)
     lines = []
@@ -82,6 +82,6 @@ def table_text(table: Table, against: Mapping[str, str]) -> str:
             if cell.difference is not None:
                 sign = "+" if cell.difference.value > 0 else ""
                 line += f"   {sign}{number(cell.difference.value, 4)} {bounds(cell.difference, 4)}{' *' * cell.clear}"
-                line += f"   beside {against[arm]}" if arm in against else ""
+                line += f"   beside {baselines[arm]}" if arm in baselines else ""
             lines.append(line)
     return "\n".join(lines)

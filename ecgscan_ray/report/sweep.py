@@ -93,7 +93,7 @@ def noise(trials: Sequence[Trial], metric: str) -> float | None:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Comparison:
     """Whether the ranking of the best two means anything."""
 
     text: str
@@ -102,20 +102,20 @@ class Verdict:
     within_noise: bool | None = None
 
 
-def compare_best(trials: Sequence[Trial], metric: str) -> Verdict:
+def compare_best(trials: Sequence[Trial], metric: str) -> Comparison:
     """The gap of the best two finished trials beside the noise of a difference of two scores (2 standard errors)."""
     best = [trial for trial in ranked(trials, metric) if trial.state == "done" and trial.score(metric) is not None][:2]
     if len(best) < 2:
-        return Verdict("Fewer than two trials finished with a score: there is nothing to rank.")
+        return Comparison("Fewer than two trials finished with a score: there is nothing to rank.")
     gap = (best[0].score(metric) or 0.0) - (best[1].score(metric) or 0.0)
     level = noise(trials, metric)
     names = f"{best[0].id} leads {best[1].id} by {gap:.4f}"
     if level is None:
-        return Verdict(f"{names}. Too few reports and no repeated seeds: how large the noise is, is not known.", gap)
+        return Comparison(f"{names}. Too few reports and no repeated seeds: how large the noise is, is not known.", gap)
     margin = 2 * math.sqrt(2) * level
     within = gap <= margin
     word = "within the noise: take them for equal" if within else "more than the noise"
-    return Verdict(f"{names}, {word} (2 standard errors of a difference: {margin:.4f}).", gap, level, within)
+    return Comparison(f"{names}, {word} (2 standard errors of a difference: {margin:.4f}).", gap, level, within)
 
 
 def write_sweep_report(
@@ -191,7 +191,7 @@ def _short_names(keys: Sequence[str]) -> dict[str, str]:
 
 
 def _html(
-    order: Sequence[Trial], best: Trial | None, verdict: Verdict, space: Mapping[str, SearchRange], metric: str
+    order: Sequence[Trial], best: Trial | None, verdict: Comparison, space: Mapping[str, SearchRange], metric: str
 ) -> str:
     curves = {trial.id: trial.curve(metric) for trial in order}
     curves = {name: curve for name, curve in curves.items() if curve[0]}

@@ -13,14 +13,14 @@ from ecgscan_ray.report.ablation import write_ablation_report
 from ecgscan_ray.report.run import ROWS_NAME
 from ecgscan_ray.runtime.evaluate import evaluate
 from ecgscan_ray.runtime.pretrain import pretrain, teach
-from ecgscan_ray.runtime.trials import TrialBook
+from ecgscan_ray.runtime.trials import TrialStore
 from ecgscan_ray.store.filesystem import join, read_bytes
 
 SHARED = "shared"
 """``teacher.run`` of an arm: the sweep's own teacher."""
 
 
-def points(config: SweepConfig) -> list[dict[str, Any]]:
+def grid(config: SweepConfig) -> list[dict[str, Any]]:
     """All trials, seed after seed: a deadline that comes early still leaves arms of equal seeds."""
     return [{"arm": arm, "seed": seed} for seed in config.seeds for arm in config.arms]
 
@@ -48,7 +48,7 @@ def train_and_measure(config: Config, store: str, out: str, **options: Any) -> N
     evaluate(out, store=store, which="last")
 
 
-def conclude(config: SweepConfig, book: TrialBook) -> dict[str, Any]:
+def write_report(config: SweepConfig, book: TrialStore) -> dict[str, Any]:
     """The table of what was measured, as a report; its content."""
     trials = book.trials()
     runs: dict[str, dict[int, Rows]] = {arm: {} for arm in config.arms}
@@ -56,4 +56,4 @@ def conclude(config: SweepConfig, book: TrialBook) -> dict[str, Any]:
         if trial.state == "done":
             rows = load(read_bytes(join(book.run_folder(trial.id), ROWS_NAME)))
             runs[trial.config["arm"]][trial.config["seed"]] = rows
-    return write_ablation_report(book.out, compare(runs, config.against), config, trials)
+    return write_ablation_report(book.out, compare(runs, config.baseline), config, trials)

@@ -23,14 +23,14 @@ from ecgscan_ray.cores import set_torch_threads, usable_cores
 from ecgscan_ray.errors import StoreError
 from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.recording.recording import Recording
-from ecgscan_ray.runtime.embeddings import under_teacher
+from ecgscan_ray.runtime.embeddings import with_teacher_settings
 from ecgscan_ray.runtime.fit_to_store import fit_to_store
 from ecgscan_ray.runtime.run_folder import total_steps
 from ecgscan_ray.runtime.stream import needs
 from ecgscan_ray.store.manifest import read_manifest
 from ecgscan_ray.store.shards import iterate_rows
 from ecgscan_ray.training.checkpoint import build_model
-from ecgscan_ray.training.gradients import Gradients
+from ecgscan_ray.training.gradients import GradCache
 from ecgscan_ray.training.optimizer import build_optimizer
 from ecgscan_ray.training.precision import choose_precision
 from ecgscan_ray.training.tensors import to_device
@@ -79,7 +79,7 @@ def dry_run(config: Config, store: str) -> dict[str, Any]:
     """
     set_torch_threads(config.resources.torch_threads)
     manifest = read_manifest(store)
-    config = under_teacher(config) if config.teacher.run else config
+    config = with_teacher_settings(config) if config.teacher.run else config
     batch, workers = config.training.global_batch_size, config.resources.num_workers
     rows = list(iterate_rows(store, manifest, "train", limit=min(batch // workers, TOKENIZER_REPORTS)))
     if not rows:
@@ -179,11 +179,11 @@ def _time_step(config: Config, model: Any, maker: BatchMaker, rows: list[Recordi
     tensors = to_device(batch, device, config.model.signal_fs)
     model = model.to(device, memory_format=torch.channels_last).train()
     optimizer, precision = build_optimizer(model, config.training), choose_precision(config.training.precision, device)
-    gradients = Gradients(model, model, Objective(config.objective), config.training.micro_batch, precision)
+    gradients = GradCache(model, model, Objective(config.objective), config.training.micro_batch, precision)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        _, losses, _ = gradients(tensors, 0.0, 0, by_term=False)
+        _, losses, _ = gradients(tensors, 0.0, 0, per_term_norms=False)
         optimizer.step()
         losses["loss"].item()  # waits for the device
 

@@ -34,14 +34,14 @@ from ecgscan_ray.training.tensors import to_device
 
 logger = logging.getLogger(__name__)
 
-OF_THE_TEACHER = ("embed_dim", "timing_dim", "timing_share", "signal_fs", "signal_seconds", "signal", "text")
+TEACHER_MODEL_KEYS = ("embed_dim", "timing_dim", "timing_share", "signal_fs", "signal_seconds", "signal", "text")
 """Settings of ``model`` that a run takes over from its teacher."""
 
 _MAKE_ONE = "Give the folder of a finished 'ecgscan teach', or make one with it."
 
 
 @dataclass(frozen=True)
-class Said:
+class TeacherEmbeddings:
     """Where a teacher's vectors for a store are, and their means over the training recordings: (D,), (L,)."""
 
     folder: str
@@ -49,7 +49,7 @@ class Said:
     report_mean: np.ndarray
 
 
-def under_teacher(config: Config) -> Config:
+def with_teacher_settings(config: Config) -> Config:
     """The settings of a run whose pages are aligned to ``teacher.run``: its side of the model is the teacher's.
 
     Raises:
@@ -68,7 +68,7 @@ def under_teacher(config: Config) -> Config:
     if config.teacher.digest not in (None, digest):
         raise RunError("is no longer the teacher that this run began with", where=run)
     content = config.model_dump(mode="json")
-    content["model"] |= {name: theirs.model.model_dump(mode="json")[name] for name in OF_THE_TEACHER}
+    content["model"] |= {name: theirs.model.model_dump(mode="json")[name] for name in TEACHER_MODEL_KEYS}
     content["teacher"] = theirs.teacher.model_dump(mode="json") | {"run": run, "digest": digest}
     return build(Config, content, where=f"teacher {run}")
 
@@ -93,7 +93,7 @@ def teacher_tokenizer(run: str) -> str:
     return read_bytes(join(find_checkpoint(run), "tokenizer.json")).decode()
 
 
-def said_by_teacher(config: Config, store: str, manifest: Manifest) -> Said:
+def compute_or_load_teacher_embeddings(config: Config, store: str, manifest: Manifest) -> TeacherEmbeddings:
     """The vectors of the config's teacher for a store: those that are kept, or made now. Ray must be running.
 
     They lie beside the teacher, in ``embeddings/<teacher>-<store>/``, so that all runs under it share them.
@@ -107,7 +107,7 @@ def said_by_teacher(config: Config, store: str, manifest: Manifest) -> Said:
         files = _embed(Task(run, store, folder, trusted()), manifest.shards, config.resources)
         index = EmbeddingIndex(teacher_digest=digest, manifest_digest=manifest.digest(), files=files)
         write_index(folder, index)
-    return Said(folder, *index.means())
+    return TeacherEmbeddings(folder, *index.means())
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Embed:
     @torch.inference_mode()
     def _say(self, recordings: list[Any], known: dict[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         """Vectors of signals and reports, and which rows have them; ``known`` keeps those of reports by their key."""
-        size, level = self._config.evaluation.batch_size, self._config.model.level_dim
+        size, level = self._config.evaluation.batch_size, self._config.model.content_dim
         signals, reports, has = [], [], []
         for start in range(0, len(recordings), size):
             some = recordings[start : start + size]

@@ -87,7 +87,7 @@ def evaluate(
         same_store=same_store,
         licence=manifest.licence,
         rows={split: manifest.rows(split) for split in SPLITS},
-        environment=_spoken(environment),
+        environment=_printable_environment(environment),
     )
     unknown = sum(evaluation.figures[name].value for name in UNKNOWN_PATIENTS)
     if unknown and same_store:
@@ -109,7 +109,7 @@ def _with_evaluation(config: Config, settings: dict[str, Any]) -> Config:
     return build(Config, content, where="evaluation")
 
 
-def _spoken(environment: dict[str, Any]) -> dict[str, str]:
+def _printable_environment(environment: dict[str, Any]) -> dict[str, str]:
     """What the report prints of the environment; paths and places of the machine stay out of it."""
     versions = ", ".join(f"{name} {version}" for name, version in environment.get("versions", {}).items())
     spoken = {

@@ -71,11 +71,11 @@ def _text_changes(config: Config, store: str, validated: bool) -> dict[tuple[str
         "(objective.gram_weight=0)%s",
         "; validation.score is the mean of MRR page to signal and r on shown leads" if validated else "",
     )
-    return {("objective", "gram_weight"): 0.0, ("objective", "pair_shares"): shares}
+    return {("objective", "gram_weight"): 0.0, ("objective", "pair_weights"): shares}
 
 
 def _shares_without_text(objective: ObjectiveConfig) -> dict[str, float]:
-    return {"image_signal": objective.pair_shares.get("image_signal") or 1.0}
+    return {"image_signal": objective.pair_weights.get("image_signal") or 1.0}
 
 
 def _validation_changes(config: Config, manifest: Manifest) -> dict[tuple[str, str], Any]:

@@ -44,7 +44,7 @@ from ecgscan_ray.store.manifest import (
 from ecgscan_ray.store.revisions import check_files, clear, file_names, files_to_keep, unused_revision
 from ecgscan_ray.store.schema import pack
 from ecgscan_ray.store.shards import ShardWriter, write_quarantine
-from ecgscan_ray.store.splits import Left, assign_splits, rejected, warn_about_splits
+from ecgscan_ray.store.splits import RejectedRow, assign_splits, rejected, warn_about_splits
 
 logger = logging.getLogger(__name__)
 
@@ -124,22 +124,22 @@ def prepare(
         kept = files_to_keep(store) if there else set()
         clear(store, kept)
         order = np.random.default_rng(seed).permutation(len(items))[:limit]
-        by_split, left = assign_splits([items[k] for k in order], validation_folds, test_folds)
+        by_split, rejected_rows = assign_splits([items[k] for k in order], validation_folds, test_folds)
         warn_about_splits(by_split)
         jobs = shard_jobs(by_split, store, source, rate, row_group_rows, unused_revision(kept))
         shards, counts, unreadable = _run(jobs, resources or ResourceConfig(), progress, where=store)
-        left += unreadable
+        rejected_rows += unreadable
         if shards or not there:
-            write_quarantine(store, left)
+            write_quarantine(store, rejected_rows)
         if not shards:
-            raise InputError(f"none of {len(order)} recordings can be used ({_reasons(left)})", where=from_dir)
+            raise InputError(f"none of {len(order)} recordings can be used ({_reasons(rejected_rows)})", where=from_dir)
         manifest = Manifest(
             source=source,
             licence=archive.licence,
             settings=settings,
             shards=sorted(shards, key=lambda shard: (SPLITS.index(shard.split), shard.path)),
-            counts=_with_patients(counts, by_split, left),
-            quarantined=_by_reason(left),
+            counts=_count_patients(counts, by_split, rejected_rows),
+            quarantined=_by_reason(rejected_rows),
         )
         check_files(store, manifest)
         write_manifest(store, manifest)
@@ -210,7 +210,7 @@ def shard_jobs(
     return jobs
 
 
-def write_shard(job: ShardJob) -> tuple[Shard | None, list[Left], dict[str, dict[str, int]]]:
+def write_shard(job: ShardJob) -> tuple[Shard | None, list[RejectedRow], dict[str, dict[str, int]]]:
     """Read, check, pack and write one shard.
 
     Returns:
@@ -221,11 +221,11 @@ def write_shard(job: ShardJob) -> tuple[Shard | None, list[Left], dict[str, dict
     """
     source = open_source(job.source, job.rate)
     writer = ShardWriter(job.store, job.split, job.number, revision=job.revision)
-    left: list[Left] = []
+    rejected_rows: list[RejectedRow] = []
     counts: dict[str, Counter[str]] = {"superclass": Counter(), "language": Counter(), "fs": Counter()}
     waiting: list[pa.Table] = []
     for item in job.items:
-        row = _row_of(source, item, job, counts, left)
+        row = _row_of(source, item, job, counts, rejected_rows)
         if row is not None:
             waiting.append(row)
         if len(waiting) == job.row_group_rows:
@@ -233,11 +233,11 @@ def write_shard(job: ShardJob) -> tuple[Shard | None, list[Left], dict[str, dict
             waiting = []
     if waiting:
         writer.add_table(pa.concat_tables(waiting))
-    return writer.close(), left, {facet: dict(count) for facet, count in counts.items()}
+    return writer.close(), rejected_rows, {facet: dict(count) for facet, count in counts.items()}
 
 
 def _row_of(
-    source: Source, item: Item, job: ShardJob, counts: dict[str, Counter[str]], left: list[Left]
+    source: Source, item: Item, job: ShardJob, counts: dict[str, Counter[str]], rejected_rows: list[RejectedRow]
 ) -> pa.Table | None:
     """One recording read, checked, packed and counted; whatever is wrong with it is its reason to be left out."""
     try:
@@ -246,10 +246,10 @@ def _row_of(
         recording = recording if job.rate is None else recording.resampled(float(job.rate))
         row = pack([recording], job.split)
     except RecordingError as error:
-        left.append(rejected(item, error.reason, f"{error.what}. {error.fix}" if error.fix else error.what))
+        rejected_rows.append(rejected(item, error.reason, f"{error.what}. {error.fix}" if error.fix else error.what))
     except Exception as error:  # one odd file must not end the job
         logger.warning("recording %s: %r", item.id, error)
-        left.append(rejected(item, "unreadable", f"{type(error).__name__}: {error}"))
+        rejected_rows.append(rejected(item, "unreadable", f"{type(error).__name__}: {error}"))
     else:
         counts["superclass"].update(superclasses(recording.labels) or {"none"})
         counts["language"][language(recording.report) or "none"] += 1
@@ -258,19 +258,19 @@ def _row_of(
     return None
 
 
-def _reasons(left: Sequence[Left]) -> str:
+def _reasons(rejected_rows: Sequence[RejectedRow]) -> str:
     """Counts by reason, with the first one's words."""
-    counts = ", ".join(f"{reason} {count}" for reason, count in _by_reason(left).items())
-    return f"{counts}; {left[0]['id']}: {left[0]['detail']}" if left else counts
+    counts = ", ".join(f"{reason} {count}" for reason, count in _by_reason(rejected_rows).items())
+    return f"{counts}; {rejected_rows[0]['id']}: {rejected_rows[0]['detail']}" if rejected_rows else counts
 
 
-def _by_reason(left: Sequence[Left]) -> dict[str, int]:
-    return dict(sorted(Counter(row["reason"] for row in left).items()))
+def _by_reason(rejected_rows: Sequence[RejectedRow]) -> dict[str, int]:
+    return dict(sorted(Counter(row["reason"] for row in rejected_rows).items()))
 
 
 def _run(
     jobs: Sequence[ShardJob], resources: ResourceConfig, progress: Callable[[int, int], None] | None, where: str
-) -> tuple[list[Shard], Counts, list[Left]]:
+) -> tuple[list[Shard], Counts, list[RejectedRow]]:
     """All jobs as tasks of Ray Data; results come in any order."""
     start_ray(resources, dashboard=False)
     await_room([Need("task", {"CPU": 1})], "prepare")
@@ -278,10 +278,10 @@ def _run(
 
     total, done = sum(len(job.items) for job in jobs), 0
     shards: list[Shard] = []
-    left: list[Left] = []
+    rejected_rows: list[RejectedRow] = []
     counts: Counts = {split: {} for split in SPLITS}
     if not jobs:
-        return shards, counts, left
+        return shards, counts, rejected_rows
     rows = [{"job": json.dumps(asdict(job))} for job in jobs]
     results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         _task, num_cpus=1, ray_remote_args_fn=lambda: {"max_retries": _RETRIES}
@@ -294,7 +294,7 @@ def _run(
             if "error" in result:
                 raise StoreError(**result["error"])
             shards.extend([Shard(**result["shard"])] if result["shard"] else [])
-            left.extend(result["left"])
+            rejected_rows.extend(result["left"])
             for facet, values in result["counts"].items():
                 into = counts[result["split"]].setdefault(facet, {})
                 for value, count in values.items():
@@ -304,23 +304,23 @@ def _run(
                 progress(done, total)
 
     attend(gather, where, "The same command starts again.")
-    return shards, counts, left
+    return shards, counts, rejected_rows
 
 
 def _task(row: dict[str, str]) -> dict[str, str]:
     content = json.loads(row["job"])
     job = ShardJob(**content | {"items": [Item(**item) for item in content["items"]]})
     try:
-        shard, left, counts = write_shard(job)
+        shard, rejected_rows, counts = write_shard(job)
     except StoreError as error:  # as a result: raised, Ray would print its stack, twice
         return {"result": json.dumps({"error": {"what": error.what, "where": error.where, "fix": error.fix}})}
-    result = {"shard": shard and shard.model_dump(), "left": left, "counts": counts}
+    result = {"shard": shard and shard.model_dump(), "left": rejected_rows, "counts": counts}
     return {"result": json.dumps(result | {"split": job.split, "items": len(job.items)})}
 
 
-def _with_patients(counts: Counts, by_split: dict[str, list[Item]], left: Sequence[Left]) -> Counts:
+def _count_patients(counts: Counts, by_split: dict[str, list[Item]], rejected_rows: Sequence[RejectedRow]) -> Counts:
     """The counts, sorted, with the known patients of each split and its recordings without one."""
-    gone = {row["id"] for row in left}
+    gone = {row["id"] for row in rejected_rows}
     for split, items in by_split.items():
         patients = Counter(item.patient_id for item in items if item.id not in gone)
         unknown = patients.pop(None, 0)

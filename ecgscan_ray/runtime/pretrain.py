@@ -28,12 +28,17 @@ from ecgscan_ray.errors import ConfigError, EcgscanError, NotFiniteError, RunErr
 from ecgscan_ray.evaluation.score import teacher_score, validation_score
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.external import load_external, trust, trusted
-from ecgscan_ray.model.reader import SignalReader
+from ecgscan_ray.model.reader import SignalEncoder
 from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.runtime import run_folder, stream
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.cluster import check_address, start_ray
-from ecgscan_ray.runtime.embeddings import Said, said_by_teacher, teacher_tokenizer, under_teacher
+from ecgscan_ray.runtime.embeddings import (
+    TeacherEmbeddings,
+    compute_or_load_teacher_embeddings,
+    teacher_tokenizer,
+    with_teacher_settings,
+)
 from ecgscan_ray.runtime.failures import Trainer, lasting
 from ecgscan_ray.runtime.fit_to_store import fit_to_store
 from ecgscan_ray.runtime.progress import ProgressLine
@@ -69,7 +74,7 @@ class WorkerArguments:
     out: str
     manifest: Manifest
     init_from: str | None
-    said: Said | None
+    said: TeacherEmbeddings | None
     stop_rule: StopRule | None
     trusted: tuple[str, ...]
     """Modules whose code the settings may run."""
@@ -119,11 +124,11 @@ def pretrain(
     store, out, init_from = absolute(store), absolute(out), absolute(init_from) if init_from else None
     manifest = read_manifest(store)
     if config.task == "pretrain" and config.teacher.run:
-        config = under_teacher(config)
+        config = with_teacher_settings(config)
     stream.Source(config, store, manifest, "").plan()
     config = fit_to_store(config, store, manifest)
     with exclusive(out, f"ecgscan {config.task}"):
-        standing = run_folder.claim(out, config, manifest, store, fresh)
+        standing = run_folder.open_run(out, config, manifest, store, fresh)
         if standing == "finished":
             logger.info("%s: finished already; nothing to do", out)
             return
@@ -140,7 +145,7 @@ def _train(
     store: str,
     manifest: Manifest,
     out: str,
-    standing: run_folder.Standing,
+    standing: run_folder.RunStatus,
     init_from: str | None,
     callbacks: list[Any],
     stop_rule: StopRule | None,
@@ -153,7 +158,7 @@ def _train(
     start_ray(config.resources)
     stream.preflight(config)
     job = Job(config, steps, tokenizer_json, manifest.digest())
-    said = said_by_teacher(config, store, manifest) if config.teacher.digest else None
+    said = compute_or_load_teacher_embeddings(config, store, manifest) if config.teacher.digest else None
     source = stream.Source(config, store, manifest, tokenizer_json, said=said.folder if said else None)
     if standing == "unfinished":
         logger.info("%s: going on from step %d of %d", out, done, steps)
@@ -210,7 +215,7 @@ def _fit(arguments: WorkerArguments, source: stream.Source, callbacks: list[Any]
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=resources.max_failures),
-            checkpoint_config=_kept(config),
+            checkpoint_config=_checkpoint_policy(config),
             callbacks=callbacks,
         ),
         datasets={"train": rest_of_the_run},
@@ -244,7 +249,7 @@ def _ids_at(step: int, source: stream.Source) -> list[str]:
     return stream.read_span(source.store, source.plan(), (step - 1) * batch, step * batch)["id"].to_pylist()
 
 
-def _kept(config: Config) -> CheckpointConfig:
+def _checkpoint_policy(config: Config) -> CheckpointConfig:
     """Best and last; where nothing is validated, the last two."""
     if config.training.validation_rows:
         return CheckpointConfig(num_to_keep=2, checkpoint_score_attribute="validation.score")
@@ -285,7 +290,7 @@ def _work(arguments: WorkerArguments, local: Path) -> None:
     tokenizer = text.parse_tokenizer(job.tokenizer_json)
     model = build_trained(config, tokenizer)
     if ray.train.get_checkpoint() is None:
-        _take_first_weights(model, arguments)
+        _initialize_weights(model, arguments)
     model = model.to(device).to(memory_format=torch.channels_last)
     first = context.get_world_rank() == 0
     log = RunLog(arguments.out, local) if first else None
@@ -302,7 +307,7 @@ def _work(arguments: WorkerArguments, local: Path) -> None:
     )
 
 
-def _take_first_weights(model: nn.Module, arguments: WorkerArguments) -> None:
+def _initialize_weights(model: nn.Module, arguments: WorkerArguments) -> None:
     """Of the teacher, and of the run to start from: its pages' side alone where a teacher has the rest."""
     said, init_from = arguments.said, arguments.init_from
     if isinstance(model, Teacher):
@@ -312,9 +317,9 @@ def _take_first_weights(model: nn.Module, arguments: WorkerArguments) -> None:
     assert isinstance(model, ECGScan)
     if said is not None and model.teacher is not None:
         teacher = load_teacher(arguments.job.config.teacher.run or "").model
-        model.teacher.adopt(teacher, torch.from_numpy(said.signal_mean), torch.from_numpy(said.report_mean))
+        model.teacher.load_teacher(teacher, torch.from_numpy(said.signal_mean), torch.from_numpy(said.report_mean))
         # redrawn leads are read as recorded ones
-        if isinstance(teacher.reader, SignalReader):
+        if isinstance(teacher.reader, SignalEncoder):
             model.page.reader.load_state_dict(teacher.reader.state_dict())
     if init_from:
         loaded = load_run(init_from).model

@@ -32,7 +32,7 @@ from ecgscan_ray.training.optimizer import learning_rate
 
 logger = logging.getLogger(__name__)
 
-Standing = Literal["new", "unfinished", "finished"]
+RunStatus = Literal["new", "unfinished", "finished"]
 
 CONFIG, ENVIRONMENT, TOKENIZER, FINISHED = "config.yaml", "environment.json", "tokenizer.json", "finished.json"
 CHECKPOINTS = "checkpoints"
@@ -61,7 +61,7 @@ _PACKAGES = (
 )
 
 
-def claim(out: str, config: Config, manifest: Manifest, store: str, fresh: bool) -> Standing:
+def open_run(out: str, config: Config, manifest: Manifest, store: str, fresh: bool) -> RunStatus:
     """Take an empty folder for a new run, or recognise an earlier run of the same config and store.
 
     ``config.yaml`` makes a folder a run's, and comes last: a command that was cut before it takes the folder again. So does
@@ -132,7 +132,7 @@ def _has_begun(out: str) -> bool:
     )
 
 
-def _claim_unstarted(out: str, config: Config, manifest: Manifest, store: str) -> Standing:
+def _claim_unstarted(out: str, config: Config, manifest: Manifest, store: str) -> RunStatus:
     """A run without a checkpoint has nothing to lose: it begins with these settings, whatever it was to be."""
     try:
         changes = differences(read_config(out), config)
@@ -204,7 +204,7 @@ def read_json(uri: str) -> dict[str, Any]:
 
 def differences(old: Config, new: Config) -> list[str]:
     """``key: old -> new`` of each setting that decides the outcome and differs."""
-    before, after = _flat(old.decisive()), _flat(new.decisive())
+    before, after = _flat(old.training_identity()), _flat(new.training_identity())
     keys = sorted(before.keys() | after.keys())
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 

@@ -26,7 +26,7 @@ from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.runtime.demand import Need, await_room
 from ecgscan_ray.store.embeddings import COLUMNS, EmbeddingReader, vectors
 from ecgscan_ray.store.manifest import Manifest
-from ecgscan_ray.store.plan import Plan
+from ecgscan_ray.store.plan import EpochPlan
 from ecgscan_ray.store.schema import unpack
 from ecgscan_ray.store.shards import read_row_groups
 
@@ -56,8 +56,8 @@ class Source:
     said: str | None = None
     """Folder of what the run's frozen teacher says of the store's rows."""
 
-    def plan(self) -> Plan:
-        return Plan(self.manifest, self.split, self.config.seed, self.config.stream.window_row_groups)
+    def plan(self) -> EpochPlan:
+        return EpochPlan(self.manifest, self.split, self.config.seed, self.config.stream.window_row_groups)
 
 
 class Read:
@@ -75,7 +75,9 @@ class Read:
                 yield {"unit": np.array([serialise(rows.slice(first, unit))], dtype=object)}
 
 
-def read_span(store: str, plan: Plan, start: int, stop: int, vectors_of: EmbeddingReader | None = None) -> pa.Table:
+def read_span(
+    store: str, plan: EpochPlan, start: int, stop: int, vectors_of: EmbeddingReader | None = None
+) -> pa.Table:
     """Packed rows of positions [start, stop) in their order, with columns ``position`` and ``epoch``.
 
     With ``vectors_of``, a teacher's vectors come along as its columns.
@@ -110,7 +112,7 @@ def make_unit(maker: BatchMaker, rows: pa.Table) -> Batch:
     positions, epochs = rows["position"].to_pylist(), rows["epoch"].to_pylist()
     said = {name: rows[name] for name in COLUMNS if name in rows.column_names}
     batch = maker.make(unpack(rows.drop_columns(["position", "epoch", *said])), positions, epochs)
-    dims = (maker.config.model.embed_dim, maker.config.model.level_dim)
+    dims = (maker.config.model.embed_dim, maker.config.model.content_dim)
     return batch | {name: vectors(said[name], dim) for name, dim in zip(COLUMNS, dims, strict=True) if said}
 
 
@@ -125,7 +127,7 @@ class Render:
             return {name: array[None] for name, array in make_unit(self._maker, reader.read_all()).items()}
 
 
-class Pace:
+class SchedulerThrottle:
     """Keeps Ray Data's scheduling loop from turning without a pause while finished units wait for the trainers.
 
     Seen in Ray 2.60: with outputs held back, its wait returns at once, and the loop takes 0.6 of a core from the trainer.
@@ -151,7 +153,7 @@ def build(source: Source, start: int, stop: int) -> ray.data.Dataset:
     context = DataContext.get_current()  # of the controller, which builds the dataset: the driver's does not reach it
     context.target_max_block_size = ROW_BLOCKS
     context._max_num_blocks_in_streaming_gen_buffer = UNITS_AHEAD  # no public name (Ray 2.60)
-    context.custom_execution_callback_classes = [Pace]
+    context.custom_execution_callback_classes = [SchedulerThrottle]
     context.enable_progress_bars = context.enable_operator_progress_bars = False
     spans = list(source.plan().spans(start, stop, source.config.stream.unit_rows))
     items = [{"start": first, "stop": last} for first, last in spans]

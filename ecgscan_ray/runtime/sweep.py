@@ -33,7 +33,7 @@ from ecgscan_ray.runtime.fit_to_store import fit_to_store
 from ecgscan_ray.runtime.pretrain import pretrain
 from ecgscan_ray.runtime.run_folder import read_json, refuse_other_things, total_steps
 from ecgscan_ray.runtime.stream import needs
-from ecgscan_ray.runtime.trials import StopRule, TrialBook, trial_id
+from ecgscan_ray.runtime.trials import StopRule, TrialStore, trial_id
 from ecgscan_ray.store.filesystem import absolute, delete_file, exists, join, open_filesystem, write_bytes_atomic
 from ecgscan_ray.store.lease import LEASE_NAME, exclusive
 from ecgscan_ray.store.manifest import Manifest, read_manifest
@@ -51,19 +51,19 @@ _TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a trial's metrics are in its run folder
 }
 
-_MAY_CHANGE = {"trials", "concurrent", "deadline_s"}
+_MAY_CHANGE = {"trials", "max_concurrent", "deadline_s"}
 """Settings in which a command may differ from the one that began the sweep."""
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _TrialSettings:
     """What each trial gets."""
 
     base: dict[str, Any]
     store: str
-    book: TrialBook
+    book: TrialStore
     quantile: float
-    grace_reports: int
+    prune_grace: int
     deadline: float
     train: Train
     arms: dict[str, dict[str, Any]]
@@ -101,7 +101,7 @@ def sweep(
     manifest = read_manifest(store)
     if train is None:
         _check_store(config, build(Config, base, where=f"base {config.base}"), store, manifest)
-    book = TrialBook(out, config.metric)
+    book = TrialStore(out, config.metric)
     with exclusive(out, "ecgscan sweep"):
         return _sweep(config, base, store, manifest.digest(), book, fresh, train)
 
@@ -111,7 +111,7 @@ def _sweep(
     base: dict[str, Any],
     store: str,
     digest: str,
-    book: TrialBook,
+    book: TrialStore,
     fresh: bool,
     train: Train | None,
 ) -> dict[str, Any]:
@@ -123,13 +123,13 @@ def _sweep(
         deadline = time.time() + config.deadline_s
         train = train or (ablation.train_and_measure if config.arms else pretrain)
         arms = ablation.arms_with_teacher(config, out)
-        plan = _Plan(base, store, book, config.stop_behind, config.grace_reports, deadline, train, arms)
+        plan = _TrialSettings(base, store, book, config.prune_quantile, config.prune_grace, deadline, train, arms)
         _start(config, base)
         ablation.teach_shared(config, base, store, out)
         _search(config, plan, left)
     else:
         logger.info("%s: finished already; nothing to do", out)
-    return ablation.conclude(config, book) if config.arms else _conclude(config, book)
+    return ablation.write_report(config, book) if config.arms else _write_report(config, book)
 
 
 def _check_space(config: SweepConfig, base: dict[str, Any]) -> None:
@@ -186,13 +186,13 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _claim(config: SweepConfig, base: dict[str, Any], digest: str, book: TrialBook, fresh: bool) -> None:
+def _claim(config: SweepConfig, base: dict[str, Any], digest: str, book: TrialStore, fresh: bool) -> None:
     """Take an empty folder, or one whose sweep never began a trial, or recognise the sweep that is in it."""
     out = book.out
     open_filesystem(out, create=True)
     mine: dict[str, Any] = {
         "sweep": config.model_dump(mode="json", exclude=_MAY_CHANGE),
-        "base": build(Config, base, where=f"base {config.base}").decisive(),
+        "base": build(Config, base, where=f"base {config.base}").training_identity(),
         "manifest_digest": digest,
     }
     uri = join(out, "sweep.json")
@@ -228,11 +228,11 @@ def _start(config: SweepConfig, base: dict[str, Any]) -> None:
         os.environ.setdefault(name, value)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # every trial's blocks want their room: in a full store Ray collects garbage in all processes, over and over
-    start_ray(resources.model_copy(update={"object_store_mb": resources.object_store_mb * config.concurrent}))
+    start_ray(resources.model_copy(update={"object_store_mb": resources.object_store_mb * config.max_concurrent}))
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # misses the files of the loggers switched off above
 
 
-def _search(config: SweepConfig, plan: _Plan, left: int) -> None:
+def _search(config: SweepConfig, plan: _TrialSettings, left: int) -> None:
     _preflight(config, plan)
     for name in plan.book.names():  # of an earlier command, whose trials may have run on other machines
         delete_file(join(plan.book.run_folder(name), LEASE_NAME))
@@ -243,15 +243,17 @@ def _search(config: SweepConfig, plan: _Plan, left: int) -> None:
             metric=config.metric,
             mode="max",
             num_samples=left,
-            max_concurrent_trials=config.concurrent,
-            search_alg=_Listed(_points_left(config, plan), plan.deadline) if config.arms else _searcher(config, plan),
+            max_concurrent_trials=config.max_concurrent,
+            search_alg=_ListSearcher(_points_left(config, plan), plan.deadline)
+            if config.arms
+            else _searcher(config, plan),
         ),
         run_config=tune.RunConfig(
             name=f"session-{int(time.time())}",
             storage_path=path,
             storage_filesystem=filesystem,
             verbose=0,
-            callbacks=[_Told(plan.book, config.length)],
+            callbacks=[_TrialLogger(plan.book, config.length)],
         ),
     )
     attend(tuner.fit, plan.book.out, "The same command goes on with what is left.")
@@ -259,9 +261,9 @@ def _search(config: SweepConfig, plan: _Plan, left: int) -> None:
         write_bytes_atomic(join(plan.book.out, "finished.json"), json.dumps({"trials": config.length}).encode())
 
 
-def _preflight(config: SweepConfig, plan: _Plan) -> None:
+def _preflight(config: SweepConfig, plan: _TrialSettings) -> None:
     each = [Need("trial", {"CPU": TRIAL_CPUS}), *needs(build(Config, plan.base, where="base"))]
-    await_room(each * config.concurrent, f"{config.concurrent} trials at a time")
+    await_room(each * config.max_concurrent, f"{config.max_concurrent} trials at a time")
 
 
 def _distribution(span: SearchRange) -> BaseDistribution:
@@ -272,7 +274,7 @@ def _distribution(span: SearchRange) -> BaseDistribution:
     return FloatDistribution(span.low, span.high, log=span.log)
 
 
-class _UntilDeadline(OptunaSearch):
+class _DeadlineOptuna(OptunaSearch):
     """Optuna, which suggests nothing after the deadline: running trials end by themselves, none is killed."""
 
     deadline: float
@@ -281,7 +283,7 @@ class _UntilDeadline(OptunaSearch):
         return Searcher.FINISHED if time.time() > self.deadline else super().suggest(trial_id)
 
 
-class _Listed(Searcher):
+class _ListSearcher(Searcher):
     """Trials in the order of a list, none after the deadline."""
 
     def __init__(self, settings: list[dict[str, Any]], deadline: float) -> None:
@@ -295,16 +297,16 @@ class _Listed(Searcher):
         """The list stays as it is, whatever comes out."""
 
 
-def _points_left(config: SweepConfig, plan: _Plan) -> list[dict[str, Any]]:
+def _points_left(config: SweepConfig, plan: _TrialSettings) -> list[dict[str, Any]]:
     """Trials of an ablation that have not ended."""
     ended = {trial.id for trial in plan.book.trials() if trial.state != "running"}
-    return [settings for settings in ablation.points(config) if trial_id(settings) not in ended]
+    return [settings for settings in ablation.grid(config) if trial_id(settings) not in ended]
 
 
-def _searcher(config: SweepConfig, plan: _Plan) -> OptunaSearch:
+def _searcher(config: SweepConfig, plan: _TrialSettings) -> OptunaSearch:
     """Optuna with what is known: ended trials as points with their score, trials that were running first of all."""
     trials = plan.book.trials()
-    searcher = _UntilDeadline(
+    searcher = _DeadlineOptuna(
         space={key: _distribution(span) for key, span in config.space.items()},
         metric=config.metric,
         mode="max",
@@ -319,11 +321,11 @@ def _searcher(config: SweepConfig, plan: _Plan) -> OptunaSearch:
     return searcher
 
 
-def _trial(settings: dict[str, Any], plan: _Plan) -> None:
+def _trial(settings: dict[str, Any], plan: _TrialSettings) -> None:
     """One trial, in a process of its own."""
     name, config = trial_id(settings), plan.config(settings)
     steps = total_steps(config, read_manifest(plan.store))
-    rule = StopRule(plan.book, name, plan.quantile, plan.grace_reports, steps, plan.deadline)
+    rule = StopRule(plan.book, name, plan.quantile, plan.prune_grace, steps, plan.deadline)
     plan.book.write(settings, "running")
     try:
         plan.train(config, plan.store, plan.book.run_folder(name), stop_rule=rule, quiet=True)
@@ -336,10 +338,10 @@ def _trial(settings: dict[str, Any], plan: _Plan) -> None:
         tune.report({plan.book.metric: score})
 
 
-class _Told(tune.Callback):
+class _TrialLogger(tune.Callback):
     """Notes trials whose process died before it could, and says one log line on each that ends."""
 
-    def __init__(self, book: TrialBook, total: int) -> None:
+    def __init__(self, book: TrialStore, total: int) -> None:
         self._book, self._total = book, total
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -365,7 +367,7 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _conclude(config: SweepConfig, book: TrialBook) -> dict[str, Any]:
+def _write_report(config: SweepConfig, book: TrialStore) -> dict[str, Any]:
     """Report, and the best trial's settings as a config for a whole run."""
     trials: list[Trial] = book.trials()
     content = write_sweep_report(book.out, trials, config.space, config.metric)

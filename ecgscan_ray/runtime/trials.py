@@ -32,7 +32,7 @@ def trial_id(settings: dict[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class TrialBook:
+class TrialStore:
     """What is known of a sweep's trials, in its folder.
 
     Attributes:
@@ -92,15 +92,15 @@ class StopRule:
         book: Of the sweep.
         name: The trial's id.
         quantile: It stops when its metric lies below this quantile of the other trials at the same step; 0 = never.
-        grace_reports: Reports that it may make in any case.
+        prune_grace: Reports that it may make in any case.
         last_step: Of a whole trial, at which there is nothing left to stop.
         deadline: Of the sweep, seconds since 1970.
     """
 
-    book: TrialBook
+    book: TrialStore
     name: str
     quantile: float
-    grace_reports: int
+    prune_grace: int
     last_step: int
     deadline: float
 
@@ -116,7 +116,7 @@ class StopRule:
         mine = metrics.get(self.book.metric)
         if not self.quantile or mine is None:
             return None
-        if len(self._curve(self.name)) <= self.grace_reports:
+        if len(self._curve(self.name)) <= self.prune_grace:
             return None
         peers = [self._curve(name) for name in self.book.names() if name != self.name]
         scores = [curve[step] for curve in peers if step in curve]

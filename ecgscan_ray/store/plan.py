@@ -32,7 +32,7 @@ class Piece:
     epoch: int
 
 
-class Plan:
+class EpochPlan:
     """The endless order of one split's rows.
 
     Args:

@@ -13,11 +13,11 @@ from ecgscan_ray.store.manifest import SPLITS
 
 logger = logging.getLogger(__name__)
 
-Left = dict[str, str]
+RejectedRow = dict[str, str]
 """A row of the quarantine table."""
 
 
-def rejected(item: Item, reason: str, detail: str) -> Left:
+def rejected(item: Item, reason: str, detail: str) -> RejectedRow:
     """Why a recording is left out."""
     return {"id": item.id, "origin": printable(item.path), "reason": reason, "detail": printable(detail)[:300]}
 
@@ -38,12 +38,12 @@ def warn_about_splits(by_split: dict[str, list[Item]]) -> None:
 
 def assign_splits(
     items: Sequence[Item], validation_folds: Sequence[int], test_folds: Sequence[int]
-) -> tuple[dict[str, list[Item]], list[Left]]:
+) -> tuple[dict[str, list[Item]], list[RejectedRow]]:
     """Give each item its split, in the order given; patients in two splits and doubled ids are left out.
 
     The source's own split goes before its fold, and that before a hash of the patient (or, unknown, of the recording).
     """
-    left: list[Left] = []
+    rejected_rows: list[RejectedRow] = []
     split_of = {id(item): _split(item, validation_folds, test_folds) for item in items}
     splits_of_patient: dict[str, set[str]] = defaultdict(set)
     for item in items:
@@ -55,13 +55,13 @@ def assign_splits(
         splits = splits_of_patient[item.patient_id] if item.patient_id is not None else set()
         if len(splits) > 1:
             detail = f"patient {item.patient_id} is in {' and '.join(sorted(splits))}"
-            left.append(rejected(item, "patient_in_two_splits", detail))
+            rejected_rows.append(rejected(item, "patient_in_two_splits", detail))
         elif item.id in seen:
-            left.append(rejected(item, "duplicate_id", "another recording has this id"))
+            rejected_rows.append(rejected(item, "duplicate_id", "another recording has this id"))
         else:
             by_split[split_of[id(item)]].append(item)
         seen.add(item.id)
-    return by_split, left
+    return by_split, rejected_rows
 
 
 def _split(item: Item, validation_folds: Sequence[int], test_folds: Sequence[int]) -> str:

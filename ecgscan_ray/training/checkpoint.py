@@ -35,7 +35,7 @@ from ecgscan_ray.training.scratch import scratch
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 WEIGHTS, OPTIMIZER, CONFIG, TOKENIZER = "model.safetensors", "optimizer.pt", "config.yaml", "tokenizer.json"
 FILES = (WEIGHTS, OPTIMIZER, CONFIG, TOKENIZER)

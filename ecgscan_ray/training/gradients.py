@@ -25,7 +25,7 @@ Loss = Callable[[Tensors, Tensors, float], Tensors]
 """(model's output, batch, progress in [0, 1]) -> every term and their weighted sum ``loss``."""
 
 
-class Gradients:
+class GradCache:
     """Fills the parameters' ``grad``.
 
     Args:
@@ -56,7 +56,9 @@ class Gradients:
                 fix="Use a model with layer or group norm (e.g. convnext_atto), or no micro-batches.",
             )
 
-    def __call__(self, tensors: Tensors, progress: float, seed: int, by_term: bool) -> tuple[Tensors, Tensors, Tensors]:
+    def __call__(
+        self, tensors: Tensors, progress: float, seed: int, per_term_norms: bool
+    ) -> tuple[Tensors, Tensors, Tensors]:
         """One step's gradients; the optimiser has emptied ``grad`` before.
 
         Args:
@@ -76,17 +78,17 @@ class Gradients:
         else:
             with torch.no_grad():
                 outputs = [self._forward(self._model, _rows(tensors, part), seed + k) for k, part in enumerate(parts)]
-        joint = _joined(outputs)
+        joint = _concat_outputs(outputs)
         losses = self._objective(joint, tensors, progress)
-        norms = self._norms(tensors, parts, outputs, joint, losses, seed) if by_term else {}
-        asked = _asked(joint, losses["loss"])
+        norms = self._norms(tensors, parts, outputs, joint, losses, seed) if per_term_norms else {}
+        asked = _output_grads(joint, losses["loss"])
         if len(parts) == 1:
-            torch.autograd.backward(*_demands(outputs[0], asked, parts[0]))
+            torch.autograd.backward(*_backward_targets(outputs[0], asked, parts[0]))
         else:
             for k, part in enumerate(parts):
-                with nullcontext() if k == len(parts) - 1 else self._alone():
+                with nullcontext() if k == len(parts) - 1 else self._no_sync():
                     output = self._forward(self._parallel, _rows(tensors, part), seed + k)
-                    torch.autograd.backward(*_demands(output, asked, part))
+                    torch.autograd.backward(*_backward_targets(output, asked, part))
         return {name: value.detach() for name, value in joint.items()}, losses, norms
 
     def _forward(self, model: nn.Module, tensors: Tensors, seed: int) -> Tensors:
@@ -94,7 +96,7 @@ class Gradients:
         with torch.autocast(tensors["has_signal"].device.type, torch.bfloat16, enabled=self._precision == "bf16"):
             return model(tensors)
 
-    def _alone(self) -> AbstractContextManager[None]:
+    def _no_sync(self) -> AbstractContextManager[None]:
         """Gradients are added up on each rank; the last micro-batch averages the sum."""
         parallel = self._parallel
         return parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else nullcontext()
@@ -105,12 +107,14 @@ class Gradients:
         """Norm of each unweighted term's gradient in the tower's parameters, averaged over ranks as in training."""
         measured = self._model.reader if isinstance(self._model, Teacher) else self._model.page.tower
         tower = [p for p in measured.parameters() if p.requires_grad]
-        asked = {name: _asked(joint, losses[name], keep=True) for name in losses if name.endswith("_loss") and tower}
+        asked = {
+            name: _output_grads(joint, losses[name], keep=True) for name in losses if name.endswith("_loss") and tower
+        }
         sums: dict[str, Tensor] = {}
         for k, part in enumerate(parts):
             output = outputs[0] if len(parts) == 1 else self._forward(self._model, _rows(tensors, part), seed + k)
             for name in asked:
-                found, demands = _demands(output, asked[name], part)
+                found, demands = _backward_targets(output, asked[name], part)
                 grads = torch.autograd.grad(found, tower, demands, retain_graph=True, allow_unused=True)
                 flat = torch.cat(
                     [
@@ -129,7 +133,7 @@ def _rows(tensors: Tensors, part: slice) -> Tensors:
     return {name: value[part] for name, value in tensors.items()}
 
 
-def _joined(outputs: list[Tensors]) -> Tensors:
+def _concat_outputs(outputs: list[Tensors]) -> Tensors:
     """The outputs of all micro-batches as new leaves: rows joined; scalars, which are the same in all, once."""
     joint = {}
     for name, value in outputs[0].items():
@@ -138,14 +142,14 @@ def _joined(outputs: list[Tensors]) -> Tensors:
     return joint
 
 
-def _asked(joint: Tensors, loss: Tensor, keep: bool = False) -> Tensors:
+def _output_grads(joint: Tensors, loss: Tensor, keep: bool = False) -> Tensors:
     """The loss's gradient in each output that it looks at."""
     leaves = {name: value for name, value in joint.items() if value.requires_grad}
     grads = torch.autograd.grad(loss, list(leaves.values()), retain_graph=keep, allow_unused=True)
     return {name: grad for name, grad in zip(leaves, grads, strict=True) if grad is not None}
 
 
-def _demands(output: Tensors, asked: Tensors, part: slice) -> tuple[list[Tensor], list[Tensor]]:
+def _backward_targets(output: Tensors, asked: Tensors, part: slice) -> tuple[list[Tensor], list[Tensor]]:
     """What is asked of one micro-batch's output: tensors and their gradients.
 
     A scalar is asked once for all; later micro-batches get 0 for it, as DDP wants every parameter in the last one.

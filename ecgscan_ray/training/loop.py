@@ -26,14 +26,14 @@ from ecgscan_ray.objective.metrics import batch_metrics
 from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.objective.teacher import TeacherObjective, teacher_metrics
 from ecgscan_ray.training.checkpoint import TrainingState, not_finite, restore, save_checkpoint
-from ecgscan_ray.training.gradients import Gradients, Loss, Tensors
+from ecgscan_ray.training.gradients import GradCache, Loss, Tensors
 from ecgscan_ray.training.meters import Meter, RunLog, mean_over_ranks
 from ecgscan_ray.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from ecgscan_ray.training.precision import choose_precision
 from ecgscan_ray.training.tensors import to_device
 
 Validate = Callable[[nn.Module], dict[str, float]]
-Measure = Callable[[Tensors, Tensors], Tensors]
+MetricsFn = Callable[[Tensors, Tensors], Tensors]
 """(model's output, batch) -> metrics that are no losses."""
 
 
@@ -63,7 +63,7 @@ class Job:
     manifest_digest: str
 
 
-def losses_of(config: Config) -> tuple[Loss, Measure]:
+def build_loss(config: Config) -> tuple[Loss, MetricsFn]:
     """What the config's task makes small, and what else it measures."""
     if config.task == "teach":
         return TeacherObjective(config), teacher_metrics
@@ -105,11 +105,11 @@ def train(
         WorkError: The stream ends early or skips rows, or a checkpoint cannot be written.
     """
     config, training = job.config, job.config.training
-    (objective, measure), optimizer = losses_of(config), build_optimizer(model, training)
+    (objective, measure), optimizer = build_loss(config), build_optimizer(model, training)
     folder = reporter.last_checkpoint()
     first = restore(folder, model, optimizer).step if folder else 0
     precision = choose_precision(training.precision, device)
-    gradients = Gradients(model, wrap(model), objective, training.micro_batch, precision)
+    gradients = GradCache(model, wrap(model), objective, training.micro_batch, precision)
     meter, source, clock = Meter(), iter(batches), _Clock()
     norms: dict[str, Tensor] = {}
     model.train()
@@ -118,14 +118,14 @@ def train(
             batch = _next_batch(source, step, config)
         seed = hash((config.seed, step, rank())) & 0x7FFFFFFF  # dropout: the same after a resume
         tensors = to_device(batch, device, config.model.signal_fs)
-        if training.withhold_signals:
-            _withhold_signals(tensors, training.withhold_signals)
+        if training.drop_signal_fraction:
+            _drop_signals(tensors, training.drop_signal_fraction)
         if training.shuffle_pairs:
             _shuffle_pairs(tensors)
         set_learning_rate(optimizer, learning_rate(step, job.total_steps, training))
         optimizer.zero_grad(set_to_none=True)
         due = training.term_gradients_every and step % training.term_gradients_every == 0
-        output, losses, measured = gradients(tensors, step / job.total_steps, seed, by_term=bool(due))
+        output, losses, measured = gradients(tensors, step / job.total_steps, seed, per_term_norms=bool(due))
         norms |= measured
         grad_norm = nn.utils.clip_grad_norm_(model.parameters(), training.grad_clip_norm)
         optimizer.step()
@@ -136,7 +136,7 @@ def train(
         done = step + 1
         saves = done % training.checkpoint_every == 0 or done == job.total_steps
         if done % training.log_every == 0 or saves:
-            means = _finite(*meter.read(), done)
+            means = _raise_if_not_finite(*meter.read(), done)
             figures = clock.read()
             of_ranks: dict[str, Tensor | float] = {
                 **measure(output, tensors),
@@ -147,7 +147,7 @@ def train(
             metrics |= {name: value.item() for name, value in norms.items()}  # of all ranks already
             norms = {}
             metrics["learning_rate"] = optimizer.param_groups[0]["lr"]
-            metrics["rows_key"] = _rows_key(tensors["recording_key"])
+            metrics["batch_fingerprint"] = batch_fingerprint(tensors["recording_key"])
             if log:
                 log.write("train", done, metrics)
                 steps = {"step": done, "total_steps": job.total_steps}
@@ -171,7 +171,7 @@ def _next_batch(source: Iterator[Batch], step: int, config: Config) -> Batch:
     return batch
 
 
-def _withhold_signals(tensors: dict[str, Tensor], share: float) -> None:
+def _drop_signals(tensors: dict[str, Tensor], share: float) -> None:
     """Experiment: of this share of known patients only the pages are there, in every epoch the same ones."""
     place = (tensors["patient_key"] % 10_007) / 10_007
     tensors["has_signal"] = tensors["has_signal"] & ((place >= share) | (tensors["patient_key"] < 0))
@@ -185,12 +185,12 @@ def _shuffle_pairs(tensors: dict[str, Tensor]) -> None:
             tensors[name] = tensors[name].roll(1, dims=0)
 
 
-def _rows_key(recording_keys: Tensor) -> int:
+def batch_fingerprint(recording_keys: Tensor) -> int:
     """A number that tells the set of rows in the global batch: the same for any number of workers."""
     return int(global_sum(recording_keys.sum())) % 2**53
 
 
-def _finite(means: dict[str, float], steps_ago: int, done: int) -> dict[str, float]:
+def _raise_if_not_finite(means: dict[str, float], steps_ago: int, done: int) -> dict[str, float]:
     """The means, the same on every rank, unless one is NaN or infinite: then nothing more is saved."""
     wrong = [name for name, value in means.items() if not np.isfinite(value)]
     if wrong:

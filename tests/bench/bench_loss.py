@@ -20,7 +20,7 @@ import psutil
 import torch
 import torch.nn.functional as F
 
-from ecgscan_ray.objective.contrastive import MODALITIES, gather_items, pair_losses, triple_loss
+from ecgscan_ray.objective.contrastive import MODALITIES, gather_features, pair_losses, triple_loss
 from ecgscan_ray.objective.scores import EPS
 
 SIZES = (1024, 2048, 4096, 8192, 16384)
@@ -130,7 +130,7 @@ def _items(features: Features):
     count = len(features[0])
     batch = {name: torch.ones(count).bool() for name in ("page_ok", "has_signal", "has_text")}
     batch |= {name: torch.arange(count) for name in ("recording_key", "patient_key", "report_key")}
-    return gather_items({f"{name}_features": value for name, value in zip(MODALITIES, features, strict=True)}, batch)
+    return gather_features({f"{name}_features": value for name, value in zip(MODALITIES, features, strict=True)}, batch)
 
 
 def _triple(features: Features, **settings: Any) -> torch.Tensor:

@@ -24,7 +24,7 @@ from ecgscan_ray.config import Config, SweepConfig, dump_yaml, load, preset_name
 from ecgscan_ray.runtime.stream import read_span
 from ecgscan_ray.store.inspect import inspect
 from ecgscan_ray.store.manifest import Manifest, read_manifest, write_manifest
-from ecgscan_ray.store.plan import Plan
+from ecgscan_ray.store.plan import EpochPlan
 from ecgscan_ray.store.schema import unpack
 from ecgscan_ray.store.shards import ShardWriter
 from tests.fuzz.harness import fuzz, mutate
@@ -174,7 +174,7 @@ def mutated_shard_that_fits(number: int, folder: Path) -> Path:
 def _rows(store: Path) -> str:
     """Digest of what one epoch of pretraining reads, in plan order and as arrays."""
     manifest, digest = read_manifest(str(store)), hashlib.sha256()
-    plan = Plan(manifest, "train", 0, 2)
+    plan = EpochPlan(manifest, "train", 0, 2)
     for start, stop in plan.spans(0, plan.rows_per_epoch, 6):
         table = read_span(str(store), plan, start, stop)
         for row in unpack(table.drop_columns(["position", "epoch"])):

@@ -83,7 +83,7 @@ def run(endpoint: str, *arguments: str, sign: str | None = None) -> Done:
 
 def rows_by_step(out: str) -> dict[int, int]:
     """Step -> key of the set of rows in its global batch."""
-    return {int(line["step"]): int(line["rows_key"]) for line in read_metrics(out) if line["kind"] == "train"}
+    return {int(line["step"]): int(line["batch_fingerprint"]) for line in read_metrics(out) if line["kind"] == "train"}
 
 
 def all_verbs(endpoint: str, folder: str, archive: Path, settings: Path, local: Path) -> dict[str, Done]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ecgscan_ray.errors import StoreError
 from ecgscan_ray.store.manifest import Manifest, Shard
-from ecgscan_ray.store.plan import Plan
+from ecgscan_ray.store.plan import EpochPlan
 
 
 def manifest(shards: list[list[int]]) -> Manifest:
@@ -24,7 +24,7 @@ def manifest(shards: list[list[int]]) -> Manifest:
     )
 
 
-def rows_at(plan: Plan, start: int, stop: int) -> list[tuple[str, int, int, int]]:
+def rows_at(plan: EpochPlan, start: int, stop: int) -> list[tuple[str, int, int, int]]:
     """(shard, row group, row, epoch) of each position."""
     found: dict[int, tuple[str, int, int, int]] = {}
     for piece in plan.pieces(start, stop):
@@ -41,7 +41,7 @@ stores = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=
 @settings(max_examples=60, deadline=None)
 @given(shards=stores, seed=st.integers(0, 99), window=st.integers(1, 5), cuts=st.lists(st.integers(0, 200), max_size=6))
 def test_every_row_once_an_epoch_however_it_is_cut(shards, seed, window, cuts) -> None:
-    plan = Plan(manifest(shards), "train", seed, window)
+    plan = EpochPlan(manifest(shards), "train", seed, window)
     total = sum(map(sum, shards))
     assert plan.rows_per_epoch == total
     end = 3 * total
@@ -51,14 +51,14 @@ def test_every_row_once_an_epoch_however_it_is_cut(shards, seed, window, cuts) -
         assert {e for *_, e in rows} == {epoch}
         assert len({row[:3] for row in rows}) == total
     bounds = sorted({0, end, *(cut for cut in cuts if cut < end)})
-    again = Plan(manifest(shards), "train", seed, window)
+    again = EpochPlan(manifest(shards), "train", seed, window)
     assert [row for a, b in itertools.pairwise(bounds) for row in rows_at(again, a, b)] == whole
 
 
 @settings(max_examples=60, deadline=None)
 @given(shards=stores, unit=st.integers(1, 12), start_unit=st.integers(0, 20), units=st.integers(1, 30))
 def test_spans_cover_the_rest_of_the_run_in_whole_units(shards, unit, start_unit, units) -> None:
-    plan = Plan(manifest(shards), "train", 0, 2)
+    plan = EpochPlan(manifest(shards), "train", 0, 2)
     start, stop = start_unit * unit, (start_unit + units) * unit
     spans = list(plan.spans(start, stop, unit))
     assert spans[0][0] == start and spans[-1][1] == stop
@@ -67,17 +67,17 @@ def test_spans_cover_the_rest_of_the_run_in_whole_units(shards, unit, start_unit
 
 
 def test_epochs_and_seeds_differ_and_windows_stay_local() -> None:
-    plan = Plan(manifest([[64] * 16]), "train", 0, 4)
+    plan = EpochPlan(manifest([[64] * 16]), "train", 0, 4)
     first, second = rows_at(plan, 0, 1024), rows_at(plan, 1024, 2048)
     assert [row[:3] for row in first] != [row[:3] for row in second]
-    assert first != rows_at(Plan(manifest([[64] * 16]), "train", 1, 4), 0, 1024)
+    assert first != rows_at(EpochPlan(manifest([[64] * 16]), "train", 1, 4), 0, 1024)
     for window in range(4):
         assert len({row[1] for row in first[window * 256 : (window + 1) * 256]}) == 4
 
 
 def test_no_rows_is_an_error() -> None:
     with pytest.raises(StoreError, match="no rows in split 'validation'"):
-        Plan(manifest([[3]]), "validation", 0, 1)
+        EpochPlan(manifest([[3]]), "validation", 0, 1)
 
 
 def test_positions_of_ranks_partition_the_batch() -> None:

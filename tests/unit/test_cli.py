@@ -137,7 +137,7 @@ def test_the_placeholder_of_the_examples_is_no_bucket() -> None:
     assert line == "error: s3://BUCKET/store: is the placeholder of the examples. Put the name of your bucket there.\n"
 
 
-def chances(*settings: str, preset: str = "laptop") -> dict[str, float]:
+def effect_probabilities(*settings: str, preset: str = "laptop") -> dict[str, float]:
     arguments = [word for setting in settings for word in ("--set", setting)]
     page = json.loads(run("config", "--preset", preset, "--json", *arguments))["page"]
     return {name: effect.chance for name, effect in planned(PageConfig(**page)).items()}
@@ -145,11 +145,17 @@ def chances(*settings: str, preset: str = "laptop") -> dict[str, float]:
 
 def test_a_fax_is_a_fax_whatever_the_preset_has_switched_off() -> None:
     fax = {name: effect.chance for name, effect in PRESETS["fax"].items()}
-    assert "threshold" not in chances()
-    assert chances("page.effects=fax") == fax
-    assert chances("page.effects=fax", "page.chances.threshold=0.1") == fax | {"threshold": 0.1}
-    assert chances("page.effects=fax", "page.chances={threshold: 0.1}") == fax | {"threshold": 0.1}
-    assert chances("page.effects=mixed") == chances(), "what the preset has already changes nothing"
+    assert "threshold" not in effect_probabilities()
+    assert effect_probabilities("page.effects=fax") == fax
+    assert effect_probabilities("page.effects=fax", "page.effect_probabilities.threshold=0.1") == fax | {
+        "threshold": 0.1
+    }
+    assert effect_probabilities("page.effects=fax", "page.effect_probabilities={threshold: 0.1}") == fax | {
+        "threshold": 0.1
+    }
+    assert effect_probabilities("page.effects=mixed") == effect_probabilities(), (
+        "what the preset has already changes nothing"
+    )
 
 
 @pytest.mark.parametrize("value", [".inf", ".nan", "-.inf"])

@@ -28,7 +28,7 @@ def make_run(folder: Path, in_chans: int, name: str, image: dict, fit: str = "st
             "timing_dim": 4,
             "signal": {"width": 8, "depth": 2},
             "text": {"width": 16, "depth": 1, "heads": 2, "vocab_size": 100},
-            "decoder": {"width": 16, "columns_per_s": 25, "read_px": 24},
+            "decoder": {"width": 16, "columns_per_s": 25, "sample_rows": 24},
         },
     }
     config = build(Config, content, where="test")

@@ -68,9 +68,9 @@ def test_the_ablation_has_the_arms_that_were_asked_for() -> None:
     sweep = load(SweepConfig, "sweep-ablation")
     first = next(iter(sweep.arms))
     assert sweep.arms[first] == {}
-    of_pages_alone = [arm for arm, changes in sweep.arms.items() if "training.withhold_signals" in changes]
+    of_pages_alone = [arm for arm, changes in sweep.arms.items() if "training.drop_signal_fraction" in changes]
     for arm, changes in sweep.arms.items():
-        other = sweep.arms[sweep.against.get(arm, first)].items()
+        other = sweep.arms[sweep.baseline.get(arm, first)].items()
         assert len(set(changes.items()) ^ set(other)) == (0 if arm == first else 2 if arm in of_pages_alone[1:] else 1)
     assert len(sweep.arms) == 9 and len(of_pages_alone) == 2 and len(sweep.seeds) == 3 and sweep.length == 27
     base = load(Config, sweep.base)

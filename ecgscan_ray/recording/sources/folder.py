@@ -203,7 +203,7 @@ def _report_other_files(root: Path, files: list[Path]) -> None:
 
 
 def _report_unused_columns(table: Table) -> None:
-    """One line on the columns without a meaning here; a decisive one under a similar name is refused."""
+    """One line on the columns without a meaning here; a training_identity one under a similar name is refused."""
     unused = [name for name in table.columns if name not in COLUMNS]
     absent = [name for name in COLUMNS if name not in table.columns]
     for name in unused:

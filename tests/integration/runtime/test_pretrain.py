@@ -23,7 +23,9 @@ from tests.tiny import tiny_config
 
 def rows_by_step(run: Path) -> dict[int, int]:
     """Step -> the key of the set of rows in its global batch, over all parts of the run."""
-    return {int(line["step"]): int(line["rows_key"]) for line in read_metrics(str(run)) if line["kind"] == "train"}
+    return {
+        int(line["step"]): int(line["batch_fingerprint"]) for line in read_metrics(str(run)) if line["kind"] == "train"
+    }
 
 
 def kill_a_worker_after(checkpoint: Path) -> threading.Thread:

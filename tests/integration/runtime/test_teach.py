@@ -33,7 +33,7 @@ def test_a_teacher_is_taught_and_told_from_a_page_encoder(teacher: Path, sample_
     assert json.loads((teacher / "finished.json").read_text()) == {"step": 4}
     lines = [line for line in read_metrics(str(teacher)) if line["kind"] == "train"]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
-    assert {"report_loss", "view_loss", "hidden_loss", "r_hidden", "rows_key"} <= lines[-1].keys()
+    assert {"report_loss", "view_loss", "hidden_loss", "r_hidden", "batch_fingerprint"} <= lines[-1].keys()
     assert load_teacher(str(teacher), "last").state.step == 4
     with pytest.raises(RunError, match="holds a teacher"):
         load_run(str(teacher))
@@ -50,7 +50,9 @@ def test_stop_and_resume_sees_each_row_once(teacher: Path, sample_store: str, tm
 
 
 def rows_by_step(run: Path) -> dict[int, int]:
-    return {int(line["step"]): int(line["rows_key"]) for line in read_metrics(str(run)) if line["kind"] == "train"}
+    return {
+        int(line["step"]): int(line["batch_fingerprint"]) for line in read_metrics(str(run)) if line["kind"] == "train"
+    }
 
 
 def stop_at_two(step: int, metrics: dict[str, float]) -> bool:

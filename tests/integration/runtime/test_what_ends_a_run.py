@@ -64,7 +64,7 @@ def scratch_left(run: str) -> list[str]:
 
 def curve(run: Path) -> dict[int, tuple[float, float, float]]:
     lines = [line for line in read_metrics(str(run)) if line["kind"] == "train"]
-    return {line["step"]: (line["rows_key"], line["loss"], line["grad_norm"]) for line in lines}
+    return {line["step"]: (line["batch_fingerprint"], line["loss"], line["grad_norm"]) for line in lines}
 
 
 def test_a_second_command_in_the_folder_is_refused(sample_store: str, tmp_path: Path) -> None:

@@ -47,8 +47,8 @@ def distances(change: np.ndarray, points: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", sorted(EFFECTS))
 def test_of_every_effect(name):
     """Alone, upon a page that is turned and seen from aside."""
-    chances = {"rotation": 1.0, "perspective": 1.0, "shift": 1.0, name: 1.0}
-    page = PageConfig(**PIXELS, channels=3, effects="clean", chances=chances, strength=1.5)
+    effect_probabilities = {"rotation": 1.0, "perspective": 1.0, "shift": 1.0, name: 1.0}
+    page = PageConfig(**PIXELS, channels=3, effects="clean", effect_probabilities=effect_probabilities, strength=1.5)
     recording = Sheet("a", beats(250.0), 250.0)
     for key in range(4):
         change, points, truth = drawn_alone(page, recording, key * 7919)
@@ -58,7 +58,9 @@ def test_of_every_effect(name):
 @pytest.mark.parametrize("effects", sorted(PRESETS))
 def test_no_half_pixel_in_any_preset(effects):
     """Flat traces: the middle of what changed lies on the truth, across the line, in the mean of many places."""
-    page = PageConfig(**PIXELS, channels=3, effects=effects, layouts={"12x1": 1.0}, chances={"rotation": 0})
+    page = PageConfig(
+        **PIXELS, channels=3, effects=effects, layouts={"12x1": 1.0}, effect_probabilities={"rotation": 0}
+    )
     recording, errors = Sheet("a", np.zeros((12, 1000), np.float32), 100.0), []
     for key in range(10):
         change, points, _ = drawn_alone(page, recording, key * 104729)
@@ -90,9 +92,11 @@ def test_of_any_settings(seed, key):
     assert distances(change, points).mean() < (1.5 if gone else 0.5), (page, truth.effects)
 
 
-@pytest.mark.parametrize("chances", [{"curl": 1.0}, {"turn": 1.0}, {"curl": 1.0, "turn": 1.0, "crop": 1.0}])
-def test_masks_lie_on_curled_and_turned_traces(chances):
-    page = PageConfig(**PIXELS, effects="clean", chances=chances, paper="a4", fit="pad")
+@pytest.mark.parametrize(
+    "effect_probabilities", [{"curl": 1.0}, {"turn": 1.0}, {"curl": 1.0, "turn": 1.0, "crop": 1.0}]
+)
+def test_masks_lie_on_curled_and_turned_traces(effect_probabilities):
+    page = PageConfig(**PIXELS, effects="clean", effect_probabilities=effect_probabilities, paper="a4", fit="pad")
     recording = Sheet("a", beats(250.0), 250.0)
     for key in (3, 5, 8):
         change, _, truth = drawn_alone(page, recording, key)
@@ -102,8 +106,8 @@ def test_masks_lie_on_curled_and_turned_traces(chances):
 
 
 def test_without_keeping_leads_only_what_lies_in_the_image_is_named():
-    page = PageConfig(**PIXELS, effects="clean", chances={"crop": 1.0, "shift": 1.0}, keep_leads=False)
-    page = page.model_copy(update={"sizes": {"crop": (0.5, 0.6), "shift": (0.1, 0.2)}})
+    page = PageConfig(**PIXELS, effects="clean", effect_probabilities={"crop": 1.0, "shift": 1.0}, keep_leads=False)
+    page = page.model_copy(update={"effect_ranges": {"crop": (0.5, 0.6), "shift": (0.1, 0.2)}})
     recording, lost = Sheet("a", np.zeros((12, 1000), np.float32), 100.0), 0
     for key in range(12):
         pages = Renderer(page).render([recording], np.array([key * 31], np.uint64))

@@ -73,16 +73,16 @@ def test_only_seeds_that_both_arms_have_are_paired() -> None:
 
 def test_an_arm_is_set_beside_the_one_it_names(tmp_path: Path) -> None:
     runs = {"whole": {0: rows(1, 0)}, "half": {0: rows(0.5, 1)}, "half, tied": {0: rows(0.6, 2)}}
-    config = SweepConfig(arms={arm: {} for arm in runs}, against={"half, tied": "half"})
+    config = SweepConfig(arms={arm: {} for arm in runs}, baseline={"half, tied": "half"})
     name = "retrieval.page_to_text.mrr"
-    table = compare(runs, config.against, resamples=20)
+    table = compare(runs, config.baseline, resamples=20)
     value = {arm: table[arm][name].value.value for arm in runs}
     difference = table["half, tied"][name].difference
     assert difference is not None and difference.value == pytest.approx(value["half, tied"] - value["half"])
-    assert write_ablation_report(str(tmp_path), table, config, [])["against"] == {"half, tied": "half"}
+    assert write_ablation_report(str(tmp_path), table, config, [])["baselines"] == {"half, tied": "half"}
     assert "beside half" in (tmp_path / "report.html").read_text()
-    with pytest.raises(ConfigError, match="against names 'other', which is no arm"):
-        build(SweepConfig, {"arms": {"whole": {}}, "against": {"whole": "other"}}, where="test")
+    with pytest.raises(ConfigError, match="baseline names 'other', which is no arm"):
+        build(SweepConfig, {"arms": {"whole": {}}, "baseline": {"whole": "other"}}, where="test")
 
 
 def test_a_clear_difference_wants_every_seed() -> None:

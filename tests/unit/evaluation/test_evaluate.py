@@ -51,7 +51,7 @@ def config() -> Config:
             "timing_dim": 4,
             "signal": {"width": 8, "depth": 2},
             "text": {"width": 16, "depth": 1, "heads": 2, "vocab_size": 300},
-            "decoder": {"width": 16, "columns_per_s": 25, "read_px": 24},
+            "decoder": {"width": 16, "columns_per_s": 25, "sample_rows": 24},
         },
         "evaluation": {"bootstrap": 50, "batch_size": 7, "probe_views": 1, "pages_shown": 3, "redrawn_shown": 2},
     }
@@ -152,7 +152,7 @@ def test_without_reports_labels_patients_and_validation(config, tokenizer, maker
     bare = {"report": None, "labels": {}, "patient_id": None}
     without = config.model_copy(
         update={
-            "objective": config.objective.model_copy(update={"gram_weight": 0.0, "pair_shares": {"image_signal": 1}})
+            "objective": config.objective.model_copy(update={"gram_weight": 0.0, "pair_weights": {"image_signal": 1}})
         }
     )
     maker = BatchMaker(without, tokenizer)

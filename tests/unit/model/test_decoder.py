@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ecgscan_ray.evaluation.redraw import OTHER_VARIANCE, project_on_laws
-from ecgscan_ray.model.decoder import ALGEBRA_GAIN, Decoder, Places
-from ecgscan_ray.model.frame import Frame, RowGrid, Votes, inside, read_rows
+from ecgscan_ray.model.decoder import ALGEBRA_GAIN, Decoder, LayoutGrid
+from ecgscan_ray.model.frame import Frame, RowSampler, Votes, apply_homography, sample_rows
 from ecgscan_ray.objective.soft_leads import lead_residual
 from ecgscan_ray.paper import Renderer, page_key
 from ecgscan_ray.paper.layout import LAYOUTS, nominal_frame, strip_boxes, timed
@@ -25,7 +25,7 @@ def test_inside_is_the_homography_of_opencv() -> None:
     corners = np.array([(0.1, 0.2), (0.95, 0.15), (0.9, 0.85), (0.05, 0.8)], np.float32)
     uv = np.random.default_rng(0).random((7, 2)).astype(np.float32)
     expected = cv2.perspectiveTransform(uv[None], cv2.getPerspectiveTransform(square, corners))[0]
-    found = inside(torch.from_numpy(corners)[None], torch.from_numpy(uv)[None])[0]
+    found = apply_homography(torch.from_numpy(corners)[None], torch.from_numpy(uv)[None])[0]
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
 
 
@@ -33,11 +33,11 @@ def test_inside_is_the_homography_of_opencv() -> None:
 @pytest.mark.parametrize("name", sorted(LAYOUTS))
 def test_every_column_lies_on_the_strip_that_shows_it(name: str, speed: float) -> None:
     page = tiny_config(page__layouts={name: 1.0}, page__paper_speed_mm_per_s=speed).page
-    places, layout = Places(name, speed, COLUMNS), timed(name, speed)
+    places, layout = LayoutGrid(name, speed, COLUMNS), timed(name, speed)
     u = (torch.arange(COLUMNS) + 0.5) / COLUMNS
     row = places.row
     corners = torch.from_numpy(nominal_frame(page, name))[None]
-    flat = RowGrid(page)(corners, u, row, torch.zeros(1, 1))[0, :, 0].flatten(0, 1).numpy()  # (R * W, 2)
+    flat = RowSampler(page)(corners, u, row, torch.zeros(1, 1))[0, :, 0].flatten(0, 1).numpy()  # (R * W, 2)
     boxes, pitch = strip_boxes(page, name), (u[1] - u[0]).item()
     seen = 0
     for group in places.groups:
@@ -75,8 +75,8 @@ def test_leads_of_a_moment_are_mixed_by_what_is_shown_then() -> None:
     flags = torch.cat([patterns.double(), torch.ones(4, 1, dtype=torch.float64)], 1)
     solved = torch.linalg.lstsq(flags, corrections.flatten(1) / ALGEBRA_GAIN).solution
     with torch.no_grad():
-        decoder.algebra.weight.copy_(solved[:-1].T)
-        decoder.algebra.bias.copy_(solved[-1])
+        decoder.lead_mixing.weight.copy_(solved[:-1].T)
+        decoder.lead_mixing.bias.copy_(solved[-1])
         mixed = decoder._mixed(drawn, shown).flatten(2)
     assert lead_residual(mixed).abs().max() < 1e-4 < lead_residual(drawn.flatten(2)).abs().max()
     seen = shown.repeat_interleave(decoder.per_column, -1).expand(2, -1, -1)
@@ -92,7 +92,7 @@ def test_the_page_is_dark_where_the_recording_says(name: str) -> None:
     recording = made_up()
     page = Renderer(config.page).render([recording], np.array([page_key(0, 0, recording.id, 0)], np.uint64))
     image = 1 - torch.from_numpy(page.image).permute(0, 3, 1, 2).float() / 255
-    places = Places(name, 25.0, COLUMNS)
+    places = LayoutGrid(name, 25.0, COLUMNS)
     signal = recording.signal_mv[:, :1000].reshape(12, COLUMNS, 4)[..., 2]  # at the middle of each column
     height = np.zeros(places.rows * COLUMNS, np.float32)
     for group in places.groups:
@@ -100,15 +100,15 @@ def test_the_page_is_dark_where_the_recording_says(name: str) -> None:
             shown = signal[lead, group.own.argmax(0)]
             height[source] = (shown - np.median(shown)) * places.flip.flatten()[source].numpy()
     height_mv = torch.from_numpy(height.reshape(places.rows, 1, COLUMNS))
-    row, grid = places.row, RowGrid(config.page)
+    row, grid = places.row, RowSampler(config.page)
     corners, u = torch.from_numpy(page.truth[0].frame_corners())[None], (torch.arange(COLUMNS) + 0.5) / COLUMNS
 
     def ink(late_s: float = 0.0, up_mv: float = 0.0) -> float:
-        return read_rows(image, grid(corners, u + late_s / 10, row, height_mv + up_mv)).median().item()
+        return sample_rows(image, grid(corners, u + late_s / 10, row, height_mv + up_mv)).median().item()
 
     beats = height_mv.abs() > 0.3
     assert ink() > 0.35 and ink(up_mv=0.15) < 0.6 * ink() and ink(up_mv=-0.15) < 0.6 * ink()
-    on, late = (read_rows(image, grid(corners, u + dt, row, height_mv))[:, 0][beats].mean() for dt in (0.0, 0.012))
+    on, late = (sample_rows(image, grid(corners, u + dt, row, height_mv))[:, 0][beats].mean() for dt in (0.0, 0.012))
     assert on > 2 * late
 
 
@@ -142,8 +142,8 @@ def test_sure_votes_give_the_true_frame(name: str) -> None:
     near = true + torch.tensor([[[0.01, 0.0], [-0.01, 0.0], [0.008, 0.0], [-0.006, 0.0]]])
     uv = frame.edge_uv
     u = uv[..., :1] + frame.steps
-    places = inside(near, torch.stack([u, uv[..., 1:].expand_as(u)], -1))
-    distance = (places - inside(true, uv)[:, :, None]).square().sum(-1)
+    places = apply_homography(near, torch.stack([u, uv[..., 1:].expand_as(u)], -1))
+    distance = (places - apply_homography(true, uv)[:, :, None]).square().sum(-1)
     found = frame._fit(near, Votes(-distance * 2e5, places, frame.edge_counts), uv)
     assert (found - true).abs().max() < 0.15 * (near - true).abs().max()
 

@@ -16,7 +16,7 @@ from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import ExternalEncoderConfig, build
 from ecgscan_ray.errors import ConfigError
-from ecgscan_ray.model.external import OTHER_ORDERS, ExternalReader, load_external, trust, trusted
+from ecgscan_ray.model.external import OTHER_ORDERS, ExternalSignalEncoder, load_external, trust, trusted
 from ecgscan_ray.recording.leads import LEADS
 from ecgscan_ray.training.checkpoint import build_model, build_teacher
 from ecgscan_ray.training.tensors import to_device
@@ -35,7 +35,7 @@ def test_kept_vectors_stand_for_the_teacher() -> None:
     config, batch = tiny_config(teacher__digest="x"), batch_of()
     model, teacher = build_model(config, TOKENIZER), build_teacher(tiny_config(task="teach", seed=3), TOKENIZER)
     assert model.teacher is not None
-    model.teacher.adopt(teacher, torch.full((16,), 0.1), torch.full((12,), -0.1))
+    model.teacher.load_teacher(teacher, torch.full((16,), 0.1), torch.full((12,), -0.1))
     asked = model.eval()(batch)
     teacher.eval()
     said = {
@@ -111,7 +111,7 @@ def test_an_external_encoder_answers_from_either_file(
     config = config_of(external, path=str(tmp_path / f"encoder.{kind}"), factory=factory)
     teacher_config = tiny_config(task="teach", teacher__encoder=config.model_dump())
     teacher = build_teacher(teacher_config, TOKENIZER).train()
-    assert isinstance(teacher.reader, ExternalReader)
+    assert isinstance(teacher.reader, ExternalSignalEncoder)
     batch = batch_of()
     output = teacher(batch)
     assert output["signal_features"].shape == (6, 16)

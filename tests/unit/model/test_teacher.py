@@ -10,7 +10,7 @@ from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config
 from ecgscan_ray.evaluation.score import teacher_score
-from ecgscan_ray.model.teacher import FillIn, hide
+from ecgscan_ray.model.teacher import SignalReconstructionHead, mask_spans
 from ecgscan_ray.objective.teacher import TeacherObjective, teacher_metrics
 from ecgscan_ray.training.checkpoint import build_teacher
 from ecgscan_ray.training.tensors import to_device
@@ -39,7 +39,7 @@ def test_no_page_is_drawn(batch: dict[str, torch.Tensor]) -> None:
 
 def test_what_is_hidden_is_gone_and_about_as_much_as_asked_for() -> None:
     signal = torch.ones(64, 12, 1000)
-    left, hidden = hide(signal, 0.5, 60, torch.Generator().manual_seed(1))
+    left, hidden = mask_spans(signal, 0.5, 60, torch.Generator().manual_seed(1))
     assert torch.equal(left == 0, hidden)
     assert hidden.float().mean() == pytest.approx(1 - 0.75**2, abs=0.02)
     moments = hidden.all(1).float().mean()
@@ -50,7 +50,7 @@ def test_what_is_hidden_is_gone_and_about_as_much_as_asked_for() -> None:
 @pytest.mark.parametrize("places", [32, 40, 7])
 def test_each_place_of_the_map_draws_its_own_stretch(places: int) -> None:
     torch.manual_seed(0)
-    fill_in, features = FillIn(8, places, 1000), torch.randn(1, 8, places, requires_grad=True)
+    fill_in, features = SignalReconstructionHead(8, places, 1000), torch.randn(1, 8, places, requires_grad=True)
     drawn = fill_in(features)
     assert drawn.shape == (1, 12, 1000)
     (grad,) = torch.autograd.grad(drawn[0, :, 500].sum(), features)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ecgscan_ray.objective.contrastive import MODALITIES, Items, gather_items
+from ecgscan_ray.objective.contrastive import MODALITIES, GatheredFeatures, gather_features
 
 DOUBLE = torch.float64
 ROWS, DIM, SAMPLES = 8, 6, 60
@@ -22,10 +22,10 @@ def flags(rows: int, **changes: torch.Tensor) -> dict[str, torch.Tensor]:
     return batch | {name: torch.arange(rows) for name in ("recording_key", "patient_key", "report_key")} | changes
 
 
-def items_of(image, signal, text, settings=None, **changes) -> Items:
+def items_of(image, signal, text, settings=None, **changes) -> GatheredFeatures:
     features = dict(zip(MODALITIES, (image, signal, text), strict=True))
     output = {f"{name}_features": value for name, value in features.items()}
-    return gather_items(output, flags(len(image), **changes), **(settings or {}))
+    return gather_features(output, flags(len(image), **changes), **(settings or {}))
 
 
 def joint_batch() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ecgscan_ray.objective import blockwise
-from ecgscan_ray.objective.contrastive import Items, pair_losses, triple_loss
+from ecgscan_ray.objective.contrastive import GatheredFeatures, pair_losses, triple_loss
 from ecgscan_ray.objective.scores import EPS, Area, Volume
 from tests.unit.objective.batches import DOUBLE, items_of, unit
 
@@ -124,7 +124,7 @@ def test_large_batches_are_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(blockwise, "DENSE_SCORES", 50)
     monkeypatch.setattr(blockwise, "BLOCK_SCORES", 40)
     items = items_of(*(unit(10, 5, k) for k in range(3)))
-    plan = blockwise.Plan(None, items.comparison("image"))  # type: ignore[arg-type]
+    plan = blockwise.BlockPlan(None, items.comparison("image"))  # type: ignore[arg-type]
     assert not plan.dense and list(plan.blocks()) == [(0, 4), (4, 8), (8, 10)]
 
 
@@ -168,11 +168,11 @@ def test_same_recording_patient_or_report_is_no_negative_unless_told() -> None:
     free = items_of(*vectors)
     expected = torch.eye(4).bool().logical_not() & False
     expected[0, 1] = expected[1, 0] = True
-    assert not free.comparison("image").barred(0, 4).any()
+    assert not free.comparison("image").excluded(0, 4).any()
     for key in ("recording_key", "patient_key", "report_key"):
-        barred = items_of(*vectors, **{key: shared}).comparison("image").barred(0, 4)
-        torch.testing.assert_close(barred, expected, msg=key)
-        unmasked = items_of(*vectors, {"mask_same": False}, **{key: shared})
+        excluded = items_of(*vectors, **{key: shared}).comparison("image").excluded(0, 4)
+        torch.testing.assert_close(excluded, expected, msg=key)
+        unmasked = items_of(*vectors, {"mask_false_negatives": False}, **{key: shared})
         assert (
             triple_loss(unmasked, SCALE)
             == triple_loss(free, SCALE)
@@ -180,7 +180,7 @@ def test_same_recording_patient_or_report_is_no_negative_unless_told() -> None:
         )
 
 
-def items_in(dtype: torch.dtype) -> Items:
+def items_in(dtype: torch.dtype) -> GatheredFeatures:
     return items_of(*(unit(256, 128, k).to(dtype) for k in range(3)))
 
 

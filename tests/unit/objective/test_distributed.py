@@ -31,14 +31,14 @@ def settings() -> Iterator[tuple[str, ObjectiveConfig]]:
                     pair=pair,
                     block_rows=block_rows,
                     label_smoothing=0.1 if block_rows != 1 else 0.0,
-                    centre_teachers=block_rows == 3,
+                    center_targets=block_rows == 3,
                     precordial_tie_weight=0.2,
                 ),
             )
 
 
 def gradients(
-    config: ObjectiveConfig, raw: dict[str, torch.Tensor], batch: dict[str, torch.Tensor], even: bool = True
+    config: ObjectiveConfig, raw: dict[str, torch.Tensor], batch: dict[str, torch.Tensor], equal_rows: bool = True
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Each term, and its gradient in a shared matrix and in scalars that stand for the model's parameters."""
     weight = torch.eye(DIM, dtype=torch.float64).requires_grad_()
@@ -48,7 +48,7 @@ def gradients(
         for name, value in raw.items()
     }
     output |= {"gram_logit_scale": scale * 5, "pair_logit_scale": scale * 5, "pair_logit_bias": -scale}
-    losses = Objective(config, even_batches=even)(output, batch, progress=0.5)
+    losses = Objective(config, even_batches=equal_rows)(output, batch, progress=0.5)
     found = {}
     for name, loss in losses.items():
         if loss.requires_grad:
@@ -70,7 +70,7 @@ def _process(index: int, world: int, port: int, folder: str, backend: str) -> No
         own = slice(sum(shares[:index]), sum(shares[: index + 1]))
         mine = {k: v[own] for k, v in raw.items()}, {k: v[own] for k, v in batch.items()}
         for name, config in settings():
-            result = gradients(config, *mine, even=len(set(shares)) == 1)
+            result = gradients(config, *mine, equal_rows=len(set(shares)) == 1)
             for parts in result.values():
                 for value in parts.values():  # DDP averages gradients over ranks
                     dist.all_reduce(value)

@@ -95,7 +95,7 @@ def test_teachers_with_a_common_direction_make_hubs_and_centring_unmakes_them(sh
     image = F.normalize(free_signal + free_text + 2.0 * unit(128, 64, 11), dim=-1)
     sizes = {}
     for centred in (False, True):
-        items = items_of(image, signal, text, {"centre_teachers": centred})
+        items = items_of(image, signal, text, {"center_targets": centred})
         columns = items.columns
         assert columns["signal"].norm(dim=-1).sub(1).abs().max() < 1e-12
         sizes[centred] = hub_size(gram_volume(items.rows["image"], columns["signal"], columns["text"]))

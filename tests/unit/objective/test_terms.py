@@ -61,7 +61,11 @@ def test_reconstruction_counts_only_weighted_samples() -> None:
 
 
 def test_weights_are_applied_and_scheduled() -> None:
-    schedules = {"pair": {"end": 0.2}, "gram": {"rise": 0.5}, "soft_lead": {"rise": 0.5, "end": 3.0}}
+    schedules = {
+        "pair": {"final_factor": 0.2},
+        "gram": {"warmup": 0.5},
+        "soft_lead": {"warmup": 0.5, "final_factor": 3.0},
+    }
     objective = Objective(ObjectiveConfig(pair_weight=0.5, gram_weight=2.0, soft_lead_weight=1.0, schedules=schedules))
     assert [objective.weights(at)["pair_loss"] for at in (0.0, 1.0)] == pytest.approx([0.5, 0.1])
     assert [objective.weights(at)["gram_loss"] for at in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([0, 1, 2, 2])
@@ -81,7 +85,7 @@ def outputs() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
 @pytest.mark.parametrize("triple", ["gram", "triangle"])
 def test_loss_is_the_sum_of_what_is_logged_weighted(triple: str) -> None:
     config = ObjectiveConfig(
-        triple=triple, precordial_tie_weight=0.3, pair_weight=0.7, schedules={"pair": {"end": 0.1}}
+        triple=triple, precordial_tie_weight=0.3, pair_weight=0.7, schedules={"pair": {"final_factor": 0.1}}
     )
     output, batch = outputs()
     objective = Objective(config)
@@ -111,8 +115,8 @@ def test_pair_term_is_the_mean_of_its_pairs_by_share() -> None:
 
 
 def test_pair_shares_of_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="pair_shares wants"):
-        ObjectiveConfig(pair_shares={"image_text": 0.0})
+    with pytest.raises(ValueError, match="pair_weights wants"):
+        ObjectiveConfig(pair_weights={"image_text": 0.0})
 
 
 def test_a_page_without_signal_is_held_to_the_lead_laws_alone() -> None:
@@ -143,7 +147,7 @@ def test_without_reports_text_terms_are_nothing_and_no_nan() -> None:
     losses["loss"].backward()
     assert all(torch.isfinite(value.grad).all() for value in output.values() if value.grad is not None)
     assert not output["text_features"].grad.any()
-    alone = ObjectiveConfig(gram_weight=0.0, pair_shares={"image_signal": 1.0})
+    alone = ObjectiveConfig(gram_weight=0.0, pair_weights={"image_signal": 1.0})
     assert not alone.uses_text and ObjectiveConfig().uses_text
     torch.testing.assert_close(Objective(alone)(output, batch)["pair_loss"], 3 * losses["pair_loss"])
 
@@ -152,4 +156,4 @@ def test_which_losses_use_text() -> None:
     assert not ObjectiveConfig(gram_weight=0, pair_weight=0).uses_text
     assert ObjectiveConfig(gram_weight=0, pair_weight=1).uses_text
     assert ObjectiveConfig(gram_weight=1, pair_weight=0).uses_text
-    assert not ObjectiveConfig(gram_weight=0, pair_shares={"image_signal": 1.0, "image_text": 0.0}).uses_text
+    assert not ObjectiveConfig(gram_weight=0, pair_weights={"image_signal": 1.0, "image_text": 0.0}).uses_text

@@ -6,7 +6,7 @@ import pytest
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.paper import LAYOUTS, Renderer, marks, strip_boxes, windows_of
-from ecgscan_ray.paper.layout import WINDOWS, find_layout, make_layout, place, timed
+from ecgscan_ray.paper.layout import MAX_STRIPS, find_layout, make_layout, place, timed
 from ecgscan_ray.recording.leads import LEADS
 from tests.unit.paper.pages import sheet
 
@@ -15,7 +15,7 @@ from tests.unit.paper.pages import sheet
 def test_each_lead_stands_once_outside_rhythm_rows(name):
     layout = LAYOUTS[name]
     assert sorted(s.lead for s in layout.strips if not s.rhythm) == list(range(12))
-    assert len(layout.strips) <= WINDOWS
+    assert len(layout.strips) <= MAX_STRIPS
     cells = {(s.row, s.x_s) for s in layout.strips}
     assert len(cells) == len(layout.strips)
 
@@ -154,5 +154,5 @@ def test_a_deep_header_lets_rows_begin_90_mm_below_the_edge():
     assert place(page, layout, "left", top=1.0).first < 85 < 92 < place(page, layout, "left", top=1.0, header=1.0).first
     lowest = place(page, layout, "left", top=1.0, header=1.0)
     assert lowest.first + 3.5 * lowest.pitch <= lowest.page_mm[1] - 12.0 + 1e-9
-    unmoved = PageConfig(deep_header=0.0)
+    unmoved = PageConfig(max_extra_header=0.0)
     assert place(unmoved, layout, "left", header=1.0) == place(page, layout, "left")

@@ -153,7 +153,9 @@ def test_the_footer_states_the_scale_that_is_drawn():
 
 def test_speeds_and_gains_vary_by_their_shares_and_are_recorded_printed_and_drawn():
     page = PageConfig(effects="clean", speeds={25.0: 0.5, 50.0: 0.5}, gains={5.0: 0.3, 10.0: 0.4, 20.0: 0.3})
-    page = page.model_copy(update={"chest_half_gain": 0.5, "height": 850, "width": 1100, "layouts": {"3x4": 1.0}})
+    page = page.model_copy(
+        update={"half_gain_precordial_probability": 0.5, "height": 850, "width": 1100, "layouts": {"3x4": 1.0}}
+    )
     signal = np.zeros((12, 1000), np.float32)
     signal[:, 60:100] = 0.5
     keys = np.arange(60, dtype=np.uint64) * 7919
@@ -182,7 +184,12 @@ def test_chest_leads_at_half_gain_are_half_as_high():
     signal = np.zeros((12, 1000), np.float32)
     signal[:, 10:150] = 1.0
     page = PageConfig(
-        effects="clean", height=850, width=1100, layouts={"12x1": 1.0}, chest_half_gain=1.0, baseline="none"
+        effects="clean",
+        height=850,
+        width=1100,
+        layouts={"12x1": 1.0},
+        half_gain_precordial_probability=1.0,
+        baseline="none",
     )
     pages = Renderer(page).render([Sheet("s", signal, 100.0)], np.array([5], np.uint64))
     _, sy, _, _ = page_to_image(page)
@@ -218,7 +225,7 @@ def test_traces_can_be_cut_off_half_way_to_the_next_row():
 
 def test_an_effect_can_be_asked_for_and_left_out():
     sheets, keys = some(40)
-    asked = PageConfig(chances={"turn": 1.0, "curl": 1.0, "jpeg": 0.0})
+    asked = PageConfig(effect_probabilities={"turn": 1.0, "curl": 1.0, "jpeg": 0.0})
     applied = [truth.effects for truth in Renderer(asked).render(sheets, keys).truth]
     assert all({"turn", "curl"} <= set(found) and "jpeg" not in found for found in applied)
     ways = set()
@@ -230,21 +237,26 @@ def test_an_effect_can_be_asked_for_and_left_out():
     assert ways == {(0, False), (1, True), (1, False)}, "three quarter turns"
     for preset in effects.PRESETS:
         assert not any("turn" in t.effects for t in Renderer(PageConfig(effects=preset)).render(sheets, keys).truth)
-    with pytest.raises(ConfigError, match=r"page.sizes: no effect named 'jpg'. Did you mean 'jpeg'"):
-        Renderer(PageConfig(sizes={"jpg": (30.0, 40.0)}))
+    with pytest.raises(ConfigError, match=r"page.effect_ranges: no effect named 'jpg'. Did you mean 'jpeg'"):
+        Renderer(PageConfig(effect_ranges={"jpg": (30.0, 40.0)}))
 
 
 def test_a_size_alone_does_not_switch_an_effect_on():
     with pytest.raises(ConfigError) as caught:
-        Renderer(PageConfig(effects="clean", sizes={"jpeg": (30.0, 40.0)}))
-    assert str(caught.value) == "page.sizes: 'jpeg' is not among the effects of 'clean'. Give page.chances.jpeg too."
+        Renderer(PageConfig(effects="clean", effect_ranges={"jpeg": (30.0, 40.0)}))
+    assert (
+        str(caught.value)
+        == "page.effect_ranges: 'jpeg' is not among the effects of 'clean'. Give page.effect_probabilities.jpeg too."
+    )
     size, (sheets, keys) = {"jpeg": (30.0, 40.0)}, some(2)
-    asked = Renderer(PageConfig(effects="clean", sizes=size, chances={"jpeg": 1.0})).render(sheets, keys)
+    asked = Renderer(PageConfig(effects="clean", effect_ranges=size, effect_probabilities={"jpeg": 1.0})).render(
+        sheets, keys
+    )
     assert all("jpeg" in truth.effects for truth in asked.truth)
-    left_out = PageConfig(effects="clean", sizes=size, chances={"jpeg": 0.0})
-    clean = Renderer(left_out.model_copy(update={"sizes": {}, "chances": {}})).render(sheets, keys)
+    left_out = PageConfig(effects="clean", effect_ranges=size, effect_probabilities={"jpeg": 0.0})
+    clean = Renderer(left_out.model_copy(update={"effect_ranges": {}, "effect_probabilities": {}})).render(sheets, keys)
     np.testing.assert_array_equal(Renderer(left_out).render(sheets, keys).image, clean.image)
-    assert effects.planned(PageConfig(sizes=size))["jpeg"] == effects.Effect(0.55, 30.0, 40.0), "mixed has it"
+    assert effects.planned(PageConfig(effect_ranges=size))["jpeg"] == effects.Effect(0.55, 30.0, 40.0), "mixed has it"
 
 
 def test_the_sample_pages_of_the_laptop_preset_keep_their_pixels():
@@ -252,10 +264,10 @@ def test_the_sample_pages_of_the_laptop_preset_keep_their_pixels():
     saws = np.stack([(np.arange(1000) * (lead + 3) % 97) / 97 for lead in range(12)]).astype(np.float32)
     sheets, keys = [Sheet(f"made/{n}", saws, 100.0) for n in range(4)], some(4)[1]
     laptop = load(Config, "laptop").page
-    clean = laptop.model_copy(update={"effects": "clean", "chances": {}})
+    clean = laptop.model_copy(update={"effects": "clean", "effect_probabilities": {}})
     digest = hashlib.sha256(Renderer(clean).render(sheets, keys).image.tobytes()).hexdigest()
     assert digest[:16] == "4ad0dd4c9f90281e"
-    added = set(effects.PRESETS["mixed"]) - set(laptop.chances)
+    added = set(effects.PRESETS["mixed"]) - set(laptop.effect_probabilities)
     assert added == {
         "rotation", "perspective", "page_scale", "shift", "shading", "shadow", "cast", "gamma", "blur", "motion",
         "noise", "jpeg", "fold", "wrinkle", "glare", "stain", "fade", "grade",
@@ -359,11 +371,15 @@ def test_importing_the_paper_loads_no_heavy_library():
     assert found.stdout.strip() == "[]"
 
 
-def _drawn_with(channels: int = 1, number: int = 0, **chances: float) -> tuple[np.ndarray, tuple[str, ...]]:
+def _drawn_with(
+    channels: int = 1, number: int = 0, **effect_probabilities: float
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """A page that only lies straight, with these effects, and what was done to it."""
-    still = dict.fromkeys(effects.EFFECTS, 0.0) | {"page_scale": 1.0} | chances
+    still = dict.fromkeys(effects.EFFECTS, 0.0) | {"page_scale": 1.0} | effect_probabilities
     sizes = {"page_scale": (1.0, 1.0), "pale_ink": (0.4, 0.4), "rim": (6.0, 6.0), "dither": (0.2, 0.2)}
-    page = PageConfig(height=640, width=828, channels=channels, effects="scan", chances=still, sizes=sizes)
+    page = PageConfig(
+        height=640, width=828, channels=channels, effects="scan", effect_probabilities=still, effect_ranges=sizes
+    )
     sheets, keys = some(number + 1)
     found = Renderer(page).render(sheets[number:], keys[number:])
     return found.image[0, ..., 0] if channels == 1 else found.image[0], found.truth[0].effects

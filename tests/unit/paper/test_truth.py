@@ -23,8 +23,10 @@ def bare(monkeypatch):
 
 @pytest.mark.parametrize("name", [*LAYOUTS, "I II III | aVR aVL aVF | V1 V2 V3 | V4 V5 V6 + V1 II V5 I"])
 def test_truth_takes_less_than_a_kilobyte_and_survives_json(name):
-    page = PageConfig(height=850, width=1100, effects="photo", layouts={name: 1.0}, clip="row", chest_half_gain=1.0)
-    page = page.model_copy(update={"chances": dict.fromkeys(EFFECTS, 1.0)})
+    page = PageConfig(
+        height=850, width=1100, effects="photo", layouts={name: 1.0}, clip="row", half_gain_precordial_probability=1.0
+    )
+    page = page.model_copy(update={"effect_probabilities": dict.fromkeys(EFFECTS, 1.0)})
     recording = sheet(name="ptbxl/records500/21000/21837_hr")
     truth = Renderer(page).render([recording], np.array([2**64 - 5], np.uint64)).truth[0]
     assert len(truth.to_json().encode()) < 1000
@@ -139,7 +141,9 @@ def test_pad_keeps_the_millimetre_square_and_stretch_fills_the_image():
 
 @pytest.mark.parametrize("effects", ["clean", "scan"])
 def test_grid_nodes_lie_where_the_printed_lines_cross(effects):
-    page = PageConfig(height=850, width=1100, channels=3, effects=effects, chances={"threshold": 0.0}, fit="pad")
+    page = PageConfig(
+        height=850, width=1100, channels=3, effects=effects, effect_probabilities={"threshold": 0.0}, fit="pad"
+    )
     drawer, recording = Renderer(page), sheet()
     for key in range(12):
         pages = drawer.render([recording], np.array([key], np.uint64))

@@ -6,7 +6,7 @@ import pytest
 
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.errors import InputError, RecordingError
-from ecgscan_ray.paper.write import Files, contact_sheet, file_name, write_pages
+from ecgscan_ray.paper.write import OutputOptions, contact_sheet, file_name, write_pages
 from tests.unit.paper.pages import sheet
 
 
@@ -16,7 +16,7 @@ def test_pages_and_truth_are_written(tmp_path, channels, image_format):
     recordings[0].signal_mv[2, 50:60] = np.nan
     counts = []
     page = PageConfig(height=336, width=448, channels=channels)
-    paths = write_pages(recordings, Files(tmp_path / "new", image_format), page, 5, progress=counts.append)
+    paths = write_pages(recordings, OutputOptions(tmp_path / "new", image_format), page, 5, progress=counts.append)
     assert [p.name for p in paths] == [f"set_a_b{i}.{image_format}" for i in range(2)]
     assert counts == [2]
     assert cv2.imread(str(paths[0])).shape == (336, 448, 3)
@@ -30,7 +30,7 @@ def test_png_is_the_rendered_page_in_the_right_colours(tmp_path):
     from ecgscan_ray.paper import Renderer, page_key
 
     page, recording = PageConfig(channels=3, effects="clean"), sheet()
-    path = write_pages([recording], Files(tmp_path, truth=False), page, 9)[0]
+    path = write_pages([recording], OutputOptions(tmp_path, truth=False), page, 9)[0]
     image = Renderer(page).render([recording], np.array([page_key(9, 0, recording.id, 0)], np.uint64)).image[0]
     np.testing.assert_array_equal(cv2.imread(str(path))[..., ::-1], image)
     assert list(tmp_path.iterdir()) == [path]
@@ -40,7 +40,7 @@ def test_grid_nodes_are_written_when_asked(tmp_path):
     recording = sheet()
     records = [
         json.loads(
-            write_pages([recording], Files(tmp_path / str(grid), grid=grid), PageConfig(), 2)[0]
+            write_pages([recording], OutputOptions(tmp_path / str(grid), grid=grid), PageConfig(), 2)[0]
             .with_suffix(".json")
             .read_text()
         )
@@ -54,7 +54,7 @@ def test_grid_nodes_are_written_when_asked(tmp_path):
 
 def test_masks_number_the_strips(tmp_path):
     page, recording = PageConfig(height=336, width=448, effects="photo"), sheet()
-    path = write_pages([recording], Files(tmp_path, masks=True), page, 2)[0]
+    path = write_pages([recording], OutputOptions(tmp_path, masks=True), page, 2)[0]
     mask = cv2.imread(str(path.with_suffix(".mask.png")), cv2.IMREAD_UNCHANGED)
     assert mask.shape == (336, 448)
     assert set(np.unique(mask)) == set(range(14))
@@ -65,13 +65,13 @@ def test_masks_number_the_strips(tmp_path):
 
 def test_two_recordings_of_one_file_name_are_refused(tmp_path):
     with pytest.raises(RecordingError, match="a/b: shares its file name with a_b"):
-        write_pages([sheet(name="a_b"), sheet(name="a/b")], Files(tmp_path), PageConfig(), 0)
+        write_pages([sheet(name="a_b"), sheet(name="a/b")], OutputOptions(tmp_path), PageConfig(), 0)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file"):
-        write_pages([sheet()], Files(tmp_path / "file"), PageConfig(), 0)
+        write_pages([sheet()], OutputOptions(tmp_path / "file"), PageConfig(), 0)
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("../../etc/x", "etc_x"), ("", "recording"), ("ptbxl/7", "ptbxl_7")])
@@ -88,8 +88,8 @@ def test_contact_sheet_shows_every_preset():
 def test_many_processes_write_the_same_files(tmp_path):
     recordings = [sheet(seed=i, name=f"a/{i}") for i in range(9)]
     page, counts = PageConfig(effects="photo"), []
-    one = write_pages(recordings, Files(tmp_path / "one", views=4), page, 3)
-    two = write_pages(recordings, Files(tmp_path / "two", views=4), page, 3, workers=2, progress=counts.append)
+    one = write_pages(recordings, OutputOptions(tmp_path / "one", views=4), page, 3)
+    two = write_pages(recordings, OutputOptions(tmp_path / "two", views=4), page, 3, workers=2, progress=counts.append)
     assert [p.name for p in one] == [p.name for p in two]
     assert len(set(one)) == 36
     assert counts == [16, 32, 36]
@@ -102,4 +102,4 @@ def test_a_recording_that_cannot_be_drawn_stops_all_processes_with_its_name(tmp_
     bad = sheet(name="a/bad")
     bad.signal_mv[:] = np.nan
     with pytest.raises(RecordingError, match="a/bad"):
-        write_pages([sheet(), bad], Files(tmp_path), PageConfig(), 0, workers=2)
+        write_pages([sheet(), bad], OutputOptions(tmp_path), PageConfig(), 0, workers=2)

@@ -36,7 +36,7 @@ def test_without_reports_pages_meet_signals_alone(
 ) -> None:
     config = fitted(tiny_config(), store_of(tmp_path, [nothing] * 12), caplog)
     assert not config.objective.uses_text
-    assert (config.objective.gram_weight, config.objective.pair_shares) == (0, {"image_signal": 1.0})
+    assert (config.objective.gram_weight, config.objective.pair_weights) == (0, {"image_signal": 1.0})
     assert config.objective.pair_weight == tiny_config().objective.pair_weight
     (line,) = caplog.messages
     assert "no reports in the store" in line and "volume" in line and "MRR page to signal and r" in line

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ecgscan_ray.errors import InputError, RunError
-from ecgscan_ray.runtime.run_folder import claim, read_config, remove_unfinished_writes
+from ecgscan_ray.runtime.run_folder import open_run, read_config, remove_unfinished_writes
 from ecgscan_ray.store.manifest import Manifest, Shard
 from tests.checkpoints import write_checkpoint
 from tests.tiny import tiny_config
@@ -20,7 +20,7 @@ MANIFEST = Manifest(source="test", shards=[SHARD])
 
 
 def take(out: Path, fresh: bool = False, manifest: Manifest = MANIFEST, **changes: Any) -> str:
-    return claim(str(out), tiny_config(**changes), manifest, "/store", fresh)
+    return open_run(str(out), tiny_config(**changes), manifest, "/store", fresh)
 
 
 def test_a_folder_is_taken_recognised_and_refused_to_others(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_a_command_cut_while_it_took_the_folder_takes_it_again(tmp_path: Path, l
 def test_a_credential_in_the_stores_uri_is_not_kept(tmp_path: Path) -> None:
     uri = "abfs://:HUSHHUSH@account.blob.core.windows.net/c/store"
     with pytest.raises(InputError, match="a credential") as raised:
-        claim(str(tmp_path), tiny_config(), MANIFEST, uri, False)
+        open_run(str(tmp_path), tiny_config(), MANIFEST, uri, False)
     assert "HUSH" not in str(raised.value) and list(tmp_path.iterdir()) == []
 
 

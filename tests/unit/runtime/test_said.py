@@ -11,11 +11,11 @@ import torch
 from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker, stable_key
 from ecgscan_ray.errors import RunError
-from ecgscan_ray.runtime.embeddings import under_teacher
+from ecgscan_ray.runtime.embeddings import with_teacher_settings
 from ecgscan_ray.runtime.stream import make_unit, read_span
 from ecgscan_ray.store.embeddings import EmbeddingIndex, EmbeddingReader, EmbeddingWriter, write_index
 from ecgscan_ray.store.manifest import Manifest
-from ecgscan_ray.store.plan import Plan
+from ecgscan_ray.store.plan import EpochPlan
 from ecgscan_ray.store.shards import ShardWriter
 from ecgscan_ray.training.loop import _shuffle_pairs
 from tests.checkpoints import write_checkpoint
@@ -39,7 +39,7 @@ def test_vectors_are_those_of_their_recordings(tmp_path: Path) -> None:
         shards.append(closed)
     manifest = Manifest(source="test", shards=shards)
     write_index(said, EmbeddingIndex(teacher_digest="t", manifest_digest=manifest.digest(), files=files))
-    plan = Plan(manifest, "train", 0, 2)
+    plan = EpochPlan(manifest, "train", 0, 2)
     maker = BatchMaker(tiny_config(), text.fit_tokenizer(["sinusrhythmus"], 300))
     batch = make_unit(maker, read_span(store, plan, 10, 42, EmbeddingReader(said)))  # across the end of an epoch
     number_of = {stable_key(f"made-up/{n}"): n for n in range(32)}
@@ -74,10 +74,10 @@ def test_what_is_no_teacher_is_named(tmp_path: Path, name: str | None, kind: str
     if name:
         (tmp_path / name).write_text("{}")
     with pytest.raises(RunError, match=f"is no teacher: it is {kind}. Give the folder of a finished 'ecgscan teach'"):
-        under_teacher(tiny_config(teacher__run=str(tmp_path)))
+        with_teacher_settings(tiny_config(teacher__run=str(tmp_path)))
 
 
 def test_a_page_encoder_is_no_teacher(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, 2)
     with pytest.raises(RunError, match="it is a run of 'ecgscan pretrain', a page encoder"):
-        under_teacher(tiny_config(teacher__run=str(tmp_path)))
+        with_teacher_settings(tiny_config(teacher__run=str(tmp_path)))

@@ -18,7 +18,7 @@ from ecgscan_ray.runtime.stream import read_span
 from ecgscan_ray.store.embeddings import EmbeddingIndex, EmbeddingReader, EmbeddingWriter, write_index
 from ecgscan_ray.store.inspect import inspect
 from ecgscan_ray.store.manifest import Manifest, Shard, read_manifest, write_manifest
-from ecgscan_ray.store.plan import Plan
+from ecgscan_ray.store.plan import EpochPlan
 from ecgscan_ray.store.schema import pack
 from ecgscan_ray.store.shards import ShardError, ShardWriter, iterate_rows, parquet_writer
 from tests.records import recording
@@ -45,7 +45,7 @@ def store(good: Path, tmp_path: Path) -> Path:
 
 def one_epoch(store: Path) -> list[str]:
     """Ids as pretraining reads them."""
-    plan = Plan(read_manifest(str(store)), "train", 0, 2)
+    plan = EpochPlan(read_manifest(str(store)), "train", 0, 2)
     spans = plan.spans(0, plan.rows_per_epoch, 6)
     return [name for start, stop in spans for name in read_span(str(store), plan, start, stop)["id"].to_pylist()]
 

@@ -18,10 +18,10 @@ from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.model.ecgscan import ECGScan
-from ecgscan_ray.objective.contrastive import gather_items, pair_losses, triple_loss
+from ecgscan_ray.objective.contrastive import gather_features, pair_losses, triple_loss
 from ecgscan_ray.objective.gather import global_mean
 from ecgscan_ray.objective.objective import Objective
-from ecgscan_ray.training.gradients import Gradients
+from ecgscan_ray.training.gradients import GradCache
 from ecgscan_ray.training.meters import Meter
 from ecgscan_ray.training.tensors import to_device
 from tests.records import recording
@@ -59,7 +59,7 @@ class Toy(nn.Module):
 
 class ToyObjective:
     def __call__(self, output: dict[str, Tensor], batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
-        items = gather_items(output, batch)
+        items = gather_features(output, batch)
         drawn = (output["redrawn_mv"].abs().sum(-1) * batch["page_ok"]).sum()
         losses = {
             "gram_loss": triple_loss(items, output["scale"]),
@@ -75,10 +75,10 @@ def toy_batch() -> dict[str, Tensor]:
     return flags(ROWS, page_ok=ok) | {"image": torch.randn(ROWS, 5).double(), "layout": torch.arange(ROWS)}
 
 
-def toy_gradients(micro_batch: int | None, by_term: bool = False) -> tuple[list[Tensor], dict[str, Tensor]]:
+def toy_gradients(micro_batch: int | None, per_term_norms: bool = False) -> tuple[list[Tensor], dict[str, Tensor]]:
     model = Toy()
-    gradients = Gradients(model, model, ToyObjective(), micro_batch, "fp32")  # type: ignore[arg-type]
-    _, losses, norms = gradients(toy_batch(), 0.0, 0, by_term)
+    gradients = GradCache(model, model, ToyObjective(), micro_batch, "fp32")  # type: ignore[arg-type]
+    _, losses, norms = gradients(toy_batch(), 0.0, 0, per_term_norms)
     return [p.grad for p in model.parameters()] + [losses["loss"].detach()], norms  # type: ignore[misc]
 
 
@@ -92,7 +92,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(micro_batch: int) ->
 def test_norms_of_terms_are_those_of_their_gradients_and_change_nothing(micro_batch: int | None) -> None:
     model, batch = Toy(), toy_batch()
     losses = ToyObjective()(model(batch), batch, 0.0)
-    grads, norms = toy_gradients(micro_batch, by_term=True)
+    grads, norms = toy_gradients(micro_batch, per_term_norms=True)
     assert norms.keys() == {"gram_gradient_norm", "pair_gradient_norm", "reconstruction_gradient_norm"}
     for name, norm in norms.items():
         term = losses[name.replace("_gradient_norm", "_loss")]
@@ -104,7 +104,7 @@ def test_norms_of_terms_are_those_of_their_gradients_and_change_nothing(micro_ba
 
 def test_both_passes_draw_the_same_dropout() -> None:
     model, batch = Toy(dropout=0.5), toy_batch()
-    Gradients(model, model, ToyObjective(), 4, "fp32")(batch, 0.0, 7, False)  # type: ignore[arg-type]
+    GradCache(model, model, ToyObjective(), 4, "fp32")(batch, 0.0, 7, False)  # type: ignore[arg-type]
     found = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
     model.zero_grad()
     outputs = []
@@ -126,8 +126,8 @@ def _process(index: int, world: int, port: int, folder: str) -> None:
     parallel = DistributedDataParallel(model)
     for micro_batch in (None, 1, 3):
         model.zero_grad()
-        gradients = Gradients(model, parallel, ToyObjective(), micro_batch, "fp32")  # type: ignore[arg-type]
-        _, losses, norms = gradients(batch, 0.0, 0, by_term=True)
+        gradients = GradCache(model, parallel, ToyObjective(), micro_batch, "fp32")  # type: ignore[arg-type]
+        _, losses, norms = gradients(batch, 0.0, 0, per_term_norms=True)
         meter = Meter()
         meter.add(losses)
         logged, _ = meter.read()
@@ -143,9 +143,9 @@ def test_two_workers_with_micro_batches_give_gradient_and_logged_loss_of_one(tmp
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     mp.spawn(_process, (2, port, str(tmp_path)), nprocs=2)
-    expected, expected_norms = toy_gradients(None, by_term=True)
-    alone = Gradients(Toy(), Toy(), ToyObjective(), None, "fp32")  # type: ignore[arg-type]
-    _, losses, _ = alone(toy_batch(), 0.0, 0, by_term=False)
+    expected, expected_norms = toy_gradients(None, per_term_norms=True)
+    alone = GradCache(Toy(), Toy(), ToyObjective(), None, "fp32")  # type: ignore[arg-type]
+    _, losses, _ = alone(toy_batch(), 0.0, 0, per_term_norms=False)
     for micro_batch in (None, 1, 3):
         found, norms, logged = torch.load(tmp_path / f"{micro_batch}.pt")
         for name, loss in losses.items():
@@ -167,7 +167,7 @@ def test_the_real_model_in_micro_batches() -> None:
         torch.manual_seed(0)
         model = ECGScan(config, tokenizer.get_vocab_size()).train()
         model.page.dropout.p = 0.0
-        output, _, _ = Gradients(model, model, Objective(config.objective), micro_batch, "fp32")(tensors, 0.5, 0, False)
+        output, _, _ = GradCache(model, model, Objective(config.objective), micro_batch, "fp32")(tensors, 0.5, 0, False)
         assert output["redrawn_mv"].shape == (6, 12, 1000) and not output["redrawn_mv"].requires_grad
         found.append({name: p.grad for name, p in model.named_parameters()})
     largest = max(
@@ -181,18 +181,18 @@ def test_the_real_model_in_micro_batches() -> None:
 def test_batch_norm_and_micro_batches_do_not_go_together() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     with pytest.raises(ConfigError, match=r"training\.micro_batch: the model has batch norm"):
-        Gradients(model, model, ToyObjective(), 2, "fp32")  # type: ignore[arg-type]
-    Gradients(model, model, ToyObjective(), None, "fp32")  # type: ignore[arg-type]
+        GradCache(model, model, ToyObjective(), 2, "fp32")  # type: ignore[arg-type]
+    GradCache(model, model, ToyObjective(), None, "fp32")  # type: ignore[arg-type]
 
 
 def test_withheld_signals_are_whole_patients_and_always_the_same() -> None:
-    from ecgscan_ray.training.loop import _withhold_signals
+    from ecgscan_ray.training.loop import _drop_signals
 
     patients = torch.from_numpy(np.random.default_rng(0).integers(0, 2**62, 400)).repeat_interleave(2)
     tensors = {"patient_key": patients, "has_signal": torch.ones(800).bool()}
-    _withhold_signals(tensors, 0.5)
+    _drop_signals(tensors, 0.5)
     kept = tensors["has_signal"]
     assert 0.4 < kept.float().mean() < 0.6 and torch.equal(kept[::2], kept[1::2])
     unknown = {"patient_key": torch.tensor([-1]), "has_signal": torch.tensor([True])}
-    _withhold_signals(unknown, 1.0)
+    _drop_signals(unknown, 1.0)
     assert unknown["has_signal"].all()
