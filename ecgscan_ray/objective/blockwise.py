@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ecgscan_ray.objective.gather import global_logsumexp, global_sum, world_size
+from ecgscan_ray.distributed import global_logsumexp, global_sum, world_size
 from ecgscan_ray.objective.scores import Score
 
 DENSE_SCORES = 2**22
@@ -84,7 +84,7 @@ class BlockPlan:
         )
 
     def normalizer(self, dtype: torch.dtype) -> Tensor:
-        """W / (valid rows of all ranks): what one row's loss counts (``gather.py``)."""
+        """W / (valid rows of all ranks): what one row's loss counts (``distributed.py``)."""
         return world_size() / global_sum(self.comparison.row_valid.sum().to(dtype)).clamp_min(1)
 
     def products(self, rows: Tensor, columns: tuple[Tensor, ...], first: int, last: int) -> Tensor:
@@ -246,7 +246,7 @@ def cross_entropy(plan: BlockPlan, scale: Tensor, column_term: Tensor, rows: Ten
         columns: K of (N, D), all ranks'.
 
     Returns:
-        Scalar, W x this rank's part of the mean (``gather.py``); 0 where no row is valid. Every rank must give it the same
+        Scalar, W x this rank's part of the mean (``distributed.py``); 0 where no row is valid. Every rank must give it the same
         gradient: a column's gradient on one rank stands for the losses of all.
     """
     return _CrossEntropy.apply(plan, scale, column_term, rows, *columns)

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ecgscan_ray.distributed import gather, rank, row_counts
 from ecgscan_ray.objective.blockwise import BlockPlan, PairMask, cross_entropy, sigmoid_loss
-from ecgscan_ray.objective.gather import gather, rank, row_counts
 from ecgscan_ray.objective.gram import gram_schmidt
 from ecgscan_ray.objective.scores import Area, Cosine, Volume
 

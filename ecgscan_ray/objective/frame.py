@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ecgscan_ray.objective.gather import global_mean
+from ecgscan_ray.distributed import global_mean
 
 
 def frame_loss(output: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor:

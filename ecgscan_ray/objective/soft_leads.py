@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ecgscan_ray.objective.gather import global_mean
+from ecgscan_ray.distributed import global_mean
 from ecgscan_ray.recording.leads import LEAD_LAWS, LEADS, MEASURED_LEADS
 
 MEASURED = [LEADS.index(name) for name in MEASURED_LEADS]
