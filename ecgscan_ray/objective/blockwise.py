@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ecgscan_ray.objective.gather import global_logsumexp, global_sum, world_size
+from ecgscan_ray.distributed import global_logsumexp, global_sum, world_size
 
 DENSE_SCORES = 2**22
 """Up to this many scores (16 MB in fp32) are kept from forward to backward."""
@@ -90,7 +90,7 @@ class BlockPlan:
         return self.block_rows is None and len(self.mask.row_valid) * len(self.mask.column_valid) <= DENSE_SCORES
 
     def normalizer(self, dtype: torch.dtype) -> Tensor:
-        """W / (valid rows of all ranks): the factor on a row's loss (``gather.py``)."""
+        """W / (valid rows of all ranks): the factor on a row's loss (``distributed.py``)."""
         return world_size() / global_sum(self.mask.row_valid.sum().to(dtype)).clamp_min(1)
 
 
@@ -220,7 +220,7 @@ def cross_entropy(plan: BlockPlan, scale: Tensor, rows: Tensor, *columns: Tensor
         columns: Of all ranks, (N, ...) each, as the score takes them.
 
     Returns:
-        Scalar, W x this rank's part of the mean (``gather.py``); 0 where no row is valid. Every rank must give it the same
+        Scalar, W x this rank's part of the mean (``distributed.py``); 0 where no row is valid. Every rank must give it the same
         gradient: a column's gradient on one rank stands for the losses of all.
     """
     return _CrossEntropy.apply(plan, scale, rows, *columns)

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ecgscan_ray.distributed import gather, rank, row_counts
 from ecgscan_ray.model.output import Features
 from ecgscan_ray.objective.blockwise import PairMask
-from ecgscan_ray.objective.gather import gather, rank, row_counts
 from ecgscan_ray.objective.gram import gram_loss
 from ecgscan_ray.objective.pairwise import info_nce_loss, siglip_loss
 from ecgscan_ray.objective.triangle import triangle_loss

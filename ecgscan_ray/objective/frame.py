@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ecgscan_ray.distributed import global_mean
 from ecgscan_ray.model.output import FrameOutput
-from ecgscan_ray.objective.gather import global_mean
 
 
 def frame_loss(output: FrameOutput, corners: Tensor, layout: Tensor, page_ok: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ecgscan_ray.objective.gather import global_mean
+from ecgscan_ray.distributed import global_mean
 
 
 def pearson_per_lead(predicted: Tensor, target: Tensor, mask: Tensor, eps: float = 1e-8) -> tuple[Tensor, Tensor]:

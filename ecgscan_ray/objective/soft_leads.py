@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ecgscan_ray.objective.gather import global_mean
+from ecgscan_ray.distributed import global_mean
 from ecgscan_ray.recording.leads import LEAD_LAWS
 
 

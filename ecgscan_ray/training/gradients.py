@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ecgscan_ray.distributed import global_sum, world_size
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.teacher import Teacher
-from ecgscan_ray.objective.gather import global_sum, world_size
 from ecgscan_ray.training.precision import Precision
 
 Tensors = dict[str, Tensor]

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from ecgscan_ray.batch import Batch
 from ecgscan_ray.config import Config
+from ecgscan_ray.distributed import global_sum, rank, world_size
 from ecgscan_ray.errors import NotFiniteError, WorkError
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.teacher import Teacher
-from ecgscan_ray.objective.gather import global_sum, rank, world_size
 from ecgscan_ray.objective.metrics import batch_metrics
 from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.objective.teacher import TeacherObjective, teacher_metrics

@@ -16,10 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
+from ecgscan_ray.distributed import global_mean
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.objective.contrastive import gather_features, pair_losses, triplet_loss
-from ecgscan_ray.objective.gather import global_mean
 from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.training.gradients import GradCache
 from ecgscan_ray.training.meters import Meter
