@@ -110,8 +110,11 @@ def test_kept_scores_serve_more_than_one_backward() -> None:
     vectors = [unit(6, 5, k).requires_grad_() for k in range(3)]
     loss = triplet_loss(items_of(*vectors), SCALE)
     first = torch.autograd.grad(loss, vectors, retain_graph=True)
-    for a, b in zip(first, torch.autograd.grad(loss, vectors), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    copies = [grad.clone() for grad in first]
+    second = torch.autograd.grad(2 * loss, vectors)
+    for grad, copy, twice in zip(first, copies, second, strict=True):
+        torch.testing.assert_close(grad, copy, rtol=0, atol=0)
+        torch.testing.assert_close(twice, 2 * grad, rtol=0, atol=0)
 
 
 def test_large_batches_are_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
