@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from ecgscan_ray.training.precision import choose_precision
 from ecgscan_ray.training.tensors import to_device
 
 Validate = Callable[[nn.Module], dict[str, float]]
-MetricsFn = Callable[[Tensors, Tensors], Tensors]
+MetricsFn = Callable[[Any, Tensors], Tensors]
 """(model's output, batch) -> metrics that are no losses."""
 
 
