@@ -26,6 +26,8 @@ from ecgscan_ray.config import Config
 from ecgscan_ray.cores import set_torch_threads
 from ecgscan_ray.errors import ConfigError, EcgscanError, NotFiniteError, RunError, WorkError
 from ecgscan_ray.evaluation.score import teacher_score, validation_score
+from ecgscan_ray.filesystem import absolute, exists, join, open_filesystem, read_bytes, write_bytes_atomic
+from ecgscan_ray.filesystem.lease import exclusive
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.external import load_external, trust, trusted
 from ecgscan_ray.model.signal_encoder import SignalEncoder
@@ -44,8 +46,6 @@ from ecgscan_ray.runtime.fit_to_store import fit_to_store
 from ecgscan_ray.runtime.progress import ProgressLine
 from ecgscan_ray.runtime.registered import registered_step, use_newest_whole
 from ecgscan_ray.runtime.run_folder import total_steps
-from ecgscan_ray.store.filesystem import absolute, exists, join, open_filesystem, read_bytes, write_bytes_atomic
-from ecgscan_ray.store.lease import exclusive
 from ecgscan_ray.store.manifest import Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows
 from ecgscan_ray.training.checkpoint import DamagedCheckpoint, build_trained, load_run, load_teacher

@@ -16,7 +16,7 @@ from tensorboardX import SummaryWriter
 from torch import Tensor
 
 from ecgscan_ray.distributed import global_sum, world_size
-from ecgscan_ray.store.filesystem import exists, join, write_bytes_atomic
+from ecgscan_ray.filesystem import exists, join, write_bytes_atomic
 
 
 class Meter:
