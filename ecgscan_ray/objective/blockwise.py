@@ -22,9 +22,9 @@ from torch.autograd.function import once_differentiable
 from ecgscan_ray.distributed import global_logsumexp, global_sum, world_size
 
 DENSE_SCORES = 2**22
-"""Up to this many scores (16 MB in fp32) are kept from forward to backward."""
+"""Up to this many scores (16 MB in fp32, some 80 MB with their graph) are kept from forward to backward."""
 
-BLOCK_SCORES = 2**21
+BLOCK_SCORES = 2**20
 """Scores of a block where there are more in all."""
 
 Score = Callable[..., Tensor]
