@@ -10,6 +10,7 @@ from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config
 from ecgscan_ray.evaluation.score import teacher_score
+from ecgscan_ray.model.output import TeacherOutput
 from ecgscan_ray.model.teacher import SignalReconstructionHead, mask_spans
 from ecgscan_ray.objective.teacher import TeacherObjective, teacher_metrics
 from ecgscan_ray.training.checkpoint import build_teacher
@@ -74,7 +75,9 @@ def test_the_loss_falls_and_every_part_learns(config: Config, batch: dict[str, t
     for name in ("report_loss", "view_loss", "hidden_loss"):
         assert np.mean([c[name] for c in course[-5:]]) < 0.9 * np.mean([c[name] for c in course[:5]]), name
     with torch.no_grad():
-        assert torch.isfinite(torch.stack(list(teacher_metrics(model(batch), batch).values()))).all()
+        output = model(batch)
+        assert output.keys() == TeacherOutput.__annotations__.keys()
+        assert torch.isfinite(torch.stack(list(teacher_metrics(output, batch).values()))).all()
 
 
 def test_hidden_samples_alone_count_and_only_where_they_were_recorded(
