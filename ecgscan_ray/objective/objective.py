@@ -46,9 +46,8 @@ class Objective:
             "frame": config.frame_weight,
         }
         for term, schedule in config.schedules.items():
-            if term in weights:
-                warmup = min(progress / schedule.warmup, 1.0) if schedule.warmup else 1.0
-                weights[term] *= warmup * (1 + progress * (schedule.final_factor - 1))
+            warmup = min(progress / schedule.warmup, 1.0) if schedule.warmup else 1.0
+            weights[term] *= warmup * (1 + progress * (schedule.final_factor - 1))
         return {f"{config.triple if term == 'gram' else term}_loss": weight for term, weight in weights.items()}
 
     def terms(self, items: GatheredFeatures, output: ModelOutput, batch: dict[str, Tensor]) -> dict[str, Tensor]:
