@@ -5,6 +5,9 @@ A score is one differentiable function of a block of rows and all columns. Both 
 rows and columns, once more in backward, since the gradient needs these sums. ``sigmoid_loss`` needs no sums and takes its
 gradient in the first pass. Where all scores fit into ``DENSE_SCORES``, their graph is kept instead of computed again.
 
+Autograd within blocks costs up to 1.2 times the time of derivatives written out by hand: the volume of 16,384 rows of 256 takes
+26.2 s and 251 MB on one core, by hand 21.8 s and 216 MB; up to 2,048 rows the two take the same time.
+
 Letters: n rows of this rank, N columns of all ranks, m rows of a block, D features.
 """
 
