@@ -201,7 +201,7 @@ def pretrain(
 
     if teacher and joint:
         raise InputError("--teacher and --joint exclude each other", fix="Give one of the two.")
-    chosen = [f"teacher.run={_check_uri(teacher)}"] if teacher else ["teacher.run=", "teacher.digest="] if joint else []
+    chosen = [f"teacher.run={_check_uri(teacher)}"] if teacher else ["teacher.run="] if joint else []
     resolved = _load(Config, preset, config, [*(settings or []), *chosen])
     _setup_logging()
     if dry_run:

@@ -25,30 +25,26 @@ from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config
 from ecgscan_ray.cores import set_torch_threads
 from ecgscan_ray.errors import ConfigError, EcgscanError, NotFiniteError, RunError, WorkError
-from ecgscan_ray.evaluation.score import teacher_score, validation_score
 from ecgscan_ray.filesystem import absolute, exists, join, open_filesystem, read_bytes, write_bytes_atomic
 from ecgscan_ray.filesystem.lease import exclusive
-from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.external import load_external, trust, trusted
-from ecgscan_ray.model.signal_encoder import SignalEncoder
-from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.runtime import run_folder, stream
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.cluster import check_address, start_ray
 from ecgscan_ray.runtime.embeddings import (
     TeacherEmbeddings,
     compute_or_load_teacher_embeddings,
-    teacher_tokenizer,
-    with_teacher_settings,
 )
 from ecgscan_ray.runtime.failures import Trainer, lasting
-from ecgscan_ray.runtime.fit_to_store import fit_to_store
 from ecgscan_ray.runtime.progress import ProgressLine
 from ecgscan_ray.runtime.registered import registered_step, use_newest_whole
-from ecgscan_ray.runtime.run_folder import total_steps
 from ecgscan_ray.store.manifest import Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows
-from ecgscan_ray.training.checkpoint import DamagedCheckpoint, build_trained, load_run, load_teacher
+from ecgscan_ray.tasks.fit_to_store import fit_to_store, total_steps
+from ecgscan_ray.tasks.frozen import teacher_tokenizer, with_teacher_settings
+from ecgscan_ray.tasks.task import FirstWeights, Task, get_task
+from ecgscan_ray.training.checkpoint import DamagedCheckpoint
+from ecgscan_ray.training.gradients import has_batch_norm
 from ecgscan_ray.training.loop import Job, train
 from ecgscan_ray.training.meters import RunLog
 from ecgscan_ray.training.scratch import clear_scratch, scratch
@@ -70,6 +66,7 @@ class WorkerArguments:
     """What each training worker gets."""
 
     job: Job
+    task: str
     store: str
     out: str
     manifest: Manifest
@@ -88,7 +85,7 @@ def teach(config: Config, store: str, out: str, **options: Any) -> None:
     """
     if config.teacher.encoder is not None:
         load_external(config.teacher.encoder)  # its check, before anything is begun
-    pretrain(config.model_copy(update={"task": "teach"}), store, out, **options)
+    pretrain(config, store, out, task="teach", **options)
 
 
 def pretrain(
@@ -96,6 +93,7 @@ def pretrain(
     store: str,
     out: str,
     *,
+    task: str = "pretrain",
     fresh: bool = False,
     init_from: str | None = None,
     callbacks: Sequence[Any] = (),
@@ -110,6 +108,7 @@ def pretrain(
         config: Settings.
         store: URI of a prepared store.
         out: URI of the run folder; on a cluster, one that all nodes reach.
+        task: What is trained; ``teach`` gives its name.
         fresh: Refuse a folder that is not empty.
         init_from: Run to take the first weights from.
         callbacks: Ray Train callbacks (a sweep's reporter).
@@ -123,25 +122,42 @@ def pretrain(
     check_address()
     store, out, init_from = absolute(store), absolute(out), absolute(init_from) if init_from else None
     manifest = read_manifest(store)
-    if config.task == "pretrain" and config.teacher.run:
-        config = with_teacher_settings(config)
+    trained, teacher_digest = get_task(task), None
+    if trained.needs_pages and config.teacher.run:
+        config, teacher_digest = with_teacher_settings(config)
     stream.Source(config, store, manifest, "").plan()
-    config = fit_to_store(config, store, manifest)
-    with exclusive(out, f"ecgscan {config.task}"):
-        standing = run_folder.open_run(out, config, manifest, store, fresh)
+    config = fit_to_store(config, trained, store, manifest)
+    with exclusive(out, f"ecgscan {task}"):
+        standing = run_folder.open_run(
+            out, config, manifest, store, fresh, {"task": task, "teacher_digest": teacher_digest}
+        )
         if standing == "finished":
             logger.info("%s: finished already; nothing to do", out)
             return
         run_folder.remove_unfinished_writes(out)
         clear_scratch()
         try:
-            _train(config, store, manifest, out, standing, init_from, list(callbacks), stop_rule, quiet)
+            _train(
+                config,
+                trained,
+                teacher_digest,
+                store,
+                manifest,
+                out,
+                standing,
+                init_from,
+                list(callbacks),
+                stop_rule,
+                quiet,
+            )
         finally:
             clear_scratch(out)
 
 
 def _train(
     config: Config,
+    task: Task[Any],
+    teacher_digest: str | None,
     store: str,
     manifest: Manifest,
     out: str,
@@ -153,23 +169,27 @@ def _train(
 ) -> None:
     """The rest of the run in a folder that is ours."""
     steps, done = total_steps(config, manifest), use_newest_whole(out)
-    tokenizer_json = _tokenizer(config, store, manifest, out)
-    _refuse_batch_norm(config, tokenizer_json)
+    tokenizer_json = _tokenizer(config, teacher_digest is not None, store, manifest, out)
+    _refuse_batch_norm(config, task, tokenizer_json)
     start_ray(config.resources)
     stream.preflight(config)
     job = Job(config, steps, tokenizer_json, manifest.digest())
-    said = compute_or_load_teacher_embeddings(config, store, manifest) if config.teacher.digest else None
-    source = stream.Source(config, store, manifest, tokenizer_json, said=said.folder if said else None)
+    said = None
+    if teacher_digest is not None:
+        run = config.teacher.run or ""
+        said = compute_or_load_teacher_embeddings(run, teacher_digest, store, manifest, config.resources)
+    folder = said.folder if said else None
+    source = stream.Source(config, store, manifest, tokenizer_json, with_pages=task.needs_pages, said=folder)
     if standing == "unfinished":
         logger.info("%s: going on from step %d of %d", out, done, steps)
     if done < steps:
-        arguments = WorkerArguments(job, store, out, manifest, init_from, said, stop_rule, trusted())
+        arguments = WorkerArguments(job, task.name, store, out, manifest, init_from, said, stop_rule, trusted())
         _fit(arguments, source, callbacks, quiet)
     finished = json.dumps({"step": registered_step(out)})
     write_bytes_atomic(join(out, run_folder.FINISHED), finished.encode())
 
 
-def _refuse_batch_norm(config: Config, tokenizer_json: str) -> None:
+def _refuse_batch_norm(config: Config, task: Task[Any], tokenizer_json: str) -> None:
     """Statistics of a part of the batch would make the outcome depend on the number of workers.
 
     On GPUs batch norm is synchronised; CPUs have no such layer.
@@ -179,8 +199,7 @@ def _refuse_batch_norm(config: Config, tokenizer_json: str) -> None:
     """
     if config.resources.num_workers == 1 or config.resources.use_gpu:
         return
-    model = build_trained(config, text.parse_tokenizer(tokenizer_json))
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+    if has_batch_norm(task.build_model(config, text.parse_tokenizer(tokenizer_json))):
         raise ConfigError(
             f"'{config.model.image.name}' has batch norm, which several CPU workers cannot share",
             where="model.image.name",
@@ -256,13 +275,13 @@ def _checkpoint_policy(config: Config) -> CheckpointConfig:
     return CheckpointConfig(num_to_keep=2)
 
 
-def _tokenizer(config: Config, store: str, manifest: Manifest, out: str) -> str:
+def _tokenizer(config: Config, frozen_teacher: bool, store: str, manifest: Manifest, out: str) -> str:
     """The run's tokenizer as JSON: kept in its folder; its teacher's, the named encoder's, or fitted on the reports."""
     uri = join(out, "tokenizer.json")
     if exists(uri):
         return read_bytes(uri).decode()
-    if config.task == "pretrain" and config.teacher.run:
-        write_bytes_atomic(uri, teacher_tokenizer(config.teacher.run).encode())
+    if frozen_teacher:
+        write_bytes_atomic(uri, teacher_tokenizer(config.teacher.run or "").encode())
         return read_bytes(uri).decode()
     if config.model.text.name == "small":
         rows = iterate_rows(store, manifest, "train", limit=MAX_TOKENIZER_REPORTS)
@@ -288,43 +307,32 @@ def _work(arguments: WorkerArguments, local: Path) -> None:
     set_torch_threads(config.resources.torch_threads)
     device = get_device()
     tokenizer = text.parse_tokenizer(job.tokenizer_json)
-    model = build_trained(config, tokenizer)
+    task = get_task(arguments.task)
+    model = task.build_model(config, tokenizer)
     if ray.train.get_checkpoint() is None:
-        _initialize_weights(model, arguments)
+        task.init_weights(model, _first_weights(arguments))
     model = model.to(device).to(memory_format=torch.channels_last)
     first = context.get_world_rank() == 0
     log = RunLog(arguments.out, local) if first else None
     shard = ray.train.get_dataset_shard("train")
     train(
         job,
+        task,
         model,
         stream.batches(shard, config, context.get_world_size(), log.stalled if log else logger.warning),
         RayReporter(arguments.stop_rule, local),
         device=device,
         wrap=_data_parallel if context.get_world_size() > 1 else lambda module: module,
-        validate=_validator(arguments, device) if first and config.training.validation_rows else None,
+        validate=_validator(arguments, task, device) if first and config.training.validation_rows else None,
         log=log,
     )
 
 
-def _initialize_weights(model: nn.Module, arguments: WorkerArguments) -> None:
-    """Of the teacher, and of the run to start from: its pages' side alone where a teacher has the rest."""
-    said, init_from = arguments.said, arguments.init_from
-    if isinstance(model, Teacher):
-        if init_from:
-            model.load_state_dict(load_teacher(init_from).model.state_dict())
-        return
-    assert isinstance(model, ECGScan)
-    if said is not None and model.teacher is not None:
-        teacher = load_teacher(arguments.job.config.teacher.run or "").model
-        model.teacher.load_teacher(teacher, torch.from_numpy(said.signal_mean), torch.from_numpy(said.report_mean))
-        # redrawn leads are read as recorded ones
-        if isinstance(teacher.signal_encoder, SignalEncoder):
-            model.page.signal_encoder.load_state_dict(teacher.signal_encoder.state_dict())
-    if init_from:
-        loaded = load_run(init_from).model
-        part, theirs = (model.page, loaded.page) if said else (model, loaded)
-        part.load_state_dict(theirs.state_dict())
+def _first_weights(arguments: WorkerArguments) -> FirstWeights:
+    said = arguments.said
+    if said is None:
+        return FirstWeights(arguments.init_from)
+    return FirstWeights(arguments.init_from, arguments.job.config.teacher.run, said.signal_mean, said.report_mean)
 
 
 def _data_parallel(model: nn.Module) -> nn.Module:
@@ -334,19 +342,20 @@ def _data_parallel(model: nn.Module) -> nn.Module:
     return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 
-def _validator(arguments: WorkerArguments, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
+def _validator(
+    arguments: WorkerArguments, task: Task[Any], device: torch.device
+) -> Callable[[nn.Module], dict[str, float]]:
     """Measures ``validation.score`` on pages that are drawn once and kept."""
     config = arguments.job.config
-    score = teacher_score if config.task == "teach" else validation_score
     rows = list(iterate_rows(arguments.store, arguments.manifest, "validation", limit=config.training.validation_rows))
-    maker = BatchMaker(config, text.parse_tokenizer(arguments.job.tokenizer_json))
+    maker = BatchMaker(config, text.parse_tokenizer(arguments.job.tokenizer_json), with_pages=task.needs_pages)
     size = config.evaluation.batch_size
     kept = []
     for start in range(0, len(rows), size):
         some = rows[start : start + size]
         kept.append(maker.make(some, range(start, start + len(some)), [VALIDATION_EPOCH] * len(some)))
     fs = config.model.signal_fs
-    return lambda model: score(model, (to_device(batch, device, fs) for batch in kept))
+    return lambda model: task.validation_score(model, (to_device(batch, device, fs) for batch in kept))
 
 
 class RayReporter:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import platform
 import re
 import subprocess
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +26,7 @@ from ecgscan_ray.filesystem import (
     write_bytes_atomic,
 )
 from ecgscan_ray.store.manifest import Manifest
+from ecgscan_ray.tasks.fit_to_store import total_steps
 from ecgscan_ray.training.checkpoint import list_checkpoints, read_config
 from ecgscan_ray.training.optimizer import learning_rate
 
@@ -61,7 +61,9 @@ _PACKAGES = (
 )
 
 
-def open_run(out: str, config: Config, manifest: Manifest, store: str, fresh: bool) -> RunStatus:
+def open_run(
+    out: str, config: Config, manifest: Manifest, store: str, fresh: bool, facts: Mapping[str, str | None]
+) -> RunStatus:
     """Take an empty folder for a new run, or recognise an earlier run of the same config and store.
 
     ``config.yaml`` makes a folder a run's, and comes last: a command that was cut before it takes the folder again. So does
@@ -73,6 +75,7 @@ def open_run(out: str, config: Config, manifest: Manifest, store: str, fresh: bo
         manifest: Of the store.
         store: URI of the store; kept for ``evaluate``.
         fresh: Refuse a folder that holds anything.
+        facts: Task and digest of the frozen teacher, kept in ``environment.json`` and compared like settings.
 
     Raises:
         RunError: The folder holds another run (the keys that differ are named), or is not empty with ``fresh``.
@@ -81,14 +84,14 @@ def open_run(out: str, config: Config, manifest: Manifest, store: str, fresh: bo
     open_filesystem(out, create=True)
     if not exists(join(out, CONFIG)):
         refuse_other_things(out, [ENVIRONMENT, CONFIG])
-        _take(out, config, manifest, store)
+        _take(out, config, manifest, store, facts)
         return "new"
     if fresh:
         raise RunError("--fresh needs an empty folder, this one holds a run", where=out)
     if not _has_begun(out):
-        return _claim_unstarted(out, config, manifest, store)
+        return _claim_unstarted(out, config, manifest, store, facts)
     old = read_config(out)
-    different = differences(old, config)
+    different = differences(old, config) + _fact_differences(out, facts)
     names = {line.partition(":")[0] for line in different}
     may_change = LENGTH | {WARMUP} if names & LENGTH else set()
     changed = [line for line in different if line.partition(":")[0] not in may_change]
@@ -101,8 +104,8 @@ def open_run(out: str, config: Config, manifest: Manifest, store: str, fresh: bo
     return "finished" if exists(join(out, FINISHED)) else "unfinished"
 
 
-def _take(out: str, config: Config, manifest: Manifest, store: str) -> None:
-    write_bytes_atomic(join(out, ENVIRONMENT), json.dumps(environment(manifest, store), indent=1).encode())
+def _take(out: str, config: Config, manifest: Manifest, store: str, facts: Mapping[str, str | None]) -> None:
+    write_bytes_atomic(join(out, ENVIRONMENT), json.dumps({**environment(manifest, store), **facts}, indent=1).encode())
     write_bytes_atomic(join(out, CONFIG), dump_yaml(config).encode())
 
 
@@ -132,10 +135,12 @@ def _has_begun(out: str) -> bool:
     )
 
 
-def _claim_unstarted(out: str, config: Config, manifest: Manifest, store: str) -> RunStatus:
+def _claim_unstarted(
+    out: str, config: Config, manifest: Manifest, store: str, facts: Mapping[str, str | None]
+) -> RunStatus:
     """A run without a checkpoint has nothing to lose: it begins with these settings, whatever it was to be."""
     try:
-        changes = differences(read_config(out), config)
+        changes = differences(read_config(out), config) + _fact_differences(out, facts)
         if read_environment(out).get("manifest_digest") != manifest.digest():
             changes.append("another store")
     except RunError as error:
@@ -146,7 +151,7 @@ def _claim_unstarted(out: str, config: Config, manifest: Manifest, store: str) -
     for name in list_files(out, recursive=True):
         if name.partition("/")[0] in _OF_A_RUN:
             delete_file(join(out, name))
-    _take(out, config, manifest, store)
+    _take(out, config, manifest, store, facts)
     return "new"
 
 
@@ -167,14 +172,6 @@ def _change_length(out: str, old: Config, config: Config, manifest: Manifest) ->
     )
     delete_file(join(out, FINISHED))
     write_bytes_atomic(join(out, CONFIG), dump_yaml(config).encode())
-
-
-def total_steps(config: Config, manifest: Manifest) -> int:
-    """Optimiser steps of the run."""
-    if config.training.steps is not None:
-        return config.training.steps
-    assert config.training.epochs is not None  # the config has exactly one of the two
-    return max(1, math.ceil(config.training.epochs * manifest.rows("train") / config.training.global_batch_size))
 
 
 def read_environment(out: str) -> dict[str, Any]:
@@ -207,6 +204,11 @@ def differences(old: Config, new: Config) -> list[str]:
     before, after = _flat(old.training_identity()), _flat(new.training_identity())
     keys = sorted(before.keys() | after.keys())
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
+
+
+def _fact_differences(out: str, facts: Mapping[str, str | None]) -> list[str]:
+    known = read_environment(out)
+    return [f"{key}: {known.get(key)} -> {value}" for key, value in facts.items() if known.get(key) != value]
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +45,9 @@ UNITS_AHEAD = 16
 MAX_UNIT_BYTES = 32 * 2**20
 
 
+Columns = dict[str, np.ndarray]
+
+
 @dataclass(frozen=True)
 class Source:
     """Everything a stream needs; small, and the same on every worker."""
@@ -53,6 +57,8 @@ class Source:
     manifest: Manifest
     tokenizer_json: str
     split: str = "train"
+    with_pages: bool = True
+    """Whether the run's task needs pages."""
     said: str | None = None
     """Folder of what the run's frozen teacher says of the store's rows."""
 
@@ -113,18 +119,23 @@ def make_unit(maker: BatchMaker, rows: pa.Table) -> Batch:
     said = {name: rows[name] for name in COLUMNS if name in rows.column_names}
     batch = maker.make(unpack(rows.drop_columns(["position", "epoch", *said])), positions, epochs)
     dims = (maker.config.model.embed_dim, maker.config.model.content_dim)
-    return batch | {name: vectors(said[name], dim) for name, dim in zip(COLUMNS, dims, strict=True) if said}
+    embeddings = {name: vectors(said[name], dim) for name, dim in zip(COLUMNS, dims, strict=True) if said}
+    return cast(Batch, {**batch, **embeddings})
 
 
 class Render:
     """Stage 2: one packed unit to one row of arrays."""
 
     def __init__(self, source: Source) -> None:
-        self._maker = BatchMaker(source.config, text.parse_tokenizer(source.tokenizer_json))
+        self._maker = BatchMaker(
+            source.config, text.parse_tokenizer(source.tokenizer_json), with_pages=source.with_pages
+        )
 
-    def __call__(self, block: dict[str, np.ndarray]) -> Batch:
+    def __call__(self, block: Columns) -> Columns:
         with pa.ipc.open_stream(block["unit"][0]) as reader:
-            return {name: array[None] for name, array in make_unit(self._maker, reader.read_all()).items()}
+            return {
+                name: array[None] for name, array in cast(Columns, make_unit(self._maker, reader.read_all())).items()
+            }
 
 
 class SchedulerThrottle:
@@ -206,7 +217,7 @@ def batches(
             batch_size=1, batch_format="numpy", prefetch_batches=config.stream.prefetch_units, drop_last=False
         ):
             watch.seen()
-            held.append({name: array[0] for name, array in row.items()})
+            held.append(cast(Batch, {name: array[0] for name, array in row.items()}))
             if len(held) == units_per_batch:
                 watch.pause()
                 yield concatenate(held)

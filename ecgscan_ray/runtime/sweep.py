@@ -23,7 +23,6 @@ from ray.tune.search.optuna import OptunaSearch
 
 from ecgscan_ray.config import Config, SearchRange, SweepConfig, build, dump_yaml, merge, read_yaml
 from ecgscan_ray.errors import ConfigError, RunError, WorkError, near_miss
-from ecgscan_ray.evaluation.score import SCORES
 from ecgscan_ray.filesystem import absolute, delete_file, exists, join, open_filesystem, write_bytes_atomic
 from ecgscan_ray.filesystem.lease import LEASE_NAME, exclusive
 from ecgscan_ray.report.sweep import Trial, write_sweep_report
@@ -31,12 +30,13 @@ from ecgscan_ray.runtime import ablation
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.cluster import check_address, root_cause, start_ray
 from ecgscan_ray.runtime.demand import Need, await_room
-from ecgscan_ray.runtime.fit_to_store import fit_to_store
 from ecgscan_ray.runtime.pretrain import pretrain
-from ecgscan_ray.runtime.run_folder import read_json, refuse_other_things, total_steps
+from ecgscan_ray.runtime.run_folder import read_json, refuse_other_things
 from ecgscan_ray.runtime.stream import needs
 from ecgscan_ray.runtime.trials import StopRule, TrialStore, trial_id
 from ecgscan_ray.store.manifest import Manifest, read_manifest
+from ecgscan_ray.tasks.fit_to_store import fit_to_store, total_steps
+from ecgscan_ray.tasks.pretrain import Pretrain
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ def _check_space(config: SweepConfig, base: dict[str, Any]) -> None:
 
 
 def _check_metric(metric: str, base: Config) -> None:
-    known = [f"validation.{name}" for name in SCORES[base.task]]
+    known = [f"validation.{name}" for name in Pretrain.scores]
     if metric not in known:
         raise ConfigError(f"no trial measures '{metric}'", where="metric", fix=near_miss(metric, known))
     if not base.training.validation_rows:
@@ -165,8 +165,8 @@ def _check_metric(metric: str, base: Config) -> None:
 
 def _check_store(config: SweepConfig, base: Config, store: str, manifest: Manifest) -> None:
     """Says once what every trial would leave out on this store, where nobody reads it."""
-    fitted = fit_to_store(base, store, manifest)
-    measured = [f"validation.{name}" for name in SCORES[base.task] if "text" not in name or fitted.objective.uses_text]
+    fitted = fit_to_store(base, Pretrain(), store, manifest)
+    measured = [f"validation.{name}" for name in Pretrain.scores if "text" not in name or fitted.objective.uses_text]
     if not fitted.training.validation_rows or config.metric not in measured:
         raise ConfigError(
             f"'{config.metric}' cannot be measured on this store",

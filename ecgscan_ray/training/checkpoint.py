@@ -16,36 +16,33 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from ecgscan_ray import strict_yaml, text
+from ecgscan_ray import strict_yaml
 from ecgscan_ray.config import Config, build, dump_yaml
 from ecgscan_ray.errors import EcgscanError, RunError, WorkError
-from ecgscan_ray.filesystem import is_local, join, list_files, open_filesystem, read_bytes
-from ecgscan_ray.model.ecgscan import ECGScan
-from ecgscan_ray.model.teacher import Teacher
-from ecgscan_ray.training.scratch import scratch
+from ecgscan_ray.filesystem import join, list_files, open_filesystem, read_bytes
 
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 4
 
 WEIGHTS, OPTIMIZER, CONFIG, TOKENIZER = "model.safetensors", "optimizer.pt", "config.yaml", "tokenizer.json"
+STATE = "state.json"
 FILES = (WEIGHTS, OPTIMIZER, CONFIG, TOKENIZER)
-"""Of a checkpoint, beside ``state.json``."""
+"""Files of a checkpoint besides ``STATE``."""
 
 MAX_TEXT_BYTES = 32 * 2**20
 """No config, tokenizer or state of ours is larger."""
 
-Model = TypeVar("Model", ECGScan, Teacher)
 Result = TypeVar("Result")
+Which = Literal["best", "last"]
 
 
 class DamagedCheckpoint(RunError):
@@ -64,6 +61,8 @@ class TrainingState:
     world_size: int
     config_digest: str
     manifest_digest: str
+    task: str
+    """Name of what the run trains (``tasks/``)."""
     score: float | None = None
     """``validation.score``, where it was measured."""
 
@@ -80,40 +79,12 @@ class _StateFile(BaseModel):
     world_size: int = Field(ge=1, le=2**31)
     config_digest: str
     manifest_digest: str
+    task: str
     score: float | None = Field(None, allow_inf_nan=False)
     digests: dict[str, str]
 
     def state(self) -> TrainingState:
         return TrainingState(**self.model_dump(exclude={"schema_version", "digests"}))
-
-
-@dataclass(frozen=True)
-class LoadedCheckpoint(Generic[Model]):
-    """A checkpoint read back."""
-
-    config: Config
-    model: Model
-    tokenizer: Tokenizer
-    state: TrainingState
-
-
-def build_model(config: Config, tokenizer: Tokenizer) -> ECGScan:
-    """A freshly initialised model, its random weights decided by ``config.seed``."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return ECGScan(config, tokenizer.get_vocab_size())
-
-
-def build_teacher(config: Config, tokenizer: Tokenizer) -> Teacher:
-    """A freshly initialised teacher, likewise."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return Teacher(config, tokenizer.get_vocab_size())
-
-
-def build_trained(config: Config, tokenizer: Tokenizer) -> ECGScan | Teacher:
-    """What the config's task trains."""
-    return build_teacher(config, tokenizer) if config.task == "teach" else build_model(config, tokenizer)
 
 
 def save_checkpoint(
@@ -139,7 +110,7 @@ def save_checkpoint(
         (folder / TOKENIZER).write_text(tokenizer_json)
         digests = {name: _sha256(str(folder / name)) for name in FILES}
         content = {"schema_version": SCHEMA_VERSION, **asdict(state), "digests": digests}
-        (folder / "state.json").write_text(json.dumps(content, indent=1))
+        (folder / STATE).write_text(json.dumps(content, indent=1))
 
 
 @contextmanager
@@ -164,7 +135,7 @@ def _sha256(uri: str) -> str:
 
 
 def _read_state_file(uri: str) -> _StateFile:
-    where = join(uri, "state.json")
+    where = join(uri, STATE)
     content = read_bytes(where)
     try:
         found = json.loads(content[:MAX_TEXT_BYTES])
@@ -188,7 +159,7 @@ def verify(uri: str, names: Collection[str] = FILES) -> TrainingState:
         RunError: No checkpoint, or one of another schema version.
     """
     there = list_files(uri)
-    if "state.json" not in there:
+    if STATE not in there:
         raise DamagedCheckpoint("no checkpoint here (state.json is missing)", where=uri)
     content = _read_state_file(uri)
     for name in names:
@@ -234,14 +205,14 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | N
         DamagedCheckpoint: A file is missing or damaged, or does not fit the model.
     """
     state = verify(str(folder), FILES if optimizer is not None else (WEIGHTS,))
-    _restore_weights(folder, model)
+    restore_weights(folder, model)
     if optimizer is not None:
         _restore_optimizer(folder, optimizer)
     return state
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """The libraries that read these files raise what they like on damaged ones."""
     try:
         yield
@@ -259,7 +230,7 @@ def _line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
-def _restore_weights(folder: Path, model: nn.Module) -> None:
+def restore_weights(folder: Path, model: nn.Module) -> None:
     model.load_state_dict(read_weights(folder / WEIGHTS, model.state_dict(), dict(model.named_parameters())))
 
 
@@ -275,7 +246,7 @@ def read_weights(path: Path, own: Mapping[str, Tensor], parameters: Collection[s
         DamagedCheckpoint: They do not, or the file cannot be read.
     """
     check_shapes(path, own)
-    with _readable(path):
+    with readable(path):
         weights = load_file(path)
     for name, tensor in weights.items():
         if tensor.dtype != own[name].dtype:
@@ -305,7 +276,7 @@ def check_shapes(path: Path, own: Mapping[str, Tensor]) -> None:
         DamagedCheckpoint: They differ, or the file cannot be read.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
-    with _readable(path), safe_open(path, framework="pt") as file:
+    with readable(path), safe_open(path, framework="pt") as file:
         names = set(file.keys())
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names & expected.keys()}
     for name in sorted(names ^ expected.keys()):
@@ -320,7 +291,7 @@ def _restore_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
     """Moments and step counts alone: rates and decay come from the settings."""
     path, own = folder / OPTIMIZER, optimizer.state_dict()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    with _readable(path):
+    with readable(path):
         _refuse_compressed(path)
         content = torch.load(path, weights_only=True, map_location="cpu")
         moments = content["state"]
@@ -347,53 +318,6 @@ def _check_moments(values: dict[str, Tensor], parameter: Tensor) -> None:
             raise ValueError(f"{name} is not finite or does not fit")
 
 
-def load_checkpoint(folder: Path) -> LoadedCheckpoint[Any]:
-    """Config, model in eval mode with its weights, tokenizer and state of a checkpoint folder on a local disk.
-
-    The model is what the run's task trained: an ``ECGScan`` or a ``Teacher``.
-
-    Raises:
-        RunError: No valid checkpoint there.
-    """
-    state = verify(str(folder), (WEIGHTS, CONFIG, TOKENIZER))
-    config, tokenizer = read_config(str(folder)), _read_tokenizer(folder / TOKENIZER)
-    model = _build_fitting(_without_downloads(config), tokenizer, folder / WEIGHTS)
-    _restore_weights(folder, model)
-    return LoadedCheckpoint(config, model.eval(), tokenizer, state)
-
-
-def _read_tokenizer(path: Path) -> Tokenizer:
-    try:
-        content = path.read_bytes()
-        if len(content) <= MAX_TEXT_BYTES:
-            return text.parse_tokenizer(content, where=path)
-    except (OSError, EcgscanError):
-        pass
-    raise DamagedCheckpoint("damaged", where=path)
-
-
-def _build_fitting(config: Config, tokenizer: Tokenizer, weights: Path) -> ECGScan | Teacher:
-    """The model, once its shapes (on a device without memory) are those of the weights.
-
-    Towers that bring weights of their own cannot be built there; those have their size from their own files.
-    """
-    if config.model.text.name != "small" or config.teacher.encoder is not None:
-        return build_trained(config, tokenizer)
-    with _readable(weights.with_name(CONFIG)), torch.device("meta"):
-        own = build_trained(config, tokenizer).state_dict()
-    check_shapes(weights, own)
-    return build_trained(config, tokenizer)
-
-
-def _without_downloads(config: Config) -> Config:
-    """The same config with the image tower built from its name: its weights are in the checkpoint."""
-    if config.model.image.path is None:
-        return config
-    content = config.model_dump(mode="json")
-    content["model"]["image"]["path"] = None
-    return build(Config, content, where="checkpoint")
-
-
 def list_checkpoints(run: str) -> dict[str, TrainingState]:
     """URI -> state of each checkpoint of a run, the newest first; those whose state cannot be read are named in the log.
 
@@ -402,7 +326,7 @@ def list_checkpoints(run: str) -> dict[str, TrainingState]:
     """
     folder, states, errors = join(run, "checkpoints"), {}, []
     for name in list_files(folder, recursive=True):
-        if name.count("/") == 1 and name.endswith("/state.json"):
+        if name.count("/") == 1 and name.endswith(f"/{STATE}"):
             uri = join(folder, name.rpartition("/")[0])
             try:
                 states[uri] = _read_state_file(uri).state()
@@ -415,7 +339,7 @@ def list_checkpoints(run: str) -> dict[str, TrainingState]:
     return dict(sorted(states.items(), key=lambda entry: -entry[1].step))
 
 
-def _ranked(run: str, which: Literal["best", "last"]) -> list[str]:
+def _ranked(run: str, which: Which) -> list[str]:
     """Checkpoints in the order of choice; where none was scored, the best is the last."""
     states = list_checkpoints(run)
     if not states:
@@ -425,7 +349,7 @@ def _ranked(run: str, which: Literal["best", "last"]) -> list[str]:
     return sorted(states, key=lambda uri: -math.inf if (score := states[uri].score) is None else score, reverse=True)
 
 
-def _first_whole(run: str, which: Literal["best", "last"], use: Callable[[str], Result]) -> Result:
+def use_first_whole(run: str, which: Which, use: Callable[[str], Result]) -> Result:
     """What ``use`` makes of the first checkpoint in the order of choice that it finds whole."""
     errors: list[DamagedCheckpoint] = []
     for uri in _ranked(run, which):
@@ -442,7 +366,7 @@ def _first_whole(run: str, which: Literal["best", "last"], use: Callable[[str], 
     raise RunError(f"none of its checkpoints is whole ({errors[0].where}: {errors[0].what})", where=run)
 
 
-def find_checkpoint(run: str, which: Literal["best", "last"] = "best") -> str:
+def find_checkpoint(run: str, which: Which = "best") -> str:
     """URI of a run's best (by ``validation.score``; the last where none was measured) or last whole checkpoint.
 
     Raises:
@@ -453,37 +377,4 @@ def find_checkpoint(run: str, which: Literal["best", "last"] = "best") -> str:
         verify(uri)
         return uri
 
-    return _first_whole(run, which, whole)
-
-
-def load_run(run: str, which: Literal["best", "last"] = "best") -> LoadedCheckpoint[ECGScan]:
-    """The best or last whole checkpoint of a run folder of ``pretrain``, local or in a bucket.
-
-    Raises:
-        RunError: The run has no checkpoint, none that is whole, or those of a teacher.
-    """
-    loaded = _first_whole(run, which, _load)
-    if loaded.config.task != "pretrain":
-        raise RunError("holds a teacher, which reads no pages", where=run, fix="Give a run of 'ecgscan pretrain'.")
-    return cast(LoadedCheckpoint[ECGScan], loaded)
-
-
-def load_teacher(run: str, which: Literal["best", "last"] = "best") -> LoadedCheckpoint[Teacher]:
-    """The best or last whole checkpoint of a run folder of ``teach``.
-
-    Raises:
-        RunError: The run has no checkpoint, none that is whole, or those of a page encoder.
-    """
-    loaded = _first_whole(run, which, _load)
-    if loaded.config.task != "teach":
-        raise RunError("holds a page encoder, not a teacher", where=run, fix="Make a teacher by 'ecgscan teach'.")
-    return cast(LoadedCheckpoint[Teacher], loaded)
-
-
-def _load(uri: str) -> LoadedCheckpoint[Any]:
-    if is_local(uri):
-        return load_checkpoint(Path(open_filesystem(uri)[1]))
-    with scratch(uri) as folder:
-        for name in sorted({WEIGHTS, CONFIG, TOKENIZER, "state.json"} & set(list_files(uri))):
-            (folder / name).write_bytes(read_bytes(join(uri, name)))
-        return load_checkpoint(folder)
+    return use_first_whole(run, which, whole)

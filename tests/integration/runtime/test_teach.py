@@ -17,7 +17,7 @@ from ecgscan_ray.runtime.run_folder import read_config
 from ecgscan_ray.store.embeddings import EmbeddingReader, vectors
 from ecgscan_ray.store.manifest import read_manifest
 from ecgscan_ray.store.shards import iterate_rows
-from ecgscan_ray.training.checkpoint import load_run, load_teacher
+from ecgscan_ray.tasks.loading import load_run, load_teacher
 from ecgscan_ray.training.tensors import to_device
 from tests.tiny import tiny_config
 
