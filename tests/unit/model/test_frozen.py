@@ -53,7 +53,9 @@ def test_the_teacher_stays_and_the_projections_train() -> None:
     model, batch = build_model(tiny_config(teacher__digest="x"), TOKENIZER), batch_of()
     assert model.teacher is not None
     model.train()
-    assert not model.teacher.reader.training and not model.teacher.report.training, "no dropout, no augmentation"
+    assert not model.teacher.signal_encoder.training and not model.teacher.text_encoder.training, (
+        "no dropout, no augmentation"
+    )
     output = model(batch)
     (output["signal_features"][:, 0].sum() + output["text_features"][:, 0].sum()).backward()
     trained = {name for name, p in model.teacher.named_parameters() if p.grad is not None}
@@ -111,11 +113,11 @@ def test_an_external_encoder_answers_from_either_file(
     config = config_of(external, path=str(tmp_path / f"encoder.{kind}"), factory=factory)
     teacher_config = tiny_config(task="teach", teacher__encoder=config.model_dump())
     teacher = build_teacher(teacher_config, TOKENIZER).train()
-    assert isinstance(teacher.reader, ExternalSignalEncoder)
+    assert isinstance(teacher.signal_encoder, ExternalSignalEncoder)
     batch = batch_of()
     output = teacher(batch)
     assert output["signal_features"].shape == (6, 16)
-    assert "filled_mv" not in output
+    assert "reconstructed_mv" not in output
     assert not any("encoder" in name for name in teacher.state_dict()), "its weights stay in their file"
 
 

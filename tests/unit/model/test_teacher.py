@@ -85,7 +85,7 @@ def test_hidden_samples_alone_count_and_only_where_they_were_recorded(
         output = model(batch)
         objective = TeacherObjective(config)
         before = objective.terms(output, batch)["hidden_loss"]
-        elsewhere = output | {"filled_mv": output["filled_mv"] + 5 * ~output["hidden"]}
+        elsewhere = output | {"reconstructed_mv": output["reconstructed_mv"] + 5 * ~output["hidden"]}
         assert objective.terms(elsewhere, batch)["hidden_loss"] == pytest.approx(float(before), rel=1e-5)
         unrecorded = batch | {"has_signal": torch.zeros(12, dtype=torch.bool)}
         assert objective.terms(output, unrecorded)["hidden_loss"] == 0
