@@ -95,7 +95,8 @@ class EpochPlan:
             groups, rows = groups[first : first + count], rows[first : first + count]
             for group in dict.fromkeys(groups.tolist()):
                 members = np.flatnonzero(groups == group)
-                pieces.append(Piece(*self._groups[group], rows[members], start + members, epoch))
+                shard, row_group = self._groups[group]
+                pieces.append(Piece(shard, row_group, rows[members], start + members, epoch))
             start += count
         return pieces
 
