@@ -12,7 +12,9 @@ import torch
 from ecgscan_ray import text
 from ecgscan_ray.config import Config
 from ecgscan_ray.model.ecgscan import ECGScan
-from ecgscan_ray.training.checkpoint import FILES, TrainingState, build_model, save_checkpoint
+from ecgscan_ray.runs.checkpoints import TrainingState
+from ecgscan_ray.runs.names import CHECKPOINT_FILES as FILES
+from ecgscan_ray.training.checkpoint import build_model, save_checkpoint
 from ecgscan_ray.training.optimizer import build_optimizer
 from tests.tiny import tiny_config
 

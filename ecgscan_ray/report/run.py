@@ -19,7 +19,7 @@ from ecgscan_ray.recording.labels import SUPERCLASSES
 from ecgscan_ray.recording.leads import LEADS
 from ecgscan_ray.report import figures
 from ecgscan_ray.report.html import bounds, number, render, write_report
-from ecgscan_ray.report.metrics import Line, training_figures
+from ecgscan_ray.runs.metrics import Line, training_figures
 
 PICTURE_NAME = "redrawn.png"
 ROWS_NAME = "rows.safetensors"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -11,15 +10,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import ray
 import yaml
 from ray.autoscaler.sdk import request_resources
-from ray.autoscaler.v2.utils import is_autoscaler_v2
-from ray.experimental.internal_kv import _internal_kv_get
 
 from ecgscan_ray.errors import ConfigError, WorkError
+from ecgscan_ray.runtime.ray_quirks import has_autoscaler
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +73,7 @@ def await_room(needs: Sequence[Need], what: str = "this run") -> None:
     """
     if not (missing := unplaced(needs, _present())):
         return
-    if not _grows() or (unplaced(needs, largest := _largest()) and largest):
+    if not has_autoscaler() or (unplaced(needs, largest := _largest()) and largest):
         raise ConfigError(
             f"{_told(needs, missing, what)}; the cluster has {_has()}", where="resources", fix=_fix(missing)
         )
@@ -127,16 +124,6 @@ def _largest() -> list[_Node]:
         ]
     except (OSError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         return []
-
-
-def _grows() -> bool:
-    """Whether an autoscaler looks after the cluster."""
-    if is_autoscaler_v2():
-        return True
-    status: Any = json.loads(_internal_kv_get("__autoscaling_status") or b"{}")
-    active = (status.get("autoscaler_report") or {}).get("active_nodes") or {}
-    # without an autoscaler each node is a kind of its own, named after its id
-    return any(not re.fullmatch(r"node_[0-9a-f]{40,}", kind) for kind in active)
 
 
 def _selected(labels: dict[str, str], selector: dict[str, str]) -> bool:

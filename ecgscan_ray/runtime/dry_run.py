@@ -23,9 +23,9 @@ from ecgscan_ray.cores import set_torch_threads, usable_cores
 from ecgscan_ray.errors import StoreError
 from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.recording.recording import Recording
+from ecgscan_ray.runs.fit_to_store import fit_to_store
+from ecgscan_ray.runs.spec import total_steps
 from ecgscan_ray.runtime.embeddings import with_teacher_settings
-from ecgscan_ray.runtime.fit_to_store import fit_to_store
-from ecgscan_ray.runtime.run_folder import total_steps
 from ecgscan_ray.runtime.stream import needs
 from ecgscan_ray.store.manifest import read_manifest
 from ecgscan_ray.store.shards import iterate_rows

@@ -15,21 +15,19 @@ from ray.data import ActorPoolStrategy
 from ecgscan_ray.batch import UNKNOWN, BatchMaker
 from ecgscan_ray.config import Config, ResourceConfig, build
 from ecgscan_ray.errors import RunError
-from ecgscan_ray.filesystem import absolute, exists, join, list_names, read_bytes
+from ecgscan_ray.filesystem import absolute, join, list_names, read_bytes
 from ecgscan_ray.model.external import trust, trusted
 from ecgscan_ray.model.teacher import Teacher
+from ecgscan_ray.runs import names
+from ecgscan_ray.runs.checkpoints import find_checkpoint, list_checkpoints, read_config, weights_digest
+from ecgscan_ray.runs.folder import RunFolder
+from ecgscan_ray.runs.spec import TeacherEmbeddings
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.store.embeddings import EmbeddingFile, EmbeddingIndex, EmbeddingWriter, read_index, write_index
 from ecgscan_ray.store.manifest import Manifest, Shard
 from ecgscan_ray.store.schema import unpack
 from ecgscan_ray.store.shards import read_row_groups
-from ecgscan_ray.training.checkpoint import (
-    find_checkpoint,
-    list_checkpoints,
-    load_teacher,
-    read_config,
-    weights_digest,
-)
+from ecgscan_ray.training.checkpoint import load_teacher
 from ecgscan_ray.training.tensors import to_device
 
 logger = logging.getLogger(__name__)
@@ -38,15 +36,6 @@ TEACHER_MODEL_KEYS = ("embed_dim", "timing_dim", "timing_share", "signal_fs", "s
 """Settings of ``model`` that a run takes over from its teacher."""
 
 _MAKE_ONE = "Give the folder of a finished 'ecgscan teach', or make one with it."
-
-
-@dataclass(frozen=True)
-class TeacherEmbeddings:
-    """Where a teacher's vectors for a store are, and their means over the training recordings: (D,), (L,)."""
-
-    folder: str
-    signal_mean: np.ndarray
-    report_mean: np.ndarray
 
 
 def with_teacher_settings(config: Config) -> Config:
@@ -62,7 +51,7 @@ def with_teacher_settings(config: Config) -> Config:
     theirs = read_config(uri)
     if theirs.task != "teach":
         raise RunError("is no teacher: it is a run of 'ecgscan pretrain', a page encoder", where=run, fix=_MAKE_ONE)
-    if not exists(join(run, "finished.json")):
+    if not RunFolder(run).is_finished():
         raise RunError("the teacher is not finished", where=run, fix="Go on with it: 'ecgscan teach --out' once more.")
     digest = weights_digest(uri)
     if config.teacher.digest not in (None, digest):
@@ -75,22 +64,22 @@ def with_teacher_settings(config: Config) -> Config:
 
 def _kind(place: str) -> str:
     """What a folder is that holds no checkpoint, in words."""
-    names = set(list_names(place))
+    files = set(list_names(place))
     known = {
-        "a run without a checkpoint yet": "environment.json",
+        "a run without a checkpoint yet": names.ENVIRONMENT,
         "a store": "manifest.json",
-        "an exported encoder": "model.safetensors",
-        "a sweep": "sweep.json",
+        "an exported encoder": names.WEIGHTS,
+        "a sweep": names.SWEEP,
     }
     return next(
-        (kind for kind, name in known.items() if name in names),
-        "a folder of something else" if names else "empty, or not there",
+        (kind for kind, name in known.items() if name in files),
+        "a folder of something else" if files else "empty, or not there",
     )
 
 
 def teacher_tokenizer(run: str) -> str:
     """The teacher's tokenizer as JSON."""
-    return read_bytes(join(find_checkpoint(run), "tokenizer.json")).decode()
+    return read_bytes(join(find_checkpoint(run), names.TOKENIZER)).decode()
 
 
 def compute_or_load_teacher_embeddings(config: Config, store: str, manifest: Manifest) -> TeacherEmbeddings:

@@ -16,9 +16,10 @@ import numpy as np
 
 from ecgscan_ray.errors import RunError
 from ecgscan_ray.filesystem import exists, join, list_files, write_bytes_atomic
-from ecgscan_ray.report.metrics import read_metrics, series
 from ecgscan_ray.report.sweep import Trial
-from ecgscan_ray.runtime.run_folder import read_json
+from ecgscan_ray.runs.folder import read_json
+from ecgscan_ray.runs.metrics import read_metrics, series
+from ecgscan_ray.runs.names import TRIALS
 
 STATES = ("running", "done", "failed")
 
@@ -45,7 +46,7 @@ class TrialStore:
 
     def run_folder(self, name: str) -> str:
         """URI of the trial's run."""
-        return join(self.out, "trials", name)
+        return join(self.out, TRIALS, name)
 
     def write(self, settings: dict[str, Any], state: str, error: str | None = None) -> None:
         """Note how the trial with these settings stands: ``running``, ``done`` or ``failed``."""
@@ -58,7 +59,7 @@ class TrialStore:
 
     def names(self) -> list[str]:
         """Ids of all trials that began."""
-        files = list_files(join(self.out, "trials"))
+        files = list_files(join(self.out, TRIALS))
         return [
             file[: -len(".json")] for file in files if file.endswith(".json") and not file.endswith(".stopped.json")
         ]

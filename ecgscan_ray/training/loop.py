@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -25,9 +24,12 @@ from ecgscan_ray.objective.gather import global_sum, rank, world_size
 from ecgscan_ray.objective.metrics import batch_metrics
 from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.objective.teacher import TeacherObjective, teacher_metrics
-from ecgscan_ray.training.checkpoint import TrainingState, not_finite, restore, save_checkpoint
+from ecgscan_ray.runs.checkpoints import TrainingState
+from ecgscan_ray.runs.metrics import RunLog
+from ecgscan_ray.runs.spec import RunSpec
+from ecgscan_ray.training.checkpoint import not_finite, restore, save_checkpoint
 from ecgscan_ray.training.gradients import GradCache, Loss, Tensors
-from ecgscan_ray.training.meters import Meter, RunLog, mean_over_ranks
+from ecgscan_ray.training.meters import Meter, mean_over_ranks
 from ecgscan_ray.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from ecgscan_ray.training.precision import choose_precision
 from ecgscan_ray.training.tensors import to_device
@@ -53,16 +55,6 @@ class Reporter(Protocol):
         """Asked at each report; the same answer on every rank."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """What one worker group has to do."""
-
-    config: Config
-    total_steps: int
-    tokenizer_json: str
-    manifest_digest: str
-
-
 def build_loss(config: Config) -> tuple[Loss, MetricsFn]:
     """What the config's task makes small, and what else it measures."""
     if config.task == "teach":
@@ -78,7 +70,7 @@ def expected_positions(config: Config, step: int) -> np.ndarray:
 
 
 def train(
-    job: Job,
+    spec: RunSpec,
     model: ECGScan | Teacher,
     batches: Iterable[Batch],
     reporter: Reporter,
@@ -88,10 +80,10 @@ def train(
     validate: Validate | None = None,
     log: RunLog | None = None,
 ) -> None:
-    """Train from the reporter's last checkpoint to ``job.total_steps``.
+    """Train from the reporter's last checkpoint to ``spec.total_steps``.
 
     Args:
-        job: Config, length, tokenizer, digest of the manifest.
+        spec: Of the run.
         model: On the device.
         batches: This rank's batches from the checkpoint's cursor on; positions are checked.
         reporter: Where metrics and checkpoints go.
@@ -104,7 +96,7 @@ def train(
         NotFiniteError: A loss, a gradient or a weight is not finite.
         WorkError: The stream ends early or skips rows, or a checkpoint cannot be written.
     """
-    config, training = job.config, job.config.training
+    config, training = spec.config, spec.config.training
     (objective, measure), optimizer = build_loss(config), build_optimizer(model, training)
     folder = reporter.last_checkpoint()
     first = restore(folder, model, optimizer).step if folder else 0
@@ -113,7 +105,7 @@ def train(
     meter, source, clock = Meter(), iter(batches), _Clock()
     norms: dict[str, Tensor] = {}
     model.train()
-    for step in range(first, job.total_steps):
+    for step in range(first, spec.total_steps):
         with clock.waiting():
             batch = _next_batch(source, step, config)
         seed = hash((config.seed, step, rank())) & 0x7FFFFFFF  # dropout: the same after a resume
@@ -122,10 +114,10 @@ def train(
             _drop_signals(tensors, training.drop_signal_fraction)
         if training.shuffle_pairs:
             _shuffle_pairs(tensors)
-        set_learning_rate(optimizer, learning_rate(step, job.total_steps, training))
+        set_learning_rate(optimizer, learning_rate(step, spec.total_steps, training))
         optimizer.zero_grad(set_to_none=True)
         due = training.term_gradients_every and step % training.term_gradients_every == 0
-        output, losses, measured = gradients(tensors, step / job.total_steps, seed, per_term_norms=bool(due))
+        output, losses, measured = gradients(tensors, step / spec.total_steps, seed, per_term_norms=bool(due))
         norms |= measured
         grad_norm = nn.utils.clip_grad_norm_(model.parameters(), training.grad_clip_norm)
         optimizer.step()
@@ -134,7 +126,7 @@ def train(
         clock.tick(training.global_batch_size)
 
         done = step + 1
-        saves = done % training.checkpoint_every == 0 or done == job.total_steps
+        saves = done % training.checkpoint_every == 0 or done == spec.total_steps
         if done % training.log_every == 0 or saves:
             means = _raise_if_not_finite(*meter.read(), done)
             figures = clock.read()
@@ -150,9 +142,9 @@ def train(
             metrics["batch_fingerprint"] = batch_fingerprint(tensors["recording_key"])
             if log:
                 log.write("train", done, metrics)
-                steps = {"step": done, "total_steps": job.total_steps}
+                steps = {"step": done, "total_steps": spec.total_steps}
                 log.progress({"task": config.task, "precision": precision, **steps, **metrics})
-        if saves and not _save(job, model, optimizer, done, reporter, validate, log, metrics):
+        if saves and not _save(spec, model, optimizer, done, reporter, validate, log, metrics):
             break
     if log:
         log.close()
@@ -206,7 +198,7 @@ def _check_weights(model: nn.Module, done: int) -> None:
 
 
 def _save(
-    job: Job,
+    spec: RunSpec,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     done: int,
@@ -227,17 +219,17 @@ def _save(
             log.write("validation", done, scores) if scores else None
             log.flush()
         folder = reporter.new_folder()
-        batch = job.config.training.global_batch_size
+        batch = spec.config.training.global_batch_size
         state = TrainingState(
             step=done,
             cursor=done * batch,
             samples_seen=done * batch,
             world_size=world_size(),
-            config_digest=job.config.digest(),
-            manifest_digest=job.manifest_digest,
+            config_digest=spec.config.digest(),
+            manifest_digest=spec.manifest.digest(),
             score=scores.get("validation.score"),
         )
-        save_checkpoint(folder, model, optimizer, job.config, job.tokenizer_json, state)
+        save_checkpoint(folder, model, optimizer, spec.config, spec.tokenizer_json, state)
     reported = {"step": done, **metrics, **scores}
     reporter.report(reported, folder)
     return not reporter.should_stop(done, reported)

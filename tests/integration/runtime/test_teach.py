@@ -11,9 +11,9 @@ import torch
 
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.errors import RunError
-from ecgscan_ray.report.metrics import read_metrics
+from ecgscan_ray.runs.checkpoints import read_config
+from ecgscan_ray.runs.metrics import read_metrics
 from ecgscan_ray.runtime.pretrain import pretrain, teach
-from ecgscan_ray.runtime.run_folder import read_config
 from ecgscan_ray.store.embeddings import EmbeddingReader, vectors
 from ecgscan_ray.store.manifest import read_manifest
 from ecgscan_ray.store.shards import iterate_rows

@@ -13,8 +13,9 @@ import torch
 from ecgscan_ray import text
 from ecgscan_ray.encoder import load_encoder
 from ecgscan_ray.errors import InputError
+from ecgscan_ray.runs.checkpoints import TrainingState
 from ecgscan_ray.store.manifest import Manifest
-from ecgscan_ray.training.checkpoint import TrainingState, build_model, save_checkpoint
+from ecgscan_ray.training.checkpoint import build_model, save_checkpoint
 from tests.bench import bench_realism, find_recordings
 from tests.bench.photographs import HEAD, photographs
 from tests.bench.realism_sheet import may_be_shown

@@ -75,7 +75,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cluster:
     cluster = Cluster(node(0))
     monkeypatch.setattr(demand.ray, "nodes", lambda: cluster.present)
     monkeypatch.setattr(demand, "request_resources", cluster.request)
-    monkeypatch.setattr(demand, "_grows", lambda: cluster.grows)
+    monkeypatch.setattr(demand, "has_autoscaler", lambda: cluster.grows)
     monkeypatch.setattr(demand, "BOOTSTRAP", tmp_path / "bootstrap.yaml")
     monkeypatch.setattr(demand.time, "sleep", lambda _: cluster.passed())
     return cluster

@@ -8,7 +8,7 @@ import pytest
 
 from ecgscan_ray.config import Config, SweepConfig
 from ecgscan_ray.errors import ConfigError
-from ecgscan_ray.runtime.fit_to_store import fit_to_store
+from ecgscan_ray.runs.fit_to_store import fit_to_store
 from ecgscan_ray.runtime.sweep import _check_store
 from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.store.shards import ShardWriter

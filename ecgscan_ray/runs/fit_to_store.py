@@ -7,7 +7,7 @@ from typing import Any
 
 from ecgscan_ray.config import Config, ObjectiveConfig, build
 from ecgscan_ray.errors import ConfigError
-from ecgscan_ray.runtime.run_folder import total_steps
+from ecgscan_ray.runs.spec import total_steps
 from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.store.shards import iterate_reports
 from ecgscan_ray.text import is_finding
