@@ -62,7 +62,7 @@ def check_address() -> None:
     """Look at ``RAY_ADDRESS`` before any other work is done.
 
     Raises:
-        InputError: It is no address of a head, or nobody answers there.
+        InputError: It is no address of a head, or no server answers there.
     """
     if not ray.is_initialized():
         _check(os.environ.get("RAY_ADDRESS", ""))

@@ -24,9 +24,9 @@ from ecgscan_ray.errors import StoreError
 from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.runs.fit_to_store import fit_to_store
+from ecgscan_ray.runs.needs import needs
 from ecgscan_ray.runs.spec import total_steps
 from ecgscan_ray.runtime.embeddings import with_teacher_settings
-from ecgscan_ray.runtime.stream import needs
 from ecgscan_ray.store.manifest import read_manifest
 from ecgscan_ray.store.shards import iterate_rows
 from ecgscan_ray.training.checkpoint import build_model

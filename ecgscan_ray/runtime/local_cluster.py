@@ -117,7 +117,7 @@ def _age_s(session: Path) -> float:
 
 
 def need_token() -> None:
-    """Only who has the token may use the cluster; a token or a mode that the user has chosen is kept.
+    """Require a token from every client of the cluster; a token or a mode that the user has set stays.
 
     Given as an environment variable, it reaches Ray's processes and nothing else: no file, no command line. Ray turns
     tokens on by itself for a cluster that is started here; without this one it would write one to ``~/.ray``, for all

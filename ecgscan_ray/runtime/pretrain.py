@@ -21,6 +21,7 @@ from ecgscan_ray.runs.checkpoints import DamagedCheckpoint
 from ecgscan_ray.runs.fit_to_store import fit_to_store
 from ecgscan_ray.runs.folder import RunFolder
 from ecgscan_ray.runs.names import CHECKPOINTS
+from ecgscan_ray.runs.needs import needs
 from ecgscan_ray.runs.opening import check_run, take_run
 from ecgscan_ray.runs.progress import ProgressLine
 from ecgscan_ray.runs.sinks import check_sinks
@@ -36,7 +37,7 @@ from ecgscan_ray.runtime.embeddings import (
 )
 from ecgscan_ray.runtime.failures import Trainer, permanent_failure
 from ecgscan_ray.runtime.registered import registered_step, use_newest_whole
-from ecgscan_ray.runtime.stream import check_unit_size, needs, read_span
+from ecgscan_ray.runtime.stream import check_unit_size, read_span
 from ecgscan_ray.runtime.worker import StopRule, work
 from ecgscan_ray.store.manifest import Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows

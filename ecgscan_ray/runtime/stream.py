@@ -2,7 +2,7 @@
 
 The plan is Ray Data's input. Stage 1 (tasks) reads a span of the plan and yields packed rows cut into units; stage 2 (an
 actor pool, which keeps the renderer's caches) turns a unit into arrays. A unit is one row and one block throughout, so that
-order is kept, unit j goes to rank j mod W, and nothing is copied together on the way.
+order is kept, unit j goes to rank j mod W, and nothing is concatenated on the way.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from ecgscan_ray.config import Config
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.runs.spec import RunSpec
 from ecgscan_ray.runtime import ray_quirks
-from ecgscan_ray.runtime.demand import Need
 from ecgscan_ray.store.embeddings import COLUMNS, EmbeddingReader, vectors
 from ecgscan_ray.store.plan import EpochPlan
 from ecgscan_ray.store.schema import unpack
@@ -32,7 +31,7 @@ from ecgscan_ray.store.shards import read_row_groups
 logger = logging.getLogger(__name__)
 
 ROW_BLOCKS = 1
-"""``target_max_block_size`` in bytes: below any row, so that each row (a unit) leaves a stage as a block of its own."""
+"""``target_max_block_size`` in bytes: below any row, so that each row (a unit) leaves a stage as its own block."""
 
 TASKS_IN_FLIGHT = 8
 """Units handed to each actor ahead of its work: with Ray's own 2, actors stood idle half the time."""
@@ -122,7 +121,9 @@ def build(spec: RunSpec, start: int, stop: int) -> ray.data.Dataset:
     spans = spec.plan().spans(start, stop, spec.config.stream.unit_rows)
     items = [{"start": first, "stop": last} for first, last in spans]
     return (
-        ray.data.from_items(items, override_num_blocks=max(1, len(items)))  # none left: lost after the last step
+        ray.data.from_items(
+            items, override_num_blocks=max(1, len(items))
+        )  # no rows remain if the run failed after its last step
         .map_batches(
             Read,
             fn_constructor_args=(spec,),
@@ -145,7 +146,7 @@ def _actors(count: int) -> ActorPoolStrategy:
 
 
 def execution_options(config: Config) -> ExecutionOptions:
-    """Order kept; stages placed on nodes with the render label, where there is one."""
+    """Keep the order; place stages on nodes with the render label, if it is set."""
     options = ExecutionOptions(preserve_order=True)
     if config.resources.render_label:
         options.label_selector = dict(config.resources.render_label)
@@ -153,7 +154,7 @@ def execution_options(config: Config) -> ExecutionOptions:
 
 
 def batches(
-    shard: ray.data.DataIterator, config: Config, num_workers: int, say: Callable[[str], None] = logger.warning
+    shard: ray.data.DataIterator, config: Config, num_workers: int, warn: Callable[[str], None] = logger.warning
 ) -> Iterator[Batch]:
     """This rank's part of each global batch, from its shard of units.
 
@@ -161,28 +162,28 @@ def batches(
         shard: This rank's units.
         config: Settings.
         num_workers: W.
-        say: Told in one line when no unit comes for ``stream.stall_timeout_s``.
+        warn: Gets one line when no unit comes for ``stream.stall_timeout_s``.
     """
     units_per_batch = config.training.global_batch_size // (config.stream.unit_rows * num_workers)
-    held: list[Batch] = []
-    with StallWatch(config.stream.stall_timeout_s, say) as watch:
+    units: list[Batch] = []
+    with StallWatch(config.stream.stall_timeout_s, warn) as watch:
         for row in shard.iter_batches(
             batch_size=1, batch_format="numpy", prefetch_batches=config.stream.prefetch_units, drop_last=False
         ):
             watch.seen()
-            held.append({name: array[0] for name, array in row.items()})
-            if len(held) == units_per_batch:
+            units.append({name: array[0] for name, array in row.items()})
+            if len(units) == units_per_batch:
                 watch.pause()
-                yield concatenate(held)
-                held = []
+                yield concatenate(units)
+                units = []
                 watch.seen()
 
 
 class StallWatch:
-    """Says in one line which stage waits for what when no unit has come for ``timeout_s``."""
+    """Warns in one line how far each stage is when no unit has come for ``timeout_s``."""
 
-    def __init__(self, timeout_s: float, say: Callable[[str], None]) -> None:
-        self._timeout, self._say = timeout_s, say
+    def __init__(self, timeout_s: float, warn: Callable[[str], None]) -> None:
+        self._timeout, self._warn = timeout_s, warn
         self._beat, self._stop = threading.Event(), threading.Event()
         self._paused = False
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -200,18 +201,18 @@ class StallWatch:
         self._beat.set()
 
     def pause(self) -> None:
-        """The consumer is at work: silence is not the stream's fault."""
+        """The consumer is working and asks for no unit."""
         self._paused = True
 
     def _watch(self) -> None:
         while not self._stop.is_set():
             self._beat.clear()
             if not self._beat.wait(self._timeout) and not self._paused and not self._stop.is_set():
-                self._say(diagnosis(self._timeout))
+                self._warn(diagnosis(self._timeout))
 
 
 def diagnosis(seconds: float) -> str:
-    """One line on a stream that stands still: free and total CPUs, and how far each stage is."""
+    """One line on a stream that stalls: free and total CPUs, and how far each stage is."""
     free, total = ray.available_resources(), ray.cluster_resources()
     return (
         f"no page has come for {seconds:.0f} s; free CPUs {free.get('CPU', 0):g} of {total.get('CPU', 0):g}, "
@@ -231,17 +232,6 @@ def stage_states() -> str:
         for name, stage in stages
     ]
     return "; ".join(lines) or "no stage is running"
-
-
-def needs(config: Config) -> list[Need]:
-    """The processes that train, render and read, all at the same time."""
-    resources = config.resources
-    worker = {"CPU": resources.cpus_per_worker, "GPU": float(resources.use_gpu)}
-    return [
-        *[Need("trainer", worker, resources.train_label)] * resources.num_workers,
-        *[Need("renderer", {"CPU": resources.cpus_per_render_actor}, resources.render_label)] * resources.render_actors,
-        *[Need("reader", {"CPU": resources.cpus_per_read}, resources.render_label)] * resources.read_actors,
-    ]
 
 
 def check_unit_size(config: Config) -> None:

@@ -44,7 +44,7 @@ def _interrupt(*_: Any) -> None:
 
 
 def _interrupt_again(*_: Any) -> None:
-    """Imports and native code swallow an interrupt at times; one that is being handled is left alone."""
+    """Raise again an interrupt that an import or native code has swallowed; not one that is being handled."""
     error = sys.exc_info()[1]
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
@@ -86,11 +86,11 @@ def divert_loggers(names: Iterable[str]) -> None:
 
 
 def leave(status: int) -> None:
-    """End Ray's processes and this one; without Ray and Arrow, return. Once more Ctrl-C ends it at once.
+    """End Ray's processes and this one; without Ray and Arrow, return. Another Ctrl-C ends it at once.
 
-    After a failure, threads that wait for Ray would print what becomes of them, or wait for ever where the cluster is gone.
-    After success, everything is closed as usual, but the interpreter is not taken down: a thread of Arrow that comes back
-    to Python meanwhile would abort a process whose work is done.
+    After a failure, threads that wait for Ray would print errors, or never end if the cluster is gone.
+    After success, everything is closed as usual, but the interpreter is not finalised: a thread of Arrow that
+    calls into Python meanwhile would abort a process whose work is done.
     """
     signal.setitimer(signal.ITIMER_REAL, 0)
     if not {"ray", "pyarrow"} & sys.modules.keys():
@@ -117,7 +117,7 @@ def _end_ray() -> None:
     closing = threading.Thread(target=ray.shutdown, daemon=True)
     closing.start()
     closing.join(timeout=15)
-    for process in family:  # Ray's agents would notice by and by
+    for process in family:  # Ray's agents would end after minutes
         with contextlib.suppress(psutil.Error):
             process.kill()
 

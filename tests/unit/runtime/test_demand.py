@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from ecgscan_ray.errors import ConfigError, WorkError
+from ecgscan_ray.runs.needs import Need
 from ecgscan_ray.runtime import demand
-from ecgscan_ray.runtime.demand import Need, _matches, _Node, await_room, unplaced
+from ecgscan_ray.runtime.demand import _matches, _Node, await_room, unplaced
 
 TRAIN = Need("trainer", {"CPU": 4, "GPU": 1}, {"role": "train"})
 RENDER = Need("renderer", {"CPU": 1}, {"role": "render"})
