@@ -267,8 +267,8 @@ def evaluate(
 ) -> None:
     """Measure a run on recordings it was not trained on; writes report.html and report.json into it."""
     from ecgscan_ray.config import parse_overrides
+    from ecgscan_ray.report.evaluate import evaluate as work
     from ecgscan_ray.report.run import HEADLINE, by_reason
-    from ecgscan_ray.runtime.evaluate import evaluate as work
 
     _setup_logging()
     set_torch_threads()

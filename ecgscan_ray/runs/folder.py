@@ -65,9 +65,9 @@ class RunFolder:
         """Whether the run has ended as it should."""
         return exists(join(self.uri, names.FINISHED))
 
-    def mark_finished(self) -> None:
-        """Note that the run has ended as it should."""
-        write_bytes_atomic(join(self.uri, names.FINISHED), b"{}\n")
+    def mark_finished(self, step: int) -> None:
+        """Note that the run has ended as it should, at ``step``: a sweep's trial may stop early."""
+        write_bytes_atomic(join(self.uri, names.FINISHED), json.dumps({"step": step}).encode())
 
     def mark_unfinished(self) -> None:
         """Take the note back: the run gets more steps."""

@@ -11,10 +11,10 @@ from ecgscan_ray.cores import set_torch_threads
 from ecgscan_ray.evaluation.ablation import Rows, compare
 from ecgscan_ray.filesystem import join, read_bytes
 from ecgscan_ray.report.ablation import write_ablation_report
+from ecgscan_ray.report.evaluate import evaluate
 from ecgscan_ray.report.run import ROWS_NAME
-from ecgscan_ray.runtime.evaluate import evaluate
+from ecgscan_ray.runs.trials import TrialStore
 from ecgscan_ray.runtime.pretrain import pretrain, teach
-from ecgscan_ray.runtime.trials import TrialStore
 
 SHARED = "shared"
 """``teacher.run`` of an arm: the sweep's own teacher."""

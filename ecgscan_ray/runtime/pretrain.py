@@ -139,7 +139,7 @@ def _run(spec: RunSpec, callbacks: list[Any], stop_rule: StopRule | None, quiet:
         logger.info("%s: going on from step %d of %d", spec.out, done, spec.total_steps)
     if done < spec.total_steps:
         _fit(spec, callbacks, stop_rule, quiet)
-    spec.folder.mark_finished()
+    spec.folder.mark_finished(registered_step(spec.out))
 
 
 def _refuse_batch_norm(spec: RunSpec) -> None:

@@ -26,19 +26,19 @@ from ecgscan_ray.errors import ConfigError, RunError, WorkError, near_miss
 from ecgscan_ray.evaluation.score import SCORES
 from ecgscan_ray.filesystem import absolute, delete_file, exists, join, open_filesystem, write_bytes_atomic
 from ecgscan_ray.filesystem.lease import LEASE_NAME, exclusive
-from ecgscan_ray.report.sweep import Trial, write_sweep_report
+from ecgscan_ray.report.sweep import write_sweep_report
 from ecgscan_ray.runs import names
 from ecgscan_ray.runs.fit_to_store import fit_to_store
 from ecgscan_ray.runs.folder import flat, holds_same_work, read_json, setting_differences
 from ecgscan_ray.runs.needs import Need, needs
 from ecgscan_ray.runs.spec import total_steps
+from ecgscan_ray.runs.trials import StopRule, Trial, TrialStore, trial_id
 from ecgscan_ray.runtime import ablation, ray_quirks
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.cluster import check_address, start_ray
 from ecgscan_ray.runtime.demand import await_room
 from ecgscan_ray.runtime.failures import root_cause
 from ecgscan_ray.runtime.pretrain import pretrain
-from ecgscan_ray.runtime.trials import StopRule, TrialStore, trial_id
 from ecgscan_ray.store.manifest import Manifest, read_manifest
 
 logger = logging.getLogger(__name__)
