@@ -201,11 +201,11 @@ def pretrain(
 
     if teacher and joint:
         raise InputError("--teacher and --joint exclude each other", fix="Give one of the two.")
-    chosen = [f"teacher.run={_check_uri(teacher)}"] if teacher else ["teacher.run=", "teacher.digest="] if joint else []
+    chosen = [f"teacher.run={_check_uri(teacher)}"] if teacher else ["teacher.run="] if joint else []
     resolved = _load(Config, preset, config, [*(settings or []), *chosen])
     _setup_logging()
     if dry_run:
-        from ecgscan_ray.runtime.dry_run import dry_run as estimate
+        from ecgscan_ray.tasks.dry_run import dry_run as estimate
 
         _print_mapping(estimate(resolved, _check_uri(store)), as_json=False)
         _next("pretrain", *_settings_of(preset, config, settings), "--store", store, "--out", out or "runs/first")

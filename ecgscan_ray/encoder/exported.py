@@ -35,7 +35,8 @@ from ecgscan_ray.filesystem import (
     write_bytes_atomic,
 )
 from ecgscan_ray.model.ecgscan import PageEncoder
-from ecgscan_ray.training.checkpoint import LoadedCheckpoint, load_run, read_weights
+from ecgscan_ray.tasks.loading import LoadedCheckpoint, load_run
+from ecgscan_ray.training.checkpoint import read_weights
 
 SCHEMA_VERSION = 5
 CONFIG_NAME, BACKBONE_NAME, PROJECTION_NAME = "config.json", "model.safetensors", "projection.safetensors"

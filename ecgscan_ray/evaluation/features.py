@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 
+from ecgscan_ray.batch import Batch, DeviceBatch, Integers
 from ecgscan_ray.evaluation.mean_beat import mean_beat_redraw
+from ecgscan_ray.evaluation.model import PageModel
 from ecgscan_ray.evaluation.redraw import MASKS, lead_pearson, lead_residual_mv, project_on_laws, recording_rmse
 from ecgscan_ray.recording.labels import SUPERCLASSES, superclasses
 from ecgscan_ray.recording.recording import Recording
@@ -30,7 +32,7 @@ EVALUATION_EPOCH = 2**31 + 1
 class Maker(Protocol):
     """What ``batch.BatchMaker`` is here: recordings, plan positions and epochs in, numpy batch out."""
 
-    def make(self, recordings: Sequence[Recording], positions: Any, epochs: Any) -> dict[str, np.ndarray]: ...
+    def make(self, recordings: Sequence[Recording], positions: Integers, epochs: Integers) -> Batch: ...
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def class_labels(recordings: Sequence[Recording]) -> np.ndarray:
 
 @torch.inference_mode()
 def extract(
-    models: Mapping[str, Any],
+    models: Mapping[str, PageModel],
     maker: Maker,
     recordings: Iterable[Recording],
     *,
@@ -146,12 +148,18 @@ def extract(
     return Features(ids, joined, examples, skipped, codes)
 
 
-def _facts(batch: Mapping[str, np.ndarray], recordings: Sequence[Recording]) -> dict[str, np.ndarray]:
-    names = ("recording_key", "patient_key", "report_key", "has_signal", "has_text")
-    return {"labels": class_labels(recordings), **{name: np.asarray(batch[name]) for name in names}}
+def _facts(batch: Batch, recordings: Sequence[Recording]) -> dict[str, np.ndarray]:
+    return {
+        "labels": class_labels(recordings),
+        "recording_key": batch["recording_key"],
+        "patient_key": batch["patient_key"],
+        "report_key": batch["report_key"],
+        "has_signal": batch["has_signal"],
+        "has_text": batch["has_text"],
+    }
 
 
-def _redraw_columns(redrawn_mv: torch.Tensor, batch: Mapping[str, torch.Tensor], fs: int) -> dict[str, np.ndarray]:
+def _redraw_columns(redrawn_mv: torch.Tensor, batch: DeviceBatch, fs: int) -> dict[str, np.ndarray]:
     """(N, 12) r and (N,) RMSE for each mask: of the decoder, projected on the lead laws, of the mean-beat oracle."""
     truth, valid, shown = batch["centred_mv"], batch["valid"], batch["shown"]
     pairs = zip(truth.cpu().numpy(), (shown & valid).cpu().numpy(), strict=True)
@@ -159,8 +167,9 @@ def _redraw_columns(redrawn_mv: torch.Tensor, batch: Mapping[str, torch.Tensor],
     oracle = oracle.to(truth.device)
     columns = {"lead_residual_mv": _numpy(lead_residual_mv(redrawn_mv))}
     projected = project_on_laws(redrawn_mv, shown)
+    masks = {"shown": shown, "derivable": batch["derivable"], "unseen": batch["unseen"]}
     for name in MASKS:
-        mask = batch[name] & valid
+        mask = masks[name] & valid
         columns[f"{name}.r"] = _numpy(lead_pearson(redrawn_mv, truth, mask))
         columns[f"{name}.rmse_mv"] = _numpy(recording_rmse(redrawn_mv, truth, mask))
         columns[f"projected.{name}.r"] = _numpy(lead_pearson(projected, truth, mask))
@@ -171,7 +180,7 @@ def _redraw_columns(redrawn_mv: torch.Tensor, batch: Mapping[str, torch.Tensor],
     return columns
 
 
-def make_example(name: str, row: int, batch: Mapping[str, torch.Tensor], redrawn_mv: torch.Tensor) -> Example:
+def make_example(name: str, row: int, batch: DeviceBatch, redrawn_mv: torch.Tensor) -> Example:
     """One row of a batch on the model's device, with its redrawn leads (N, 12, T), as arrays."""
     page = batch["image"][row].permute(1, 2, 0).cpu().numpy()
     truth_mv, redrawn = _numpy(batch["centred_mv"][row]), _numpy(redrawn_mv[row])

@@ -11,7 +11,7 @@ from ecgscan_ray.evaluation.bootstrap import Estimate
 from ecgscan_ray.filesystem import exists, join, read_bytes
 from ecgscan_ray.report.html import render
 from ecgscan_ray.store.manifest import Manifest, read_manifest
-from ecgscan_ray.training.checkpoint import LoadedCheckpoint
+from ecgscan_ray.tasks.loading import LoadedCheckpoint
 
 CARD_FIGURES = {
     "retrieval.page_to_signal.recall_at_1": "page to signal, recall@1",

@@ -18,7 +18,8 @@ from ecgscan_ray.runs.folder import RunFolder
 from ecgscan_ray.runs.metrics import read_metrics
 from ecgscan_ray.store.manifest import SPLITS, Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows
-from ecgscan_ray.training.checkpoint import build_model, load_run
+from ecgscan_ray.tasks.loading import load_run
+from ecgscan_ray.tasks.pretrain import Pretrain
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def evaluate(
 
     evaluation = evaluate_run(
         loaded.model.to(device),
-        build_model(config, loaded.tokenizer).to(device),
+        Pretrain().build_model(config, loaded.tokenizer).to(device),
         BatchMaker(config, loaded.tokenizer),
         recordings_of,
         device=device,

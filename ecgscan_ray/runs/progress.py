@@ -85,9 +85,8 @@ def describe(state: dict) -> str:
         for name, value in state.items()
         if name.endswith("_loss")
     )
-    rows = "recordings" if state.get("task") == "teach" else "images"
     return (
         f"step {state['step']}/{state['total_steps']}  loss {state['loss']:.3f} ({terms})  "
-        f"{state['images_per_s']:.0f} {rows}/s  waiting for data {100 * state['data_wait_share']:.0f} %  "
+        f"{state['images_per_s']:.0f} {state.get('rows', 'rows')}/s  waiting for data {100 * state['data_wait_share']:.0f} %  "
         f"{int(left // 60)}:{int(left % 60):02d} left"
     )

@@ -9,7 +9,6 @@ from typing import Any
 
 import ray
 from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
-from torch import nn
 
 from ecgscan_ray import text
 from ecgscan_ray.config import Config, ResourceConfig
@@ -18,30 +17,28 @@ from ecgscan_ray.filesystem import absolute, open_filesystem
 from ecgscan_ray.filesystem.lease import exclusive
 from ecgscan_ray.model.external import load_external, trusted
 from ecgscan_ray.runs.checkpoints import DamagedCheckpoint
-from ecgscan_ray.runs.fit_to_store import fit_to_store
 from ecgscan_ray.runs.folder import RunFolder
 from ecgscan_ray.runs.names import CHECKPOINTS
 from ecgscan_ray.runs.needs import needs
 from ecgscan_ray.runs.opening import check_run, take_run
 from ecgscan_ray.runs.progress import ProgressLine
 from ecgscan_ray.runs.sinks import check_sinks
-from ecgscan_ray.runs.spec import RunSpec, total_steps
+from ecgscan_ray.runs.spec import RunSpec, run_facts, total_steps
 from ecgscan_ray.runtime import stream
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.cluster import check_address, start_ray
 from ecgscan_ray.runtime.demand import await_room
-from ecgscan_ray.runtime.embeddings import (
-    compute_or_load_teacher_embeddings,
-    teacher_tokenizer,
-    with_teacher_settings,
-)
+from ecgscan_ray.runtime.embeddings import compute_or_load_teacher_embeddings
 from ecgscan_ray.runtime.failures import Trainer, permanent_failure
 from ecgscan_ray.runtime.registered import registered_step, use_newest_whole
 from ecgscan_ray.runtime.stream import check_unit_size, read_span
 from ecgscan_ray.runtime.worker import StopRule, work
 from ecgscan_ray.store.manifest import Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows
-from ecgscan_ray.training.checkpoint import build_trained
+from ecgscan_ray.tasks.fit_to_store import fit_to_store
+from ecgscan_ray.tasks.frozen import teacher_tokenizer, with_teacher_settings
+from ecgscan_ray.tasks.task import get_task
+from ecgscan_ray.training.gradients import has_batch_norm
 from ecgscan_ray.training.scratch import clear_scratch
 
 logger = logging.getLogger(__name__)
@@ -53,11 +50,11 @@ def teach(config: Config, store: str, out: str, **options: Any) -> None:
     """Pretrain the signal-text teacher: the same job without pages; takes what ``pretrain`` takes.
 
     Raises:
-        ConfigError: The signal encoder of others that the settings name does not answer as it should.
+        ConfigError: The external signal encoder that the settings name does not fit its interface.
     """
     if config.teacher.encoder is not None:
-        load_external(config.teacher.encoder)  # its check, before anything is begun
-    pretrain(config.model_copy(update={"task": "teach"}), store, out, **options)
+        load_external(config.teacher.encoder)
+    pretrain(config, store, out, task="teach", **options)
 
 
 def pretrain(
@@ -65,6 +62,7 @@ def pretrain(
     store: str,
     out: str,
     *,
+    task: str = "pretrain",
     fresh: bool = False,
     init_from: str | None = None,
     callbacks: Sequence[Any] = (),
@@ -79,6 +77,7 @@ def pretrain(
         config: Settings.
         store: URI of a prepared store.
         out: URI of the run folder; on a cluster, one that all nodes reach.
+        task: What is trained; ``teach`` gives its name.
         fresh: Refuse a folder that is not empty.
         init_from: Run to take the first weights from.
         callbacks: Ray Train callbacks (a sweep's reporter).
@@ -91,48 +90,54 @@ def pretrain(
     """
     check_address()
     store, out, init_from = absolute(store), absolute(out), absolute(init_from) if init_from else None
-    manifest = read_manifest(store)
-    if config.task == "pretrain" and config.teacher.run:
-        config = with_teacher_settings(config)
-    config = fit_to_store(config, store, manifest)
+    manifest, teacher_digest = read_manifest(store), None
+    if get_task(task).needs_pages and config.teacher.run:
+        config, teacher_digest = with_teacher_settings(config)
+    config = fit_to_store(config, get_task(task), store, manifest)
     check_sinks(config.training.sinks)
     check_unit_size(config)
-    with exclusive(out, f"ecgscan {config.task}"):
-        if check_run(out, config, manifest, fresh) == "finished":
+    with exclusive(out, f"ecgscan {task}"):
+        if check_run(out, config, manifest, fresh, run_facts(task, teacher_digest)) == "finished":
             logger.info("%s: finished already; nothing to do", out)
             return
-        spec = _resolve(config, store, manifest, out, init_from)
+        spec = RunSpec(
+            task=task,
+            config=config,
+            store=store,
+            manifest=manifest,
+            tokenizer_json=RunFolder(out).tokenizer() or _make_tokenizer(config, teacher_digest, store, manifest),
+            total_steps=total_steps(config, manifest),
+            out=out,
+            teacher_digest=teacher_digest,
+            init_from=init_from,
+            trusted=trusted(),
+        )
         clear_scratch()
         try:
-            _run(spec, list(callbacks), stop_rule, quiet)
+            _run(_prepare(spec), list(callbacks), stop_rule, quiet)
         finally:
             clear_scratch(out)
 
 
-def _resolve(config: Config, store: str, manifest: Manifest, out: str, init_from: str | None) -> RunSpec:
-    """All that the run needs; what cannot work is refused here, before the run folder is taken."""
-    spec = RunSpec(
-        config=config,
-        store=store,
-        manifest=manifest,
-        tokenizer_json=RunFolder(out).tokenizer() or _make_tokenizer(config, store, manifest),
-        total_steps=total_steps(config, manifest),
-        out=out,
-        init_from=init_from,
-        trusted=trusted(),
-    )
+def _prepare(spec: RunSpec) -> RunSpec:
+    """The rest of the checks, and the teacher's embeddings; nothing is written to the run folder."""
+    config = spec.config
     spec.plan()
     _refuse_batch_norm(spec)
     start_ray(config.resources)
     await_room(needs(config))
-    if config.teacher.digest:
-        return replace(spec, teacher_embeddings=compute_or_load_teacher_embeddings(config, store, manifest))
-    return spec
+    if spec.teacher_digest is None:
+        return spec
+    run = config.teacher.run or ""
+    embeddings = compute_or_load_teacher_embeddings(
+        run, spec.teacher_digest, spec.store, spec.manifest, config.resources
+    )
+    return replace(spec, teacher_embeddings=embeddings)
 
 
 def _run(spec: RunSpec, callbacks: list[Any], stop_rule: StopRule | None, quiet: bool) -> None:
     """Take the folder and train to the end."""
-    take_run(spec.out, spec.config, spec.manifest, spec.store)
+    take_run(spec)
     spec.folder.write_tokenizer(spec.tokenizer_json)
     done = use_newest_whole(spec.out)
     if done:
@@ -153,8 +158,7 @@ def _refuse_batch_norm(spec: RunSpec) -> None:
     config = spec.config
     if config.resources.num_workers == 1 or config.resources.use_gpu:
         return
-    model = build_trained(config, text.parse_tokenizer(spec.tokenizer_json))
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+    if has_batch_norm(get_task(spec.task).build_model(config, text.parse_tokenizer(spec.tokenizer_json))):
         raise ConfigError(
             f"'{config.model.image.name}' has batch norm, which several CPU workers cannot share",
             where="model.image.name",
@@ -228,10 +232,10 @@ def _checkpoint_policy(config: Config) -> CheckpointConfig:
     return CheckpointConfig(num_to_keep=2)
 
 
-def _make_tokenizer(config: Config, store: str, manifest: Manifest) -> str:
+def _make_tokenizer(config: Config, teacher_digest: str | None, store: str, manifest: Manifest) -> str:
     """The tokenizer of a new run as JSON: its teacher's, the named text encoder's, or one fitted to the reports."""
-    if config.task == "pretrain" and config.teacher.run:
-        return teacher_tokenizer(config.teacher.run)
+    if teacher_digest is not None:
+        return teacher_tokenizer(config.teacher.run or "")
     if config.model.text.name == "small":
         rows = iterate_rows(store, manifest, "train", limit=MAX_TOKENIZER_REPORTS)
         reports = [text.normalise(row.report or "") for row in rows if text.is_finding(row.report)]

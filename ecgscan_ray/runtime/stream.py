@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,7 @@ from ecgscan_ray.store.embeddings import COLUMNS, EmbeddingReader, vectors
 from ecgscan_ray.store.plan import EpochPlan
 from ecgscan_ray.store.schema import unpack
 from ecgscan_ray.store.shards import read_row_groups
+from ecgscan_ray.tasks.task import get_task
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,9 @@ UNITS_AHEAD = 16
 """Units that a reading task may have ready before the next is fetched; Ray's own 2 makes the actors wait for it."""
 
 MAX_UNIT_BYTES = 32 * 2**20
+
+
+Columns = dict[str, np.ndarray]
 
 
 class Read:
@@ -96,18 +101,21 @@ def make_unit(maker: BatchMaker, rows: pa.Table) -> Batch:
     embeddings = {name: rows[name] for name in COLUMNS if name in rows.column_names}
     batch = maker.make(unpack(rows.drop_columns(["position", "epoch", *embeddings])), positions, epochs)
     dims = (maker.config.model.embed_dim, maker.config.model.content_dim)
-    return batch | {name: vectors(embeddings[name], dim) for name, dim in zip(COLUMNS, dims, strict=True) if embeddings}
+    teacher = {name: vectors(embeddings[name], dim) for name, dim in zip(COLUMNS, dims, strict=True) if embeddings}
+    return cast(Batch, {**batch, **teacher})
 
 
 class Render:
     """Stage 2: one packed unit to one row of arrays."""
 
     def __init__(self, spec: RunSpec) -> None:
-        self._maker = BatchMaker(spec.config, text.parse_tokenizer(spec.tokenizer_json))
+        tokenizer = text.parse_tokenizer(spec.tokenizer_json)
+        self._maker = BatchMaker(spec.config, tokenizer, with_pages=get_task(spec.task).needs_pages)
 
-    def __call__(self, block: dict[str, np.ndarray]) -> Batch:
+    def __call__(self, block: Columns) -> Columns:
         with pa.ipc.open_stream(block["unit"][0]) as reader:
-            return {name: array[None] for name, array in make_unit(self._maker, reader.read_all()).items()}
+            unit = cast(Columns, make_unit(self._maker, reader.read_all()))
+        return {name: array[None] for name, array in unit.items()}
 
 
 def build(spec: RunSpec, start: int, stop: int) -> ray.data.Dataset:
@@ -171,7 +179,7 @@ def batches(
             batch_size=1, batch_format="numpy", prefetch_batches=config.stream.prefetch_units, drop_last=False
         ):
             watch.seen()
-            units.append({name: array[0] for name, array in row.items()})
+            units.append(cast(Batch, {name: array[0] for name, array in row.items()}))
             if len(units) == units_per_batch:
                 watch.pause()
                 yield concatenate(units)

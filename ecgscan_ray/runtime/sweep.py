@@ -23,12 +23,10 @@ from ray.tune.search.optuna import OptunaSearch
 
 from ecgscan_ray.config import Config, SearchRange, SweepConfig, build, dump_yaml, merge, read_yaml
 from ecgscan_ray.errors import ConfigError, RunError, WorkError, near_miss
-from ecgscan_ray.evaluation.score import SCORES
 from ecgscan_ray.filesystem import absolute, delete_file, exists, join, open_filesystem, write_bytes_atomic
 from ecgscan_ray.filesystem.lease import LEASE_NAME, exclusive
 from ecgscan_ray.report.sweep import write_sweep_report
 from ecgscan_ray.runs import names
-from ecgscan_ray.runs.fit_to_store import fit_to_store
 from ecgscan_ray.runs.folder import flat, holds_same_work, read_json, setting_differences
 from ecgscan_ray.runs.needs import Need, needs
 from ecgscan_ray.runs.spec import total_steps
@@ -40,6 +38,8 @@ from ecgscan_ray.runtime.demand import await_room
 from ecgscan_ray.runtime.failures import root_cause
 from ecgscan_ray.runtime.pretrain import pretrain
 from ecgscan_ray.store.manifest import Manifest, read_manifest
+from ecgscan_ray.tasks.fit_to_store import fit_to_store
+from ecgscan_ray.tasks.pretrain import Pretrain
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def _check_space(config: SweepConfig, base: dict[str, Any]) -> None:
 
 
 def _check_metric(metric: str, base: Config) -> None:
-    known = [f"validation.{name}" for name in SCORES[base.task]]
+    known = [f"validation.{name}" for name in Pretrain.scores]
     if metric not in known:
         raise ConfigError(f"no trial measures '{metric}'", where="metric", fix=near_miss(metric, known))
     if not base.training.validation_rows:
@@ -162,8 +162,8 @@ def _check_metric(metric: str, base: Config) -> None:
 
 def _check_store(config: SweepConfig, base: Config, store: str, manifest: Manifest) -> None:
     """Says once what every trial would leave out on this store, where nobody reads it."""
-    fitted = fit_to_store(base, store, manifest)
-    measured = [f"validation.{name}" for name in SCORES[base.task] if "text" not in name or fitted.objective.uses_text]
+    fitted = fit_to_store(base, Pretrain(), store, manifest)
+    measured = [f"validation.{name}" for name in Pretrain.scores if "text" not in name or fitted.objective.uses_text]
     if not fitted.training.validation_rows or config.metric not in measured:
         raise ConfigError(
             f"'{config.metric}' cannot be measured on this store",

@@ -21,16 +21,13 @@ from torch.nn.parallel import DistributedDataParallel
 from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.cores import set_torch_threads
-from ecgscan_ray.evaluation.score import teacher_score, validation_score
-from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.external import trust
-from ecgscan_ray.model.reader import SignalEncoder
-from ecgscan_ray.model.teacher import Teacher
+from ecgscan_ray.report.validation import validation_pictures
 from ecgscan_ray.runs.metrics import RunLog
 from ecgscan_ray.runs.spec import RunSpec
 from ecgscan_ray.runtime import stream
 from ecgscan_ray.store.shards import iterate_rows
-from ecgscan_ray.training.checkpoint import build_trained, load_run, load_teacher
+from ecgscan_ray.tasks.task import FirstWeights, Task, get_task
 from ecgscan_ray.training.loop import train
 from ecgscan_ray.training.scratch import scratch
 from ecgscan_ray.training.tensors import to_device
@@ -56,43 +53,31 @@ def _train(spec: RunSpec, stop_rule: StopRule | None, local: Path) -> None:
     trust(spec.trusted)
     set_torch_threads(config.resources.torch_threads)
     device = get_device()
-    model = build_trained(config, text.parse_tokenizer(spec.tokenizer_json))
+    task = get_task(spec.task)
+    model = task.build_model(config, text.parse_tokenizer(spec.tokenizer_json))
     if ray.train.get_checkpoint() is None:
-        _initialize_weights(model, spec)
+        task.init_weights(model, _first_weights(spec))
     model = model.to(device).to(memory_format=torch.channels_last)
     log = RunLog(config, spec.folder, local) if context.get_world_rank() == 0 else None
     units = ray.train.get_dataset_shard("train")
     train(
         spec,
+        task,
         model,
         stream.batches(units, config, context.get_world_size(), log.stalled if log else logger.warning),
         RayReporter(stop_rule, local),
         device=device,
         wrap=_data_parallel if context.get_world_size() > 1 else lambda module: module,
-        validate=_validator(spec, device) if log and config.training.validation_rows else None,
+        validate=_validator(spec, task, device, log) if log and config.training.validation_rows else None,
         log=log,
     )
 
 
-def _initialize_weights(model: nn.Module, spec: RunSpec) -> None:
-    """Take weights of the frozen teacher, and of the run to start from (only its page encoder, if there is a teacher)."""
-    embeddings, init_from = spec.teacher_embeddings, spec.init_from
-    if isinstance(model, Teacher):
-        if init_from:
-            model.load_state_dict(load_teacher(init_from).model.state_dict())
-        return
-    assert isinstance(model, ECGScan)
-    if embeddings is not None and model.teacher is not None:
-        teacher = load_teacher(spec.config.teacher.run or "").model
-        means = torch.from_numpy(embeddings.signal_mean), torch.from_numpy(embeddings.report_mean)
-        model.teacher.load_teacher(teacher, *means)
-        # redrawn leads are read as recorded ones
-        if isinstance(teacher.reader, SignalEncoder):
-            model.page.reader.load_state_dict(teacher.reader.state_dict())
-    if init_from:
-        loaded = load_run(init_from).model
-        target, source = (model.page, loaded.page) if embeddings else (model, loaded)
-        target.load_state_dict(source.state_dict())
+def _first_weights(spec: RunSpec) -> FirstWeights:
+    embeddings = spec.teacher_embeddings
+    if embeddings is None:
+        return FirstWeights(spec.init_from)
+    return FirstWeights(spec.init_from, spec.config.teacher.run, embeddings.signal_mean, embeddings.report_mean)
 
 
 def _data_parallel(model: nn.Module) -> nn.Module:
@@ -102,19 +87,26 @@ def _data_parallel(model: nn.Module) -> nn.Module:
     return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 
-def _validator(spec: RunSpec, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
-    """Measures ``validation.score`` on pages that are rendered once."""
+def _validator(
+    spec: RunSpec, task: Task[Any], device: torch.device, log: RunLog
+) -> Callable[[nn.Module], dict[str, float]]:
+    """Measures ``validation.score`` on pages that are rendered once, and logs pictures of some."""
     config = spec.config
-    score = teacher_score if config.task == "teach" else validation_score
     rows = list(iterate_rows(spec.store, spec.manifest, "validation", limit=config.training.validation_rows))
-    maker = BatchMaker(config, text.parse_tokenizer(spec.tokenizer_json))
-    size = config.evaluation.batch_size
+    maker = BatchMaker(config, text.parse_tokenizer(spec.tokenizer_json), with_pages=task.needs_pages)
+    size, fs = config.evaluation.batch_size, config.model.signal_fs
     batches = []
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         batches.append(maker.make(part, range(start, start + len(part)), [VALIDATION_EPOCH] * len(part)))
-    fs = config.model.signal_fs
-    return lambda model: score(model, (to_device(batch, device, fs) for batch in batches))
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        scores = task.validation_score(model, (to_device(batch, device, fs) for batch in batches))
+        if task.needs_pages and config.training.sinks:
+            log.images(validation_pictures(model, to_device(batches[0], device, fs), fs))
+        return scores
+
+    return validate
 
 
 class RayReporter:

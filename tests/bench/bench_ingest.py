@@ -58,7 +58,7 @@ def run() -> dict[str, float]:
         bare = sum(pages / seconds for pages, seconds in parts)
         start_ray(config.resources)
         unit = config.stream.unit_rows
-        spec = RunSpec(config, store, manifest, tokenizer_json, total_steps=0, out="")
+        spec = RunSpec("pretrain", config, store, manifest, tokenizer_json, total_steps=0, out="")
         dataset = stream.build(spec, 0, UNITS * unit)
         dataset.context.execution_options = stream.execution_options(config)
         began, first, steady = time.perf_counter(), 0.0, 0.0

@@ -17,7 +17,7 @@ from ecgscan_ray.errors import ConfigError, RunError
 from ecgscan_ray.runs.checkpoints import find_checkpoint
 from ecgscan_ray.runs.metrics import read_metrics
 from ecgscan_ray.runtime.pretrain import pretrain
-from ecgscan_ray.training.checkpoint import load_run
+from ecgscan_ray.tasks.loading import load_run
 from ecgscan_ray.training.scratch import PREFIX
 from tests.tiny import tiny_config
 

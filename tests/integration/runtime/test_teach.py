@@ -17,7 +17,7 @@ from ecgscan_ray.runtime.pretrain import pretrain, teach
 from ecgscan_ray.store.embeddings import EmbeddingReader, vectors
 from ecgscan_ray.store.manifest import read_manifest
 from ecgscan_ray.store.shards import iterate_rows
-from ecgscan_ray.training.checkpoint import load_run, load_teacher
+from ecgscan_ray.tasks.loading import load_run, load_teacher
 from ecgscan_ray.training.tensors import to_device
 from tests.tiny import tiny_config
 
@@ -77,8 +77,8 @@ def test_pages_are_aligned_to_a_frozen_teacher(teacher: Path, sample_store: str,
     loaded, taught = load_run(str(out), "last"), load_teacher(str(teacher))
     frozen = loaded.model.teacher
     assert frozen is not None
-    for name, weight in taught.model.reader.state_dict().items():
-        assert torch.equal(frozen.reader.state_dict()[name], weight), f"{name} has moved"
+    for name, weight in taught.model.signal_encoder.state_dict().items():
+        assert torch.equal(frozen.signal_encoder.state_dict()[name], weight), f"{name} has moved"
     assert not torch.equal(frozen.signal_projection.weight, torch.eye(16)), "the projections train"
     assert frozen.signal_projection.mean.abs().sum() > 0
 

@@ -13,10 +13,10 @@ from ecgscan_ray.evaluation.bootstrap import PatientBootstrap
 from ecgscan_ray.evaluation.classes import label_task
 from ecgscan_ray.evaluation.evaluate import _Bench, _probe_figures, evaluate_run
 from ecgscan_ray.evaluation.features import EVALUATION_EPOCH, Features, extract
-from ecgscan_ray.evaluation.score import validation_score
+from ecgscan_ray.evaluation.score import page_score
 from ecgscan_ray.recording.labels import SUPERCLASSES
 from ecgscan_ray.recording.recording import Recording
-from ecgscan_ray.training.checkpoint import build_model
+from ecgscan_ray.tasks.pretrain import Pretrain
 from ecgscan_ray.training.tensors import to_device
 
 CODES = ("NORM", "IMI", "NDT", "LAFB", "LVH")
@@ -71,8 +71,8 @@ def maker(config, tokenizer):
 def test_evaluation_has_every_figure_of_the_report(config, tokenizer, maker):
     splits = {"train": range(20), "validation": range(20, 32), "test": range(32, 52)}
     evaluation = evaluate_run(
-        build_model(config, tokenizer),
-        build_model(config.model_copy(update={"seed": 1}), tokenizer),
+        Pretrain().build_model(config, tokenizer),
+        Pretrain().build_model(config.model_copy(update={"seed": 1}), tokenizer),
         maker,
         lambda split: (recording(n) for n in splits[split]),
     )
@@ -189,15 +189,15 @@ def own_labels(number: int) -> dict[str, float]:
 def evaluated(config, tokenizer, maker, recording_of, validation=range(20, 32)):
     splits = {"train": range(20), "validation": validation, "test": range(32, 52)}
     return evaluate_run(
-        build_model(config, tokenizer),
-        build_model(config.model_copy(update={"seed": 1}), tokenizer),
+        Pretrain().build_model(config, tokenizer),
+        Pretrain().build_model(config.model_copy(update={"seed": 1}), tokenizer),
         maker,
         lambda split: (recording_of(n) for n in splits[split]),
     )
 
 
 def test_features_do_not_depend_on_batch_size_and_pages_are_not_those_of_training(config, tokenizer, maker):
-    models = {"trained": build_model(config, tokenizer).eval()}
+    models = {"trained": Pretrain().build_model(config, tokenizer).eval()}
     recordings = [recording(n) for n in range(9)]
     one, other = (extract(models, maker, recordings, batch_size=size, fs=100) for size in (9, 4))
     assert one.ids == other.ids == [r.id for r in recordings]
@@ -242,7 +242,7 @@ def test_validation_score_is_one_for_a_perfect_model(config, maker, right):
             model.truth = batch["centred_mv"] if right else batch["centred_mv"].flip(0)
             yield batch
 
-    scores = validation_score(model, in_order())
+    scores = page_score(model, in_order())
     assert model.training
     if right:
         assert scores["validation.mrr_page_to_signal"] == scores["validation.mrr_page_to_text"] == 1
@@ -253,11 +253,11 @@ def test_validation_score_is_one_for_a_perfect_model(config, maker, right):
 
 
 def test_validation_score_without_reports_and_without_rows(config, tokenizer, maker):
-    model = build_model(config, tokenizer)
+    model = Pretrain().build_model(config, tokenizer)
     batch = to_device(maker.make([recording(n) for n in range(4)], range(4), [0] * 4), "cpu", 100.0)
     batch["has_text"] = torch.zeros(4, dtype=torch.bool)
-    scores = validation_score(model, [batch])
+    scores = page_score(model, [batch])
     assert "validation.mrr_page_to_text" not in scores
     parts = [scores["validation.mrr_page_to_signal"], scores["validation.r_shown"]]
     assert scores["validation.score"] == pytest.approx(np.mean(parts))
-    assert validation_score(model, []) == {}
+    assert page_score(model, []) == {}

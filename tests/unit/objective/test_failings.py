@@ -1,4 +1,4 @@
-"""What is wrong with the volume alone, and that the remedies work: sign, plane, text, start, hubs."""
+"""Failure modes of the volume alone, and their remedies: sign, plane, text, start, hubs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ecgscan_ray.objective.contrastive import MODALITIES, pair_losses, triple_loss, weighted_mean
+from ecgscan_ray.objective.contrastive import MODALITIES, pair_losses, triplet_loss, weighted_mean
 from ecgscan_ray.objective.gram import gram_volume, squared_volumes
 from ecgscan_ray.objective.metrics import batch_metrics, hub_size
 from tests.unit.objective.batches import DOUBLE, flags, items_of, unit
@@ -21,7 +21,7 @@ def pair_loss(image: torch.Tensor, signal: torch.Tensor, text: torch.Tensor) -> 
 
 
 def volume_loss(image: torch.Tensor, signal: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    return triple_loss(items_of(image, signal, text), SCALE)
+    return triplet_loss(items_of(image, signal, text), SCALE)
 
 
 def teachers(rows: int, dim: int, shared: float = 0.0, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

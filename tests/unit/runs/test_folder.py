@@ -13,6 +13,7 @@ from ecgscan_ray.errors import InputError, RunError
 from ecgscan_ray.runs.opening import check_run, take_run
 from ecgscan_ray.runs.checkpoints import read_config
 from ecgscan_ray.runs.folder import RunFolder
+from ecgscan_ray.runs.spec import RunSpec
 from ecgscan_ray.store.manifest import Manifest, Shard
 from tests.checkpoints import write_checkpoint
 from tests.tiny import tiny_config
@@ -21,9 +22,14 @@ SHARD = Shard(path="train-00000.parquet", split="train", rows=120, row_groups=[1
 MANIFEST = Manifest(source="test", shards=[SHARD])
 
 
+def spec(out: Path, manifest: Manifest = MANIFEST, store: str = "/store", **changes: Any) -> RunSpec:
+    return RunSpec("pretrain", tiny_config(**changes), store, manifest, "{}", 0, str(out))
+
+
 def take(out: Path, fresh: bool = False, manifest: Manifest = MANIFEST, **changes: Any) -> str:
-    status = check_run(str(out), tiny_config(**changes), manifest, fresh)
-    take_run(str(out), tiny_config(**changes), manifest, "/store")
+    run = spec(out, manifest, **changes)
+    status = check_run(run.out, run.config, manifest, fresh, run.facts)
+    take_run(run)
     return status
 
 
@@ -51,7 +57,7 @@ def test_a_command_cut_while_it_took_the_folder_takes_it_again(tmp_path: Path, l
 def test_a_credential_in_the_stores_uri_is_not_kept(tmp_path: Path) -> None:
     uri = "abfs://:HUSHHUSH@account.blob.core.windows.net/c/store"
     with pytest.raises(InputError, match="a credential") as raised:
-        take_run(str(tmp_path), tiny_config(), MANIFEST, uri)
+        take_run(spec(tmp_path, store=uri))
     assert "HUSH" not in str(raised.value) and list(tmp_path.iterdir()) == []
 
 
