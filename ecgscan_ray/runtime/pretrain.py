@@ -23,7 +23,7 @@ from ecgscan_ray.runs.needs import needs
 from ecgscan_ray.runs.opening import check_run, take_run
 from ecgscan_ray.runs.progress import ProgressLine
 from ecgscan_ray.runs.sinks import check_sinks
-from ecgscan_ray.runs.spec import RunSpec, run_facts, total_steps
+from ecgscan_ray.runs.spec import RunSpec, run_facts, total_steps, training_plan
 from ecgscan_ray.runtime import stream
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.cluster import check_address, start_ray
@@ -91,21 +91,24 @@ def pretrain(
     check_address()
     store, out, init_from = absolute(store), absolute(out), absolute(init_from) if init_from else None
     manifest, teacher_digest = read_manifest(store), None
+    training_plan(config, manifest)
     if get_task(task).needs_pages and config.teacher.run:
         config, teacher_digest = with_teacher_settings(config)
     config = fit_to_store(config, get_task(task), store, manifest)
     check_sinks(config.training.sinks)
     check_unit_size(config)
     with exclusive(out, f"ecgscan {task}"):
-        if check_run(out, config, manifest, fresh, run_facts(task, teacher_digest)) == "finished":
+        status = check_run(out, config, manifest, fresh, run_facts(task, teacher_digest))
+        if status == "finished":
             logger.info("%s: finished already; nothing to do", out)
             return
+        tokenizer_json = RunFolder(out).tokenizer() if status == "unfinished" else None
         spec = RunSpec(
             task=task,
             config=config,
             store=store,
             manifest=manifest,
-            tokenizer_json=RunFolder(out).tokenizer() or _make_tokenizer(config, teacher_digest, store, manifest),
+            tokenizer_json=tokenizer_json or _make_tokenizer(config, teacher_digest, store, manifest),
             total_steps=total_steps(config, manifest),
             out=out,
             teacher_digest=teacher_digest,
@@ -122,7 +125,6 @@ def pretrain(
 def _prepare(spec: RunSpec) -> RunSpec:
     """The rest of the checks, and the teacher's embeddings; nothing is written to the run folder."""
     config = spec.config
-    spec.plan()
     _refuse_batch_norm(spec)
     start_ray(config.resources)
     await_room(needs(config))
