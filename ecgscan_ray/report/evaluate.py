@@ -16,6 +16,7 @@ from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.report.run import UNKNOWN_PATIENTS, RunFacts, patients_sentence, write_run_report
 from ecgscan_ray.runs.folder import RunFolder
 from ecgscan_ray.runs.metrics import read_metrics
+from ecgscan_ray.runs.names import CONFIG
 from ecgscan_ray.store.manifest import SPLITS, Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows
 from ecgscan_ray.tasks.loading import load_run
@@ -50,7 +51,7 @@ def evaluate(
     """
     folder = RunFolder(run)
     if not folder.is_run():
-        raise RunError("not a run folder: it has no config.yaml", where=run, fix="Make a run by 'ecgscan pretrain'.")
+        raise RunError(f"not a run folder: it has no {CONFIG}", where=run, fix="Make a run by 'ecgscan pretrain'.")
     environment = folder.environment()
     store = store or environment.get("store")
     if not store:
