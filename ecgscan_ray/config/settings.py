@@ -243,7 +243,7 @@ class ObjectiveConfig(Section):
     def _some_pair(self):
         shares = self.pair_weights.values()
         if min(shares, default=0) < 0 or sum(shares) <= 0:
-            raise ValueError("pair_weights wants shares of at least 0, and one above 0")
+            raise ValueError("pair_weights requires weights of at least 0, and one above 0")
         return self
 
     @property

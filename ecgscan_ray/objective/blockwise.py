@@ -5,6 +5,9 @@ A score is one differentiable function of a block of rows and all columns. Both 
 rows and columns, once more in backward, since the gradient needs these sums. ``sigmoid_loss`` needs no sums and takes its
 gradient in the first pass. Where all scores fit into ``DENSE_SCORES``, their graph is kept instead of computed again.
 
+Autograd within blocks costs up to 1.2 times the time of derivatives written out by hand: the volume of 16,384 rows of 256 takes
+26.2 s and 251 MB on one core, by hand 21.8 s and 216 MB; up to 2,048 rows the two take the same time.
+
 Letters: n rows of this rank, N columns of all ranks, m rows of a block, D features.
 """
 
@@ -22,9 +25,9 @@ from torch.autograd.function import once_differentiable
 from ecgscan_ray.distributed import global_logsumexp, global_sum, world_size
 
 DENSE_SCORES = 2**22
-"""Up to this many scores (16 MB in fp32) are kept from forward to backward."""
+"""Up to this many scores (16 MB in fp32, some 80 MB with their graph) are kept from forward to backward."""
 
-BLOCK_SCORES = 2**21
+BLOCK_SCORES = 2**20
 """Scores of a block where there are more in all."""
 
 Score = Callable[..., Tensor]
@@ -94,41 +97,42 @@ class BlockPlan:
         return world_size() / global_sum(self.mask.row_valid.sum().to(dtype)).clamp_min(1)
 
 
-class _Block:
-    """The scores of one block with their graph.
+class _Scorer:
+    """Scores of blocks with their graph, and the gradients that they pull back, summed over blocks.
 
     Args:
         score: (m, D), (N, ...) ... -> (m, N).
-        inputs: Rows and columns of all blocks.
-        needs_grad: Which of these require a gradient.
-        first, last: Rows of this block.
+        needs_grad: Whether rows, and each of the columns, require a gradient.
+        rows: (n, D).
+        columns: (N, ...) each.
     """
 
-    def __init__(
-        self, score: Score, inputs: tuple[Tensor, ...], needs_grad: tuple[bool, ...], first: int, last: int
-    ) -> None:
-        self._first, self._last, self._needs_grad = first, last, needs_grad
-        rows, *columns = inputs
-        leaves = (value.detach() for value in (rows[first:last], *columns))
-        self._leaves = [leaf.requires_grad_(need) for leaf, need in zip(leaves, needs_grad, strict=True)]
+    def __init__(self, score: Score, needs_grad: tuple[bool, ...], rows: Tensor, *columns: Tensor) -> None:
+        self._score, self._rows, self._row_needs_grad = score, rows, needs_grad[0]
+        self._columns = [c.detach().requires_grad_(need) for c, need in zip(columns, needs_grad[1:], strict=True)]
+        self._row_grads: list[Tensor] = []
+
+    def block(self, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """Rows of a block as a leaf (m, D), and their scores with graph (m, N)."""
+        rows = self._rows[first:last].detach().requires_grad_(self._row_needs_grad)
         with torch.enable_grad():
-            self._scores = score(*self._leaves)
-        self.scores = self._scores.detach()
+            return rows, self._score(rows, *self._columns)
 
-    def backward(self, dscores: Tensor, totals: list[Tensor | None], keep_graph: bool = False) -> None:
-        """Add the gradient to the totals, given the gradient in the scores (m, N)."""
-        leaves = [leaf for leaf in self._leaves if leaf.requires_grad]
-        grads = iter(torch.autograd.grad(self._scores, leaves, dscores, retain_graph=keep_graph) if leaves else ())
-        row_total, *column_totals = totals
-        if row_total is not None:
-            row_total[self._first : self._last] += next(grads)
-        for total in column_totals:
-            if total is not None:
-                total += next(grads)
+    def backward(self, rows: Tensor, scores: Tensor, dscores: Tensor, keep_graph: bool = False) -> None:
+        """Add one block's gradient, given the one in its scores (m, N); blocks come in order."""
+        if scores.requires_grad:
+            scores.backward(dscores, retain_graph=keep_graph)
+        if rows.grad is not None:
+            self._row_grads.append(rows.grad)
+            rows.grad = None
 
-
-def _zeros(inputs: tuple[Tensor, ...], needs_grad: tuple[bool, ...]) -> list[Tensor | None]:
-    return [torch.zeros_like(value) if need else None for value, need in zip(inputs, needs_grad, strict=True)]
+    def take_grads(self) -> list[Tensor | None]:
+        """The gradients in rows and columns; the next backward starts from zero."""
+        grads = [torch.cat(self._row_grads) if self._row_grads else None, *(column.grad for column in self._columns)]
+        self._row_grads = []
+        for column in self._columns:
+            column.grad = None
+        return grads
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -139,12 +143,13 @@ class _CrossEntropy(torch.autograd.Function):
         mask, rows = plan.mask, inputs[0]
         row_sums, positives = rows.new_empty(len(rows)), rows.new_empty(len(rows))
         column_sums = rows.new_full((len(mask.column_valid),), float("-inf"))
-        ctx.block = None
+        ctx.dense_block = None
+        if plan.dense:
+            ctx.scorer = _Scorer(plan.score, ctx.needs_input_grad[2:], *inputs)
+            ctx.dense_block = ctx.scorer.block(0, len(rows))
         for first, last in plan.blocks():
-            if plan.dense:
-                ctx.block = _Block(plan.score, inputs, ctx.needs_input_grad[2:], first, last)
-            score = ctx.block.scores if plan.dense else plan.score(rows[first:last], *inputs[1:])
-            logits = scale * score
+            scores = ctx.dense_block[1].detach() if ctx.dense_block else plan.score(rows[first:last], *inputs[1:])
+            logits = scale * scores
             positives[first:last] = mask.positives(logits, first)
             logits.masked_fill_(mask.excluded(first, last), float("-inf"))
             row_sums[first:last] = logits.logsumexp(1)
@@ -166,19 +171,20 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         plan: BlockPlan = ctx.plan
         scale, row_sums, column_sums, *inputs = ctx.saved_tensors
-        needs_grad = ctx.needs_input_grad[2:]
-        scale_grad, totals = torch.zeros_like(scale), _zeros(inputs, needs_grad)
+        scorer = ctx.scorer if plan.dense else _Scorer(plan.score, ctx.needs_input_grad[2:], *inputs)
+        scale_grad = torch.zeros_like(scale)
         for first, last in plan.blocks():
-            block = ctx.block or _Block(plan.score, inputs, needs_grad, first, last)
-            logits = (scale * block.scores).masked_fill_(plan.mask.excluded(first, last), float("-inf"))
+            block_rows, graph = ctx.dense_block or scorer.block(first, last)
+            scores = graph.detach()
+            logits = (scale * scores).masked_fill_(plan.mask.excluded(first, last), float("-inf"))
             dlogits = (logits - row_sums[first:last, None]).exp_()
             dlogits += logits.sub_(column_sums).exp_()
             valid = plan.mask.row_valid[first:last].to(dlogits.dtype)
             plan.mask.positives(dlogits, first).sub_(valid, alpha=2)
             dlogits *= 0.5 * grad * ctx.normalizer
-            scale_grad += torch.tensordot(dlogits, block.scores)
-            block.backward(dlogits.mul_(scale), totals, keep_graph=plan.dense)
-        return None, scale_grad, *totals
+            scale_grad += torch.tensordot(dlogits, scores)
+            scorer.backward(block_rows, graph, dlogits.mul_(scale), keep_graph=plan.dense)
+        return None, scale_grad, *scorer.take_grads()
 
 
 class _Sigmoid(torch.autograd.Function):
@@ -186,22 +192,22 @@ class _Sigmoid(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, plan: BlockPlan, bias: Tensor, scale: Tensor, *inputs: Tensor) -> Tensor:
-        mask, rows, needs_grad = plan.mask, inputs[0], ctx.needs_input_grad[3:]
+        mask, rows = plan.mask, inputs[0]
         total, bias_grad, scale_grad = rows.new_zeros(()), torch.zeros_like(bias), torch.zeros_like(scale)
-        totals = _zeros(inputs, needs_grad)
+        scorer = _Scorer(plan.score, ctx.needs_input_grad[3:], *inputs)
         normalizer = plan.normalizer(rows.dtype)
         for first, last in plan.blocks():
-            block = _Block(plan.score, inputs, needs_grad, first, last)
-            valid = mask.row_valid[first:last]
-            logits = (scale * block.scores + bias).masked_fill_(mask.excluded(first, last), float("-inf"))
+            block_rows, graph = scorer.block(first, last)
+            scores, valid = graph.detach(), mask.row_valid[first:last]
+            logits = (scale * scores + bias).masked_fill_(mask.excluded(first, last), float("-inf"))
             total += F.softplus(logits).sum() - mask.positives(logits, first).masked_fill(~valid, 0).sum()
             dlogits = logits.sigmoid_()
             mask.positives(dlogits, first).sub_(valid.to(dlogits.dtype))
             dlogits *= normalizer
             bias_grad += dlogits.sum()
-            scale_grad += torch.tensordot(dlogits, block.scores)
-            block.backward(dlogits.mul_(scale), totals)
-        ctx.save_for_backward(bias_grad, scale_grad, *totals)
+            scale_grad += torch.tensordot(dlogits, scores)
+            scorer.backward(block_rows, graph, dlogits.mul_(scale))
+        ctx.save_for_backward(bias_grad, scale_grad, *scorer.take_grads())
         return total * normalizer
 
     @staticmethod

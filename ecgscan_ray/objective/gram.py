@@ -34,8 +34,8 @@ def gram_schmidt(signal: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _squared(image: Tensor, signal: Tensor, orthogonal: Tensor, squared_sine: Tensor) -> Tensor:
-    along, across = image @ signal.T, image @ orthogonal.T
-    return along.square().addcmul(across, across).neg_().add_(1) * squared_sine
+    in_signal, in_orthogonal = image @ signal.T, image @ orthogonal.T
+    return in_signal.square().addcmul(in_orthogonal, in_orthogonal).neg_().add_(1) * squared_sine
 
 
 def _volume(image: Tensor, signal: Tensor, orthogonal: Tensor, squared_sine: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def gram_loss(
     Args:
         image: (n, D), unit rows of this rank.
         signal: (N, D), unit rows of all ranks (on one process N = n); row i belongs to image i.
-        text: (N, D), likewise.
+        text: (N, D), as ``signal``.
         logit_scale: Scalar, 1 / temperature.
         mask: Which row meets which column; none = all of one process.
         block_rows: Rows of the score matrix held at once; none = by size.

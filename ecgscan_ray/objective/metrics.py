@@ -1,4 +1,4 @@
-"""Metrics of a batch beside its losses: volumes, cosines, signs, hubs, lead residual, correlations. Without gradient."""
+"""Metrics of a batch that are no losses: volumes, cosines, signs, hubs, lead residual, correlations. Without gradient."""
 
 from __future__ import annotations
 

@@ -29,12 +29,12 @@ class Objective:
 
     Args:
         config: Weights, temperatures, scales.
-        even_batches: All ranks hold the same number of rows, as in training. Else the numbers are exchanged, for which the
+        equal_rows: All ranks hold the same number of rows, as in training. Else the numbers are exchanged, for which the
             device waits.
     """
 
-    def __init__(self, config: ObjectiveConfig, even_batches: bool = True) -> None:
-        self.config, self.even_batches = config, even_batches
+    def __init__(self, config: ObjectiveConfig, equal_rows: bool = True) -> None:
+        self.config, self.equal_rows = config, equal_rows
 
     def weights(self, progress: float) -> dict[str, float]:
         """Weight of each term at ``progress`` in [0, 1] of the run."""
@@ -47,9 +47,8 @@ class Objective:
             "frame": config.frame_weight,
         }
         for term, schedule in config.schedules.items():
-            if term in weights:
-                warmup = min(progress / schedule.warmup, 1.0) if schedule.warmup else 1.0
-                weights[term] *= warmup * (1 + progress * (schedule.final_factor - 1))
+            warmup = min(progress / schedule.warmup, 1.0) if schedule.warmup else 1.0
+            weights[term] *= warmup * (1 + progress * (schedule.final_factor - 1))
         return {f"{config.triple if term == 'gram' else term}_loss": weight for term, weight in weights.items()}
 
     def terms(self, items: GatheredFeatures, output: ModelOutput, batch: DeviceBatch) -> dict[str, Tensor]:
@@ -94,7 +93,7 @@ class Objective:
                 batch,
                 mask_false_negatives=config.mask_false_negatives,
                 center_targets=config.center_targets,
-                equal_rows=self.even_batches,
+                equal_rows=self.equal_rows,
             )
             terms = self.terms(items, output, batch)
             weights = self.weights(progress)

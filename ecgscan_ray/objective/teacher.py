@@ -32,7 +32,7 @@ class TeacherObjective:
 
     def terms(self, output: TeacherOutput, batch: DeviceBatch) -> dict[str, Tensor]:
         """Every term, unweighted; ``hidden_loss`` only of a teacher that can reconstruct."""
-        # the masked view has the part of the page here: it is to find its recording among others
+        # the masked view takes the image's part: it has to identify its recording as a page does
         objective, scale = self.config.objective, output["pair_logit_scale"]
         features: Features = {
             "image_features": output["masked_view_features"],
@@ -59,7 +59,7 @@ class TeacherObjective:
 
 @torch.no_grad()
 def teacher_metrics(output: TeacherOutput, batch: DeviceBatch) -> dict[str, Tensor]:
-    """Metrics beside the loss, of this rank's rows: cosines of what belongs together, correlation on hidden parts."""
+    """Metrics of this rank's rows: cosines of what belongs together, correlation on hidden parts."""
     signal, text = output["signal_features"].float(), output["text_features"].float()
     view = output["masked_view_features"].float()
     both = batch["has_signal"] & batch["has_text"]

@@ -24,6 +24,7 @@ from ecgscan_ray.config import Config
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.runs.spec import RunSpec
 from ecgscan_ray.runtime import ray_quirks
+from ecgscan_ray.runtime.spans import read_spans
 from ecgscan_ray.store.embeddings import COLUMNS, EmbeddingReader, vectors
 from ecgscan_ray.store.plan import EpochPlan
 from ecgscan_ray.store.schema import unpack
@@ -126,12 +127,8 @@ def build(spec: RunSpec, start: int, stop: int) -> ray.data.Dataset:
     ray_quirks.set_generator_buffer(context, UNITS_AHEAD)
     context.custom_execution_callback_classes = [ray_quirks.SchedulerThrottle]
     context.enable_progress_bars = context.enable_operator_progress_bars = False
-    spans = spec.plan().spans(start, stop, spec.config.stream.unit_rows)
-    items = [{"start": first, "stop": last} for first, last in spans]
     return (
-        ray.data.from_items(
-            items, override_num_blocks=max(1, len(items))
-        )  # no rows remain if the run failed after its last step
+        read_spans(spec.plan(), start, stop, spec.config.stream.unit_rows)
         .map_batches(
             Read,
             fn_constructor_args=(spec,),

@@ -86,7 +86,6 @@ def test_a_sweep_has_a_space_or_arms(content: dict[str, Any]) -> None:
 
 def test_each_arm_of_the_extras_changes_one_setting() -> None:
     first, *others = load(SweepConfig, "ablation-extras").arms.values()
-    assert first == {} and all(len(changes) == 1 for changes in others)
-    assert {key for changes in others for key in changes} == {
-        f"objective.{name}" for name in ("triple", "pair", "pair_weights", "center_targets", "schedules")
-    }
+    changed = [{key.split(".")[1] for key in changes} for changes in others]
+    assert first == {}
+    assert changed == [{"triple"}, {"pair"}, {"pair_weights"}, {"center_targets"}, {"schedules"}]

@@ -1,4 +1,4 @@
-"""Pages under a frozen teacher, and signal encoders of others with their lead order and unit checked."""
+"""Pages under a frozen teacher, and external signal encoders with their lead order and unit checked."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def batch_of(count: int = 6) -> dict[str, torch.Tensor]:
     return to_device(BatchMaker(tiny_config(), TOKENIZER).make(rows, range(count), [0] * count), "cpu", 100)
 
 
-def test_kept_vectors_stand_for_the_teacher() -> None:
+def test_stored_embeddings_replace_the_teacher() -> None:
     config, batch = tiny_config(teacher__run="x"), batch_of()
     model, teacher = Pretrain().build_model(config, TOKENIZER), Teach().build_model(tiny_config(seed=3), TOKENIZER)
     assert model.teacher is not None
     model.teacher.load_teacher(teacher, torch.full((16,), 0.1), torch.full((12,), -0.1))
-    asked = model.eval()(batch)
+    expected = model.eval()(batch)
     teacher.eval()
-    said = {
+    embeddings = {
         "teacher_signal": teacher.encode_signal(batch["centred_mv"]).detach(),
         "teacher_report": teacher.encode_text(batch["token_ids"], batch["attention_mask"])[:, :12].detach(),
     }
     without = {name: value for name, value in batch.items() if name not in ("centred_mv", "token_ids")}
-    kept = model(without | said)  # neither tower can be asked: there is nothing to ask it of
+    output = model(without | embeddings)  # neither encoder can run: its input is missing
     for name in ("signal_features", "text_features"):
-        torch.testing.assert_close(kept[name], asked[name], atol=1e-6, rtol=0)
-        torch.testing.assert_close(kept[name].norm(dim=-1), torch.ones(6))
+        torch.testing.assert_close(output[name], expected[name], atol=1e-6, rtol=0)
+        torch.testing.assert_close(output[name].norm(dim=-1), torch.ones(6))
 
 
 def test_the_teacher_stays_and_the_projections_train() -> None:
@@ -64,14 +64,14 @@ def test_the_teacher_stays_and_the_projections_train() -> None:
 
 
 def make_encoder() -> nn.Module:
-    """Somebody's encoder: it wants aVF before aVL, and uV."""
+    """An external encoder that takes aVF before aVL, in uV."""
     torch.manual_seed(5)
     return nn.Sequential(
         nn.Conv1d(12, 8, 9, 4), nn.Tanh(), nn.Conv1d(8, 8, 9, 4), nn.AdaptiveAvgPool1d(1), nn.Flatten()
     )
 
 
-THEIRS = OTHER_ORDERS["aVF before aVL"]
+ENCODER_LEADS = OTHER_ORDERS["aVF before aVL"]
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def external(tmp_path: Path) -> dict[str, Any]:
     encoder = make_encoder().eval()
     signal = torch.stack([torch.from_numpy(recording(seed=n).signal_mv) for n in range(3)])
     with torch.no_grad():
-        embedding = encoder(signal[:, [LEADS.index(name) for name in THEIRS]] * 1000)
+        embedding = encoder(signal[:, [LEADS.index(name) for name in ENCODER_LEADS]] * 1000)
     save_file({"signal_mv": signal, "embedding": embedding}, tmp_path / "known.safetensors")
     torch.jit.trace(encoder, signal).save(str(tmp_path / "encoder.pt"))
     save_file(encoder.state_dict(), tmp_path / "encoder.safetensors")
@@ -87,7 +87,7 @@ def external(tmp_path: Path) -> dict[str, Any]:
         "path": str(tmp_path / "encoder.pt"),
         "dim": 8,
         "fs": 100.0,
-        "leads": THEIRS,
+        "leads": ENCODER_LEADS,
         "units_per_mv": 1000.0,
         "known": str(tmp_path / "known.safetensors"),
     }
@@ -136,9 +136,7 @@ def test_an_external_encoder_answers_from_either_file(
         ({"factory": "nowhere:encoder"}, "cannot be loaded"),
     ],
 )
-def test_a_wrong_order_or_unit_is_said_in_one_line(
-    external: dict[str, Any], changes: dict, line: str, trusting: None
-) -> None:
+def test_a_wrong_order_or_unit_is_one_line(external: dict[str, Any], changes: dict, line: str, trusting: None) -> None:
     with pytest.raises(ConfigError, match=line) as raised:
         load_external(config_of(external, **changes))
     assert "\n" not in str(raised.value)

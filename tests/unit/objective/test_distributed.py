@@ -46,7 +46,7 @@ def gradients(
         for name, value in raw.items()
     }
     output |= {"gram_logit_scale": scale * 5, "pair_logit_scale": scale * 5, "pair_logit_bias": -scale}
-    losses = Objective(config, even_batches=equal_rows)(output, batch, progress=0.5)
+    losses = Objective(config, equal_rows=equal_rows)(output, batch, progress=0.5)
     terms = {}
     for name, loss in losses.items():
         if loss.requires_grad:

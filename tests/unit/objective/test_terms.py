@@ -113,7 +113,7 @@ def test_pair_term_is_the_mean_of_its_pairs_by_weight() -> None:
 
 
 def test_pair_weights_of_zero_are_refused() -> None:
-    with pytest.raises(ValueError, match="pair_weights wants"):
+    with pytest.raises(ValueError, match="pair_weights requires"):
         ObjectiveConfig(pair_weights={"image_text": 0.0})
 
 
@@ -123,9 +123,9 @@ def test_a_page_without_signal_is_held_to_the_lead_laws_alone() -> None:
     losses = Objective(ObjectiveConfig())(output, batch)
     assert losses["reconstruction_loss"] == 0 and losses["gram_loss"] == 0 and losses["soft_lead_loss"] > 0
     grad = torch.autograd.grad(losses["loss"], output["redrawn_mv"])[0]
-    drawn = batch["page_ok"]
-    assert (grad[drawn][:, :6].abs().sum((1, 2)) > 0).all()  # limb leads, on every page that was drawn
-    assert not grad[drawn][:, 6:].any() and not grad[~drawn].any()
+    page_ok = batch["page_ok"]
+    assert (grad[page_ok][:, :6].abs().sum((1, 2)) > 0).all()  # limb leads, on every page that was drawn
+    assert not grad[page_ok][:, 6:].any() and not grad[~page_ok].any()
 
 
 def test_a_lead_that_was_not_recorded_is_left_out_of_the_reconstruction() -> None:

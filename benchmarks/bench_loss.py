@@ -68,7 +68,7 @@ def _fits(name: str, size: int) -> bool:
 def _in_child(work: Callable[..., Any], *arguments: Any) -> Any:
     """In a process of its own, so that one measurement's memory is not another's."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.bench.bench_loss"])  # torch is loaded once
+    context.set_forkserver_preload(["benchmarks.bench_loss"])  # torch is loaded once
     with context.Pool(1) as pool:
         return pool.apply(work, arguments)
 

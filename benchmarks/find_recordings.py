@@ -1,4 +1,4 @@
-"""``python -m tests.bench.find_recordings RUN --data DATA --store STORE``: which recording does a photograph show?
+"""``python -m benchmarks.find_recordings RUN --data DATA --store STORE``: which recording does a photograph show?
 
 RUN is the run folder of a pretraining or an exported encoder. Each photograph's embedding is compared with those of its
 own recording, the other photographed ones and ``--others`` more recordings of fold 9. The printed head with id and age is
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.photographs import ROWS_LOWER, Photograph, database, photographs, recordings
 from ecgscan_ray.encoder import Encoder, load_encoder
 from ecgscan_ray.errors import EcgscanError, InputError
 from ecgscan_ray.evaluation.bootstrap import Estimate, PatientBootstrap
@@ -29,7 +30,6 @@ from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.store.manifest import read_manifest
 from ecgscan_ray.store.shards import iterate_rows
 from ecgscan_ray.training.tensors import centred
-from tests.bench.photographs import ROWS_LOWER, Photograph, database, photographs, recordings
 
 FOLD = "9"
 RECALL_AT = (1, 10)
