@@ -166,7 +166,7 @@ def pretrain(
     resolved = load_settings(Config, preset, config, [*(settings or []), *chosen])
     setup_logging()
     if dry_run:
-        from ecgscan_ray.runtime.dry_run import dry_run as estimate
+        from ecgscan_ray.tasks.dry_run import dry_run as estimate
 
         print_mapping(estimate(resolved, check_uri(store)), as_json=False)
         print_next(
@@ -230,8 +230,8 @@ def evaluate(
 ) -> None:
     """Measure a run on recordings it was not trained on; writes report.html and report.json into it."""
     from ecgscan_ray.config import parse_overrides
+    from ecgscan_ray.report.evaluate import evaluate as work
     from ecgscan_ray.report.run import HEADLINE, by_reason
-    from ecgscan_ray.runtime.evaluate import evaluate as work
 
     setup_logging()
     set_torch_threads()

@@ -142,7 +142,7 @@ def extract(
             if everything and name == first:
                 columns |= _redraw_columns(redrawn_mv, tensors, fs)
                 rows = np.flatnonzero(good)[: max(num_examples - len(examples), 0)]
-                examples += [_example(batch_recordings[i].id, i, tensors, redrawn_mv) for i in rows]
+                examples += [make_example(batch_recordings[i].id, i, tensors, redrawn_mv) for i in rows]
         parts.append({name: column[good] for name, column in columns.items()})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
     return Features(ids, joined, examples, skipped, codes)
@@ -180,7 +180,8 @@ def _redraw_columns(redrawn_mv: torch.Tensor, batch: DeviceBatch, fs: int) -> di
     return columns
 
 
-def _example(name: str, row: int, batch: DeviceBatch, redrawn_mv: torch.Tensor) -> Example:
+def make_example(name: str, row: int, batch: DeviceBatch, redrawn_mv: torch.Tensor) -> Example:
+    """One row of a batch on the model's device, with its redrawn leads (N, 12, T), as arrays."""
     page = batch["image"][row].permute(1, 2, 0).cpu().numpy()
     truth_mv, redrawn = _numpy(batch["centred_mv"][row]), _numpy(redrawn_mv[row])
     valid, shown, derivable = (batch[mask][row].cpu().numpy() for mask in ("valid", "shown", "derivable"))

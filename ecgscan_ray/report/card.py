@@ -10,6 +10,7 @@ from ecgscan_ray.errors import EcgscanError
 from ecgscan_ray.evaluation.bootstrap import Estimate
 from ecgscan_ray.filesystem import exists, join, read_bytes
 from ecgscan_ray.report.html import render
+from ecgscan_ray.runs import names
 from ecgscan_ray.store.manifest import Manifest, read_manifest
 from ecgscan_ray.tasks.loading import LoadedCheckpoint
 
@@ -43,7 +44,7 @@ def weights_licence(run: str, config: Config) -> str:
 
     Weights that began with other weights (``model.image.path``) have terms of those too, which nobody states here.
     """
-    manifest = _manifest(_read_json(join(run, "environment.json")).get("store"))
+    manifest = _manifest(_read_json(join(run, names.ENVIRONMENT)).get("store"))
     licence = (manifest.licence or "").lower().replace(" ", "-") if manifest else ""
     return licence if licence in LICENCE_TAGS and config.model.image.path is None else "unknown"
 
@@ -56,8 +57,8 @@ def model_card(run: str, loaded: LoadedCheckpoint, name: str) -> str:
         loaded: The exported checkpoint.
         name: Of the exported folder.
     """
-    environment = _read_json(join(run, "environment.json"))
-    report = _read_json(join(run, "report.json"))
+    environment = _read_json(join(run, names.ENVIRONMENT))
+    report = _read_json(join(run, names.REPORT_JSON))
     figures = [(title, Estimate(**report[key])) for key, title in CARD_FIGURES.items() if _measured(report.get(key))]
     manifest = _manifest(environment.get("store"))
     normalisation = {

@@ -22,7 +22,7 @@ from PIL import Image
 
 from ecgscan_ray.evaluation.features import Example
 from ecgscan_ray.recording.leads import LEADS
-from ecgscan_ray.report.metrics import Line, series
+from ecgscan_ray.runs.metrics import Line, series
 
 INK, MUTED, ACCENT, SECOND = "#1d2733", "#8a94a0", "#b3261e", "#1f5f8b"
 SHADES = {"shown": "#ffffff", "derivable": "#dcebf5", "unseen": "#f6e9d5"}

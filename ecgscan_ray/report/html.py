@@ -10,8 +10,7 @@ import jinja2
 
 from ecgscan_ray.evaluation.bootstrap import Estimate
 from ecgscan_ray.filesystem import join, write_bytes_atomic
-
-REPORT_NAME, JSON_NAME = "report.html", "report.json"
+from ecgscan_ray.runs.names import REPORT_HTML, REPORT_JSON
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -49,6 +48,6 @@ def render(template: str, **context: Any) -> str:
 
 def write_report(out_uri: str, html: str, content: Mapping[str, Any]) -> None:
     """``report.html``, then ``report.json``, each whole or not at all."""
-    write_bytes_atomic(join(out_uri, REPORT_NAME), html.encode())
+    write_bytes_atomic(join(out_uri, REPORT_HTML), html.encode())
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    write_bytes_atomic(join(out_uri, JSON_NAME), text.encode())
+    write_bytes_atomic(join(out_uri, REPORT_JSON), text.encode())

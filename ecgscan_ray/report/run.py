@@ -19,11 +19,9 @@ from ecgscan_ray.recording.labels import SUPERCLASSES
 from ecgscan_ray.recording.leads import LEADS
 from ecgscan_ray.report import figures
 from ecgscan_ray.report.html import bounds, number, render, write_report
-from ecgscan_ray.report.metrics import Line, training_figures
+from ecgscan_ray.runs.metrics import Line, training_figures
+from ecgscan_ray.runs.names import REDRAWN_PICTURE, ROWS
 
-PICTURE_NAME = "redrawn.png"
-ROWS_NAME = "rows.safetensors"
-"""Figures recording by recording, from which runs are compared."""
 Figures = Mapping[str, Estimate]
 
 HEADLINE = (
@@ -101,9 +99,9 @@ def write_run_report(out_uri: str, evaluation: Evaluation, lines: Sequence[Line]
     content = evaluation.as_dict() | {name: figure.as_dict() for name, figure in all_figures.items()}
     if evaluation.examples:
         picture = figures.redrawn_picture(evaluation.examples[0], facts.config.model.signal_fs)
-        write_bytes_atomic(join(out_uri, PICTURE_NAME), picture)
+        write_bytes_atomic(join(out_uri, REDRAWN_PICTURE), picture)
     rows = {name: np.ascontiguousarray(values) for name, values in evaluation.rows.items()}
-    write_bytes_atomic(join(out_uri, ROWS_NAME), save(rows))
+    write_bytes_atomic(join(out_uri, ROWS), save(rows))
     write_report(out_uri, run_html(all_figures, evaluation, lines, facts), content)
     return content
 

@@ -9,15 +9,11 @@ from pydantic import BaseModel
 
 from ecgscan_ray.config import Config, build, merge
 from ecgscan_ray.errors import ConfigError, RunError
-from ecgscan_ray.filesystem import absolute, exists, join, list_names, read_bytes
-from ecgscan_ray.training.checkpoint import (
-    TOKENIZER,
-    find_checkpoint,
-    list_checkpoints,
-    read_config,
-    verify,
-    weights_digest,
-)
+from ecgscan_ray.filesystem import absolute, join, list_names, read_bytes
+from ecgscan_ray.runs import names
+from ecgscan_ray.runs.checkpoints import find_checkpoint, list_checkpoints, read_config, verify, weights_digest
+from ecgscan_ray.runs.folder import RunFolder
+from ecgscan_ray.runs.names import TOKENIZER
 
 TEACHER_MODEL_KEYS = ("embed_dim", "timing_dim", "timing_share", "signal_fs", "signal_seconds", "signal", "text")
 """Settings of ``model`` that are the teacher's."""
@@ -40,7 +36,7 @@ def with_teacher_settings(config: Config) -> tuple[Config, str]:
     uri = find_checkpoint(run)
     if verify(uri, ()).task != "teach":
         raise RunError("is no teacher: it is a run of 'ecgscan pretrain', a page encoder", where=run, fix=_MAKE_ONE)
-    if not exists(join(run, "finished.json")):
+    if not RunFolder(run).is_finished():
         raise RunError("the teacher is not finished", where=run, fix="Go on with it: 'ecgscan teach --out' once more.")
     ours, teachers = _teacher_side(config), _teacher_side(read_config(uri))
     differing = {key for key in ours.keys() | teachers.keys() if ours.get(key) != teachers.get(key)}
@@ -90,14 +86,14 @@ def _given(section: BaseModel, prefix: str = "") -> set[str]:
 
 def _kind(uri: str) -> str:
     """What a folder without a checkpoint is, in words."""
-    names = set(list_names(uri))
+    files = set(list_names(uri))
     known = {
-        "a run without a checkpoint yet": "environment.json",
+        "a run without a checkpoint yet": names.ENVIRONMENT,
         "a store": "manifest.json",
-        "an exported encoder": "model.safetensors",
-        "a sweep": "sweep.json",
+        "an exported encoder": names.WEIGHTS,
+        "a sweep": names.SWEEP,
     }
     return next(
-        (kind for kind, name in known.items() if name in names),
-        "a folder of something else" if names else "empty, or not there",
+        (kind for kind, name in known.items() if name in files),
+        "a folder of something else" if files else "empty, or not there",
     )

@@ -17,23 +17,18 @@ from ecgscan_ray.errors import EcgscanError, RunError
 from ecgscan_ray.filesystem import is_local, join, list_files, open_filesystem, read_bytes
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.teacher import Teacher
-from ecgscan_ray.tasks.task import get_task
-from ecgscan_ray.training.checkpoint import (
-    CONFIG,
+from ecgscan_ray.runs.checkpoints import (
     MAX_TEXT_BYTES,
-    STATE,
-    TOKENIZER,
-    WEIGHTS,
     DamagedCheckpoint,
     TrainingState,
     Which,
-    check_shapes,
     read_config,
-    readable,
-    restore_weights,
     use_first_whole,
     verify,
 )
+from ecgscan_ray.runs.names import CONFIG, STATE, TOKENIZER, WEIGHTS
+from ecgscan_ray.tasks.task import get_task
+from ecgscan_ray.training.checkpoint import check_shapes, readable, restore_weights
 from ecgscan_ray.training.scratch import scratch
 from ecgscan_ray.training.task import ModelT
 

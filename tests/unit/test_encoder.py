@@ -15,8 +15,9 @@ from ecgscan_ray.config import Config, PageConfig, build, dump_yaml
 from ecgscan_ray.encoder import embed_folder, export, fit_page, load_encoder, read_picture
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.recording.leads import LEAD_LAWS, LEADS
+from ecgscan_ray.runs.checkpoints import TrainingState
 from ecgscan_ray.tasks.pretrain import Pretrain
-from ecgscan_ray.training.checkpoint import TrainingState, save_checkpoint
+from ecgscan_ray.training.checkpoint import save_checkpoint
 
 HEIGHT, WIDTH = 64, 96
 

@@ -11,7 +11,7 @@ import torch
 
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.errors import RunError
-from ecgscan_ray.report.metrics import read_metrics
+from ecgscan_ray.runs.metrics import read_metrics
 from ecgscan_ray.runtime.pretrain import pretrain, teach
 from ecgscan_ray.store.embeddings import EmbeddingReader, vectors
 from ecgscan_ray.store.manifest import read_manifest

@@ -16,9 +16,10 @@ from benchmarks.realism_sheet import may_be_shown
 from ecgscan_ray import text
 from ecgscan_ray.encoder import load_encoder
 from ecgscan_ray.errors import InputError
+from ecgscan_ray.runs.checkpoints import TrainingState
 from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.tasks.pretrain import Pretrain
-from ecgscan_ray.training.checkpoint import TrainingState, save_checkpoint
+from ecgscan_ray.training.checkpoint import save_checkpoint
 from tests.tiny import tiny_config
 
 CORNERS = np.array([(0.1, 0.2), (0.8, 0.1), (0.9, 0.8), (0.2, 0.9)])

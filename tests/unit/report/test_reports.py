@@ -14,7 +14,8 @@ from ecgscan_ray.evaluation.evaluate import Evaluation
 from ecgscan_ray.evaluation.features import Example
 from ecgscan_ray.report.card import _without_patient
 from ecgscan_ray.report.run import RunFacts, patients_sentence, write_run_report
-from ecgscan_ray.report.sweep import Trial, compare_best, csv_row, ranked, write_sweep_report
+from ecgscan_ray.report.sweep import compare_best, csv_row, ranked, write_sweep_report
+from ecgscan_ray.runs.trials import Trial
 from ecgscan_ray.store.manifest import Manifest
 
 METRIC = "validation.score"

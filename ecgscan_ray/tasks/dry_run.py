@@ -23,10 +23,11 @@ from ecgscan_ray.config import Config
 from ecgscan_ray.cores import set_torch_threads, usable_cores
 from ecgscan_ray.errors import StoreError
 from ecgscan_ray.recording.recording import Recording
-from ecgscan_ray.runtime.stream import needs
+from ecgscan_ray.runs.needs import needs
+from ecgscan_ray.runs.spec import total_steps
 from ecgscan_ray.store.manifest import read_manifest
 from ecgscan_ray.store.shards import iterate_rows
-from ecgscan_ray.tasks.fit_to_store import fit_to_store, total_steps
+from ecgscan_ray.tasks.fit_to_store import fit_to_store
 from ecgscan_ray.tasks.frozen import with_teacher_settings
 from ecgscan_ray.tasks.pretrain import Pretrain
 from ecgscan_ray.training.gradients import GradCache
