@@ -170,6 +170,11 @@ class Decoder(nn.Module):
         leads = image.new_zeros(len(image), len(LEADS), self.columns * self.per_column)
         states = image.new_zeros(len(image), self.num_queries, self.state_dim)
         for index, places in enumerate(cast(Iterable[LayoutGrid], self.places)):
+            if torch.compiler.is_exporting():  # a graph cannot pick pages: it reads each page in every layout
+                drawn, state = self._read(places, image, context, corners)
+                selected = (layout == index)[:, None, None]
+                leads, states = torch.where(selected, drawn, leads), torch.where(selected, state, states)
+                continue
             pages = (layout == index).nonzero().squeeze(1)
             if len(pages):
                 drawn, state = self._read(places, image[pages], context[pages], corners[pages])

@@ -1,4 +1,4 @@
-"""Read back the metric lines of a run: numbered parts joined, steps that a resumed run did again dropped."""
+"""Read the metric lines of a run: numbered parts are joined, steps that a resumed run repeated are dropped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Line = dict[str, Any]
 def read_metrics(run_uri: str) -> list[Line]:
     """All metric lines of a run in the order of their steps.
 
-    A run that goes on from step s writes the steps after s again: the later line of a kind wins, and every earlier line
+    A run that resumes from step s writes the steps after s again: the later line of a kind wins, and every earlier line
     of that kind at the same or a later step is dropped.
 
     Args:
@@ -30,7 +30,7 @@ def read_metrics(run_uri: str) -> list[Line]:
 
 def join_parts(parts: Sequence[str]) -> list[Line]:
     """Lines of the parts' texts, given in the order they were written (see ``read_metrics``)."""
-    kept: dict[str, list[Line]] = {}
+    lines_of: dict[str, list[Line]] = {}
     broken = 0
     for text in parts:
         for raw in text.splitlines():
@@ -40,28 +40,28 @@ def join_parts(parts: Sequence[str]) -> list[Line]:
             except (ValueError, KeyError, TypeError):
                 broken += 1
                 continue
-            lines = kept.setdefault(kind, [])
+            lines = lines_of.setdefault(kind, [])
             while lines and lines[-1]["step"] >= step:
                 lines.pop()
             lines.append(line)
     if broken:
         logger.warning("%d metric lines could not be read and were left out", broken)
-    return sorted((line for lines in kept.values() for line in lines), key=lambda line: int(line["step"]))
+    return sorted((line for lines in lines_of.values() for line in lines), key=lambda line: int(line["step"]))
 
 
 def series(lines: Sequence[Line], kind: str, name: str) -> tuple[list[int], list[float]]:
     """Steps and values of one metric."""
-    found = [(int(line["step"]), float(line[name])) for line in lines if line["kind"] == kind and name in line]
-    return [step for step, _ in found], [value for _, value in found]
+    points = [(int(line["step"]), float(line[name])) for line in lines if line["kind"] == kind and name in line]
+    return [step for step, _ in points], [value for _, value in points]
 
 
 def training_figures(lines: Sequence[Line]) -> dict[str, float]:
-    """What the metric lines say about the whole run.
+    """Figures of the whole run, from its metric lines.
 
     Returns:
         ``data_wait_share`` and ``images_per_s`` weighted by the time each line covers, ``training.seconds`` (time in
         the step loop, checkpoints included), ``training.steps``, and the last and best ``validation.score``; without
-        those that no line tells.
+        those that no line has.
     """
     train = [line for line in lines if line["kind"] == "train"]
     figures: dict[str, float] = {}
