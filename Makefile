@@ -55,4 +55,4 @@ lint-imports: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(STAMP)
-	@$(BIN)/python -m tests.bench $(ONLY)
+	@$(BIN)/python -m benchmarks $(ONLY)

@@ -116,8 +116,8 @@ def render(
 ) -> None:
     """Render pages of a store as picture files with their ground truth, as in training."""
     from ecgscan_ray.config import Config
+    from ecgscan_ray.filesystem import join, local_folder
     from ecgscan_ray.paper.write import OutputOptions, write_pages, write_sheet
-    from ecgscan_ray.store.filesystem import join, local_folder
     from ecgscan_ray.store.manifest import read_manifest
     from ecgscan_ray.store.shards import iterate_rows
 

@@ -115,7 +115,7 @@ class Encoder:
             InputError: One of the images cannot be read.
         """
         decoder = self.module.decoder
-        samples = decoder.columns * decoder.per_column
+        samples = decoder.columns * decoder.samples_per_column
         leads, shown, residual = [torch.zeros(0, 12, samples)], [torch.zeros(0, 12, samples).bool()], [torch.zeros(0)]
         for tensor in self._tensors(images, batch_size):
             output = self.module(tensor)

@@ -27,8 +27,7 @@ from ecgscan_ray.config import ModelConfig, PageConfig, build, merge
 from ecgscan_ray.encoder.encoder import Encoder
 from ecgscan_ray.encoder.onnx import ONNX_NAME, OPSET, OUTPUTS, export_onnx, require_onnx
 from ecgscan_ray.errors import EcgscanError, InputError
-from ecgscan_ray.model.ecgscan import PageEncoder
-from ecgscan_ray.store.filesystem import (
+from ecgscan_ray.filesystem import (
     absolute,
     is_local,
     join,
@@ -37,6 +36,7 @@ from ecgscan_ray.store.filesystem import (
     read_bytes,
     write_bytes_atomic,
 )
+from ecgscan_ray.model.ecgscan import PageEncoder
 from ecgscan_ray.training.checkpoint import LoadedCheckpoint, load_run, read_weights
 
 logger = logging.getLogger(__name__)

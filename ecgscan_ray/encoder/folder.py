@@ -26,8 +26,8 @@ from ecgscan_ray.encoder.exported import load_encoder
 from ecgscan_ray.encoder.pictures import fit_page, read_file, read_pages, refuse_large
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.evaluation.features import in_batches
+from ecgscan_ray.filesystem import absolute, explained, is_local, list_files, open_filesystem
 from ecgscan_ray.paper.write import MASK_SUFFIX
-from ecgscan_ray.store.filesystem import absolute, explained, is_local, list_files, open_filesystem
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 

@@ -19,7 +19,7 @@ from ecgscan_ray.encoder import embed_folder, pictures, read_pages, read_picture
 from ecgscan_ray.encoder import folder as folder_room
 from ecgscan_ray.encoder.encoder import Encoder
 from ecgscan_ray.errors import EcgscanError, InputError
-from ecgscan_ray.store.filesystem import exists, list_files, read_bytes, write_bytes_atomic
+from ecgscan_ray.filesystem import exists, list_files, read_bytes, write_bytes_atomic
 
 PAPER = 240
 
