@@ -12,8 +12,10 @@ from torch import nn
 
 from ecgscan_ray import text
 from ecgscan_ray.config import Config
+from ecgscan_ray.runs.checkpoints import TrainingState
+from ecgscan_ray.runs.names import CHECKPOINT_FILES as FILES
 from ecgscan_ray.tasks.task import get_task
-from ecgscan_ray.training.checkpoint import FILES, TrainingState, save_checkpoint
+from ecgscan_ray.training.checkpoint import save_checkpoint
 from ecgscan_ray.training.optimizer import build_optimizer
 from tests.tiny import tiny_config
 

@@ -339,6 +339,8 @@ class TrainingConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto`` = bf16 only where a probe shows that the hardware multiplies in bf16 faster than in fp32."""
     log_every: int = Field(10, ge=1)
+    sinks: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """Where metrics go besides the run folder's own files."""
     checkpoint_every: int = Field(100, ge=1)
     """Steps between checkpoints; the last step always has one."""
     validation_rows: int = Field(256, ge=0)
@@ -425,6 +427,7 @@ class Config(Section):
         """What decides the run's outcome: not the number of workers and their CPUs, nor a teacher's URI, only whether
         there is one."""
         content = self.model_dump(mode="json", exclude={"resources", "evaluation"})
+        content["training"].pop("sinks")
         content["teacher"]["run"] = "given" if self.teacher.run else None
         return content
 

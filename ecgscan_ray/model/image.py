@@ -13,7 +13,7 @@ from ecgscan_ray.errors import ConfigError, near_miss
 
 # Fixed numbers, saved with every encoder, not fitted to any split. White paper becomes 0: that is what convolutions pad
 # with, and what timm's preprocessing fills margins with, so that a padded page is the same page everywhere.
-PAGE_MEAN, PAGE_STD = 1.0, 0.2
+PAGE_MEAN, PAGE_STD = 1.0, 0.15
 
 
 class ImageTower(nn.Module):

@@ -17,6 +17,7 @@ from ecgscan_ray.config import ResourceConfig
 from ecgscan_ray.filesystem import join
 from ecgscan_ray.model.external import trust, trusted
 from ecgscan_ray.model.teacher import Teacher
+from ecgscan_ray.runs.spec import TeacherEmbeddings
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.store.embeddings import EmbeddingFile, EmbeddingIndex, EmbeddingWriter, read_index, write_index
 from ecgscan_ray.store.manifest import Manifest, Shard
@@ -26,15 +27,6 @@ from ecgscan_ray.tasks.loading import load_teacher
 from ecgscan_ray.training.tensors import to_device
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TeacherEmbeddings:
-    """Where a teacher's vectors for a store are, and their means over the training recordings: (D,), (L,)."""
-
-    folder: str
-    signal_mean: np.ndarray
-    report_mean: np.ndarray
 
 
 def compute_or_load_teacher_embeddings(

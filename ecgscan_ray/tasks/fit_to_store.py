@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 from ecgscan_ray.config import Config, build
+from ecgscan_ray.runs.spec import total_steps
 from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.store.shards import iterate_reports
 from ecgscan_ray.tasks.task import Changes, Task
@@ -83,11 +83,3 @@ def _warn_of_repeats(config: Config, manifest: Manifest) -> None:
             rows,
             batch,
         )
-
-
-def total_steps(config: Config, manifest: Manifest) -> int:
-    """Optimiser steps of the run."""
-    if config.training.steps is not None:
-        return config.training.steps
-    assert config.training.epochs is not None  # the config has exactly one of the two
-    return max(1, math.ceil(config.training.epochs * manifest.rows("train") / config.training.global_batch_size))

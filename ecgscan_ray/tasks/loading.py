@@ -17,23 +17,18 @@ from ecgscan_ray.errors import EcgscanError, RunError
 from ecgscan_ray.filesystem import is_local, join, list_files, open_filesystem, read_bytes
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.teacher import Teacher
-from ecgscan_ray.tasks.task import get_task
-from ecgscan_ray.training.checkpoint import (
-    CONFIG,
+from ecgscan_ray.runs.checkpoints import (
     MAX_TEXT_BYTES,
-    STATE,
-    TOKENIZER,
-    WEIGHTS,
     DamagedCheckpoint,
     TrainingState,
     Which,
-    check_shapes,
     read_config,
-    readable,
-    restore_weights,
     use_first_whole,
     verify,
 )
+from ecgscan_ray.runs.names import CONFIG, STATE, TOKENIZER, WEIGHTS
+from ecgscan_ray.tasks.task import get_task
+from ecgscan_ray.training.checkpoint import check_shapes, readable, restore_weights
 from ecgscan_ray.training.scratch import scratch
 from ecgscan_ray.training.task import ModelT
 
@@ -64,9 +59,9 @@ def load_teacher(run: str, which: Which = "best") -> LoadedCheckpoint[Teacher]:
 
 def _load_task(run: str, which: Which, task: str, fix: str) -> LoadedCheckpoint[Any]:
     def load(uri: str) -> LoadedCheckpoint[Any]:
-        found = verify(uri, ()).task
-        if found != task:
-            raise RunError(f"holds {get_task(found).contents}", where=run, fix=fix)
+        trained = verify(uri, ()).task
+        if trained != task:
+            raise RunError(f"holds {get_task(trained).contents}", where=run, fix=fix)
         return _load(uri)
 
     return use_first_whole(run, which, load)

@@ -6,9 +6,7 @@ Order of one step: batch, forward, loss, backward, clip, optimiser, schedule. Al
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,41 +16,17 @@ from ecgscan_ray.batch import Batch, DeviceBatch
 from ecgscan_ray.config import Config
 from ecgscan_ray.distributed import global_sum, rank, world_size
 from ecgscan_ray.errors import NotFiniteError, WorkError
-from ecgscan_ray.training.checkpoint import TrainingState, not_finite, restore, save_checkpoint
+from ecgscan_ray.runs.checkpoints import TrainingState
+from ecgscan_ray.runs.metrics import RunLog
+from ecgscan_ray.runs.spec import RunSpec
+from ecgscan_ray.training.checkpoint import not_finite, restore, save_checkpoint
 from ecgscan_ray.training.gradients import GradCache
-from ecgscan_ray.training.meters import Clock, FiniteCheck, Meter, RunLog, read_values
+from ecgscan_ray.training.meters import Clock, FiniteCheck, Meter, read_values
 from ecgscan_ray.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from ecgscan_ray.training.precision import choose_precision
+from ecgscan_ray.training.reporter import Reporter, Validate
 from ecgscan_ray.training.task import ModelT, Tensors, TrainingTask
 from ecgscan_ray.training.tensors import to_device
-
-Validate = Callable[[nn.Module], dict[str, float]]
-
-
-class Reporter(Protocol):
-    """The loop's link to whoever runs it; every rank calls ``report`` the same number of times."""
-
-    def last_checkpoint(self) -> Path | None:
-        """Local folder of the checkpoint to resume from."""
-
-    def new_folder(self) -> Path:
-        """An empty local folder for a checkpoint."""
-
-    def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
-        """Hand over metrics and (rank 0) a checkpoint folder, which the receiver may move."""
-
-    def should_stop(self, step: int, metrics: dict[str, float]) -> bool:
-        """Called at each report; the same answer on every rank."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one worker group has to do."""
-
-    config: Config
-    total_steps: int
-    tokenizer_json: str
-    manifest_digest: str
 
 
 def expected_positions(config: Config, step: int) -> np.ndarray:
@@ -63,7 +37,7 @@ def expected_positions(config: Config, step: int) -> np.ndarray:
 
 
 def train(
-    job: Job,
+    spec: RunSpec,
     task: TrainingTask[ModelT],
     model: ModelT,
     batches: Iterable[Batch],
@@ -74,10 +48,10 @@ def train(
     validate: Validate | None = None,
     log: RunLog | None = None,
 ) -> None:
-    """Train from the reporter's last checkpoint to ``job.total_steps``.
+    """Train from the reporter's last checkpoint to ``spec.total_steps``.
 
     Args:
-        job: Config, length, tokenizer, digest of the manifest.
+        spec: Of the run.
         task: Loss, metrics and batch transforms.
         model: On the device.
         batches: This rank's batches from the checkpoint's cursor on; positions are checked.
@@ -91,12 +65,12 @@ def train(
         NotFiniteError: A loss, a gradient or a weight is not finite.
         WorkError: The stream ends early or skips rows, or a checkpoint cannot be written.
     """
-    trainer = _Trainer(job, task, model, reporter, device, wrap(model), validate, log)
+    trainer = _Trainer(spec, task, model, reporter, device, wrap(model), validate, log)
     trainer.load()
-    source, training = iter(batches), job.config.training
-    while trainer.step < job.total_steps:
+    source, training = iter(batches), spec.config.training
+    while trainer.step < spec.total_steps:
         trainer.train_step(source)
-        saves = trainer.step % training.checkpoint_every == 0 or trainer.step == job.total_steps
+        saves = trainer.step % training.checkpoint_every == 0 or trainer.step == spec.total_steps
         if saves or trainer.step % training.log_every == 0:
             metrics = trainer.log_metrics()
             if saves and not trainer.save_and_report(metrics):
@@ -110,7 +84,7 @@ class _Trainer:
 
     def __init__(
         self,
-        job: Job,
+        spec: RunSpec,
         task: TrainingTask[Any],
         model: nn.Module,
         reporter: Reporter,
@@ -119,7 +93,7 @@ class _Trainer:
         validate: Validate | None,
         log: RunLog | None,
     ) -> None:
-        self.job, self.config, self.training = job, job.config, job.config.training
+        self.spec, self.config, self.training = spec, spec.config, spec.config.training
         self.task, self.model, self.reporter = task, model, reporter
         self.device, self.validate, self.log = device, validate, log
         self.step = 0
@@ -144,9 +118,9 @@ class _Trainer:
             batch = self._next_batch(source)
         self.bad_pages = int((~batch["page_ok"]).sum())
         self.batch = tensors = self._to_device(batch)
-        progress = self.step / self.job.total_steps
+        progress = self.step / self.spec.total_steps
         seed = hash((self.config.seed, self.step, rank())) & 0x7FFFFFFF  # dropout: the same after a resume
-        set_learning_rate(self.optimizer, learning_rate(self.step, self.job.total_steps, self.training))
+        set_learning_rate(self.optimizer, learning_rate(self.step, self.spec.total_steps, self.training))
         self.optimizer.zero_grad(set_to_none=True)
         self._diagnose(tensors, progress, seed)
         self.output, losses = self.gradients(tensors, progress, seed)
@@ -177,7 +151,7 @@ class _Trainer:
         self.term_norms = {}
         if self.log:
             self.log.write("train", self.step, metrics)
-            steps = {"step": self.step, "total_steps": self.job.total_steps}
+            steps = {"step": self.step, "total_steps": self.spec.total_steps}
             self.log.progress({"rows": self.task.row_name, "precision": self.precision, **steps, **metrics})
         return metrics
 
@@ -190,8 +164,7 @@ class _Trainer:
             scores = self._validate()
             folder = self.reporter.new_folder()
             state = self._state(scores.get("validation.score"))
-            job = self.job
-            save_checkpoint(folder, self.model, self.optimizer, job.config, job.tokenizer_json, state)
+            save_checkpoint(folder, self.model, self.optimizer, self.config, self.spec.tokenizer_json, state)
         reported = {"step": self.step, **metrics, **scores}
         self.reporter.report(reported, folder)
         return not self.reporter.should_stop(self.step, reported)
@@ -247,7 +220,7 @@ class _Trainer:
             samples_seen=rows,
             world_size=world_size(),
             config_digest=self.config.digest(),
-            manifest_digest=self.job.manifest_digest,
+            manifest_digest=self.spec.manifest.digest(),
             task=self.task.name,
             score=score,
         )

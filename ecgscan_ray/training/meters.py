@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
-from tensorboardX import SummaryWriter
 from torch import Tensor
 
 from ecgscan_ray.distributed import global_sum, world_size
-from ecgscan_ray.filesystem import exists, join, write_bytes_atomic
 from ecgscan_ray.training.task import Tensors
 
 
@@ -115,56 +111,3 @@ class Clock:
         }
         self._restart()
         return figures
-
-
-class RunLog:
-    """Metric lines of one worker group's life, written to the run folder. Only rank 0 has one.
-
-    Args:
-        out: URI of the run folder.
-        local: Folder on this machine for TensorBoard's files.
-    """
-
-    def __init__(self, out: str, local: Path) -> None:
-        self._out = out
-        self._lines: list[str] = []
-        self._part = 0
-        while exists(join(out, "metrics", f"part-{self._part:05d}.jsonl")):
-            self._part += 1
-        self._local = local / "tensorboard"
-        self._board = SummaryWriter(str(self._local), flush_secs=3600)
-        self._last_progress = 0.0
-
-    def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """Keep a line of metrics until the next ``flush``."""
-        self._lines.append(json.dumps({"step": step, "kind": kind, "time": time.time(), **values}))
-        for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name.removeprefix(kind + '.')}", value, step)
-
-    def progress(self, values: Mapping[str, float | str]) -> None:
-        """Say where the run stands in ``progress.json``, at most once a second."""
-        if time.monotonic() - self._last_progress > 1:
-            self._last_progress = time.monotonic()
-            write_bytes_atomic(join(self._out, "progress.json"), json.dumps({"time": time.time(), **values}).encode())
-
-    def stalled(self, text: str) -> None:
-        """Say in ``progress.json`` why nothing moves."""
-        write_bytes_atomic(
-            join(self._out, "progress.json"), json.dumps({"time": time.time(), "stalled": text}).encode()
-        )
-
-    def flush(self) -> None:
-        """Write what was kept as the next part, and the TensorBoard file."""
-        if not self._lines:
-            return
-        write_bytes_atomic(
-            join(self._out, "metrics", f"part-{self._part:05d}.jsonl"), "\n".join([*self._lines, ""]).encode()
-        )
-        self._part, self._lines = self._part + 1, []
-        self._board.flush()
-        for path in self._local.iterdir():
-            write_bytes_atomic(join(self._out, "tensorboard", path.name), path.read_bytes())
-
-    def close(self) -> None:
-        self.flush()
-        self._board.close()

@@ -9,8 +9,8 @@ import pytest
 
 from ecgscan_ray.config import Config, build, merge
 from ecgscan_ray.errors import ConfigError, RunError
+from ecgscan_ray.runs.checkpoints import weights_digest
 from ecgscan_ray.tasks.frozen import with_teacher_settings
-from ecgscan_ray.training.checkpoint import weights_digest
 from tests.checkpoints import write_checkpoint
 from tests.tiny import TINY, tiny_config
 

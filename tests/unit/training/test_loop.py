@@ -16,11 +16,13 @@ from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import NotFiniteError, RunError, WorkError
 from ecgscan_ray.recording.recording import Recording
+from ecgscan_ray.runs.checkpoints import verify
+from ecgscan_ray.runs.spec import RunSpec
+from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.tasks.loading import load_checkpoint
 from ecgscan_ray.tasks.pretrain import Pretrain
 from ecgscan_ray.training import loop, meters
-from ecgscan_ray.training.checkpoint import read_state
-from ecgscan_ray.training.loop import Job, train
+from ecgscan_ray.training.loop import train
 from ecgscan_ray.training.meters import Meter, read_values
 from ecgscan_ray.training.optimizer import learning_rate
 from ecgscan_ray.training.tensors import shown_and_derivable
@@ -73,8 +75,9 @@ class Keeper:
 
 def run(config: Config, batches, keeper: Keeper) -> torch.nn.Module:
     model = Pretrain().build_model(config, TOKENIZER)
-    job = Job(config, 6, TOKENIZER.to_str(), "digest")
-    train(job, Pretrain(), model, iter(batches), keeper, device=torch.device("cpu"))
+    manifest = Manifest(source="test", shards=[])
+    spec = RunSpec("pretrain", config, "/store", manifest, TOKENIZER.to_str(), 6, "/run")
+    train(spec, Pretrain(), model, iter(batches), keeper, device=torch.device("cpu"))
     return model
 
 
@@ -84,7 +87,7 @@ def test_stop_and_resume_equals_a_run_without_a_break(batches, tmp_path: Path) -
     broken = Keeper(tmp_path / "b", stop_at=4)
     run(config, batches, broken)
     assert [p.name for p in broken.kept] == ["step2", "step4"]
-    assert read_state(broken.kept[-1]).cursor == 4 * config.training.global_batch_size
+    assert verify(str(broken.kept[-1])).cursor == 4 * config.training.global_batch_size
     resumed = run(config, batches[4:], Keeper(tmp_path / "c", start=broken.kept[-1]))
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)

@@ -1,0 +1,366 @@
+"""The verbs, one function each: load the settings, call one function, print what came of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ecgscan_ray.cli.arguments import (
+    AsJson,
+    ConfigFile,
+    Fresh,
+    Out,
+    Preset,
+    Run,
+    Settings,
+    Store,
+    StoreOfRun,
+    Trust,
+    Which,
+    check_uri,
+    load_settings,
+    preset_or_file,
+    settings_options,
+    trust_modules,
+)
+from ecgscan_ray.cli.group import app
+from ecgscan_ray.cli.output import (
+    first_names,
+    format_estimate,
+    print_mapping,
+    print_next,
+    print_skipped,
+    setup_logging,
+    show_progress,
+)
+from ecgscan_ray.cores import set_torch_threads, usable_cores
+from ecgscan_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from ecgscan_ray.config import Section
+
+
+@app.command(epilog="Example: ecgscan prepare --source ptbxl --from ptb-xl-1.0.3 --to store --test-folds 10")
+def prepare(
+    source: Annotated[str, typer.Option(help="Kind of archive: ptbxl, or folder for your own WFDB files.")],
+    from_dir: Annotated[
+        str, typer.Option("--from", help="Folder of the archive; on a cluster, one that every node has mounted.")
+    ],
+    to: Annotated[str, typer.Option(help="URI of the store to write: a folder or s3://bucket/prefix.")],
+    rate: Annotated[float, typer.Option(help="Sampling rate in the store, Hz; 0 keeps each recording's own.")] = 100,
+    validation_folds: Annotated[list[int], typer.Option(help="Fold for validation; can be repeated.")] = [9],  # noqa: B006
+    test_folds: Annotated[list[int], typer.Option(help="Fold for the test; can be repeated.")] = [10],  # noqa: B006
+    limit: Annotated[int | None, typer.Option(help="At most this many recordings, chosen at random.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that is there.")] = False,
+) -> None:
+    """Read an archive of recordings into a store of Parquet shards."""
+    from ecgscan_ray.runtime.prepare import prepare as run
+
+    setup_logging()
+    manifest = run(
+        source,
+        check_uri(from_dir, fix="Give the absolute path of a folder that every node has mounted."),
+        check_uri(to),
+        rate=rate or None,
+        validation_folds=validation_folds,
+        test_folds=test_folds,
+        limit=limit,
+        overwrite=overwrite,
+        progress=lambda done, total: logging.getLogger("ecgscan_ray").info("%d of %d recordings", done, total),
+    )
+    counts = {split: manifest.rows(split) for split in ("train", "validation", "test")}
+    print_mapping({"store": to, "recordings": counts, "left out": manifest.quarantined or "none"}, as_json=False)
+    print_next("inspect", to)
+
+
+@app.command(epilog="Example: ecgscan inspect runs/demo-store --json")
+def inspect(store: Annotated[str, typer.Argument(help="URI of a store.")], as_json: AsJson = False) -> None:
+    """Check a store's shards against its manifest, and print its contents."""
+    from ecgscan_ray.store.inspect import inspect as run
+
+    summary = run(check_uri(store))
+    print_mapping(summary, as_json)
+    if unknown := summary["rows_without_patient"]:
+        print(f"{unknown} recordings have no patient: the same patient may be in two splits", file=sys.stderr)
+    if summary["damaged"]:
+        raise InputError(
+            f"damaged shards: {', '.join(summary['damaged'])}", where=store, fix="Prepare the store again."
+        )
+    print_next("pretrain", "--preset", "laptop", "--store", store, "--out", "runs/first")
+
+
+@app.command(
+    epilog="Example: ecgscan render --store runs/demo-store --out pages --preset laptop --set page.effects=photo"
+)
+def render(
+    store: Store,
+    out: Annotated[str, typer.Option(help="URI of the folder to write.")],
+    count: Annotated[int, typer.Option(help="Recordings.", min=1)] = 12,
+    views: Annotated[int, typer.Option(help="Different pages of each.", min=1)] = 1,
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Of the store.")] = "train",
+    image_format: Annotated[Literal["png", "jpg"], typer.Option("--format", help="Of the pictures.")] = "png",
+    truth: Annotated[bool, typer.Option(help="Write each page's ground truth as JSON.")] = True,
+    masks: Annotated[bool, typer.Option("--masks", help="Write each page's trace mask as PNG.")] = False,
+    grid: Annotated[bool, typer.Option("--grid", help="Write the grid's nodes into the ground truth too.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes that draw; 0 = one per core.", min=0)] = 0,
+    sheet: Annotated[
+        bool, typer.Option("--sheet", help="Only one picture, sheet.png: every preset of effects.")
+    ] = False,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
+    """Render pages of a store as picture files with their ground truth, as in training."""
+    from ecgscan_ray.config import Config
+    from ecgscan_ray.filesystem import join, local_folder
+    from ecgscan_ray.paper.write import OutputOptions, write_pages, write_sheet
+    from ecgscan_ray.store.manifest import read_manifest
+    from ecgscan_ray.store.shards import iterate_rows
+
+    resolved, uri = load_settings(Config, preset, config, settings), check_uri(store)
+    setup_logging()
+    manifest, target = read_manifest(uri), check_uri(out)
+    rows, log = iterate_rows(uri, manifest, split, limit=count), logging.getLogger("ecgscan_ray")
+    total = views * min(count, manifest.rows(split))
+    with local_folder(target) as folder:
+        files = OutputOptions(folder, image_format, truth, masks, views, grid)
+        if sheet:
+            paths = [write_sheet(rows, folder, resolved.page, resolved.seed)]
+        else:
+            paths = write_pages(
+                rows,
+                files,
+                resolved.page,
+                resolved.seed,
+                workers=min(workers or usable_cores(), max(1, total // 16)),
+                progress=lambda done: log.info("%d of %d pages", done, total),
+            )
+    for path in paths:
+        print(join(target, path.name))
+    print_next("pretrain", *settings_options(preset, config, settings), "--store", store, "--out", "runs/first")
+
+
+@app.command(epilog="Example: ecgscan pretrain --preset laptop --store runs/demo-store --out runs/demo --set seed=1")
+def pretrain(
+    store: Store,
+    out: Annotated[str | None, typer.Option(help="URI of the run folder to write (or to go on in).")] = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    teacher: Annotated[str | None, typer.Option(help="Finished run of 'teach' to align pages to, frozen.")] = None,
+    joint: Annotated[bool, typer.Option("--joint", help="All towers train together (the default).")] = False,
+    init_from: Annotated[str | None, typer.Option(help="Run whose weights this one starts from.")] = None,
+    trust: Trust = None,
+    fresh: Fresh = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate time and memory.")] = False,
+) -> None:
+    """Pretrain on a store; the same command resumes an unfinished run."""
+    from ecgscan_ray.config import Config
+
+    if teacher and joint:
+        raise InputError("--teacher and --joint exclude each other", fix="Give one of the two.")
+    chosen = [f"teacher.run={check_uri(teacher)}"] if teacher else ["teacher.run="] if joint else []
+    resolved = load_settings(Config, preset, config, [*(settings or []), *chosen])
+    setup_logging()
+    if dry_run:
+        from ecgscan_ray.tasks.dry_run import dry_run as estimate
+
+        print_mapping(estimate(resolved, check_uri(store)), as_json=False)
+        print_next(
+            "pretrain", *settings_options(preset, config, settings), "--store", store, "--out", out or "runs/first"
+        )
+        return
+    if out is None:
+        raise InputError("no --out", fix="Give the run folder to write, or --dry-run.")
+    from ecgscan_ray.runtime.pretrain import pretrain as run
+
+    trust_modules(trust)
+    run(
+        resolved,
+        check_uri(store),
+        check_uri(out),
+        fresh=fresh,
+        init_from=check_uri(init_from) if init_from else None,
+    )
+    print(f"run: {out}")
+    print_next("evaluate", out)
+
+
+@app.command(epilog="Example: ecgscan teach --preset laptop --store runs/demo-store --out runs/teacher")
+def teach(
+    store: Store,
+    out: Out,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    init_from: Annotated[str | None, typer.Option(help="Teacher whose weights this one starts from.")] = None,
+    trust: Trust = None,
+    fresh: Fresh = False,
+) -> None:
+    """Pretrain the signal-text teacher, without pages; the same command resumes an unfinished run."""
+    from ecgscan_ray.config import Config
+    from ecgscan_ray.runtime.pretrain import teach as run
+
+    resolved = load_settings(Config, preset, config, settings)
+    setup_logging()
+    trust_modules(trust)
+    run(
+        resolved,
+        check_uri(store),
+        check_uri(out),
+        fresh=fresh,
+        init_from=check_uri(init_from) if init_from else None,
+    )
+    print(f"teacher: {out}")
+    words = (*settings_options(preset, config, settings), "--store", store, "--teacher", out, "--out", "runs/first")
+    print_next("pretrain", *words)
+
+
+@app.command(epilog="Example: ecgscan evaluate runs/demo --set evaluation.bootstrap=200")
+def evaluate(
+    run: Run,
+    store: StoreOfRun = None,
+    which: Which = "best",
+    settings: Settings = None,
+    trust: Trust = None,
+    every: Annotated[bool, typer.Option("--all", help="Print every figure, not only the headline ones.")] = False,
+) -> None:
+    """Measure a run on recordings it was not trained on; writes report.html and report.json into it."""
+    from ecgscan_ray.config import parse_overrides
+    from ecgscan_ray.report.evaluate import evaluate as work
+    from ecgscan_ray.report.run import HEADLINE, by_reason
+
+    setup_logging()
+    set_torch_threads()
+    changes = parse_overrides(settings or [])
+    for key in changes:
+        if not key.startswith("evaluation."):
+            raise InputError("only evaluation.* can be set here", where=f"--set {key}")
+    changes = {key.removeprefix("evaluation."): value for key, value in changes.items()}
+    trust_modules(trust)
+    figures = work(check_uri(run), store=check_uri(store) if store else None, which=which, settings=changes)
+    missing = {name: str(figure["reason"]) for name, figure in figures.items() if "reason" in figure}
+    measured = {name: figure for name, figure in figures.items() if name not in missing}
+    for name in measured if every else HEADLINE:
+        if name in measured:
+            print(f"{name:<58} {format_estimate(measured[name])}")
+    for reason, names in by_reason(missing).items():
+        print(f"not measured: {first_names(names)}: {reason}")
+    print(f"{run.rstrip('/')}/report.json  (all {len(measured)} figures; --all prints them)")
+    print(f"{run.rstrip('/')}/report.html")
+    print_next("export", run, "encoder")
+
+
+@app.command(epilog="Example: ecgscan sweep --preset sweep-laptop --store runs/demo-store --out runs/sweep")
+def sweep(
+    store: Store,
+    out: Out,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    fresh: Fresh = False,
+) -> None:
+    """Search the space of a sweep's config for the best, or compare its arms; the same command resumes."""
+    from ecgscan_ray.config import SweepConfig
+    from ecgscan_ray.errors import WorkError
+    from ecgscan_ray.runtime.sweep import sweep as run
+
+    resolved = load_settings(SweepConfig, preset, config, settings)
+    setup_logging()
+    outcome = run(resolved, check_uri(store), check_uri(out), fresh=fresh)
+    print(outcome["text"] if resolved.arms else outcome["verdict"]["text"])
+    print(f"{out.rstrip('/')}/report.html")
+    if resolved.arms:
+        return
+    if not outcome["best"]:
+        why = next((f": {trial['error']}" for trial in outcome["trials"] if trial["error"]), "")
+        raise WorkError(
+            f"no trial finished{why}", where=out, fix="The report lists all. Fix the cause, and give another --out."
+        )
+    print(f"{out.rstrip('/')}/best.yaml  ({resolved.metric} {outcome['best']['score']:.4f})")
+    print_next("pretrain", "--config", f"{out.rstrip('/')}/best.yaml", "--store", store, "--out", "runs/best")
+
+
+@app.command(epilog="Example: ecgscan embed encoder my-scans embeddings.parquet --device cuda --workers 4")
+def embed(
+    encoder: Annotated[str, typer.Argument(help="Exported encoder, or a run folder.")],
+    images: Annotated[str, typer.Argument(help="Folder of pictures, or one picture.")],
+    out: Annotated[str, typer.Argument(help="Parquet file to write.")],
+    projected: Annotated[bool, typer.Option("--projected", help="The aligned features, not the backbone's.")] = False,
+    device: Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1, ...")] = "cpu",
+    workers: Annotated[int, typer.Option(help="Processes that read pictures; 0 = one per core.", min=0)] = 1,
+    batch_size: Annotated[int, typer.Option(help="Pages per forward pass.", min=1)] = 32,
+) -> None:
+    """Embed every picture under a folder, or one picture, into one Parquet file. Inputs and output: paths or s3://..."""
+    from ecgscan_ray.encoder import embed_folder
+
+    set_torch_threads()
+    with show_progress("files") as progress:
+        result = embed_folder(
+            check_uri(encoder),
+            check_uri(images),
+            check_uri(out),
+            projected=projected,
+            batch_size=batch_size,
+            device=device,
+            workers=workers or usable_cores(),
+            progress=progress,
+        )
+    print_skipped(result.errors)
+    print(f"{result.embedded} pages embedded, {len(result.errors)} skipped: {out}")
+    if not result.embedded:
+        raise InputError("no page could be read", where=images, fix=f"The reasons are in the column 'error' of {out}.")
+    print(f"next: pandas.read_parquet({out!r})", file=sys.stderr)
+
+
+@app.command(epilog="Example: ecgscan export runs/demo encoder")
+def export(
+    run: Run,
+    out: Annotated[str, typer.Argument(help="URI of the folder to write.")],
+    which: Which = "best",
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also write encoder.onnx, compared with torch.")] = False,
+) -> None:
+    """Write a run's image encoder as a folder that timm loads (local-dir:) and 'ecgscan embed' takes."""
+    from ecgscan_ray.encoder import export as work
+
+    setup_logging()
+    print(work(check_uri(run), check_uri(out), which=which, onnx=onnx))
+    print_next("embed", out, "FOLDER_OF_PICTURES", "embeddings.parquet")
+
+
+@app.command(epilog="Example: ecgscan config --preset laptop --set training.steps=200 > mine.yaml")
+def config(
+    preset: Preset = None, config: ConfigFile = None, settings: Settings = None, as_json: AsJson = False
+) -> None:
+    """Print the resolved settings; without a preset or file, the names of all presets."""
+    from ecgscan_ray.config import Config, SweepConfig, dump_yaml, preset_names, read_yaml
+
+    if preset is None and config is None:
+        if settings:
+            load_settings(Config, preset, config, settings)  # raises: neither was given
+        print(json.dumps(preset_names()) if as_json else "\n".join(preset_names()))
+        return
+    kind: type[Section] = (
+        SweepConfig if {"space", "arms"} & read_yaml(preset_or_file(preset, config)).keys() else Config
+    )
+    resolved = load_settings(kind, preset, config, settings)
+    print(resolved.model_dump_json(indent=1) if as_json else dump_yaml(resolved).rstrip())
+
+
+@app.command(epilog="Example: ecgscan doctor --store s3://bucket/store")
+def doctor(
+    store: Annotated[str | None, typer.Option(help="Also try to reach this store.")] = None, as_json: AsJson = False
+) -> None:
+    """Check this machine: versions, cores, GPU, precision, OpenCV, Ray."""
+    from ecgscan_ray.errors import WorkError
+    from ecgscan_ray.runtime.doctor import examine
+
+    findings, complaints = examine(check_uri(store) if store else None)
+    print_mapping({**findings, "complaints": complaints or "none"}, as_json)
+    if complaints:
+        raise WorkError("; ".join(complaints))
+    print_next("prepare", "--source", "folder", "--from", "FOLDER_OF_RECORDS", "--to", "store")
