@@ -30,7 +30,7 @@ from ecgscan_ray.filesystem import absolute, exists, join, open_filesystem, read
 from ecgscan_ray.filesystem.lease import exclusive
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.external import load_external, trust, trusted
-from ecgscan_ray.model.reader import SignalEncoder
+from ecgscan_ray.model.signal_encoder import SignalEncoder
 from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.runtime import run_folder, stream
 from ecgscan_ray.runtime.attend import attend
@@ -319,8 +319,8 @@ def _initialize_weights(model: nn.Module, arguments: WorkerArguments) -> None:
         teacher = load_teacher(arguments.job.config.teacher.run or "").model
         model.teacher.load_teacher(teacher, torch.from_numpy(said.signal_mean), torch.from_numpy(said.report_mean))
         # redrawn leads are read as recorded ones
-        if isinstance(teacher.reader, SignalEncoder):
-            model.page.reader.load_state_dict(teacher.reader.state_dict())
+        if isinstance(teacher.signal_encoder, SignalEncoder):
+            model.page.signal_encoder.load_state_dict(teacher.signal_encoder.state_dict())
     if init_from:
         loaded = load_run(init_from).model
         part, theirs = (model.page, loaded.page) if said else (model, loaded)

@@ -11,11 +11,11 @@ import pytest
 import wfdb
 
 from ecgscan_ray.data import unpack
-from ecgscan_ray.data.make_sample import SPLITS
 from ecgscan_ray.recording.labels import SUPERCLASSES, superclasses
 from ecgscan_ray.recording.leads import LEADS, lead_residual_uv
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.recording.sources import open_source
+from tools.make_sample import SPLITS
 
 SPLIT_OF_FOLD = {fold: split for split, (folds, _) in SPLITS.items() for fold in folds}
 

@@ -20,8 +20,8 @@ import psutil
 import torch
 import torch.nn.functional as F
 
-from ecgscan_ray.objective.contrastive import MODALITIES, gather_features, pair_losses, triple_loss
-from ecgscan_ray.objective.scores import EPS
+from ecgscan_ray.objective.contrastive import MODALITIES, gather_features, pair_losses, triplet_loss
+from ecgscan_ray.objective.gram import EPS
 
 SIZES = (1024, 2048, 4096, 8192, 16384)
 DIM = 256
@@ -68,7 +68,7 @@ def _fits(name: str, size: int) -> bool:
 def _in_child(work: Callable[..., Any], *arguments: Any) -> Any:
     """In a process of its own, so that one measurement's memory is not another's."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.bench.bench_loss"])  # torch is loaded once
+    context.set_forkserver_preload(["benchmarks.bench_loss"])  # torch is loaded once
     with context.Pool(1) as pool:
         return pool.apply(work, arguments)
 
@@ -118,7 +118,7 @@ def _loss(name: str) -> Callable[[Features], torch.Tensor]:
         "chunked": partial(_triple, block_rows=CHUNK),
         "triangle": partial(_triple, kind="triangle"),
         "infonce": _pair,
-        "siglip": partial(_pair, bias=torch.tensor(-10.0)),
+        "siglip": partial(_pair, logit_bias=torch.tensor(-10.0)),
         "det": _determinant,
     }[name]
 
@@ -134,7 +134,7 @@ def _items(features: Features):
 
 
 def _triple(features: Features, **settings: Any) -> torch.Tensor:
-    return triple_loss(_items(features), SCALE, **settings)
+    return triplet_loss(_items(features), SCALE, **settings)
 
 
 def _pair(features: Features, **settings: Any) -> torch.Tensor:

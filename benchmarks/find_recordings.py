@@ -1,4 +1,4 @@
-"""``python -m tests.bench.find_recordings RUN --data DATA --store STORE``: which recording does a photograph show?
+"""``python -m benchmarks.find_recordings RUN --data DATA --store STORE``: which recording does a photograph show?
 
 RUN is the run folder of a pretraining or an exported encoder. Each photograph's embedding is compared with those of its
 own recording, the other photographed ones and ``--others`` more recordings of fold 9. The printed head with id and age is
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.photographs import ROWS_LOWER, Photograph, database, photographs, recordings
 from ecgscan_ray.encoder import Encoder, load_encoder
 from ecgscan_ray.errors import EcgscanError, InputError
 from ecgscan_ray.evaluation.bootstrap import Estimate, PatientBootstrap
@@ -29,7 +30,6 @@ from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.store.manifest import read_manifest
 from ecgscan_ray.store.shards import iterate_rows
 from ecgscan_ray.training.tensors import centred
-from tests.bench.photographs import ROWS_LOWER, Photograph, database, photographs, recordings
 
 FOLD = "9"
 RECALL_AT = (1, 10)
@@ -65,14 +65,14 @@ def check_strangers(found: Sequence[Recording], store: str) -> None:
 def embed_signals(encoder: Encoder, found: Sequence[Recording]) -> np.ndarray:
     """Aligned features (N, D) of recordings."""
     decoder = encoder.module.decoder
-    length = decoder.per_column * decoder.columns
+    length = decoder.samples_per_column * decoder.columns
     parts = []
     for start in range(0, len(found), _BATCH):
         batch = [r.resampled(length / 10.0).signal_mv[:, :length] for r in found[start : start + _BATCH]]
         padded = np.stack([np.pad(s, ((0, 0), (0, length - s.shape[1])), constant_values=np.nan) for s in batch])
         signal = torch.from_numpy(padded)
         valid = torch.isfinite(signal)
-        parts.append(encoder.module.reader(centred(signal.nan_to_num(0.0), valid)).numpy())
+        parts.append(encoder.module.signal_encoder(centred(signal.nan_to_num(0.0), valid)).numpy())
     return np.concatenate(parts)
 
 

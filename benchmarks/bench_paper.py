@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import fidelity
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.paper import Renderer, page_key, windows_of
 from ecgscan_ray.recording.leads import LEADS
-from tests.bench import fidelity
 from tests.unit.paper.pages import Sheet
 
 SIZES = {

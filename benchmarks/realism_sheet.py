@@ -1,4 +1,4 @@
-"""``python -m tests.bench.realism_sheet DATA/photos docs/realism.jpg``: pages of ours below real ones, at the same size.
+"""``python -m benchmarks.realism_sheet DATA/photos docs/realism.jpg``: pages of ours below real ones, at the same size.
 
 Only pictures whose stated licence allows it are taken, with the printed head painted over. For each picture the sheet has
 the whole page and, below, a piece of it at the size at which ``bench_realism`` measures.
@@ -13,9 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from benchmarks.bench_realism import PRESETS, drawn, load, sized
+from benchmarks.photographs import Photograph
 from ecgscan_ray.errors import EcgscanError
-from tests.bench.bench_realism import PRESETS, drawn, load, sized
-from tests.bench.photographs import Photograph
 
 SHOWN = (
     "p2p_01137.jpg",

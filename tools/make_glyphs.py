@@ -1,6 +1,6 @@
 """Make ``glyphs.npz``, the atlas of lettering, from the DejaVu fonts (Bitstream Vera licence, see GLYPHS_LICENCE).
 
-Run with the folder that holds the DejaVu fonts: ``python -m ecgscan_ray.paper.make_glyphs FOLDER``. Needs Pillow.
+Run with the folder that holds the DejaVu fonts: ``python -m tools.make_glyphs FOLDER``. Needs Pillow.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import ImageFont
+
+import ecgscan_ray.paper
 
 FACES = {
     "sans": "DejaVuSans.ttf",
@@ -23,8 +26,6 @@ EM = 40
 
 def draw_face(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """uint8 pixels of ASCII 32..126 and int32 (95, 6): offset, width, height, left, top, advance in 1/64 px."""
-    from PIL import ImageFont
-
     font = ImageFont.truetype(str(path), EM)
     pixels, rows, offset = [], [], 0
     for code in range(32, 127):
@@ -41,4 +42,4 @@ if __name__ == "__main__":
     arrays: dict[str, Any] = {"em": np.array(EM)}
     for face, name in FACES.items():
         arrays[f"{face}_pixels"], arrays[f"{face}_table"] = draw_face(Path(sys.argv[1]) / name)
-    np.savez_compressed(Path(__file__).with_name("glyphs.npz"), **arrays)
+    np.savez_compressed(Path(ecgscan_ray.paper.__file__).with_name("glyphs.npz"), **arrays)

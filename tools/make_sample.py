@@ -1,4 +1,4 @@
-"""Make the shipped sample of PTB-XL again: ``python -m ecgscan_ray.data.make_sample DATA_DIR``.
+"""Make the shipped sample of PTB-XL again: ``python -m tools.make_sample DATA_DIR``.
 
 ``DATA_DIR`` holds ``ptbxl/`` (``database.csv.gz``, ``scp_statements.csv``, packed samples with their ``read.py``) and
 ``photos/patients_left_out.txt``. The choice is a pure function of the data and ``SEED``.
@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+import ecgscan_ray.data
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.recording.labels import SUPERCLASSES
 from ecgscan_ray.recording.recording import Recording
@@ -146,4 +147,4 @@ def make_sample(data: Path, folder: Path) -> Path:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    print(make_sample(Path(sys.argv[1]), Path(__file__).parent))
+    print(make_sample(Path(sys.argv[1]), Path(ecgscan_ray.data.__file__).parent))

@@ -18,10 +18,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ecgscan_ray.data.make_sample import Row, read_samples
 from ecgscan_ray.encoder import read_picture
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.recording.recording import Recording
+from tools.make_sample import Row, read_samples
 
 HEAD = 0.15
 """Share of the page's height with the printed head; all these pages are of one program, which leaves a third empty."""

@@ -1,4 +1,4 @@
-"""``python -m tests.bench [name ...]``: run benchmarks, print one flat JSON object, write it to bench.json.
+"""``python -m benchmarks [name ...]``: run benchmarks, print one flat JSON object, write it to bench.json.
 
 A benchmark is a file ``bench_<name>.py`` here with ``run() -> dict[str, float]``; its figures are prefixed ``<name>.``, or with
 the module's ``PREFIX``.
@@ -24,7 +24,7 @@ def main(names: list[str]) -> int:
     figures: dict[str, object] = {}
     for name in names or known:
         with contextlib.redirect_stdout(sys.stderr):  # stdout carries the JSON alone
-            bench = importlib.import_module(f"tests.bench.bench_{name}")
+            bench = importlib.import_module(f"benchmarks.bench_{name}")
             prefix = getattr(bench, "PREFIX", name)
             result = bench.run()
         figures.update(

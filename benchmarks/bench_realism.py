@@ -24,13 +24,13 @@ import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import nn
 
+from benchmarks.photographs import Photograph, database, photographs, recordings
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.errors import EcgscanError
 from ecgscan_ray.evaluation.bootstrap import Estimate, PatientBootstrap
 from ecgscan_ray.paper import Renderer, page_key
 from ecgscan_ray.paper.grid import GridStyle
 from ecgscan_ray.recording.recording import Recording
-from tests.bench.photographs import Photograph, database, photographs, recordings
 
 PREFIX = "paper"
 """Of the figures: they are about pages, beside those of ``bench_paper``."""

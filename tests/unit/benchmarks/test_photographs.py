@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import bench_realism, find_recordings
+from benchmarks.photographs import HEAD, photographs
+from benchmarks.realism_sheet import may_be_shown
 from ecgscan_ray import text
 from ecgscan_ray.encoder import load_encoder
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.training.checkpoint import TrainingState, build_model, save_checkpoint
-from tests.bench import bench_realism, find_recordings
-from tests.bench.photographs import HEAD, photographs
-from tests.bench.realism_sheet import may_be_shown
 from tests.tiny import tiny_config
 
 CORNERS = np.array([(0.1, 0.2), (0.8, 0.1), (0.9, 0.8), (0.2, 0.9)])
@@ -57,7 +57,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         writer.writerows(people)
     ids = {"photo.parquet": [1, 2], "fold9.parquet": [p[0] for p in people if p[3] == "fold9.parquet"]}
     (tmp_path / "ptbxl" / "read.py").write_text(READ.format(ids=ids))
-    monkeypatch.setattr("tests.bench.photographs._corners", lambda: {"p1.png": CORNERS})
+    monkeypatch.setattr("benchmarks.photographs._corners", lambda: {"p1.png": CORNERS})
     return tmp_path
 
 
