@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+_Array = np.ndarray
+
 X_BITS = 24
 FAR = 1 << 22
 CAP = 60000
@@ -12,17 +14,19 @@ INVERSE_BITS = 54
 INVERSE_MOST = (1 << 39) - 1
 
 
-def _add(mask, rows, columns, coverage):
+def _add(mask: _Array, rows: slice, columns: slice, coverage: _Array) -> None:
     """Add a block of coverage, int64, to the mask's slice."""
     mask[rows, columns] = np.minimum(mask[rows, columns].astype(np.int64) + coverage, CAP)
 
 
-def _ranges(x, y, valid, first, last, inverse=None):
+def _ranges(
+    x: _Array, y: _Array, valid: _Array, first: int, last: int, inverse: int | None = None
+) -> tuple[_Array, _Array]:
     """int64 lowest and highest y of the polyline in each sub-column first .. last - 1."""
     lo = np.full(last - first, FAR, np.int64)
     hi = np.full(last - first, -FAR, np.int64)
 
-    def include(columns, ys):
+    def include(columns: _Array, ys: _Array) -> None:
         inside = (columns >= first) & (columns < last)
         np.minimum.at(lo, columns[inside] - first, ys[inside])
         np.maximum.at(hi, columns[inside] - first, ys[inside])
@@ -46,7 +50,7 @@ def _ranges(x, y, valid, first, last, inverse=None):
     return lo, hi
 
 
-def _deposit(mask, ranges, first, last, half, k):
+def _deposit(mask: _Array, ranges: tuple[_Array, _Array], first: int, last: int, half: _Array, k: int) -> None:
     lo, hi = ranges
     reach, (height, width) = len(half) - 1, mask.shape
     size = last - first + 2 * reach
@@ -70,12 +74,18 @@ def _deposit(mask, ranges, first, last, half, k):
     _add(mask, slice(upper, upper + len(rows)), slice(left, left + sums.shape[1]), sums)
 
 
-def _fixed(values, one):
+def _fixed(values: _Array, one: float) -> _Array:
     """The nearest multiples of 1/``one``, as whole numbers."""
     return np.floor(values * one + 0.5).astype(np.int64)
 
 
-def strip_tables(samples, numbers, rows, fs, canvas):
+def strip_tables(
+    samples: _Array,
+    numbers: _Array,
+    rows: tuple[float, float, float, float, float, float, float],
+    fs: float,
+    canvas: tuple[float, float, int, int],
+) -> tuple[_Array, _Array]:
     """See ``compiled.strip_tables``."""
     left, first, pitch, speed, gain, chest, reach = rows
     sx, sy, k, width = canvas
@@ -94,7 +104,17 @@ def strip_tables(samples, numbers, rows, fs, canvas):
     return strips, scales
 
 
-def deposit_strips(mask, touched, count, signal, strips, scales, half, k, scratch):
+def deposit_strips(
+    mask: _Array,
+    touched: _Array,
+    count: _Array,
+    signal: _Array,
+    strips: _Array,
+    scales: _Array,
+    half: _Array,
+    k: int,
+    scratch: _Array,
+) -> None:
     """See ``compiled.deposit_strips``."""
     for (lead, start, stop, x, dx, first, last), scale in zip(strips, scales, strict=True):
         zero, per_mv, offset, least, most = scale
@@ -109,7 +129,9 @@ def deposit_strips(mask, touched, count, signal, strips, scales, half, k, scratc
         _deposit(mask, _ranges(xs, y, valid, first, last, inverse), first, last, half, k)
 
 
-def deposit_paths(mask, touched, count, paths, half, k, scratch):
+def deposit_paths(
+    mask: _Array, touched: _Array, count: _Array, paths: _Array, half: _Array, k: int, scratch: _Array
+) -> None:
     """See ``compiled.deposit_paths``."""
     for path in paths:
         x, y = _fixed(path[:, 0], k << X_BITS), _fixed(path[:, 1], 256)
@@ -118,7 +140,7 @@ def deposit_paths(mask, touched, count, paths, half, k, scratch):
             _deposit(mask, _ranges(x, y, np.ones(len(x), bool), first, last), first, last, half, k)
 
 
-def deposit_boxes(mask, touched, count, boxes, k):
+def deposit_boxes(mask: _Array, touched: _Array, count: _Array, boxes: _Array, k: int) -> None:
     """See ``compiled.deposit_boxes``."""
     height, width = mask.shape
     for x0, y0, x1, y1 in _fixed(boxes, 256):
@@ -134,7 +156,17 @@ def deposit_boxes(mask, touched, count, boxes, k):
         _add(mask, slice(upper, upper + len(rows)), slice(left, left + len(columns)), coverage)
 
 
-def deposit_text(mask, touched, count, pixels, table, codes, counts, starts, k):
+def deposit_text(
+    mask: _Array,
+    touched: _Array,
+    count: _Array,
+    pixels: _Array,
+    table: _Array,
+    codes: _Array,
+    counts: _Array,
+    starts: _Array,
+    k: int,
+) -> None:
     """See ``compiled.deposit_text``."""
     height, width = mask.shape
     glyphs = iter(codes.astype(np.int64) - 32)
@@ -150,7 +182,7 @@ def deposit_text(mask, touched, count, pixels, table, codes, counts, starts, k):
             pen += advance
 
 
-def compose(mask, touched, count, image, ink, k):
+def compose(mask: _Array, touched: _Array, count: _Array, image: _Array, ink: _Array, k: int) -> None:
     """See ``compiled.compose``."""
     full = 256 * k
     rows, columns = np.nonzero(mask)
@@ -161,7 +193,7 @@ def compose(mask, touched, count, image, ink, k):
     count[0] = 0
 
 
-def strip_medians(signal, strips):
+def strip_medians(signal: _Array, strips: _Array) -> _Array:
     """See ``compiled.strip_medians``."""
     medians = np.full(len(strips), np.nan)
     for s, (lead, start, stop) in enumerate(strips[:, :3]):
@@ -175,6 +207,6 @@ def strip_medians(signal, strips):
     return medians
 
 
-def any_infinite(signal):
+def any_infinite(signal: _Array) -> bool:
     """See ``compiled.any_infinite``."""
     return bool(np.isinf(signal).any())
