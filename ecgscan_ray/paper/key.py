@@ -23,7 +23,7 @@ SLOTS = (
     "layout style phase_x phase_y pitch top left pulse pulse_rows gap separator label_place label_size label_face "
     "label_rise pen ink header header_x header_y header_size header_face footer footer_x footer_y margin "
     "margin_size paper_tone "
-    # where the page lies
+    # pose of the page
     "rotation rotation_size rotation_2 perspective perspective_size corner_0 corner_1 corner_2 corner_3 corner_4 "
     "corner_5 corner_6 corner_7 page_scale page_scale_size shift shift_size shift_x shift_y curl curl_size curl_0 "
     "curl_1 curl_2 curl_3 turn desk desk_x desk_y "

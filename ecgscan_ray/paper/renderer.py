@@ -181,7 +181,7 @@ class Renderer:
         )
 
     def _undistorted(self, sheet_image: np.ndarray, image: np.ndarray) -> warp.Sheet:
-        """Put the page into the image as it is, with whole pixels of margin; returns where it lies."""
+        """Put the page into the image as it is, with whole pixels of margin; returns its pose."""
         flat = self._canvas.flat
         if sheet_image is image:
             return flat
@@ -202,7 +202,7 @@ class Renderer:
         """Damage the sheet, warp it into the image once, then apply what the camera does.
 
         Returns:
-            Where the page lies, and the names of the effects applied.
+            The warped sheet, and the names of the effects applied.
         """
         page, flat, px_per_mm = self.page, self._canvas.flat, self._canvas.px_per_mm
         pose = self._pose(draws, page_effects)

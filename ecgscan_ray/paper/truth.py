@@ -101,7 +101,7 @@ class PageTruth:
         return warp.map_points(self.homography, warp.curled(points_mm, self.curl, self.page_mm)) - 0.5
 
     def windows_in_image(self) -> np.ndarray:
-        """float32 (S, 3): lead, start_s, stop_s of what of each strip's zero line lies in the image; lead -1 = nothing."""
+        """float32 (S, 3): lead, start_s, stop_s of the part of each strip's zero line inside the image; lead -1 = none."""
         layout, geometry = self.layout_at_speed(), self.geometry
         windows = layout.windows.copy()
         for s, strip in enumerate(layout.strips):

@@ -40,8 +40,8 @@ class OutputOptions:
     Attributes:
         folder: Output folder, created if absent.
         image_format: ``png``, or ``jpg`` at quality 92.
-        truth: Write the ground truth as JSON beside each page.
-        masks: Write ``<id>.mask.png`` beside each page: each pixel holds the number of the strip whose trace covers most
+        truth: Write the ground truth as JSON next to each page.
+        masks: Write ``<id>.mask.png`` next to each page: each pixel holds the number of the strip whose trace covers most
             of it, counted from 1 in the order of the JSON's strips; 0 = no trace covers half of it.
         views: Pages per recording.
         grid: Write the nodes of the 5 mm grid into the JSON, ``grid_px``.

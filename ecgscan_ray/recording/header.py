@@ -214,7 +214,7 @@ def _signal(where: str, line: str) -> Signal:
     if match["format"] not in FORMATS and match["file"] != "~":
         raise RecordingError(f"format {match['format']} is not known", reason="format", where=where)
     if "/" in match["file"] or "\\" in match["file"]:
-        raise _error(where, f"signal file '{match['file'][:60]}' does not lie beside its header")
+        raise _error(where, f"signal file '{match['file'][:60]}' is not in its header's folder")
     return Signal(
         file=match["file"],
         format=match["format"],

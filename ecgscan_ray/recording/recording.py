@@ -58,7 +58,7 @@ class Recording:
     def resampled(self, fs: float) -> Recording:
         """The same recording at another rate (polyphase filter; linear, so lead laws survive).
 
-        A sample is missing afterwards where a missing one lies within the filter's reach (ten samples of the lower
+        A new sample is missing where an old missing one is within the filter's reach (ten samples of the lower
         rate): a filtered gap is no measurement.
 
         Args:

@@ -70,7 +70,7 @@ class ShardJob:
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """What decides a store's rows and their order, besides the archive; see ``prepare``."""
+    """The settings that, with the archive, determine a store's rows and their order; see ``prepare``."""
 
     rate: float | None
     limit: int | None

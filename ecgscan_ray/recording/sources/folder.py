@@ -254,7 +254,7 @@ def _record(row: Row, paths: Mapping[str, str]) -> str:
     if not text.strip() or record == ".":
         row.refuse("names no record", "Write its path from the folder, without ending.")
     if record.startswith("/") or record.split("/")[0] == ".." or re.match(r"[A-Za-z]:/", record):
-        row.refuse(f"record '{text[:100]}' lies outside the folder", "Paths in the table start at the folder.")
+        row.refuse(f"record '{text[:100]}' is outside the folder", "Paths in the table start at the folder.")
     return record
 
 

@@ -102,7 +102,7 @@ def _item(root: Path, row: Row, column: str, known: set[str]) -> Item:
     age = 90.0 if row.text("age") in _OVER_89 else row.number_between("age", 0, 130)
     path = os.path.normpath(row.values[column].strip().replace("\\", "/"))
     if path.startswith("/") or path.split("/")[0] in ("..", "."):
-        row.refuse(f"{column} '{row.values[column][:100]}' lies outside the folder", "Paths start at the folder.")
+        row.refuse(f"{column} '{row.values[column][:100]}' is outside the folder", "Paths start at the folder.")
     return Item(
         id=printable(row.identifier("ecg_id") or path),
         path=str(root / path),
