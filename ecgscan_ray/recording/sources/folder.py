@@ -220,9 +220,9 @@ def _report_unused_columns(table: Table) -> None:
 
 def _nearly(name: str, column: str) -> bool:
     """``Patient ID`` and ``patient`` mean ``patient_id``, ``label`` and ``labals`` mean ``labels``."""
-    words = [re.sub(r"[^a-z]", "", text) for text in (column, name)]
-    stems = {word.removesuffix("s").removesuffix("id") for word in words}
-    return len(stems) == 1 or difflib.SequenceMatcher(None, *words).ratio() > _ONE_LETTER
+    given, known = (re.sub(r"[^a-z]", "", text) for text in (name, column))
+    stems = {word.removesuffix("s").removesuffix("id") for word in (given, known)}
+    return len(stems) == 1 or difflib.SequenceMatcher(None, known, given).ratio() > _ONE_LETTER
 
 
 def _rows_by_record(table: Table, paths: Mapping[str, str]) -> dict[str, Row]:

@@ -6,7 +6,7 @@ import pytest
 
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.paper import Renderer, effects
-from tests.unit.paper.pages import sheets_and_keys
+from tests.unit.paper.pages import sheet, sheets_and_keys
 
 
 def render_with(
