@@ -14,7 +14,7 @@ from ecgscan_ray.paper.truth import masks, sample_ranges
 from tests.unit.paper.pages import Sheet, beats, centroids, reference, strip_reference, traces_only
 
 PEN_PX = 0.875
-"""The pen of clean pages at encoder sizes: ``renderer.MIN_PEN_PX`` snapped to whole sub-columns."""
+"""The pen of clean pages at encoder sizes: ``canvas.MIN_PEN_PX`` snapped to whole sub-columns."""
 
 
 def noisy(fs: float, seed: int = 0) -> np.ndarray:

@@ -184,7 +184,7 @@ def _finished_store(store: str, archive: Archive, settings: PrepareSettings) -> 
     requested = _manifest_settings(archive, settings) | {"source": archive.source.name}
     different = sorted(key for key in existing.keys() | requested.keys() if existing.get(key) != requested.get(key))
     if different:
-        fix = "Choose another place, or replace it with --overwrite."
+        fix = "Choose another URI, or replace it with --overwrite."
         names = ", ".join("listing of the archive" if key == "archive" else key for key in different)
         raise StoreError(f"there is a store already, with another {names}", where=store, fix=fix)
     check_files(store, manifest)
