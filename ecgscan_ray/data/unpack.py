@@ -21,7 +21,6 @@ from ecgscan_ray.store.schema import unpack_signals
 
 SAMPLE = Path(__file__).parent / "ptbxl_sample.parquet"
 FS = 100
-TRAIN_FOLDS = (1, 2, 3, 4, 5, 6, 7)
 VALIDATION_FOLDS = (8,)
 TEST_FOLDS = (9,)
 
