@@ -19,7 +19,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@echo 'installing into $(VENV) (torch is large: minutes)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
 	@$(BIN)/python -c 'import cv2' >/dev/null 2>&1 || { \
 	  echo 'opencv-python lacks system libraries here: installing opencv-python-headless instead'; \
 	  $(BIN)/python -m pip uninstall --quiet --yes opencv-python opencv-python-headless; \

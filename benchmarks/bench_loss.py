@@ -20,8 +20,8 @@ import psutil
 import torch
 import torch.nn.functional as F
 
-from ecgscan_ray.objective.contrastive import MODALITIES, gather_features, pair_losses, triple_loss
-from ecgscan_ray.objective.scores import EPS
+from ecgscan_ray.objective.contrastive import MODALITIES, gather_features, pair_losses, triplet_loss
+from ecgscan_ray.objective.gram import EPS
 
 SIZES = (1024, 2048, 4096, 8192, 16384)
 DIM = 256
@@ -118,7 +118,7 @@ def _loss(name: str) -> Callable[[Features], torch.Tensor]:
         "chunked": partial(_triple, block_rows=CHUNK),
         "triangle": partial(_triple, kind="triangle"),
         "infonce": _pair,
-        "siglip": partial(_pair, bias=torch.tensor(-10.0)),
+        "siglip": partial(_pair, logit_bias=torch.tensor(-10.0)),
         "det": _determinant,
     }[name]
 
@@ -134,7 +134,7 @@ def _items(features: Features):
 
 
 def _triple(features: Features, **settings: Any) -> torch.Tensor:
-    return triple_loss(_items(features), SCALE, **settings)
+    return triplet_loss(_items(features), SCALE, **settings)
 
 
 def _pair(features: Features, **settings: Any) -> torch.Tensor:

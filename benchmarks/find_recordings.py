@@ -65,14 +65,14 @@ def check_strangers(candidates: Sequence[Recording], store: str) -> None:
 def embed_signals(encoder: Encoder, candidates: Sequence[Recording]) -> np.ndarray:
     """Aligned features (N, D) of recordings."""
     decoder = encoder.module.decoder
-    length = decoder.per_column * decoder.columns
+    length = decoder.samples_per_column * decoder.columns
     parts = []
     for start in range(0, len(candidates), _BATCH):
         batch = [r.resampled(length / 10.0).signal_mv[:, :length] for r in candidates[start : start + _BATCH]]
         padded = np.stack([np.pad(s, ((0, 0), (0, length - s.shape[1])), constant_values=np.nan) for s in batch])
         signal = torch.from_numpy(padded)
         valid = torch.isfinite(signal)
-        parts.append(encoder.module.reader(centred(signal.nan_to_num(0.0), valid)).numpy())
+        parts.append(encoder.module.signal_encoder(centred(signal.nan_to_num(0.0), valid)).numpy())
     return np.concatenate(parts)
 
 

@@ -212,8 +212,6 @@ class ObjectiveConfig(Section):
         "signal_text": 1.0,
     }
     """Shares of the pairs in the pairwise term, a weighted mean; 0 or absent = left out."""
-    siglip_bias: float = -10.0
-    """Start of SigLIP's learnable bias."""
     mask_false_negatives: bool = True
     """Recordings of one patient, or with the same report, are not each other's negatives."""
     center_targets: bool = False
@@ -232,11 +230,7 @@ class ObjectiveConfig(Section):
     """Finding where the traces lie in the picture, and the layout (truth from the renderer)."""
     soft_lead_delta_mv: float = Field(0.02, gt=0)
     """Where the Huber penalty on the residual turns from square to linear, mV."""
-    precordial_tie_weight: Weight = Field(0.0, ge=0)
-    """Ties of V1-V6 with what is shown beside them, fitted on each page: statistics, not law. 0 = not computed."""
-    precordial_tie_delta_mv: float = Field(0.1, gt=0)
-    """As ``soft_lead_delta_mv``, for these ties: about the error of a lead told from its neighbours."""
-    schedules: dict[Literal["gram", "pair", "reconstruction", "soft_lead", "frame", "precordial_tie"], Schedule] = {}
+    schedules: dict[Literal["gram", "pair", "reconstruction", "soft_lead", "frame"], Schedule] = {}
     """Term -> how its weight moves: ``{gram: {warmup: 0.1}, pair: {final_factor: 0.2}}``; none = constant. A volume gives a
     fresh embedding no direction, pairs do."""
     temperature: float = Field(0.07, gt=0)
@@ -244,13 +238,12 @@ class ObjectiveConfig(Section):
     temperature_min: float = Field(0.01, gt=0)
     learn_temperature: bool = True
     """Off = the temperature stays where it starts."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _some_pair(self):
         shares = self.pair_weights.values()
         if min(shares, default=0) < 0 or sum(shares) <= 0:
-            raise ValueError("pair_weights wants shares of at least 0, and one above 0")
+            raise ValueError("pair_weights requires weights of at least 0, and one above 0")
         return self
 
     @property

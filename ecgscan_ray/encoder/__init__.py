@@ -1,12 +1,13 @@
 """The trained page encoder for your own pages: ``load_encoder(path).embed(images)``, export, embedding of a folder.
 
-The preprocessing lies in the encoder: the whole page is fitted into the size it was trained on, never cropped.
+The encoder includes its preprocessing: the whole page is fitted into the size it was trained on, never cropped.
 """
 
-from ecgscan_ray.encoder.encoder import Encoder, Redrawn
+from ecgscan_ray.encoder.encoder import Encoder
 from ecgscan_ray.encoder.exported import export, load_encoder
 from ecgscan_ray.encoder.folder import EmbeddedFolder, embed_folder
 from ecgscan_ray.encoder.pictures import Picture, fit_page, read_pages, read_picture
+from ecgscan_ray.encoder.redrawn import Redrawn
 
 __all__ = [
     "EmbeddedFolder",

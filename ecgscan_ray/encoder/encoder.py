@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,32 +14,14 @@ from PIL import Image
 
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.encoder.pictures import Picture, fit_page, read_picture
+from ecgscan_ray.encoder.redrawn import Redrawn
 from ecgscan_ray.errors import InputError, WorkError
 from ecgscan_ray.evaluation.features import in_batches
 from ecgscan_ray.evaluation.redraw import lead_residual_mv, project_on_laws
 from ecgscan_ray.model.ecgscan import PageEncoder
 
 BATCH = 32
-"""Pages at once, by default."""
-
-
-@dataclass(frozen=True)
-class Redrawn:
-    """Leads redrawn from N pages.
-
-    Attributes:
-        signal_mv: (N, 12, T) float32 mV, each lead around 0: a page does not tell its offset.
-        shown: (N, 12, T) bool, what the page shows by the layout that was found on it; the rest is inferred.
-        lead_residual_mv: (N,) by how much the leads miss the lead laws as they were read, before any projection. A page
-            of a large residual was read wrongly somewhere: ``reject.lead_residual.auroc`` in a run's report says how well
-            that tells.
-        fs: Samples a second.
-    """
-
-    signal_mv: np.ndarray
-    shown: np.ndarray
-    lead_residual_mv: np.ndarray
-    fs: int
+"""Pages per forward pass, by default."""
 
 
 class Encoder:
@@ -61,17 +42,25 @@ class Encoder:
             self.device = torch.device(device)
             self.module = module.to(self.device).eval()
         except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-            first = str(error).splitlines()[0][:120]
-            raise InputError(f"no such device here ({first})", where=device, fix="Use device='cpu'.") from None
+            reason = str(error).splitlines()[0][:120]
+            raise InputError(f"no such device here ({reason})", where=device, fix="Use the device 'cpu'.") from None
+
+    def __repr__(self) -> str:
+        name = getattr(self.module.tower.backbone, "pretrained_cfg", {}).get("architecture", "timm model")
+        colour = "grey" if self.page.channels == 1 else "RGB"
+        return (
+            f"Encoder({name}, {colour} pages of {self.page.height}x{self.page.width} px, "
+            f"features {self.feature_dim}, aligned {self.embed_dim}, on {self.device})"
+        )
 
     @property
     def feature_dim(self) -> int:
-        """P."""
+        """P, the size of the features for a classifier."""
         return self.module.feature_dim
 
     @property
     def embed_dim(self) -> int:
-        """D."""
+        """D, the size of the aligned features."""
         return self.module.embed_dim
 
     def preprocess(self, image: Picture) -> np.ndarray:
@@ -89,17 +78,18 @@ class Encoder:
         """Features of pages.
 
         Args:
-            images: Pages (see ``Picture``); one page alone is a list of one. An array of four axes is N pages.
-            projected: The aligned features, as compared with signals and reports in training, of unit norm (N, D);
-                else features (N, P) for a classifier of one's own: the backbone's pooled ones and what the signal
-                tower finds in the redrawn leads.
-            batch_size: Pages at once.
+            images: Pages (see ``Picture``); a single page is a list of one. An array of four axes is N pages.
+            projected: The aligned features of unit norm (N, D), as compared with signals and reports in training; else
+                features (N, P) for a classifier: the backbone's pooled features and the signal tower's features of the
+                redrawn leads.
+            batch_size: Pages per forward pass.
 
         Returns:
-            float32, one row a page.
+            float32, one row per page.
 
         Raises:
             InputError: One of the images cannot be read.
+            WorkError: A feature is not finite.
         """
         width = self.embed_dim if projected else self.feature_dim
         parts = [np.zeros((0, width), np.float32)]
@@ -118,14 +108,14 @@ class Encoder:
 
         Args:
             images: As in ``embed``.
-            lawful: Project them on the lead laws, by evidence: what the page shows nearly keeps its value, the rest moves.
-            batch_size: Pages at once.
+            lawful: Project them on the lead laws: what the page shows nearly keeps its value, the rest moves.
+            batch_size: Pages per forward pass.
 
         Raises:
             InputError: One of the images cannot be read.
         """
         decoder = self.module.decoder
-        samples = decoder.columns * decoder.per_column
+        samples = decoder.columns * decoder.samples_per_column
         leads, shown, residual = [torch.zeros(0, 12, samples)], [torch.zeros(0, 12, samples).bool()], [torch.zeros(0)]
         for tensor in self._tensors(images, batch_size):
             output = self.module(tensor)
@@ -141,11 +131,11 @@ class Encoder:
         )
 
     def _tensors(self, images: Iterable[Picture] | Picture, batch_size: int) -> Iterator[torch.Tensor]:
-        """Pages as the module takes them, some at once."""
+        """Batches of pages (n, C, H, W) uint8 on the device."""
         if batch_size < 1:
-            raise InputError(f"{batch_size} pages at once", where="batch_size", fix="Give 1 or more.")
+            raise InputError(f"{batch_size} is too small", where="batch_size", fix="Give 1 or more.")
         if isinstance(images, torch.Tensor):
-            fix = "Give a numpy array of uint8 (N, H, W, C): nothing tells whether a tensor's channels come first."
+            fix = "Give a numpy array of uint8 (N, H, W, C): whether a tensor's channels come first is not known."
             raise InputError("a tensor is no page", where="images", fix=fix)
         if isinstance(images, str | os.PathLike | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
             images = [images]

@@ -25,8 +25,7 @@ from torch import Tensor
 from ecgscan_ray.config import ModelConfig, PageConfig, build, merge
 from ecgscan_ray.encoder.encoder import Encoder
 from ecgscan_ray.errors import EcgscanError, InputError
-from ecgscan_ray.model.ecgscan import PageEncoder
-from ecgscan_ray.store.filesystem import (
+from ecgscan_ray.filesystem import (
     absolute,
     is_local,
     join,
@@ -35,6 +34,7 @@ from ecgscan_ray.store.filesystem import (
     read_bytes,
     write_bytes_atomic,
 )
+from ecgscan_ray.model.ecgscan import PageEncoder
 from ecgscan_ray.training.checkpoint import LoadedCheckpoint, load_run, read_weights
 
 SCHEMA_VERSION = 5

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,23 +20,29 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ecgscan_ray.config import PageConfig
 from ecgscan_ray.encoder.encoder import BATCH, Encoder
 from ecgscan_ray.encoder.exported import load_encoder
 from ecgscan_ray.encoder.pictures import fit_page, read_file, read_pages, refuse_large
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.evaluation.features import in_batches
+from ecgscan_ray.filesystem import absolute, explained, is_local, list_files, open_filesystem
 from ecgscan_ray.paper.write import MASK_SUFFIX
-from ecgscan_ray.store.filesystem import absolute, explained, is_local, list_files, open_filesystem
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class EmbeddedFolder:
-    """How ``embed_folder`` went: pages embedded, and files or pages that could not be read with the reason of each."""
+    """Result of ``embed_folder``.
+
+    Attributes:
+        embedded: Number of pages embedded.
+        errors: File or page that could not be read -> the reason.
+    """
 
     embedded: int
-    bad: dict[str, str]
+    errors: dict[str, str]
 
 
 @dataclass
@@ -54,56 +63,62 @@ def embed_folder(
     projected: bool = False,
     batch_size: int = BATCH,
     device: torch.device | str = "cpu",
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
 ) -> EmbeddedFolder:
-    """Embed every file under a folder, or one file, into one Parquet file. Each place is a path or a URI.
+    """Embed every file under a folder, or one file, into one Parquet file. Inputs and output are paths or URIs.
 
-    Columns: ``path`` (relative to the folder; what cannot be printed is escaped), ``embedding`` (list of float32; null
-    where the page could not be read) and ``error`` (the reason; null where it could). A file of several pages has a row
-    for each: ``two.tif``, ``two.tif#2``. No file is left out, but for hidden ones, Parquet files such as an earlier
-    output, and the ground truth that ``ecgscan render`` writes beside a picture (JSON, masks).
+    Columns: ``path`` (relative to the folder; unprintable characters are escaped), ``embedding`` (list of float32; null
+    where the page could not be read) and ``error`` (the reason; null where it could). A file of several pages has one row
+    per page: ``two.tif``, ``two.tif#2``. Every file is included except hidden ones, Parquet files such as an earlier
+    output, and the ground truth that ``ecgscan render`` writes for a picture (JSON, masks).
 
     Args:
         encoder_path: Exported folder or run.
         images: A folder, searched with all its subfolders, or one file.
-        out_parquet: Appears whole or not at all.
+        out_parquet: Appears complete or not at all.
         projected: As in ``Encoder.embed``.
-        batch_size: Pages at once, of which no more are held in memory.
+        batch_size: Pages per forward pass.
         device: Where the encoder runs.
+        workers: Processes that read pictures; 1 reads in this process. Each holds the pages of at most two files.
+        progress: Called with the number of files read and the number of all files.
 
     Raises:
-        InputError: Nothing to embed, or the output cannot be written.
+        InputError: Nothing to embed, the output cannot be written, or a number below 1.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if batch_size < 1:
-        raise InputError(f"{batch_size} pages at once", where="batch_size", fix="Give 1 or more.")
+    for name, value in (("batch_size", batch_size), ("workers", workers)):
+        if value < 1:
+            raise InputError(f"{value} is too small", where=name, fix="Give 1 or more.")
     out = absolute(os.fspath(out_parquet))
-    root, names = _find(os.fspath(images), out)
-    done = 0
-    bad: dict[str, str] = {}
+    root, names = _input_files(os.fspath(images), out)
+    embedded = 0
+    errors: dict[str, str] = {}
     with _whole_or_absent(out) as file:
         encoder = load_encoder(encoder_path, device=device)
         width = encoder.embed_dim if projected else encoder.feature_dim
         columns = [("path", pa.string()), ("embedding", pa.list_(pa.float32(), width)), ("error", pa.string())]
         schema = pa.schema(columns)
         with pq.ParquetWriter(file, schema) as writer:
-            for batch in in_batches(_rows(encoder, root, names), batch_size):
+            rows = _read_rows(root, names, encoder.page, workers, progress)
+            for batch in in_batches(rows, batch_size):
                 _embed(encoder, batch, projected)
                 writer.write_table(pa.Table.from_pylist([_columns(row) for row in batch], schema=schema))
-                bad |= {row.path: row.error for row in batch if row.error is not None}
-                done += sum(row.error is None for row in batch)
-    return EmbeddedFolder(done, bad)
+                errors |= {row.path: row.error for row in batch if row.error is not None}
+                embedded += sum(row.error is None for row in batch)
+    return EmbeddedFolder(embedded, errors)
 
 
-def _find(images: str, out: str) -> tuple[str, list[str]]:
-    """The folder, and the names of the files in it that are embedded."""
+def _input_files(images: str, out: str) -> tuple[str, list[str]]:
+    """The folder, and the names of the files in it to embed."""
     uri = absolute(images)
     if _is_file(uri):
         folder, name = os.path.split(uri)
         return folder, [name]
-    found = _local_files(uri) if is_local(uri) else list_files(uri, recursive=True)
-    names = [name for name in _page_files(found) if f"{uri}/{name}" != out]
+    files = _local_files(uri) if is_local(uri) else list_files(uri, recursive=True)
+    names = [name for name in _page_files(files) if f"{uri}/{name}" != out]
     if not names:
         raise InputError("no pictures here", where=uri, fix="Give a folder of pictures, or one picture.")
     return uri, names
@@ -118,9 +133,9 @@ def _is_file(uri: str) -> bool:
 
 
 def _local_files(root: str) -> list[str]:
-    """Everything under a folder that is no folder, in linked folders too, each of them once.
+    """All files under a folder; linked folders are followed, each once.
 
-    Python's own walk, as pyarrow's ends at the first name that is not UTF-8. A folder that cannot be opened is listed, so
+    Uses ``os.walk``, since pyarrow stops at the first name that is not UTF-8. A folder that cannot be opened is listed, so
     that it gets a row with the reason.
     """
     if not os.path.isdir(root):
@@ -141,9 +156,9 @@ def _local_files(root: str) -> list[str]:
     return names
 
 
-def _page_files(found: list[str]) -> list[str]:
-    """Of names relative to a folder, sorted: all but hidden files, earlier outputs and the truth beside a picture."""
-    paths = [PurePosixPath(name) for name in found]
+def _page_files(names: list[str]) -> list[str]:
+    """Names relative to a folder, sorted, without hidden files, earlier outputs and the ground truth of a picture."""
+    paths = [PurePosixPath(name) for name in names]
     paths = [path for path in paths if not any(part.startswith(".") for part in path.parts)]
     pictures = {path.with_suffix("") for path in paths if path.suffix.lower() in Image.registered_extensions()}
 
@@ -155,20 +170,47 @@ def _page_files(found: list[str]) -> list[str]:
     return sorted(str(path) for path in paths if path.suffix.lower() != ".parquet" and not is_truth(path))
 
 
-def _rows(encoder: Encoder, root: str, names: list[str]) -> Iterator[_Row]:
-    """A row for each page of each file, not embedded yet."""
-    for name in names:
-        for number, page in enumerate(_pages(root, name), 1):
-            row = _Row(_printable(name) + (f"#{number}" if number > 1 else ""))
-            try:
-                if isinstance(page, InputError):
-                    raise page
-                row.pixels = fit_page(page, encoder.page)
-            except InputError as error:
-                row.error = error.what
-            except Exception as error:  # one odd page never ends the others
-                row.error = f"cannot be fitted into the encoder's size ({type(error).__name__})"
-            yield row
+def _read_rows(
+    root: str, names: list[str], page: PageConfig, workers: int, progress: Callable[[int, int], None] | None
+) -> Iterator[_Row]:
+    """One row per page of each file, in the order of the names, not embedded yet."""
+    files = (
+        (_file_rows(root, name, page) for name in names) if workers == 1 else _in_processes(root, names, page, workers)
+    )
+    for number, rows in enumerate(files, 1):
+        yield from rows
+        if progress:
+            progress(number, len(names))
+
+
+def _in_processes(root: str, names: list[str], page: PageConfig, workers: int) -> Iterator[list[_Row]]:
+    """The rows of each file, read by several processes, in the order of the names; two files per process are in flight."""
+    pending: deque[Future[list[_Row]]] = deque()
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        for name in names:
+            pending.append(pool.submit(_listed_rows, root, name, page))
+            if len(pending) == 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _listed_rows(root: str, name: str, page: PageConfig) -> list[_Row]:
+    return list(_file_rows(root, name, page))
+
+
+def _file_rows(root: str, name: str, page: PageConfig) -> Iterator[_Row]:
+    for number, pixels in enumerate(_pages(root, name), 1):
+        row = _Row(_printable(name) + (f"#{number}" if number > 1 else ""))
+        try:
+            if isinstance(pixels, InputError):
+                raise pixels
+            row.pixels = fit_page(pixels, page)
+        except InputError as error:
+            row.error = error.what
+        except Exception as error:  # one damaged page never ends the others
+            row.error = f"cannot be fitted into the encoder's size ({type(error).__name__})"
+        yield row
 
 
 def _pages(root: str, name: str) -> Iterator[np.ndarray | InputError]:
@@ -189,13 +231,13 @@ def _read_remote(uri: str) -> bytes:
 
 def _printable(name: str) -> str:
     """A name with its control characters, and bytes that are not UTF-8, escaped."""
-    return _UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape").decode(), name)
+    return _UNPRINTABLE.sub(lambda match: match.group().encode("unicode_escape").decode(), name)
 
 
 def _embed(encoder: Encoder, rows: list[_Row], projected: bool) -> None:
-    good = [row for row in rows if row.pixels is not None]
-    vectors = encoder.embed([row.pixels for row in good if row.pixels is not None], projected=projected)
-    for row, vector in zip(good, vectors, strict=True):
+    readable = [row for row in rows if row.pixels is not None]
+    vectors = encoder.embed([row.pixels for row in readable if row.pixels is not None], projected=projected)
+    for row, vector in zip(readable, vectors, strict=True):
         row.embedding = vector
 
 
@@ -205,10 +247,10 @@ def _columns(row: _Row) -> dict[str, Any]:
 
 @contextmanager
 def _whole_or_absent(uri: str) -> Iterator[Path]:
-    """A local file to write into, which becomes ``uri`` at the end of the block if nothing fails in it.
+    """A local file to write into, which becomes ``uri`` at the end of the block unless the block fails.
 
     Raises:
-        StoreError: The place cannot be written; found before the block begins, or on a full disk at any time.
+        StoreError: The file cannot be written; raised before the block begins, or on a full disk at any time.
     """
     if is_local(uri) and os.path.isdir(uri):
         raise InputError("is a folder", where=uri, fix="Name the Parquet file to write.")

@@ -12,11 +12,11 @@ Letters: N recordings, 12 leads, T samples.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ecgscan_ray.objective.reconstruction import pearson_per_lead
+from ecgscan_ray.objective.soft_leads import lead_law_residual
 from ecgscan_ray.recording.leads import LEAD_LAWS
 
 MASKS = ("shown", "derivable", "unseen")
@@ -52,8 +52,7 @@ def recording_rmse(redrawn_mv: torch.Tensor, truth_mv: torch.Tensor, mask: torch
 
 def lead_residual_mv(redrawn_mv: torch.Tensor) -> torch.Tensor:
     """(N,) mean absolute residual of the four lead laws on the redrawn leads, in mV, over laws and time."""
-    laws = torch.as_tensor(np.asarray(LEAD_LAWS), dtype=torch.float32, device=redrawn_mv.device)
-    return torch.einsum("al,nlt->nat", laws, redrawn_mv.float()).abs().mean((-1, -2))
+    return lead_law_residual(redrawn_mv.float()).abs().mean((-1, -2))
 
 
 OTHER_VARIANCE = 25.0
@@ -74,9 +73,9 @@ def project_on_laws(redrawn_mv: Tensor, shown: Tensor, other_variance: float = O
     Returns:
         (N, 12, T) mV.
     """
-    laws = torch.as_tensor(np.asarray(LEAD_LAWS), dtype=torch.float64, device=redrawn_mv.device)
+    laws = torch.as_tensor(LEAD_LAWS, dtype=torch.float64, device=redrawn_mv.device)
     variance = torch.where(shown, 1.0, other_variance).double()
     weighted = torch.einsum("al,nlt->ntal", laws, variance)  # A S
-    residual = torch.einsum("al,nlt->nta", laws, redrawn_mv.double())
+    residual = lead_law_residual(redrawn_mv.double()).mT
     share = torch.linalg.solve(weighted @ laws.T, residual)
     return redrawn_mv - torch.einsum("ntal,nta->nlt", weighted, share).to(redrawn_mv.dtype)

@@ -97,10 +97,14 @@ def teacher_score(model: Any, batches: Iterable[Mapping[str, Any]]) -> dict[str,
 
 def _teacher_columns(model: Any, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
     output = model(batch)
-    columns = {"signal": output["signal_features"], "text": output["text_features"], "left": output["hidden_features"]}
-    if "filled_mv" in output:
+    columns = {
+        "signal": output["signal_features"],
+        "text": output["text_features"],
+        "left": output["masked_view_features"],
+    }
+    if "reconstructed_mv" in output:
         mask = output["hidden"] & batch["valid"]
-        columns["r_hidden"] = recording_pearson(output["filled_mv"], batch["centred_mv"], mask)
+        columns["r_hidden"] = recording_pearson(output["reconstructed_mv"], batch["centred_mv"], mask)
     arrays = {name: value.float().cpu().numpy() for name, value in columns.items()}
     return arrays | {
         name: batch[name].cpu().numpy() for name in ("recording_key", "report_key", "has_signal", "has_text")

@@ -1,4 +1,4 @@
-"""ECGScan: three towers with trainable projections into one space, and a decoder that redraws the twelve leads."""
+"""ECGScan: three towers with trainable projections into one space, and a decoder that redraws the twelve leads in mV."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from ecgscan_ray.config import AugmentConfig, Config, ModelConfig, PageConfig
 from ecgscan_ray.model.decoder import Decoder
 from ecgscan_ray.model.frame import apply_homography
 from ecgscan_ray.model.image import ImageTower
-from ecgscan_ray.model.reader import SignalEncoder
+from ecgscan_ray.model.output import ModelOutput, PageOutput
+from ecgscan_ray.model.signal_encoder import SignalEncoder
 from ecgscan_ray.model.teacher import FrozenTeacher
 from ecgscan_ray.model.text import TextEncoder
 
+SIGLIP_BIAS = -10.0
+"""Where SigLIP's learnable bias starts (arXiv 2303.15343): most pairs are negatives."""
+
 
 class GridHead(nn.Module):
-    """A feature map to one vector that still knows where on the page things were.
+    """A feature map to one vector that keeps where on the page things are.
 
     Args:
         channels: Channels of the map.
@@ -39,7 +43,7 @@ class GridHead(nn.Module):
 
 
 class CellHead(nn.Module):
-    """The decoder's states of all (lead, stretch of time) cells to one vector: what is where in the heart, not on the page.
+    """The decoder's states of all (lead, time) cells to one vector: it keeps lead and time, not the position on the page.
 
     Args:
         states: Size of a state.
@@ -58,71 +62,64 @@ class CellHead(nn.Module):
 
 
 class PageEncoder(nn.Module):
-    """All that reads pages: backbone, decoder, and what embeds them. This is what users take away.
+    """Image backbone, decoder, and the heads that embed a page: what is exported for users.
 
-    An embedding has two parts. *Level* says what the heart does, whenever it does it: from the backbone's pooled features, and
-    from the redrawn leads as the signal tower sees them. *Timing* says when: from the backbone's last map, the decoder's states
-    and the redrawn leads. Reports know nothing of timing, and have their say in the level alone: given both, contrast with
-    reports learns a few hundred recordings by their beats, and nothing about hearts.
+    An embedding has two parts. *Content* is what the heart does, whenever it does it: from the backbone's pooled features, and
+    from the signal tower's pooled features of the redrawn leads. *Timing* is when: from the backbone's last map, the decoder's
+    states and the redrawn leads. The text loss sees only the content part. If it also saw timing, it would memorise recordings
+    by beat position instead of learning diagnoses.
 
     Args:
         config: Model settings.
         page: Page settings.
-        augment: What is done to leads before they are embedded while training; the default where it is not trained.
+        augment: Augmentation of the leads, while training; the default where it is not trained.
     """
 
     def __init__(self, config: ModelConfig, page: PageConfig, augment: AugmentConfig | None = None) -> None:
         super().__init__()
-        level, timing = config.content_dim, config.timing_dim
+        content, timing = config.content_dim, config.timing_dim
         self.embed_dim, self.signal_fs = config.embed_dim, config.signal_fs
         self.tower = ImageTower(config.image, page)
         self.decoder = Decoder(config, page, self.tower.map_channels)
-        self.cells = CellHead(self.decoder.state_dim, self.decoder.num_queries, timing)
-        self.places = GridHead(self.tower.map_channels[-1], (5, 7), timing)
+        self.cell_head = CellHead(self.decoder.state_dim, self.decoder.num_queries, timing)
+        self.grid_head = GridHead(self.tower.map_channels[-1], (5, 7), timing)
         self.dropout = nn.Dropout(0.5)
-        self.page_level = nn.Linear(self.tower.pooled_dim, level)
-        self.reader = SignalEncoder(config, augment or AugmentConfig())
-        self.feature_dim = self.tower.pooled_dim + 2 * self.reader.signal.channels
+        self.content_head = nn.Linear(self.tower.pooled_dim, content)
+        self.signal_encoder = SignalEncoder(config, augment or AugmentConfig())
+        self.feature_dim = self.tower.pooled_dim + 2 * self.signal_encoder.signal.channels
 
-    def forward(self, image: Tensor, truth: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
-        """Read pages.
+    def forward(self, image: Tensor, truth: tuple[Tensor, Tensor] | None = None) -> PageOutput:
+        """Embed pages and redraw their leads.
 
         Args:
             image: (N, C, H, W), uint8.
             truth: While training: the frame's corners (N, 4, 2) and the layout (N,) as the renderer made them.
-
-        Returns:
-            ``image_features`` (N, D) of unit norm in fp32, ``features`` (N, P) for a classifier of one's own (the
-            backbone's pooled ones, and what the signal tower finds in the redrawn leads), ``redrawn_mv`` (N, 12, T);
-            of the frame (``frame.Found``) ``frame_guess``, ``layout_logits``, ``near_logits``,
-            ``near_places``, ``edge_logits``, ``edge_places``, ``edge_counts``, ``frame_corners``, and ``edge_truth``
-            (N, K, 2), where the edges of strips lie in the true frame.
         """
         normalised = self.tower.normalise(image)
         maps, pooled = self.tower(normalised)
-        redrawn, states, found = self.decoder(normalised, maps, truth)
-        # detached: the redrawn leads answer to the recording alone, or contrast would bend them away from mV
-        heart, timing = self.reader.read(redrawn.detach())
-        level = self.reader.content_head(heart) + self.page_level(self.dropout(pooled))
-        timing = timing + self.cells(states) + self.places(maps[-1])
+        redrawn, states, frame = self.decoder(normalised, maps, truth)
+        # detached: the redrawn leads are fitted to the recording alone, or contrast would bend them away from mV
+        signal_pooled, signal_timing = self.signal_encoder.pool(redrawn.detach())
+        content = self.signal_encoder.content_head(signal_pooled) + self.content_head(self.dropout(pooled))
+        timing = signal_timing + self.cell_head(states) + self.grid_head(maps[-1])
         return {
-            "image_features": self.reader.join(level, timing),
-            "features": torch.cat([pooled, heart], dim=1).float(),
+            "image_features": self.signal_encoder.join(content, timing),
+            "features": torch.cat([pooled, signal_pooled], dim=1).float(),
             "redrawn_mv": redrawn.float(),
-            "frame_corners": found.corners,
-            "frame_guess": found.guess,
-            "layout_logits": found.layout_logits,
-            "near_logits": found.near.logits,
-            "near_places": found.near.places,
-            "edge_logits": found.edges.logits,
-            "edge_places": found.edges.places,
-            "edge_counts": found.edges.counts,
-            "edge_truth": apply_homography(truth[0] if truth else found.corners, found.edge_uv),
+            "frame_corners": frame.corners,
+            "frame_guess": frame.guess,
+            "layout_logits": frame.layout_logits,
+            "corner_logits": frame.corner_votes.logits,
+            "corner_xy": frame.corner_votes.xy,
+            "edge_logits": frame.edge_votes.logits,
+            "edge_xy": frame.edge_votes.xy,
+            "edge_counts": frame.edge_votes.counts,
+            "edge_truth": apply_homography(truth[0] if truth else frame.corners, frame.edge_uv),
         }
 
 
 class ECGScan(nn.Module):
-    """The whole model: all towers trained together, or pages aligned to a frozen teacher.
+    """The model: all towers trained together, or pages aligned to a frozen teacher.
 
     Args:
         config: The run's settings.
@@ -134,12 +131,12 @@ class ECGScan(nn.Module):
         model = config.model
         self.page = PageEncoder(model, config.page, config.training.augment)
         self.teacher = FrozenTeacher(config, vocab_size) if config.teacher.digest else None
-        self.report = None if self.teacher else TextEncoder(model, vocab_size, config.training.augment)
+        self.text_encoder = None if self.teacher else TextEncoder(model, vocab_size, config.training.augment)
         objective = config.objective
         scale = math.log(1 / objective.temperature)
         self.gram_log_scale = nn.Parameter(torch.tensor(scale), requires_grad=objective.learn_temperature)
         self.pair_log_scale = nn.Parameter(torch.tensor(scale), requires_grad=objective.learn_temperature)
-        self.pair_bias = nn.Parameter(torch.tensor(objective.siglip_bias)) if objective.pair == "siglip" else None
+        self.pair_bias = nn.Parameter(torch.tensor(SIGLIP_BIAS)) if objective.pair == "siglip" else None
         self.max_log_scale = math.log(1 / config.objective.temperature_min)
 
     def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -158,19 +155,19 @@ class ECGScan(nn.Module):
         """Leads in mV, centred, missing samples 0: (N, 12, T) -> (N, D) of unit norm."""
         if self.teacher:
             return self.teacher.project_signal(self.teacher.embed_signal(signal_mv))
-        return self.page.reader(signal_mv)
+        return self.page.signal_encoder(signal_mv)
 
     def encode_text(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token ids and mask (N, L) -> (N, D) of unit norm, 0 in the timing part."""
         if self.teacher:
             return self.teacher.project_report(self.teacher.embed_report(token_ids, attention_mask))
-        assert self.report is not None  # one of the two is there
-        return self.report(token_ids, attention_mask)
+        assert self.text_encoder is not None  # absent only with a teacher
+        return self.text_encoder(token_ids, attention_mask)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A batch on the device to everything the objective wants.
+    def forward(self, batch: dict[str, Tensor]) -> ModelOutput:
+        """A batch on the device to what the objective needs.
 
-        Where the batch brings what the teacher says (``teacher_signal``, ``teacher_report``), the teacher is not asked.
+        Where the batch holds the teacher's embeddings (``teacher_signal``, ``teacher_report``), its encoders do not run.
         """
         if self.teacher and "teacher_signal" in batch:
             signal = self.teacher.project_signal(batch["teacher_signal"])
@@ -178,14 +175,18 @@ class ECGScan(nn.Module):
         else:
             signal = self.encode_signal(batch["centred_mv"])
             report = self.encode_text(batch["token_ids"], batch["attention_mask"])
-        return {
-            **self.page(batch["image"], (batch["frame_corners"], batch["layout"]) if self.training else None),
+        truth = (batch["frame_corners"], batch["layout"]) if self.training else None
+        page: PageOutput = self.page(batch["image"], truth)
+        output: ModelOutput = {
+            **page,
             "signal_features": signal,
             "text_features": report,
             "gram_logit_scale": self.gram_log_scale.exp(),
             "pair_logit_scale": self.pair_log_scale.exp(),
-            **({} if self.pair_bias is None else {"pair_logit_bias": self.pair_bias}),
         }
+        if self.pair_bias is not None:
+            output["pair_logit_bias"] = self.pair_bias
+        return output
 
     @torch.no_grad()
     def clamp_scales(self) -> None:

@@ -1,13 +1,13 @@
-"""Where on the picture a page's traces lie: layout and trace frame, told by the page alone, in three looks.
+"""Where a page's traces lie in the image: layout and trace frame, from the page alone, in three looks.
 
-A heart beat is 2 px wide on a page of 160x208, and a decoder that reads 1 px beside it learns nothing but blur. So the whole
-page gives a first guess, a patch around each corner a second, and the places where strips begin and end a third, each from
-what the one before gave. The second and third are votes over many small places, which learn faster than coordinates. In the
-third, all strips together tell one homography: a row is twice as long as the frame is high, so that its perspective cannot be
-told from the corners well enough.
+A QRS complex is 2 px wide on a page of 160x208, and a decoder that samples 1 px off learns nothing but blur. So the whole page
+gives a first guess, a patch around each corner a second, and the positions where strips begin and end a third, each around the
+result of the one before. The second and third are votes over many small positions, which learn faster than coordinates. In the
+third, all strips together give one homography: a row is twice as long as the frame is high, so the corners alone do not fix
+its perspective well enough.
 
-Letters: N pages, M layouts, R rows, K things voted on, P places. Places are fractions of the picture's width and height; the
-corners are those of ``paper.layout.frame_mm``.
+Letters: N pages, M layouts, R rows, K things voted on, P positions. Positions (xy) are fractions of the image's width and
+height; uv are fractions of the frame; the corners are those of ``paper.layout.frame_mm``.
 """
 
 from __future__ import annotations
@@ -23,46 +23,46 @@ from ecgscan_ray.config import PageConfig
 from ecgscan_ray.paper.layout import TRACE_MM, nominal_frame, page_to_image, timed
 
 PATCH_SHARE, PATCH_PX = 0.2, 28
-"""Side of the patch around a corner, as a share of the picture's sides, and in places."""
+"""Side of the patch around a corner, as a share of the image's sides, and in positions."""
 EDGE_SHARE, EDGE_PX = 0.11, 32
-"""Stretch of a row looked at around the edge of a strip, as a share of the row, and in places."""
+"""Stretch of a row sampled around the edge of a strip, as a share of the row, and in positions."""
 EDGE_MV, EDGE_HEIGHTS = 1.5, 24
-"""How far up and down an edge is looked at, and in how many places."""
-NEAR_ERROR_Y = 0.004
+"""How far up and down an edge is sampled, mV, and at how many heights."""
+CORNER_ERROR_Y = 0.004
 """Usual error of a corner's height after the second look, as a share of the frame's height."""
 
 
 class Votes(NamedTuple):
-    """Where things may lie.
+    """Logits over positions.
 
     Attributes:
         logits: (N, K, P).
-        places: (N, K, P, 2).
-        counts: (N, K), 0 for what the page does not have.
+        xy: (N, K, P, 2).
+        counts: (N, K), 0 for what the layout does not have.
     """
 
     logits: Tensor
-    places: Tensor
+    xy: Tensor
     counts: Tensor
 
 
 class FramePrediction(NamedTuple):
-    """What a page tells about its frame.
+    """A page's frame as it is found.
 
     Attributes:
         corners: (N, 4, 2), after the last look; for the layout known or likeliest; without gradient.
         guess: (N, M, 4, 2), the first guess for each layout.
         layout_logits: (N, M).
-        near: Votes on the K = 4 corners.
-        edges: Votes on the edges of strips.
+        corner_votes: Votes on the K = 4 corners.
+        edge_votes: Votes on the edges of strips.
         edge_uv: (N, K, 2), where these lie in the frame.
     """
 
     corners: Tensor
     guess: Tensor
     layout_logits: Tensor
-    near: Votes
-    edges: Votes
+    corner_votes: Votes
+    edge_votes: Votes
     edge_uv: Tensor
 
 
@@ -72,21 +72,21 @@ def strip_edges(layout: str, speed_mm_per_s: float) -> tuple[np.ndarray, np.ndar
     Returns:
         u, v in the frame, float32 (K, 2); kind (K,): 0 = a row begins, 1 = one lead follows another, 2 = a row ends.
     """
-    drawn = timed(layout, speed_mm_per_s)
+    timed_layout = timed(layout, speed_mm_per_s)
     rows: dict[int, set[float]] = {}
-    for strip in drawn.strips:
+    for strip in timed_layout.strips:
         ends = strip.x_s, strip.x_s + strip.stop_s - strip.start_s
         rows.setdefault(strip.row, set()).update(round(x * speed_mm_per_s / TRACE_MM, 6) for x in ends)
     uv, kind = [], []
     for row, edges in sorted(rows.items()):
         for u in sorted(edges):
-            uv.append((u, row / max(drawn.rows - 1, 1)))
+            uv.append((u, row / max(timed_layout.rows - 1, 1)))
             kind.append(0 if u == min(edges) else 2 if u == max(edges) else 1)
     return np.array(uv, np.float32), np.array(kind)
 
 
 class RowSampler(nn.Module):
-    """Places along and across the rows of a frame, to scale: mV up and down.
+    """Positions along and across the rows of a frame, to scale: mV up and down.
 
     Args:
         page: Page settings.
@@ -99,16 +99,16 @@ class RowSampler(nn.Module):
         self.mm_per_mv = page.gain_mm_per_mv
 
     def forward(self, corners: Tensor, u: Tensor, row: Tensor, height_mv: Tensor) -> Tensor:
-        """Where they lie in the picture.
+        """Their positions in the image.
 
         Args:
-            corners: (N, 4, 2).
-            u: 0..1 along the row; (W,), or of more axes that fit (N, R, H, W).
+            corners: (N, 4, 2) xy.
+            u: 0..1 along the row; (W,), or more axes that broadcast to (N, R, H, W).
             row: (R,) or (N, R), 0 = first row .. 1 = last.
-            height_mv: mV above the row's zero line; (H, 1) or of more axes that fit (N, R, H, W).
+            height_mv: mV above the row's zero line; (H, 1) or more axes that broadcast to (N, R, H, W).
 
         Returns:
-            (N, R, H, W, 2).
+            (N, R, H, W, 2) xy.
         """
         a, b, c, d = (corners * corners.new_tensor(self.size_mm)).unbind(1)
         across, down = (b - a).norm(dim=-1) + (c - d).norm(dim=-1), (d - a).norm(dim=-1) + (c - b).norm(dim=-1)
@@ -120,20 +120,19 @@ class RowSampler(nn.Module):
         return apply_homography(corners, torch.stack([u.expand_as(v), v], dim=-1))
 
 
-def sample_rows(image: Tensor, places: Tensor) -> Tensor:
-    """The picture (N, F, h, w) at places (N, R, H, W, 2): (N * R, F, H, W)."""
-    rows = places.shape[1]
-    read = F.grid_sample(
-        image, (2 * places.flatten(1, 2) - 1).to(image.dtype), padding_mode="border", align_corners=False
-    )
-    return read.unflatten(2, (rows, -1)).transpose(1, 2).flatten(0, 1)
+def sample_rows(image: Tensor, xy: Tensor) -> Tensor:
+    """The image (N, F, h, w) at positions xy (N, R, H, W, 2): (N * R, F, H, W)."""
+    rows = xy.shape[1]
+    grid = (2 * xy.flatten(1, 2) - 1).to(image.dtype)
+    samples = F.grid_sample(image, grid, padding_mode="border", align_corners=False)
+    return samples.unflatten(2, (rows, -1)).transpose(1, 2).flatten(0, 1)
 
 
 class Frame(nn.Module):
     """Finds the frame.
 
     Args:
-        page: Page settings; its layouts are those that can be told apart.
+        page: Page settings; its layouts are those that can be recognised.
         channels: Channels of the image tower's final map.
     """
 
@@ -148,19 +147,19 @@ class Frame(nn.Module):
     def __init__(self, page: PageConfig, channels: int) -> None:
         super().__init__()
 
-        def keep(name: str, values: np.ndarray) -> None:
+        def constant(name: str, values: np.ndarray) -> None:
             self.register_buffer(name, torch.from_numpy(values), persistent=False)
 
         edges = [strip_edges(name, page.paper_speed_mm_per_s) for name in page.layouts]
-        most = max(len(kind) for _, kind in edges)
-        keep("edge_uv", np.stack([np.pad(uv, ((0, most - len(uv)), (0, 0))) for uv, _ in edges]))  # (M, K, 2)
-        keep("edge_kind", np.stack([np.pad(kind, (0, most - len(kind))) for _, kind in edges]))
-        keep("edge_counts", np.stack([np.arange(most) < len(kind) for _, kind in edges]).astype(np.float32))
-        keep("nominal", np.stack([nominal_frame(page, name) for name in page.layouts]).astype(np.float32))
+        max_edges = max(len(kind) for _, kind in edges)
+        constant("edge_uv", np.stack([np.pad(uv, ((0, max_edges - len(uv)), (0, 0))) for uv, _ in edges]))  # (M, K, 2)
+        constant("edge_kind", np.stack([np.pad(kind, (0, max_edges - len(kind))) for _, kind in edges]))
+        constant("edge_counts", np.stack([np.arange(max_edges) < len(kind) for _, kind in edges]).astype(np.float32))
+        constant("nominal", np.stack([nominal_frame(page, name) for name in page.layouts]).astype(np.float32))
         patch = ((np.arange(PATCH_PX) + 0.5) / PATCH_PX - 0.5).astype(np.float32) * PATCH_SHARE
-        keep("patch", np.stack(np.meshgrid(patch, patch, indexing="xy"), axis=-1))  # (px, px, 2)
-        keep("steps", ((np.arange(EDGE_PX) + 0.5) / EDGE_PX - 0.5).astype(np.float32) * EDGE_SHARE)
-        keep("heights", np.linspace(EDGE_MV, -EDGE_MV, EDGE_HEIGHTS, dtype=np.float32)[:, None])
+        constant("patch", np.stack(np.meshgrid(patch, patch, indexing="xy"), axis=-1))  # (px, px, 2)
+        constant("steps", ((np.arange(EDGE_PX) + 0.5) / EDGE_PX - 0.5).astype(np.float32) * EDGE_SHARE)
+        constant("heights", np.linspace(EDGE_MV, -EDGE_MV, EDGE_HEIGHTS, dtype=np.float32)[:, None])
         self.reduce = nn.Conv2d(channels, 32, 1)
         self.hidden = nn.Linear(32 * 6 * 8, 128)
         self.first = nn.Linear(128, 8 + len(edges))
@@ -170,66 +169,66 @@ class Frame(nn.Module):
             nn.Conv2d(8, 12, 5, 1, 4, dilation=2), nn.ReLU(),
             second,
         )  # fmt: skip
-        self.grid = RowSampler(page)
+        self.sampler = RowSampler(page)
         self.third = nn.Sequential(
             nn.Conv2d(page.channels, 12, 5, (2, 1), 2), nn.ReLU(),
             nn.Conv2d(12, 16, 5, (2, 1), 2), nn.ReLU(), nn.Flatten(1, 2),
             nn.Conv1d(16 * (EDGE_HEIGHTS // 4), 32, 9, padding=4), nn.ReLU(),
             third,
         )  # fmt: skip
-        for last in (self.first, second, third):  # no vote for any place yet
+        for last in (self.first, second, third):  # all positions equally likely at the start
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
 
     def forward(self, image: Tensor, final: Tensor, layout: Tensor | None = None) -> FramePrediction:
-        """Find it.
+        """Find the frame.
 
         Args:
             image: (N, C, H, W), normalised.
             final: (N, F, h, w), the image tower's final map.
-            layout: (N,) where it is known (while training), instead of the likeliest.
+            layout: (N,) the true layout, while training; none = the likeliest.
         """
         cells = F.interpolate(self.reduce(final), (6, 8), mode="bilinear", align_corners=False).flatten(1)
-        told = self.first(F.relu(self.hidden(cells))).float()
-        guess, logits = self.nominal + 0.1 * told[:, None, :8].unflatten(2, (4, 2)), told[:, 8:]
+        estimate = self.first(F.relu(self.hidden(cells))).float()
+        guess, logits = self.nominal + 0.1 * estimate[:, None, :8].unflatten(2, (4, 2)), estimate[:, 8:]
         layout = logits.argmax(-1) if layout is None else layout
-        near = self._near(image, guess[torch.arange(len(image), device=image.device), layout].detach())
+        votes = self._corner_votes(image, guess[torch.arange(len(image), device=image.device), layout].detach())
         with torch.no_grad():
-            corners = torch.einsum("nkp,nkpx->nkx", near.logits.softmax(-1), near.places)
-        edges = self._edges(image, corners, layout)
+            corners = torch.einsum("nkp,nkpx->nkx", votes.logits.softmax(-1), votes.xy)
+        edges = self._edge_votes(image, corners, layout)
         edge_uv = self.edge_uv[layout]
-        return FramePrediction(self._fit(corners, edges, edge_uv), guess, logits, near, edges, edge_uv)
+        return FramePrediction(self._fit(corners, edges, edge_uv), guess, logits, votes, edges, edge_uv)
 
-    def _near(self, image: Tensor, corners: Tensor) -> Votes:
+    def _corner_votes(self, image: Tensor, corners: Tensor) -> Votes:
         """Votes in a patch around each corner."""
-        places = corners[:, :, None, None] + self.patch  # (N, 4, px, px, 2)
-        votes = self.second(sample_rows(image, places)).unflatten(0, (-1, 4))  # (N, corner, kind, px, px)
-        own = votes.diagonal(dim1=1, dim2=2).permute(0, 3, 1, 2).flatten(2).float()
-        return Votes(own, places.flatten(2, 3), torch.ones_like(own[..., 0]))
+        xy = corners[:, :, None, None] + self.patch  # (N, 4, px, px, 2)
+        votes = self.second(sample_rows(image, xy)).unflatten(0, (-1, 4))  # (N, corner, kind, px, px)
+        logits = votes.diagonal(dim1=1, dim2=2).permute(0, 3, 1, 2).flatten(2).float()
+        return Votes(logits, xy.flatten(2, 3), torch.ones_like(logits[..., 0]))
 
-    def _edges(self, image: Tensor, corners: Tensor, layout: Tensor) -> Votes:
+    def _edge_votes(self, image: Tensor, corners: Tensor, layout: Tensor) -> Votes:
         """Votes along the rows around every edge of a strip."""
         uv, kind = self.edge_uv[layout], self.edge_kind[layout]
         u = uv[..., :1] + self.steps  # (N, K, P)
-        strips = sample_rows(image, self.grid(corners, u[:, :, None], uv[..., 1], self.heights))
+        strips = sample_rows(image, self.sampler(corners, u[:, :, None], uv[..., 1], self.heights))
         votes = self.third(strips).unflatten(0, (len(image), -1)).float()  # (N, K, kinds, P)
-        own = votes.gather(2, kind[..., None, None].expand(-1, -1, 1, EDGE_PX)).squeeze(2)
-        places = apply_homography(corners, torch.stack([u, uv[..., 1:].expand_as(u)], -1))
-        return Votes(own, places, self.edge_counts[layout])
+        logits = votes.gather(2, kind[..., None, None].expand(-1, -1, 1, EDGE_PX)).squeeze(2)
+        xy = apply_homography(corners, torch.stack([u, uv[..., 1:].expand_as(u)], -1))
+        return Votes(logits, xy, self.edge_counts[layout])
 
     @torch.no_grad()
     def _fit(self, corners: Tensor, edges: Votes, uv: Tensor) -> Tensor:
-        """The corners after moving the frame by the homography that takes the edges to where they were voted to be.
+        """The corners after moving the frame by the homography that takes the edges to the positions voted for.
 
-        Linear in its eight numbers for a small move; each vote weighs by how sure it is, and each corner is held to its
-        height by how well that is usually known.
+        Weighted least squares, linear in its eight numbers for a small move: each vote counts by its inverse variance, and
+        each corner's height is held by its usual error.
         """
         share = edges.logits.softmax(-1)
         moved = share @ self.steps  # (N, K)
         variance = share @ self.steps.square() - moved.square() + (EDGE_SHARE / EDGE_PX) ** 2
         square = corners.new_tensor([(0, 0), (1, 0), (1, 1), (0, 1)]).expand(len(corners), 4, 2)
         rows = torch.cat([_homography_jacobian(uv)[0], _homography_jacobian(square)[1]], 1).double()  # (N, K + 4, 8)
-        weight = torch.cat([edges.counts / variance, torch.full_like(corners[..., 0], NEAR_ERROR_Y**-2)], 1).double()
+        weight = torch.cat([edges.counts / variance, torch.full_like(corners[..., 0], CORNER_ERROR_Y**-2)], 1).double()
         value = torch.cat([moved, torch.zeros_like(corners[..., 0])], 1).double()
         normal = rows.mT @ (weight[..., None] * rows) + 1e-3 * torch.eye(8, dtype=rows.dtype, device=rows.device)
         a, b, c, d, e, f, g, h = (
@@ -239,12 +238,12 @@ class Frame(nn.Module):
             .unbind(1)
         )
         u, v = square.unbind(-1)
-        new = torch.stack([u + a + b * u + c * v, v + d + e * u + f * v], -1) / (1 + g * u + h * v)[..., None]
-        return apply_homography(corners, new)
+        moved_uv = torch.stack([u + a + b * u + c * v, v + d + e * u + f * v], -1) / (1 + g * u + h * v)[..., None]
+        return apply_homography(corners, moved_uv)
 
 
 def _homography_jacobian(uv: Tensor) -> tuple[Tensor, Tensor]:
-    """How u and v of points change with the eight numbers of a homography near the identity: two (N, K, 8)."""
+    """Derivatives of u and of v of points in the eight numbers of a homography near the identity: two (N, K, 8)."""
     u, v = uv.unbind(-1)
     one, zero = torch.ones_like(u), torch.zeros_like(u)
     along = torch.stack([one, u, v, zero, zero, zero, -u * u, -u * v], -1)
@@ -253,14 +252,14 @@ def _homography_jacobian(uv: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def apply_homography(corners: Tensor, uv: Tensor) -> Tensor:
-    """Places in a frame seen in perspective: the homography that takes the unit square to the corners.
+    """Positions in a frame seen in perspective: the homography that takes the unit square to the corners.
 
     Args:
-        corners: (N, 4, 2): where (0, 0), (1, 0), (1, 1) and (0, 1) of the square lie, a convex quadrilateral.
+        corners: (N, 4, 2) xy of (0, 0), (1, 0), (1, 1) and (0, 1) of the square, a convex quadrilateral.
         uv: (N or 1, ..., 2): along the rows, and from the first row to the last.
 
     Returns:
-        (N, ..., 2).
+        (N, ..., 2) xy.
     """
 
     def cross(p: Tensor, q: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Image tower: any timm model by name or local folder; gives a pooled vector and maps to redraw from."""
+"""Image tower: any timm model by name or local folder; a pooled vector, and maps for the decoder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ecgscan_ray.errors import ConfigError, near_miss
 
 # Fixed numbers, saved with every encoder, not fitted to any split. White paper becomes 0: that is what convolutions pad
 # with, and what timm's preprocessing fills margins with, so that a padded page is the same page everywhere.
-PAGE_MEAN, PAGE_STD = 1.0, 0.2
+PAGE_MEAN, PAGE_STD = 1.0, 0.15
 
 
 class ImageTower(nn.Module):
@@ -49,13 +49,13 @@ class ImageTower(nn.Module):
         height = x.shape[-2]
 
         def last_of(stride: int) -> Tensor:  # a ViT has only its patch grid
-            near = [m for m in intermediates if height / m.shape[-2] <= stride + 0.5]
-            return near[-1] if near else intermediates[-1]
+            fine_enough = [m for m in intermediates if height / m.shape[-2] <= stride + 0.5]
+            return fine_enough[-1] if fine_enough else intermediates[-1]
 
         return (last_of(4), last_of(8), intermediates[-1]), pooled
 
     def normalise(self, image: Tensor) -> Tensor:
-        """(N, C, H, W) uint8 -> what the backbone is made for, in fp32."""
+        """(N, C, H, W) uint8 -> the backbone's normalisation, fp32."""
         x = (image.float() / 255 - self.mean) / self.std
         return x.contiguous(memory_format=torch.channels_last)
 
@@ -66,13 +66,13 @@ class ImageTower(nn.Module):
             normalised: (N, C, H, W).
 
         Returns:
-            Maps (N, F, h, w) of stride 4, of stride 8 and the last one (the nearest there are), pooled features (N, P).
+            Maps (N, F, h, w) of stride 4, of stride 8 and the last one (or the nearest strides), pooled features (N, P).
         """
         return self._maps(normalised)
 
 
 _LOADS_FILES = frozenset({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"})
-"""Of timm's arguments: settings name weights by ``path`` alone, and download nothing."""
+"""timm's arguments that load files: settings name weights by ``path`` alone, and download nothing."""
 
 
 def create_backbone(config: ImageTowerConfig, page: PageConfig) -> nn.Module:

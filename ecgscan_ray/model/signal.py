@@ -1,4 +1,4 @@
-"""Signal tower: a 1-D ResNet or transformer over twelve leads, which keeps time so that beats can be told apart by place."""
+"""Signal tower: a 1-D ResNet or transformer over twelve leads, which keeps time for the heads."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ResNet1d(nn.Module):
 
 
 class Transformer1d(nn.Module):
-    """Patches of 0.25 s of all leads, sinusoidal places, ``depth`` encoder layers: (N, 12, T) -> (N, F, t)."""
+    """Patches of 0.25 s of all leads, sinusoidal positions, ``depth`` encoder layers: (N, 12, T) -> (N, F, t)."""
 
     def __init__(self, width: int, depth: int, patch: int) -> None:
         super().__init__()
@@ -62,11 +62,11 @@ class Transformer1d(nn.Module):
 
 
 def sinusoid(length: int, width: int, device: torch.device) -> Tensor:
-    """Fixed sine and cosine codes of places 0..length-1: (length, width)."""
-    place = torch.arange(length, device=device)[:, None]
+    """Fixed sine and cosine codes of positions 0..length-1: (length, width)."""
+    position = torch.arange(length, device=device)[:, None]
     rate = torch.exp(-torch.arange(0, width, 2, device=device) / width * 9.2)
     code = torch.zeros(length, width, device=device)
-    code[:, 0::2], code[:, 1::2] = torch.sin(place * rate), torch.cos(place * rate)[:, : width // 2]
+    code[:, 0::2], code[:, 1::2] = torch.sin(position * rate), torch.cos(position * rate)[:, : width // 2]
     return code
 
 

@@ -16,8 +16,8 @@ from ecgscan_ray.model.signal import sinusoid
 class SmallText(nn.Module):
     """Word-piece embeddings and a few transformer layers: (N, L) -> (N, L, F).
 
-    Without layers it is a bag of words: on a few hundred reports that knows what new wordings mean, where layers know the
-    reports by heart.
+    Without layers it is a bag of words: on a few hundred reports it generalises to new wordings, where layers memorise the
+    reports.
     """
 
     def __init__(self, config: TextTowerConfig, vocab_size: int) -> None:
@@ -54,7 +54,7 @@ class TextTower(nn.Module):
             self.body: Any = SmallText(config, vocab_size)
             self.dim = config.width
         else:
-            from transformers import AutoModel  # seconds to import, and not needed by the default
+            from transformers import AutoModel  # takes seconds to import, and the default does not need it
 
             try:
                 self.body = AutoModel.from_pretrained(config.name)
@@ -68,7 +68,7 @@ class TextTower(nn.Module):
             self.body.requires_grad_(False)
 
     def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(N, L) token ids and mask (1 = token) -> (N, F). A row without tokens gives the vector of its first place."""
+        """(N, L) token ids and mask (1 = token) -> (N, F). A row without tokens gives the vector of its first position."""
         mask = attention_mask.clone()
         mask[:, 0] = 1  # softmax over no key at all would be NaN; the objective leaves such rows out
         if self.small:
@@ -80,25 +80,25 @@ class TextTower(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Text tower and head: reports know what the heart does, and nothing of when.
+    """Text tower and head. A report describes content and no timing, so it has no timing part.
 
     Args:
         config: Model settings.
         vocab_size: Tokens of the tokenizer (small text tower only).
-        augment: What is left out of reports while training.
+        augment: Token dropout, while training.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int, augment: AugmentConfig) -> None:
         super().__init__()
         self.text = TextTower(config.text, vocab_size)
-        level = config.content_dim
-        self.head = nn.Sequential(nn.Linear(self.text.dim, level), nn.GELU(), nn.Linear(level, level))
+        dim = config.content_dim
+        self.head = nn.Sequential(nn.Linear(self.text.dim, dim), nn.GELU(), nn.Linear(dim, dim))
         self.timing_dim, self.token_dropout = config.timing_dim, augment.token_dropout
 
     def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token ids and mask (N, L) -> (N, D) of unit norm in fp32, 0 in the timing part."""
         if self.training and self.token_dropout:
-            kept = torch.rand(attention_mask.shape, device=attention_mask.device) >= self.token_dropout
-            attention_mask = attention_mask * kept
-        level = F.normalize(self.head(self.text(token_ids, attention_mask)).float(), dim=-1)
-        return F.pad(level, (0, self.timing_dim))
+            keep = torch.rand(attention_mask.shape, device=attention_mask.device) >= self.token_dropout
+            attention_mask = attention_mask * keep
+        content = F.normalize(self.head(self.text(token_ids, attention_mask)).float(), dim=-1)
+        return F.pad(content, (0, self.timing_dim))

@@ -1,4 +1,4 @@
-"""Redrawing the twelve leads in mV, scored on what the page shows, on what lead algebra derives, and on the rest.
+"""Error of the twelve redrawn leads in mV, over what the page shows, what the lead laws derive from it, and the rest.
 
 Shapes: N batch, 12 leads, T samples.
 """
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ecgscan_ray.objective.gather import global_mean
+from ecgscan_ray.distributed import global_mean
 
 
 def pearson_per_lead(predicted: Tensor, target: Tensor, mask: Tensor, eps: float = 1e-8) -> tuple[Tensor, Tensor]:
@@ -38,14 +38,21 @@ def reconstruction_loss(predicted_mv: Tensor, target_mv: Tensor, weight: Tensor)
     Args:
         predicted_mv: (N, 12, T), mV.
         target_mv: (N, 12, T), mV, centred.
-        weight: (N, 12, T), 0 where a sample does not count (missing, or a page that could not be drawn).
+        weight: (N, 12, T), 0 where a sample is left out (missing, or a page that could not be drawn).
 
     Returns:
         Scalar: amplitude + 0.5 (1/2, 1/4, 1/8 of the rate) + 0.5 slope (all in mV) + 0.5 (1 - r).
+
+    Example:
+        >>> import torch
+        >>> target = torch.sin(torch.arange(200) / 5).expand(2, 12, 200)
+        >>> weight = torch.ones(2, 12, 200)
+        >>> reconstruction_loss(target, target, weight).item() < 1e-6 < reconstruction_loss(0 * target, target, weight)
+        tensor(True)
     """
     error, active = predicted_mv - target_mv, weight.sum()
-    # square up to 0.3 mV: an absolute error would be least for a flat line until a QRS is placed for certain (most samples
-    # lie near 0), so nothing would be learned; linear beyond, so that spikes do not rule
+    # square up to 0.3 mV: an absolute error is least for a flat line until the position of a QRS is certain (most samples
+    # lie near 0), so nothing would be learned; linear beyond, so that spikes do not dominate
     robust = F.huber_loss(error, torch.zeros_like(error), delta=0.3, reduction="none") / 0.3
     loss = global_mean((robust * weight).sum(), active)
     for factor in (2, 4, 8):

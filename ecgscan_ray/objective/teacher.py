@@ -1,4 +1,4 @@
-"""The loss of the signal-text teacher: reports, hidden parts, and the recording itself with parts hidden."""
+"""The loss of the signal-text teacher: contrast with reports and with a masked view, and masked signal modelling."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ecgscan_ray.config import Config
+from ecgscan_ray.model.output import Features, TeacherOutput
 from ecgscan_ray.objective.contrastive import at_least_fp32, gather_features, pair_losses
 from ecgscan_ray.objective.reconstruction import pearson_per_lead, reconstruction_loss
 
@@ -28,23 +29,26 @@ class TeacherObjective:
             "hidden_loss": teacher.hidden_weight,
         }
 
-    def terms(self, output: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Every term, unweighted; ``hidden_loss`` only of a teacher whose tower can fill in."""
-        # the recording with parts hidden is to be told from others as a page is
+    def terms(self, output: TeacherOutput, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Every term, unweighted; ``hidden_loss`` only of a teacher that can reconstruct."""
+        # the masked view takes the image's part: it has to identify its recording as a page does
         objective, scale = self.config.objective, output["pair_logit_scale"]
-        page = {"image_features": output["hidden_features"]}
-        items = gather_features({**output, **page}, batch, mask_false_negatives=objective.mask_false_negatives)
-        pairs = pair_losses(
-            items, scale, ("signal_text", "image_signal"), None, objective.label_smoothing, objective.block_rows
-        )
+        features: Features = {
+            "image_features": output["masked_view_features"],
+            "signal_features": output["signal_features"],
+            "text_features": output["text_features"],
+        }
+        items = gather_features(features, batch, mask_false_negatives=objective.mask_false_negatives)
+        pairs = pair_losses(items, scale, ("signal_text", "image_signal"), None, objective.block_rows)
         terms = {"report_loss": pairs["signal_text"], "view_loss": pairs["image_signal"]}
-        if "filled_mv" in output:
-            filled = at_least_fp32(output["filled_mv"])
-            weight = (output["hidden"] & batch["valid"] & batch["has_signal"][:, None, None]).to(filled.dtype)
-            terms["hidden_loss"] = reconstruction_loss(filled, batch["centred_mv"], weight)
+        if "reconstructed_mv" in output:
+            reconstructed = at_least_fp32(output["reconstructed_mv"])
+            recorded = batch["valid"] & batch["has_signal"][:, None, None]
+            weight = (output["hidden"] & recorded).to(reconstructed.dtype)
+            terms["hidden_loss"] = reconstruction_loss(reconstructed, batch["centred_mv"], weight)
         return terms
 
-    def __call__(self, output: dict[str, Tensor], batch: dict[str, Tensor], progress: float = 0.0) -> dict[str, Tensor]:
+    def __call__(self, output: TeacherOutput, batch: dict[str, Tensor], progress: float = 0.0) -> dict[str, Tensor]:
         """All ``*_loss`` terms and their weighted sum ``loss``; the arithmetic is fp32. ``progress`` changes nothing."""
         with torch.autocast(output["signal_features"].device.type, enabled=False):
             terms, weights = self.terms(output, batch), self.weights()
@@ -53,16 +57,19 @@ class TeacherObjective:
 
 
 @torch.no_grad()
-def teacher_metrics(output: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the loss does not say, on this rank's rows: cosines of what belongs together, correlation on hidden parts."""
-    signal, text, view = (output[f"{name}_features"].float() for name in ("signal", "text", "hidden"))
+def teacher_metrics(output: TeacherOutput, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Metrics of this rank's rows: cosines of what belongs together, correlation on hidden parts."""
+    signal, text = output["signal_features"].float(), output["text_features"].float()
+    view = output["masked_view_features"].float()
     both = batch["has_signal"] & batch["has_text"]
     metrics = {
         "cosine_signal_text": ((signal * text).sum(-1) * both).sum() / both.sum().clamp_min(1),
         "cosine_views": (signal * view).sum(-1).mean(),
         "pair_logit_scale": output["pair_logit_scale"],
     }
-    if "filled_mv" in output:
-        r, defined = pearson_per_lead(output["filled_mv"], batch["centred_mv"], output["hidden"] & batch["valid"])
+    if "reconstructed_mv" in output:
+        r, defined = pearson_per_lead(
+            output["reconstructed_mv"], batch["centred_mv"], output["hidden"] & batch["valid"]
+        )
         metrics["r_hidden"] = (r * defined).sum() / defined.sum().clamp_min(1)
     return {name: value.detach().float() for name, value in metrics.items()}

@@ -238,7 +238,7 @@ class Geometry:
         return layout.joints * ((self.speed, self.pitch) * 2) + ((self.left, self.first) * 2)
 
 
-def place(
+def layout_geometry(
     page: PageConfig,
     layout: Layout,
     pulse: str,
@@ -302,7 +302,7 @@ def frame_mm(layout: Layout, where: Geometry) -> np.ndarray:
 
 def _mean_place(page: PageConfig, layout: Layout) -> Geometry:
     """Where the rows lie on the mean page: over places of the pulse, and deep headers (on half of the pages, 0 to jitter)."""
-    where = place(page, layout, "left", header=page.jitter / 4)
+    where = layout_geometry(page, layout, "left", header=page.jitter / 4)
     return replace(where, left=where.left - 2.0)
 
 

@@ -80,6 +80,12 @@ def face_at(name: str, cap_mm: float, sx: float, sy: float) -> Face:
     return _face(name, max(4, round(em * sx * 4)), max(4, round(em * sy * 4)))
 
 
+def header_face(draws: Draws, px_per_mm: tuple[float, float]) -> Face:
+    """A page's face for header and footer."""
+    name, cap_mm = FACES[draws.integer("header_face", 4)], 1.7 + 0.25 * draws.integer("header_size", 4)
+    return face_at(name, cap_mm, *px_per_mm)
+
+
 def glyph_codes(text: str) -> np.ndarray:
     """int64 glyph numbers of an ASCII text."""
     return np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64) - 32

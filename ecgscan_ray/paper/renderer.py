@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Literal, Protocol, TypeVar
 
 import cv2
@@ -14,30 +13,23 @@ import numpy as np
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.errors import ConfigError, RecordingError
 from ecgscan_ray.paper import camera, damage, effects, marks, warp
-from ecgscan_ray.paper.grid import GridBank, luma
+from ecgscan_ray.paper.canvas import Canvas, PageStyle
+from ecgscan_ray.paper.grid import luma
 from ecgscan_ray.paper.key import RECIPE, Draws, uniforms
 from ecgscan_ray.paper.layout import (
     MAX_STRIPS,
     PAGES_MM,
     TRACE_MM,
-    Geometry,
-    Layout,
     find_layout,
+    layout_geometry,
     page_to_image,
-    place,
     timed,
 )
-from ecgscan_ray.paper.trace import Ink, pen, snapped_pen, sub_columns
-from ecgscan_ray.paper.truth import PageTruth, blank_strips, strip_tables
+from ecgscan_ray.paper.trace import Ink
+from ecgscan_ray.paper.truth import PageTruth
 
-MIN_PEN_PX = 0.85
-"""Thinnest trace at the size of the image; thinner pens fade below the grid's contrast."""
-SUPERSAMPLING = 2
-"""Pages that are warped are drawn at this multiple of their size and resampled once."""
-NATIVE_PX_PER_MM = 5.0
-"""px/mm from which on they are drawn at their own size: a pen of 2 px and more loses nothing to one resampling."""
 T = TypeVar("T")
-_PULSES = {"left": 0.6, "right": 0.2, "none": 0.2}
+_PULSE_WEIGHTS = {"left": 0.6, "right": 0.2, "none": 0.2}
 
 
 class Drawable(Protocol):
@@ -82,32 +74,22 @@ class Renderer:
     def __init__(self, page: PageConfig, drawing: Literal["auto", "compiled", "plain"] = "auto") -> None:
         cv2.setNumThreads(1)  # workers are many; OMP_NUM_THREADS does not reach OpenCV
         self.page = page
-        self._layouts = _shares({find_layout(name).name: share for name, share in page.layouts.items()}, "layouts")
-        self._speeds = _shares(page.speeds or {page.paper_speed_mm_per_s: 1.0}, "speeds")
-        self._gains = _shares(page.gains or {page.gain_mm_per_mv: 1.0}, "gains")
-        self._faces = _shares(page.label_faces, "label_faces")
-        self._places = _shares(page.label_places, "label_places")
-        self._preset = effects.planned(page)
-        self._warped = bool(self._preset)
-        self._sx, self._sy, ox, oy = page_to_image(page)
-        times = SUPERSAMPLING if self._warped and math.sqrt(self._sx * self._sy) < NATIVE_PX_PER_MM else 1
-        self._cx, self._cy = self._c = self._sx * times, self._sy * times
-        self._scale = np.array(self._c)
-        width, height = PAGES_MM[page.paper]
-        self._flat = warp.Sheet(warp.scaling(self._sx, self._sy, ox, oy), warp.FLAT, (width, height), self._c)
-        self._canvas = (math.ceil(height * self._cy - 1e-6), math.ceil(width * self._cx - 1e-6))
-        mean = math.sqrt(self._cx * self._cy)
-        self._times, self._mean, self._k = times, mean, sub_columns(mean, times)
-        self._ink, self._drawing = Ink(*self._canvas, self._k, drawing), drawing
-        # RGB pages get an idle fourth channel for the warp: OpenCV warps four twice as fast as three.
-        self._channels = 4 if self._warped and page.channels == 3 else page.channels
-        self._picture = np.empty((page.height, page.width, 4), np.uint8) if self._channels == 4 else None
-        self._grids = GridBank(*self._canvas, self._cx, self._cy, self._channels, times > 1)
-        self._sheet = np.empty((*self._canvas, self._channels), np.uint8)  # one for all pages: fresh memory is slow
+        layouts = {find_layout(name).name: weight for name, weight in page.layouts.items()}
+        self._layouts = _positive_weights(layouts, "layouts")
+        self._speeds = _positive_weights(page.speeds or {page.paper_speed_mm_per_s: 1.0}, "speeds")
+        self._gains = _positive_weights(page.gains or {page.gain_mm_per_mv: 1.0}, "gains")
+        self._label_faces = _positive_weights(page.label_faces, "label_faces")
+        self._label_positions = _positive_weights(page.label_places, "label_places")
+        self._effects = effects.planned(page)
+        self._canvas = Canvas(page, bool(self._effects), drawing)
+        channels = self._canvas.channels
+        self._picture = np.empty((page.height, page.width, 4), np.uint8) if channels == 4 else None
+        sx, sy, _, _ = page_to_image(page)
+        scale = math.sqrt(sx * sy) / 1.4
         self._noise = camera.NoiseBank(page.height, page.width, page.channels)
-        self._cloudy = camera.CloudyBank(page.height, page.width, page.channels, math.sqrt(self._sx * self._sy) / 1.4)
-        self._desks = camera.DeskBank(page.height, page.width, self._channels)
-        self._blur_scale = min(4.0, max(0.6, math.sqrt(self._sx * self._sy) / 1.4))
+        self._cloudy = camera.CloudyBank(page.height, page.width, page.channels, scale)
+        self._desks = camera.DeskBank(page.height, page.width, channels)
+        self._blur_scale = min(4.0, max(0.6, scale))
 
     def render(self, recordings: Sequence[Drawable], keys: np.ndarray) -> Pages:
         """Draw one page of each recording.
@@ -128,188 +110,138 @@ class Renderer:
         numbers = uniforms(np.asarray(keys, np.uint64)) if count else np.empty((0, 0))
         truth = []
         for n, recording in enumerate(recordings):
-            found = self._page(recording, Draws(int(keys[n]), numbers[n]), image[n])
-            truth.append(found)
-            shown = found.layout_at_speed().windows if page.keep_leads else found.windows_in_image()
+            page_truth = self._page(recording, Draws(int(keys[n]), numbers[n]), image[n])
+            truth.append(page_truth)
+            shown = page_truth.layout_at_speed().windows if page.keep_leads else page_truth.windows_in_image()
             windows[n, : len(shown)] = shown
-            if None in found.offsets_mv:
-                windows[n, [s for s, offset in enumerate(found.offsets_mv) if offset is None], 0] = -1
-            px_per_mm[n] = _scale_at(found.homography, found.page_mm)
+            if None in page_truth.offsets_mv:
+                windows[n, [s for s, offset in enumerate(page_truth.offsets_mv) if offset is None], 0] = -1
+            px_per_mm[n] = _scale_at(page_truth.homography, page_truth.page_mm)
         return Pages(image, windows, px_per_mm, truth)
 
     def _page(self, recording: Drawable, draws: Draws, image: np.ndarray) -> PageTruth:
-        signal = checked_signal(recording, self._ink)
-        plan = effects.PageEffects(draws, self._preset, self.page.strength)
+        canvas, signal_mv = self._canvas, checked_signal(recording, self._canvas.ink)
+        page_effects = effects.PageEffects(draws, self._effects, self.page.strength)
+        style = self._style(draws, page_effects)
+        drawn_in_place = not self._effects and canvas.size == image.shape[:2]
+        sheet_image, grid_mm = canvas.paper(draws, page_effects, image if drawn_in_place else None)
+        offsets_mv = canvas.draw(sheet_image, draws, signal_mv, recording.fs, style)
+        if all(offset is None for offset in offsets_mv):
+            raise RecordingError("no sample in the time that the page shows", reason="empty", where=recording.id)
+        applied: tuple[str, ...] = ()
+        if self._effects:
+            sheet, applied = self._degrade(sheet_image, draws, page_effects, _must_keep(style), image)
+        else:
+            sheet = self._undistorted(sheet_image, image)
+        geometry, label = style.geometry, style.label
+        return PageTruth(
+            recording_id=recording.id,
+            key=draws.key,
+            recipe=RECIPE,
+            opencv=cv2.__version__,
+            layout=style.layout.name,
+            size=(self.page.height, self.page.width),
+            page_mm=geometry.page_mm,
+            rows_mm=(geometry.left, geometry.first, geometry.pitch),
+            scale=(geometry.speed, geometry.gain, geometry.chest, geometry.reach),
+            pulse=style.pulse,
+            pen_mm=style.pen_mm,
+            label=(label.face, label.cap_mm, label.right_mm, label.up_mm),
+            grid_mm=grid_mm,
+            offsets_mv=offsets_mv,
+            curl=sheet.curl,
+            matrix=tuple(sheet.matrix.ravel().tolist()),
+            effects=applied,
+        )
+
+    def _style(self, draws: Draws, page_effects: effects.PageEffects) -> PageStyle:
+        """What is printed on the page, and how."""
         page, jitter = self.page, self.page.jitter
         speed, gain = draws.pick("speed", self._speeds), draws.pick("gain", self._gains)
         layout = timed(draws.pick("layout", self._layouts), speed)
-        pulse = draws.pick("pulse", _PULSES)
+        pulse = draws.pick("pulse", _PULSE_WEIGHTS)
         pitch, top, left = (jitter * draws.signed(slot) for slot in ("pitch", "top", "left"))
-        where = place(page, layout, pulse, pitch, top, left, header=jitter * max(0.0, draws.signed("max_extra_header")))
-        where = replace(
-            where,
+        header = jitter * max(0.0, draws.signed("max_extra_header"))
+        geometry = layout_geometry(page, layout, pulse, pitch, top, left, header)
+        geometry = replace(
+            geometry,
             speed=speed,
             gain=gain,
             chest=0.5 if draws.chance("chest", page.half_gain_precordial_probability) else 1.0,
-            reach=None if page.clip == "page" else where.pitch / 2,
+            reach=None if page.clip == "page" else geometry.pitch / 2,
         )
-        label = marks.label_style(draws, where.pitch, self._faces, self._places)
-        wanted = max(draws.uniform("pen", 0.3, 0.5) * self._mean, MIN_PEN_PX * self._times)
-        pen_mm = snapped_pen(wanted, self._k) / self._mean
-        canvas, grid_mm = self._paper(draws, plan, None if self._warped or self._canvas != image.shape[:2] else image)
-        ink = ink_colour(draws, page.channels, plan.size("pale_ink"))
-        offsets = self._draw(canvas, draws, signal, recording.fs, layout, where, (pulse, label, pen_mm), ink)
-        if all(offset is None for offset in offsets):
-            raise RecordingError("no sample in the time that the page shows", reason="empty", where=recording.id)
-        applied: tuple[str, ...] = ()
-        if self._warped:
-            sheet, applied = self._degrade(canvas, draws, plan, _must_keep(layout, where, pulse), image)
-        else:
-            sheet = self._undistorted(canvas, image)
-        return PageTruth(
-            recording.id, draws.key, RECIPE, cv2.__version__, layout.name, (page.height, page.width), where.page_mm,
-            (where.left, where.first, where.pitch), (where.speed, where.gain, where.chest, where.reach), pulse, pen_mm,
-            (label.face, label.cap_mm, label.right_mm, label.up_mm), grid_mm, offsets, sheet.curl,
-            tuple(sheet.matrix.ravel().tolist()), applied,
-        )  # fmt: skip
-
-    def _paper(
-        self, draws: Draws, plan: effects.PageEffects, out: np.ndarray | None
-    ) -> tuple[np.ndarray, tuple[float, float] | None]:
-        """uint8 canvas with a grid, in ``out`` where it is given, and where the grid begins (``PageTruth.grid_mm``)."""
-        canvas = self._sheet if out is None else out
-        grid_mm: tuple[float, float] | None
-        if darkness := plan.raw("print"):
-            paper, grid_mm = self._grids.printed(draws, darkness, canvas)
-        else:
-            style = draws.integer("style", self._grids.styles)
-            window, grid_mm = self._grids.window(style, draws.unit("phase_x"), draws.unit("phase_y"))
-            canvas[:] = window
-            paper = self._grids.paper(style)
-        if rim_mm := plan.raw("rim"):
-            damage.blank_margin(canvas, paper, rim_mm, self._c)
-        return canvas, grid_mm
-
-    def _draw(
-        self, canvas: np.ndarray, draws: Draws, signal: np.ndarray, fs: float, layout: Layout, where: Geometry,
-        style: tuple[str, marks.LabelStyle, float], colour: np.ndarray,
-    ) -> tuple[float | None, ...]:  # fmt: skip
-        """Ink the page; returns the mV on each strip's zero line, None where it has no sample."""
-        pulse, label, pen_mm = style
-        ink, scale = self._ink, self._scale
-        half = pen(round(pen_mm * self._mean, 4), self._k)
-        places, scales = strip_tables(
-            layout, where, signal.shape[1], fs, (self._cx, self._cy, self._k), self._canvas[1], self._drawing
+        return PageStyle(
+            layout,
+            geometry,
+            pulse,
+            label=marks.label_style(draws, geometry.pitch, self._label_faces, self._label_positions),
+            pen_mm=self._canvas.pen_mm(draws.uniform("pen", 0.3, 0.5)),
+            colour=ink_colour(draws, page.channels, page_effects.size("pale_ink")),
         )
-        if self.page.baseline == "median":
-            scales[:, 2] = ink.medians(signal, places)
-        ink.strips(signal, places, scales, half)
-        if pulse != "none":
-            rows = layout.rows
-            ink.paths(marks.pulse_paths(pulse, rows, draws.chance("pulse_rows", 0.3), where) * scale, half)
-        boxes = marks.separator_boxes(draws, layout, where)
-        if len(boxes):
-            ink.boxes(boxes * (self._c * 2))
-        self._letter(draws, layout, where, label)
-        ink.compose(canvas, colour)
-        found = zip(scales[:, 2].round(4).tolist(), blank_strips(layout, signal, fs), strict=True)
-        return tuple([None if blank else offset for offset, blank in found])
 
-    def _letter(self, draws: Draws, layout: Layout, where: Geometry, label: marks.LabelStyle) -> None:
-        """Lead labels, header and footer."""
-        ink, scale = self._ink, self._scale
-        face = marks.face_at(label.face, label.cap_mm, self._cx, self._cy)
-        ink.text(face.pixels, face.table, layout.labels, marks.label_starts(label, layout, where) * scale)
-        small = marks.face_at(
-            marks.FACES[draws.integer("header_face", 4)],
-            1.7 + 0.25 * draws.integer("header_size", 4),
-            self._cx,
-            self._cy,
-        )
-        lines, at = [], []
-        if draws.chance("header", 0.85):
-            found, places = marks.header_lines(draws)
-            x, y = draws.uniform("header_x", 5.0, 25.0), draws.uniform("header_y", 7.0, 14.0)
-            step = draws.uniform("header_size", 3.4, 4.6)
-            kept = [n for n, (_, row) in enumerate(places) if y + row * step < where.first - 0.3 * where.pitch]
-            lines += [found[n] for n in kept]
-            at += [(x + places[n][0] * (where.page_mm[0] - 30), y + places[n][1] * step) for n in kept]
-        if draws.chance("footer", 0.85):
-            lines.append(marks.scale_text(where, draws))
-            at.append((draws.uniform("footer_x", 8.0, 90.0), where.page_mm[1] - draws.uniform("footer_y", 3.5, 8.0)))
-        if lines:
-            ink.text(small.pixels, small.table, lines, np.array(at) * scale)
-
-    def _undistorted(self, canvas: np.ndarray, image: np.ndarray) -> warp.Sheet:
+    def _undistorted(self, sheet_image: np.ndarray, image: np.ndarray) -> warp.Sheet:
         """Put the page into the image as it is, with whole pixels of margin; returns where it lies."""
-        if canvas is image:
-            return self._flat
-        y, x = (image.shape[0] - canvas.shape[0]) // 2, (image.shape[1] - canvas.shape[1]) // 2
-        image[:] = canvas[0, 0]
-        image[y : y + canvas.shape[0], x : x + canvas.shape[1]] = canvas
-        return replace(self._flat, matrix=warp.scaling(self._sx, self._sy, x, y))
+        flat = self._canvas.flat
+        if sheet_image is image:
+            return flat
+        height, width = self._canvas.size
+        y, x = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+        image[:] = sheet_image[0, 0]
+        image[y : y + height, x : x + width] = sheet_image
+        return replace(flat, matrix=warp.scaling(*self._canvas.px_per_mm, x, y))
 
     def _degrade(
         self,
-        canvas: np.ndarray,
+        sheet_image: np.ndarray,
         draws: Draws,
-        plan: effects.PageEffects,
+        page_effects: effects.PageEffects,
         keep_mm: tuple[float, float, float, float],
         image: np.ndarray,
     ) -> tuple[warp.Sheet, tuple[str, ...]]:
-        """Damage the canvas, warp it into the image once, then what the way into a file does; returns where it lies."""
-        page = self.page
-        pose = self._pose(draws, plan)
-        matrix = warp.page_matrix(
-            draws, pose, self._flat.page_mm, (page.height, page.width), page_to_image(page, pose.turn % 2 == 1),
-            keep_mm if page.keep_leads else None,
-        )  # fmt: skip
-        sheet = replace(self._flat, matrix=matrix, curl=pose.curl)
-        applied = ["warp"]
-        applied += [
-            name
-            for name, there in (
-                ("turn", pose.turn),
-                ("curl", any(pose.curl)),
-                ("crop", plan.size("crop")),
-                ("rim", plan.raw("rim")),
-                ("print", plan.raw("print")),
-                ("pale_ink", plan.size("pale_ink")),
-            )
-            if there
-        ]
-        for name, work in _ON_THE_SHEET.items():
-            if size := plan.size(name):
-                work(canvas, draws, size, self._c)
+        """Damage the sheet, warp it into the image once, then apply what the camera does.
+
+        Returns:
+            Where the page lies, and the names of the effects applied.
+        """
+        page, flat, px_per_mm = self.page, self._canvas.flat, self._canvas.px_per_mm
+        pose = self._pose(draws, page_effects)
+        undistorted = page_to_image(page, pose.turn % 2 == 1)
+        keep = keep_mm if page.keep_leads else None
+        matrix = warp.page_matrix(draws, pose, flat.page_mm, (page.height, page.width), undistorted, keep)
+        sheet = replace(flat, matrix=matrix, curl=pose.curl)
+        applied = ["warp", *_geometric_effects(pose, page_effects)]
+        for name, damage_sheet in _ON_THE_SHEET.items():
+            if size := page_effects.size(name):
+                damage_sheet(sheet_image, draws, size, px_per_mm)
                 applied.append(name)
-        if level := plan.raw("threshold"):
-            damage.binarize(canvas, level)
+        if threshold := page_effects.raw("threshold"):
+            damage.binarize(sheet_image, threshold)
             applied.append("threshold")
-        if pitch := plan.raw("dither"):
-            damage.dithered(canvas, pitch, self._c)
+        if pitch_mm := page_effects.raw("dither"):
+            damage.dithered(sheet_image, pitch_mm, px_per_mm)
             applied.append("dither")
         kind = page.effects
         picture = image if self._picture is None else self._picture
         picture[:] = self._desks.window(draws, kind in ("scan", "fax"), kind == "screen", kind == "photo")
-        sheet.warp_onto(canvas, picture)
+        sheet.warp_onto(sheet_image, picture)
         if picture is not image:
             cv2.cvtColor(picture, cv2.COLOR_RGBA2RGB, dst=image)
-        self._photograph(image, draws, plan, pose, applied)
+        self._photograph(image, draws, page_effects, pose, applied)
         return sheet, tuple(applied)
 
-    def _pose(self, draws: Draws, plan: effects.PageEffects) -> warp.Pose:
-        curl = plan.size("curl")
+    def _pose(self, draws: Draws, page_effects: effects.PageEffects) -> warp.Pose:
+        curl = page_effects.size("curl")
         return warp.Pose(
-            turn=1 + draws.integer("turn_size", 3) if plan.raw("turn") else 0,
-            rotation_deg=plan.size("rotation") * warp.normal(draws, "rotation", "rotation_2", 3.0),
-            perspective=plan.size("perspective"),
-            scale=(plan.raw("page_scale") or 1.0) * (1 + plan.size("crop")),
-            shift=plan.size("shift"),
+            turn=1 + draws.integer("turn_size", 3) if page_effects.raw("turn") else 0,
+            rotation_deg=page_effects.size("rotation") * warp.normal(draws, "rotation", "rotation_2", 3.0),
+            perspective=page_effects.size("perspective"),
+            scale=(page_effects.raw("page_scale") or 1.0) * (1 + page_effects.size("crop")),
+            shift=page_effects.size("shift"),
             curl=warp.curl_of(draws, curl, PAGES_MM[self.page.paper][0]) if curl else warp.FLAT,
         )
 
     def _photograph(
-        self, image: np.ndarray, draws: Draws, plan: effects.PageEffects, pose: warp.Pose, applied: list[str]
+        self, image: np.ndarray, draws: Draws, page_effects: effects.PageEffects, pose: warp.Pose, applied: list[str]
     ) -> None:
         """Light, tone, lens, sensor and compression, in the order in which they happen; adds what it did to ``applied``."""
         shape, channels = image.shape, self.page.channels
@@ -319,43 +251,44 @@ class Renderer:
                 applied.append(name)
             return bool(size)
 
-        if did("wrinkle", size := plan.size("wrinkle")):
+        if did("wrinkle", size := page_effects.size("wrinkle")):
             camera.light(image, damage.facet_shading(draws, min(size, 0.7)))
-        if did("crease", size := plan.size("crease")):
+        if did("crease", size := page_effects.size("crease")):
             camera.light(image, damage.crease_shading(draws, min(size, 0.6), shape))
-        if did("ring", size := plan.size("ring")):
+        if did("ring", size := page_effects.size("ring")):
             camera.light(image, damage.coffee_ring(draws, min(size, 0.8), channels, shape[1] / shape[0]))
-        if channels == 3 and did("grade", plan.size("grade") > 0.5):
+        if channels == 3 and did("grade", page_effects.size("grade") > 0.5):
             cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB, dst=image)
-        if did("streak", size := plan.size("streak")):
+        if did("streak", size := page_effects.size("streak")):
             damage.streak(image, draws, size)
-        field = camera.light_field(draws, plan, channels, warp.slope(pose, PAGES_MM[self.page.paper][0], camera.FIELD))
+        slope = warp.slope(pose, PAGES_MM[self.page.paper][0], camera.FIELD)
+        field = camera.light_field(draws, page_effects, channels, slope)
         if field is not None:
             applied.append("light")
             camera.light(image, field)
-        curve = camera.tone_curve(draws, plan.size("gamma"), plan.size("fade"))
+        curve = camera.tone_curve(draws, page_effects.size("gamma"), page_effects.size("fade"))
         if curve is not None:
             applied.append("tone")
             cv2.LUT(image, curve, dst=image)
-        if did("moire", size := plan.size("moire")):
+        if did("moire", size := page_effects.size("moire")):
             camera.screen(image, draws, size, self._blur_scale)
-        if did("blur", size := plan.size("blur")):
+        if did("blur", size := page_effects.size("blur")):
             camera.blur(image, size * self._blur_scale)
-        if did("defocus", size := plan.size("defocus")):
+        if did("defocus", size := page_effects.size("defocus")):
             camera.defocus(image, size * self._blur_scale)
-        if did("motion", size := plan.size("motion")):
+        if did("motion", size := page_effects.size("motion")):
             camera.move(image, size * self._blur_scale, math.pi * draws.unit("motion_angle"))
-        if did("downscale", size := plan.size("downscale")):
+        if did("downscale", size := page_effects.size("downscale")):
             camera.downscale(image, min(size, 0.7))
-        if did("grain", size := plan.size("grain")):
+        if did("grain", size := page_effects.size("grain")):
             self._cloudy.add(image, size, draws)
-        if channels == 3 and did("soft_colour", size := plan.size("soft_colour")):
+        if channels == 3 and did("soft_colour", size := page_effects.size("soft_colour")):
             camera.soften_colour(image, size * self._blur_scale)
-        if did("sharpen", size := plan.size("sharpen")):
+        if did("sharpen", size := page_effects.size("sharpen")):
             camera.sharpen(image, size)
-        if did("noise", size := plan.size("noise")):
+        if did("noise", size := page_effects.size("noise")):
             self._noise.add(image, size, draws)
-        if did("jpeg", quality := plan.raw("jpeg")):
+        if did("jpeg", quality := page_effects.raw("jpeg")):
             camera.jpeg(image, 100 - (100 - quality) * self.page.strength)
 
 
@@ -369,34 +302,47 @@ _ON_THE_SHEET: dict[str, Callable[[np.ndarray, Draws, float, tuple[float, float]
 }
 
 
-def _shares(shares: dict[T, float], name: str) -> dict[T, float]:
+def _geometric_effects(pose: warp.Pose, page_effects: effects.PageEffects) -> list[str]:
+    """Effects that were applied before the sheet was damaged: by the pose, and in drawing."""
+    sizes = {
+        "turn": pose.turn,
+        "curl": any(pose.curl),
+        "crop": page_effects.size("crop"),
+        "rim": page_effects.raw("rim"),
+        "print": page_effects.raw("print"),
+        "pale_ink": page_effects.size("pale_ink"),
+    }
+    return [name for name, size in sizes.items() if size]
+
+
+def _positive_weights(weights: dict[T, float], name: str) -> dict[T, float]:
     """Those above 0.
 
     Raises:
         ConfigError: There is none.
     """
-    found = {value: share for value, share in shares.items() if share > 0}
-    if not found:
-        raise ConfigError("nothing has a share above 0", where=f"page.{name}")
-    return found
+    positive = {value: weight for value, weight in weights.items() if weight > 0}
+    if not positive:
+        raise ConfigError("nothing has a share above 0", where=f"page.{name}", fix="Give at least one a share above 0.")
+    return positive
 
 
-def _must_keep(layout: Layout, where: Geometry, pulse: str) -> tuple[float, float, float, float]:
+def _must_keep(style: PageStyle) -> tuple[float, float, float, float]:
     """x0, y0, x1, y1 in mm of the traces with labels and pulses."""
-    stop = where.left + TRACE_MM + 9.0 if pulse == "right" else max(where.stop(s) for s in layout.strips) + 1.0
-    start = where.left - (9.0 if pulse == "left" else 1.0)
-    return start, where.first - 0.6 * where.pitch, stop, where.first + (layout.rows - 0.4) * where.pitch
+    layout, geometry, pulse = style.layout, style.geometry, style.pulse
+    stop = geometry.left + TRACE_MM + 9.0 if pulse == "right" else max(geometry.stop(s) for s in layout.strips) + 1.0
+    start = geometry.left - (9.0 if pulse == "left" else 1.0)
+    top, bottom = geometry.first - 0.6 * geometry.pitch, geometry.first + (layout.rows - 0.4) * geometry.pitch
+    return start, top, stop, bottom
 
 
-@lru_cache(maxsize=1)
-def _inks() -> tuple[tuple[int, int, int], ...]:
-    return ((12, 12, 14), (30, 30, 34), (0, 0, 70), (55, 55, 60), (20, 24, 52), (95, 92, 100))
+_INKS = ((12, 12, 14), (30, 30, 34), (0, 0, 70), (55, 55, 60), (20, 24, 52), (95, 92, 100))
 
 
 def ink_colour(draws: Draws, channels: int, pale: float = 0.0) -> np.ndarray:
-    """uint8 (C,) colour of pen and lettering, by the share ``pale`` nearer to white."""
-    chosen = _inks()[min(int(draws.unit("ink") ** 1.5 * 6), 5)]
-    colour = tuple(round(c + (255 - c) * min(pale, 0.7)) for c in chosen)
+    """uint8 (C,) colour of pen and lettering, moved towards white by the fraction ``pale``."""
+    ink = _INKS[min(int(draws.unit("ink") ** 1.5 * 6), 5)]
+    colour = tuple(round(c + (255 - c) * min(pale, 0.7)) for c in ink)
     return np.array(colour if channels == 3 else [round(luma(colour))], np.uint8)
 
 

@@ -16,7 +16,7 @@ from ecgscan_ray.paper.layout import CHEST, Geometry, Layout, frame_mm, timed
 from ecgscan_ray.paper.trace import Ink, kernels, pen, sub_columns
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PageTruth:
     """What was drawn and where it went.
 

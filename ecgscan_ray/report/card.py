@@ -8,8 +8,8 @@ from typing import Any
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import EcgscanError
 from ecgscan_ray.evaluation.bootstrap import Estimate
+from ecgscan_ray.filesystem import exists, join, read_bytes
 from ecgscan_ray.report.html import render
-from ecgscan_ray.store.filesystem import exists, join, read_bytes
 from ecgscan_ray.store.manifest import Manifest, read_manifest
 from ecgscan_ray.training.checkpoint import LoadedCheckpoint
 

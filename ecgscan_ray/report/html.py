@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from ecgscan_ray.evaluation.bootstrap import Estimate
-from ecgscan_ray.store.filesystem import join, write_bytes_atomic
+from ecgscan_ray.filesystem import join, write_bytes_atomic
 
 REPORT_NAME, JSON_NAME = "report.html", "report.json"
 

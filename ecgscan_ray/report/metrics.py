@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from ecgscan_ray.store.filesystem import join, list_files, read_bytes
+from ecgscan_ray.filesystem import join, list_files, read_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from ecgscan_ray.evaluation.bootstrap import Estimate
 from ecgscan_ray.evaluation.evaluate import Evaluation
 from ecgscan_ray.evaluation.redraw import MASKS
 from ecgscan_ray.evaluation.retrieval import RECALL_AT
+from ecgscan_ray.filesystem import join, write_bytes_atomic
 from ecgscan_ray.recording.labels import SUPERCLASSES
 from ecgscan_ray.recording.leads import LEADS
 from ecgscan_ray.report import figures
 from ecgscan_ray.report.html import bounds, number, render, write_report
 from ecgscan_ray.report.metrics import Line, training_figures
-from ecgscan_ray.store.filesystem import join, write_bytes_atomic
 
 PICTURE_NAME = "redrawn.png"
 ROWS_NAME = "rows.safetensors"

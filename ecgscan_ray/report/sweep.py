@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 
 from ecgscan_ray.config import SearchRange
+from ecgscan_ray.filesystem import join, write_bytes_atomic
 from ecgscan_ray.report import figures
 from ecgscan_ray.report.html import render, write_report
-from ecgscan_ray.store.filesystem import join, write_bytes_atomic
 
 CSV_NAME = "trials.csv"
 

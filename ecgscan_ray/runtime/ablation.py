@@ -9,12 +9,12 @@ from safetensors.numpy import load
 from ecgscan_ray.config import Config, SweepConfig, build, merge
 from ecgscan_ray.cores import set_torch_threads
 from ecgscan_ray.evaluation.ablation import Rows, compare
+from ecgscan_ray.filesystem import join, read_bytes
 from ecgscan_ray.report.ablation import write_ablation_report
 from ecgscan_ray.report.run import ROWS_NAME
 from ecgscan_ray.runtime.evaluate import evaluate
 from ecgscan_ray.runtime.pretrain import pretrain, teach
 from ecgscan_ray.runtime.trials import TrialStore
-from ecgscan_ray.store.filesystem import join, read_bytes
 
 SHARED = "shared"
 """``teacher.run`` of an arm: the sweep's own teacher."""

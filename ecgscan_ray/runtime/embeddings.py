@@ -15,11 +15,11 @@ from ray.data import ActorPoolStrategy
 from ecgscan_ray.batch import UNKNOWN, BatchMaker
 from ecgscan_ray.config import Config, ResourceConfig, build
 from ecgscan_ray.errors import RunError
+from ecgscan_ray.filesystem import absolute, exists, join, list_names, read_bytes
 from ecgscan_ray.model.external import trust, trusted
 from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.store.embeddings import EmbeddingFile, EmbeddingIndex, EmbeddingWriter, read_index, write_index
-from ecgscan_ray.store.filesystem import absolute, exists, join, list_names, read_bytes
 from ecgscan_ray.store.manifest import Manifest, Shard
 from ecgscan_ray.store.schema import unpack
 from ecgscan_ray.store.shards import read_row_groups

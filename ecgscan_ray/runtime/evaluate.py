@@ -12,11 +12,11 @@ from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config, build
 from ecgscan_ray.errors import RunError, StoreError
 from ecgscan_ray.evaluation.evaluate import evaluate_run
+from ecgscan_ray.filesystem import exists, join
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.report.metrics import read_metrics
 from ecgscan_ray.report.run import UNKNOWN_PATIENTS, RunFacts, patients_sentence, write_run_report
 from ecgscan_ray.runtime.run_folder import read_environment
-from ecgscan_ray.store.filesystem import exists, join
 from ecgscan_ray.store.manifest import SPLITS, Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows
 from ecgscan_ray.training.checkpoint import build_model, load_run

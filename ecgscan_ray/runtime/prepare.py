@@ -21,8 +21,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ecgscan_ray import filesystem
 from ecgscan_ray.config import ResourceConfig
 from ecgscan_ray.errors import InputError, RecordingError, StoreError
+from ecgscan_ray.filesystem.lease import exclusive
 from ecgscan_ray.recording.checks import check
 from ecgscan_ray.recording.labels import superclasses
 from ecgscan_ray.recording.language import language
@@ -30,8 +32,6 @@ from ecgscan_ray.recording.sources import Item, Source, open_source
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.cluster import check_address, start_ray
 from ecgscan_ray.runtime.demand import Need, await_room
-from ecgscan_ray.store import filesystem
-from ecgscan_ray.store.lease import exclusive
 from ecgscan_ray.store.manifest import (
     MANIFEST_NAME,
     SPLITS,

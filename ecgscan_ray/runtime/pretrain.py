@@ -26,9 +26,11 @@ from ecgscan_ray.config import Config
 from ecgscan_ray.cores import set_torch_threads
 from ecgscan_ray.errors import ConfigError, EcgscanError, NotFiniteError, RunError, WorkError
 from ecgscan_ray.evaluation.score import teacher_score, validation_score
+from ecgscan_ray.filesystem import absolute, exists, join, open_filesystem, read_bytes, write_bytes_atomic
+from ecgscan_ray.filesystem.lease import exclusive
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.external import load_external, trust, trusted
-from ecgscan_ray.model.reader import SignalEncoder
+from ecgscan_ray.model.signal_encoder import SignalEncoder
 from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.runtime import run_folder, stream
 from ecgscan_ray.runtime.attend import attend
@@ -44,8 +46,6 @@ from ecgscan_ray.runtime.fit_to_store import fit_to_store
 from ecgscan_ray.runtime.progress import ProgressLine
 from ecgscan_ray.runtime.registered import registered_step, use_newest_whole
 from ecgscan_ray.runtime.run_folder import total_steps
-from ecgscan_ray.store.filesystem import absolute, exists, join, open_filesystem, read_bytes, write_bytes_atomic
-from ecgscan_ray.store.lease import exclusive
 from ecgscan_ray.store.manifest import Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows
 from ecgscan_ray.training.checkpoint import DamagedCheckpoint, build_trained, load_run, load_teacher
@@ -319,8 +319,8 @@ def _initialize_weights(model: nn.Module, arguments: WorkerArguments) -> None:
         teacher = load_teacher(arguments.job.config.teacher.run or "").model
         model.teacher.load_teacher(teacher, torch.from_numpy(said.signal_mean), torch.from_numpy(said.report_mean))
         # redrawn leads are read as recorded ones
-        if isinstance(teacher.reader, SignalEncoder):
-            model.page.reader.load_state_dict(teacher.reader.state_dict())
+        if isinstance(teacher.signal_encoder, SignalEncoder):
+            model.page.signal_encoder.load_state_dict(teacher.signal_encoder.state_dict())
     if init_from:
         loaded = load_run(init_from).model
         part, theirs = (model.page, loaded.page) if said else (model, loaded)

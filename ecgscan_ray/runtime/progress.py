@@ -10,7 +10,7 @@ from types import TracebackType
 from rich.console import Console
 
 from ecgscan_ray.errors import EcgscanError
-from ecgscan_ray.store.filesystem import exists, join, read_bytes
+from ecgscan_ray.filesystem import exists, join, read_bytes
 
 PLAIN_EVERY_S = 10.0
 """Without a terminal, a line this often."""

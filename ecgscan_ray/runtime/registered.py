@@ -15,8 +15,8 @@ from typing import Any
 import ray
 
 from ecgscan_ray.errors import RunError
+from ecgscan_ray.filesystem import delete_file, exists, join, read_bytes, write_bytes_atomic
 from ecgscan_ray.runtime.run_folder import CHECKPOINTS
-from ecgscan_ray.store.filesystem import delete_file, exists, join, read_bytes, write_bytes_atomic
 from ecgscan_ray.training.checkpoint import DamagedCheckpoint, TrainingState, list_checkpoints, verify
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from ecgscan_ray.config import Config, dump_yaml
 from ecgscan_ray.errors import RunError
-from ecgscan_ray.store.filesystem import (
+from ecgscan_ray.filesystem import (
     absolute,
     delete_file,
     exists,

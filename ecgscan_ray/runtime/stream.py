@@ -24,6 +24,7 @@ from ecgscan_ray.batch import Batch, BatchMaker, concatenate
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.runtime.demand import Need, await_room
+from ecgscan_ray.runtime.spans import read_spans
 from ecgscan_ray.store.embeddings import COLUMNS, EmbeddingReader, vectors
 from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.store.plan import EpochPlan
@@ -155,10 +156,8 @@ def build(source: Source, start: int, stop: int) -> ray.data.Dataset:
     context._max_num_blocks_in_streaming_gen_buffer = UNITS_AHEAD  # no public name (Ray 2.60)
     context.custom_execution_callback_classes = [SchedulerThrottle]
     context.enable_progress_bars = context.enable_operator_progress_bars = False
-    spans = list(source.plan().spans(start, stop, source.config.stream.unit_rows))
-    items = [{"start": first, "stop": last} for first, last in spans]
     return (
-        ray.data.from_items(items, override_num_blocks=max(1, len(items)))  # none left: lost after the last step
+        read_spans(source.plan(), start, stop, source.config.stream.unit_rows)
         .map_batches(
             Read,
             fn_constructor_args=(source,),

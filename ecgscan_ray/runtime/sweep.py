@@ -24,6 +24,8 @@ from ray.tune.search.optuna import OptunaSearch
 from ecgscan_ray.config import Config, SearchRange, SweepConfig, build, dump_yaml, merge, read_yaml
 from ecgscan_ray.errors import ConfigError, RunError, WorkError, near_miss
 from ecgscan_ray.evaluation.score import SCORES
+from ecgscan_ray.filesystem import absolute, delete_file, exists, join, open_filesystem, write_bytes_atomic
+from ecgscan_ray.filesystem.lease import LEASE_NAME, exclusive
 from ecgscan_ray.report.sweep import Trial, write_sweep_report
 from ecgscan_ray.runtime import ablation
 from ecgscan_ray.runtime.attend import attend
@@ -34,8 +36,6 @@ from ecgscan_ray.runtime.pretrain import pretrain
 from ecgscan_ray.runtime.run_folder import read_json, refuse_other_things, total_steps
 from ecgscan_ray.runtime.stream import needs
 from ecgscan_ray.runtime.trials import StopRule, TrialStore, trial_id
-from ecgscan_ray.store.filesystem import absolute, delete_file, exists, join, open_filesystem, write_bytes_atomic
-from ecgscan_ray.store.lease import LEASE_NAME, exclusive
 from ecgscan_ray.store.manifest import Manifest, read_manifest
 
 logger = logging.getLogger(__name__)

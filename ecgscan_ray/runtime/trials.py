@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from ecgscan_ray.errors import RunError
+from ecgscan_ray.filesystem import exists, join, list_files, write_bytes_atomic
 from ecgscan_ray.report.metrics import read_metrics, series
 from ecgscan_ray.report.sweep import Trial
 from ecgscan_ray.runtime.run_folder import read_json
-from ecgscan_ray.store.filesystem import exists, join, list_files, write_bytes_atomic
 
 STATES = ("running", "done", "failed")
 

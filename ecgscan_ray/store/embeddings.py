@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from ecgscan_ray.errors import StoreError
-from ecgscan_ray.store.filesystem import exists, join, read_bytes, write_bytes_atomic
+from ecgscan_ray.filesystem import exists, join, read_bytes, write_bytes_atomic
 from ecgscan_ray.store.manifest import Manifest, Shard
 from ecgscan_ray.store.shards import Expected, ShardError, open_checked, read_groups
 

@@ -9,8 +9,9 @@ from collections import Counter
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ecgscan_ray import filesystem
 from ecgscan_ray.errors import StoreError, near_miss
-from ecgscan_ray.store import filesystem, lease
+from ecgscan_ray.filesystem import lease
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"

@@ -21,14 +21,20 @@ from ecgscan_ray.store.manifest import Manifest
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows of one row group, and the places they take."""
+    """Rows of one row group, and their plan positions.
+
+    Attributes:
+        shard: Path of the shard within the store.
+        row_group: Index within the shard.
+        rows: int64 (n,) row numbers within the row group.
+        positions: int64 (n,) plan position of each row.
+        epoch: Epoch of all these positions.
+    """
 
     shard: str
     row_group: int
     rows: NDArray[np.int64]
-    """Row numbers within the row group."""
     positions: NDArray[np.int64]
-    """Plan position of each of ``rows``."""
     epoch: int
 
 
@@ -47,60 +53,63 @@ class EpochPlan:
 
     def __init__(self, manifest: Manifest, split: str, seed: int, window_row_groups: int) -> None:
         self.shards = {shard.path: shard for shard in manifest.shards_of(split)}
-        groups = [
-            (shard.path, index, rows) for shard in self.shards.values() for index, rows in enumerate(shard.row_groups)
+        self._groups = [
+            (shard.path, row_group) for shard in self.shards.values() for row_group in range(len(shard.row_groups))
         ]
-        if not groups:
+        if not self._groups:
             raise StoreError(f"the store has no rows in split '{split}'", fix="Prepare it with folds for this split.")
-        self._groups, self._seed, self._window = groups, seed, window_row_groups
-        self._rows = np.array([rows for _, _, rows in groups], np.int64)
+        self._rows = np.array([rows for shard in self.shards.values() for rows in shard.row_groups], np.int64)
+        self._seed, self._window_row_groups = seed, window_row_groups
         self.rows_per_epoch = int(self._rows.sum())
 
-    def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Row groups of an epoch in their order, and the first position of each within the epoch's windows."""
+    @lru_cache(maxsize=2)  # noqa: B019 - a plan lives as long as its process; a window's reader is at most in two epochs
+    def _epoch_order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Row groups (indices into the store) in an epoch's order, and the bounds of its windows.
+
+        Bounds are positions within the epoch: window w is [bounds[w], bounds[w + 1]).
+        """
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._groups))
         starts = np.concatenate([[0], np.cumsum(self._rows[order])])
-        return order, starts[:: self._window] if (len(starts) - 1) % self._window == 0 else np.append(
-            starts[: -1 : self._window], starts[-1]
-        )
+        return order, np.append(starts[: -1 : self._window_row_groups], starts[-1])
 
-    @lru_cache(maxsize=4)  # noqa: B019 - a plan lives as long as its process
+    @lru_cache(maxsize=4)  # noqa: B019 - as above
     def _window_order(self, epoch: int, window: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Row group (index into the store) and row of each place in a window."""
-        order, _ = self._order(epoch)
-        members = order[window * self._window : (window + 1) * self._window]
-        group = np.repeat(members, self._rows[members])
-        row = np.concatenate([np.arange(self._rows[member]) for member in members])
-        shuffled = np.random.default_rng([self._seed, epoch, window]).permutation(len(group))
-        return group[shuffled], row[shuffled]
+        """Row group (index into the store) and row within it, for each position of a window."""
+        order, _ = self._epoch_order(epoch)
+        members = order[window * self._window_row_groups : (window + 1) * self._window_row_groups]
+        groups = np.repeat(members, self._rows[members])
+        rows = np.concatenate([np.arange(self._rows[member]) for member in members])
+        shuffled = np.random.default_rng([self._seed, epoch, window]).permutation(len(groups))
+        return groups[shuffled], rows[shuffled]
 
     def pieces(self, start: int, stop: int) -> list[Piece]:
-        """What to read for positions ``start`` (included) to ``stop`` (excluded), one entry a row group and epoch."""
-        found = []
+        """What to read for positions [start, stop): one piece per row group and window."""
+        pieces = []
         while start < stop:
-            epoch, within = divmod(start, self.rows_per_epoch)
-            _, bounds = self._order(epoch)
-            window = int(np.searchsorted(bounds, within, side="right")) - 1
-            group, row = self._window_order(epoch, window)
-            first = within - int(bounds[window])
-            count = min(len(group) - first, stop - start)
-            chosen, rows = group[first : first + count], row[first : first + count]
-            for member in dict.fromkeys(chosen.tolist()):
-                at = np.flatnonzero(chosen == member)
-                shard, row_group, _ = self._groups[member]
-                found.append(Piece(shard, row_group, rows[at], start + at, epoch))
+            epoch, position = divmod(start, self.rows_per_epoch)
+            _, bounds = self._epoch_order(epoch)
+            window = int(np.searchsorted(bounds, position, side="right")) - 1
+            groups, rows = self._window_order(epoch, window)
+            first = position - int(bounds[window])
+            count = min(len(groups) - first, stop - start)
+            groups, rows = groups[first : first + count], rows[first : first + count]
+            for group in dict.fromkeys(groups.tolist()):
+                members = np.flatnonzero(groups == group)
+                shard, row_group = self._groups[group]
+                pieces.append(Piece(shard, row_group, rows[members], start + members, epoch))
             start += count
-        return found
+        return pieces
 
     def spans(self, start: int, stop: int, unit_rows: int) -> Iterator[tuple[int, int]]:
         """Cut positions [start, stop) at window bounds, rounded up to whole units from ``start``: tasks of the stream.
 
-        Each span reads its window once, and of the next window only the row groups of the unit that crosses the bound.
+        Lazy: a run of millions of spans starts with the first. Each span reads its window once, and of the next window
+        only the row groups of the unit that crosses the bound.
         """
         while start < stop:
-            epoch, within = divmod(start, self.rows_per_epoch)
-            _, bounds = self._order(epoch)
-            end = int(bounds[np.searchsorted(bounds, within, side="right")]) + epoch * self.rows_per_epoch
+            epoch, position = divmod(start, self.rows_per_epoch)
+            _, bounds = self._epoch_order(epoch)
+            end = int(bounds[np.searchsorted(bounds, position, side="right")]) + epoch * self.rows_per_epoch
             units = max(1, -(-(end - start) // unit_rows))
             yield start, min(start + units * unit_rows, stop)
             start += units * unit_rows

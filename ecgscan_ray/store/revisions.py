@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from ecgscan_ray import filesystem
 from ecgscan_ray.errors import StoreError
-from ecgscan_ray.store import filesystem
 from ecgscan_ray.store.manifest import MANIFEST_NAME, QUARANTINE_NAME, SPLITS, Manifest, read_manifest
 
 _STORE_FILE = re.compile(

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from ecgscan_ray import filesystem
 from ecgscan_ray.errors import StoreError
+from ecgscan_ray.filesystem.retry import DENIED, UNREACHABLE
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.recording.reports import repaired
-from ecgscan_ray.store import filesystem
 from ecgscan_ray.store.manifest import QUARANTINE_NAME, Manifest, Shard
-from ecgscan_ray.store.retry import DENIED, UNREACHABLE
 from ecgscan_ray.store.schema import PLANES, SCHEMA, check_rows, pack, unpack
 
 COMPRESSION_LEVEL = 15

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from ecgscan_ray import strict_yaml, text
 from ecgscan_ray.config import Config, build, dump_yaml
 from ecgscan_ray.errors import EcgscanError, RunError, WorkError
+from ecgscan_ray.filesystem import is_local, join, list_files, open_filesystem, read_bytes
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.teacher import Teacher
-from ecgscan_ray.store.filesystem import is_local, join, list_files, open_filesystem, read_bytes
 from ecgscan_ray.training.scratch import scratch
 
 logger = logging.getLogger(__name__)

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ecgscan_ray.distributed import global_sum, world_size
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.teacher import Teacher
-from ecgscan_ray.objective.gather import global_sum, world_size
 from ecgscan_ray.training.precision import Precision
 
 Tensors = dict[str, Tensor]
-Loss = Callable[[Tensors, Tensors, float], Tensors]
+Loss = Callable[[Any, Tensors, float], Tensors]
 """(model's output, batch, progress in [0, 1]) -> every term and their weighted sum ``loss``."""
 
 
@@ -105,7 +106,7 @@ class GradCache:
         self, tensors: Tensors, parts: list[slice], outputs: list[Tensors], joint: Tensors, losses: Tensors, seed: int
     ) -> Tensors:
         """Norm of each unweighted term's gradient in the tower's parameters, averaged over ranks as in training."""
-        measured = self._model.reader if isinstance(self._model, Teacher) else self._model.page.tower
+        measured = self._model.signal_encoder if isinstance(self._model, Teacher) else self._model.page.tower
         tower = [p for p in measured.parameters() if p.requires_grad]
         asked = {
             name: _output_grads(joint, losses[name], keep=True) for name in losses if name.endswith("_loss") and tower

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from ecgscan_ray.batch import Batch
 from ecgscan_ray.config import Config
+from ecgscan_ray.distributed import global_sum, rank, world_size
 from ecgscan_ray.errors import NotFiniteError, WorkError
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.teacher import Teacher
-from ecgscan_ray.objective.gather import global_sum, rank, world_size
 from ecgscan_ray.objective.metrics import batch_metrics
 from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.objective.teacher import TeacherObjective, teacher_metrics
@@ -33,7 +33,7 @@ from ecgscan_ray.training.precision import choose_precision
 from ecgscan_ray.training.tensors import to_device
 
 Validate = Callable[[nn.Module], dict[str, float]]
-MetricsFn = Callable[[Tensors, Tensors], Tensors]
+MetricsFn = Callable[[Any, Tensors], Tensors]
 """(model's output, batch) -> metrics that are no losses."""
 
 

@@ -15,8 +15,8 @@ import torch
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
-from ecgscan_ray.objective.gather import global_sum, world_size
-from ecgscan_ray.store.filesystem import exists, join, write_bytes_atomic
+from ecgscan_ray.distributed import global_sum, world_size
+from ecgscan_ray.filesystem import exists, join, write_bytes_atomic
 
 
 class Meter:

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ecgscan_ray.cli import app
-from ecgscan_ray.store.filesystem import join, list_files, read_bytes
+from ecgscan_ray.filesystem import join, list_files, read_bytes
 
 
 def run(*arguments: object) -> str:

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from ecgscan_ray.filesystem import exists, join, list_files, read_bytes
 from ecgscan_ray.report.metrics import read_metrics
-from ecgscan_ray.store.filesystem import exists, join, list_files, read_bytes
 from ecgscan_ray.store.manifest import read_manifest
 from tests.ports import free_port
 from tests.tiny import TINY

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ecgscan_ray.store.filesystem import join, list_files, read_bytes
+from ecgscan_ray.filesystem import join, list_files, read_bytes
 from ecgscan_ray.store.manifest import read_manifest
 from tests.ports import free_port
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ecgscan_ray import filesystem
 from ecgscan_ray.errors import InputError, StoreError
 from ecgscan_ray.recording.sources import open_source
 from ecgscan_ray.runtime.prepare import prepare
-from ecgscan_ray.store import filesystem
 from ecgscan_ray.store.inspect import inspect
 from ecgscan_ray.store.manifest import Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows, read_quarantine

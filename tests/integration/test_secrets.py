@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ecgscan_ray.store.filesystem import join, list_files, read_bytes
+from ecgscan_ray.filesystem import join, list_files, read_bytes
 from tests.tiny import TINY
 
 pytestmark = pytest.mark.verify

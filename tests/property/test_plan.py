@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import time
+import tracemalloc
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,13 +33,25 @@ def manifest(shards: list[list[int]]) -> Manifest:
 
 def rows_at(plan: EpochPlan, start: int, stop: int) -> list[tuple[str, int, int, int]]:
     """(shard, row group, row, epoch) of each position."""
-    found: dict[int, tuple[str, int, int, int]] = {}
+    rows: dict[int, tuple[str, int, int, int]] = {}
     for piece in plan.pieces(start, stop):
         for row, position in zip(piece.rows.tolist(), piece.positions.tolist(), strict=True):
-            assert position not in found
-            found[position] = (piece.shard, piece.row_group, row, piece.epoch)
-    assert sorted(found) == list(range(start, stop))
-    return [found[position] for position in range(start, stop)]
+            assert position not in rows
+            rows[position] = (piece.shard, piece.row_group, row, piece.epoch)
+    assert sorted(rows) == list(range(start, stop))
+    return [rows[position] for position in range(start, stop)]
+
+
+def slow_order(shards: list[list[int]], seed: int, window: int, epoch: int) -> list[tuple[str, int, int, int]]:
+    """An epoch's rows in their order, from the module's description: shuffled row groups, windows, shuffled rows."""
+    groups = [(f"train-{n}", index, rows) for n, sizes in enumerate(shards) for index, rows in enumerate(sizes)]
+    order = [groups[k] for k in np.random.default_rng([seed, epoch]).permutation(len(groups))]
+    result = []
+    for number, first in enumerate(range(0, len(order), window)):
+        members = order[first : first + window]
+        rows = [(path, index, row, epoch) for path, index, size in members for row in range(size)]
+        result += [rows[k] for k in np.random.default_rng([seed, epoch, number]).permutation(len(rows))]
+    return result
 
 
 stores = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=4)
@@ -67,6 +83,51 @@ def test_spans_cover_the_rest_of_the_run_in_whole_units(shards, unit, start_unit
     assert spans[0][0] == start and spans[-1][1] == stop
     assert all(a[1] == b[0] for a, b in itertools.pairwise(spans))
     assert all((b - a) % unit == 0 and b > a for a, b in spans)
+
+
+@settings(max_examples=40, deadline=None)
+@given(shards=stores, seed=st.integers(0, 99), window=st.integers(1, 5))
+def test_the_order_is_that_of_a_slow_reference(shards, seed, window) -> None:
+    plan = EpochPlan(manifest(shards), "train", seed, window)
+    expected = [row for epoch in range(3) for row in slow_order(shards, seed, window, epoch)]
+    assert rows_at(plan, 0, 3 * plan.rows_per_epoch) == expected
+
+
+@pytest.mark.parametrize(
+    ("shards", "seed", "window", "bounds", "unit", "digest"),
+    [
+        ([[64] * 16, [64] * 5 + [7]], 0, 4, (0, 3 * 1351), 8, "4afbd47708724cb3697682249edd0775"),
+        ([[5, 3, 9], [1], [8, 8]], 7, 2, (11, 150), 4, "7237a1745fc269fbb1d9650dbc8ed9df"),
+        ([[64] * 64] * 40, 3, 16, (39 * 163840 + 17, 39 * 163840 + 9000), 16, "572e75501bc00bef22bb04fab2c3803e"),
+    ],
+)
+def test_positions_never_change(shards, seed, window, bounds, unit, digest) -> None:
+    """Digests of the first version's order: another one would break every run that is resumed."""
+    plan, content = EpochPlan(manifest(shards), "train", seed, window), hashlib.sha256()
+    for piece in plan.pieces(*bounds):
+        content.update(f"{piece.shard} {piece.row_group} {piece.epoch}".encode())
+        content.update(piece.rows.astype("<i8").tobytes() + piece.positions.astype("<i8").tobytes())
+    content.update(np.array(list(plan.spans(*bounds, unit)), "<i8").tobytes())
+    assert content.hexdigest()[:32] == digest
+
+
+@pytest.mark.parametrize("epoch", [0, 39])
+def test_ten_million_rows_start_at_once_at_any_position(epoch) -> None:
+    """Also the spans after the first: an epoch's order is computed once, and nothing is listed for the whole run."""
+    store = manifest([[64] * 64] * 2442)
+    rows = store.rows("train")
+    assert rows > 10_000_000
+    tracemalloc.start()
+    begin = time.process_time()
+    plan = EpochPlan(store, "train", 0, 4)
+    start = epoch * rows + rows // 2
+    spans = plan.spans(start, 40 * rows, 32)
+    for first, last in itertools.islice(spans, 500):
+        plan.pieces(first, last)
+    seconds, (_, peak) = time.process_time() - begin, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 200e6, f"{peak / 1e6:.0f} MB"
+    assert seconds < 1.0, f"{seconds:.1f} s"
 
 
 def test_epochs_and_seeds_differ_and_windows_stay_local() -> None:

@@ -14,6 +14,7 @@ import typer.core
 import yaml
 from typer.testing import CliRunner
 
+from ecgscan_ray import __version__
 from ecgscan_ray.cli import app
 from ecgscan_ray.config import Config, PageConfig, SweepConfig, build
 from ecgscan_ray.paper.effects import PRESETS, planned
@@ -57,6 +58,34 @@ def test_help_names_every_verb_without_heavy_imports() -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_each_verb_has_help_with_an_example(verb: str) -> None:
     assert f"Example: ecgscan {verb} " in " ".join(run(verb, "--help").split())
+
+
+def test_the_module_is_the_command_and_says_its_version() -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "ecgscan_ray", "--version"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert found.stdout == f"ecgscan {__version__}\n"
+
+
+def test_short_help_and_completion() -> None:
+    assert run("-h") == run("--help")
+    assert run("embed", "-h") == run("embed", "--help")
+    assert "--install-completion" in run("-h")
+
+
+@pytest.mark.parametrize(("module", "extra"), [("ray", "train"), ("sklearn", "train"), ("onnxruntime", "onnx")])
+def test_a_verb_whose_extra_is_not_installed_says_what_to_install(
+    module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def import_missing(*_: object) -> None:
+        raise ModuleNotFoundError(f"No module named '{module}.data'", name=f"{module}.data")
+
+    monkeypatch.setattr("ecgscan_ray.store.inspect.inspect", import_missing)
+    line = run("inspect", "store", exit_status=2)
+    assert line == (
+        f"error: ecgscan inspect: needs the package '{module}', which is not installed. "
+        f"Run: pip install 'ecgscan_ray[{extra}]'\n"
+    )
 
 
 def test_config_prints_what_config_takes(tmp_path: Path) -> None:
@@ -172,6 +201,6 @@ def test_a_fax_is_a_fax_whatever_the_preset_has_switched_off() -> None:
 
 
 @pytest.mark.parametrize("value", [".inf", ".nan", "-.inf"])
-@pytest.mark.parametrize("key", ["training.learning_rate", "training.weight_decay", "objective.siglip_bias"])
+@pytest.mark.parametrize("key", ["training.learning_rate", "training.weight_decay", "objective.gram_weight"])
 def test_numbers_are_finite(key: str, value: str) -> None:
     assert key in run("config", "--preset", "laptop", "--set", f"{key}={value}", exit_status=2)

@@ -1,6 +1,7 @@
 """The encoder on pictures of every kind, its export in timm, and folders with bad files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from ecgscan_ray import text
 from ecgscan_ray.config import PageConfig, dump_yaml
 from ecgscan_ray.encoder import embed_folder, export, fit_page, load_encoder, read_picture
 from ecgscan_ray.errors import InputError
-from ecgscan_ray.recording.leads import LEAD_LAWS
+from ecgscan_ray.recording.leads import LEAD_LAWS, LEADS
 from ecgscan_ray.training.checkpoint import TrainingState, build_model, save_checkpoint
 from tests.tiny import tiny_config
 
@@ -83,6 +84,51 @@ def test_redraws_the_leads_and_says_how_far_to_trust_them(run, exported):
     assert np.abs(LEAD_LAWS @ lawful.signal_mv).max() < 1e-5
     np.testing.assert_allclose(lawful.lead_residual_mv, redrawn.lead_residual_mv, atol=1e-6)
     assert load_encoder(folder).redraw([]).signal_mv.shape == (0, 12, 1000)
+
+
+def test_an_encoder_and_redrawn_leads_describe_themselves(exported):
+    encoder = load_encoder(exported)
+    text = repr(encoder)
+    assert text.startswith("Encoder(resnet10t, grey pages of 64x96 px") and "on cpu" in text
+    assert f"features {encoder.feature_dim}, aligned {encoder.embed_dim}" in text
+    redrawn = encoder.redraw(pages(2))
+    assert repr(redrawn).startswith("Redrawn(2 pages, 12 leads x 10 s at 100 Hz, 31% shown")
+    assert repr(encoder.redraw([])) == "Redrawn(0 pages, 12 leads x 10 s at 100 Hz)"
+    assert redrawn.leads == LEADS and len(redrawn) == 2
+
+
+def test_redrawn_leads_are_a_record_that_wfdb_reads_back(exported, tmp_path):
+    import wfdb
+
+    redrawn = load_encoder(exported).redraw(pages(2))
+    header = redrawn.to_wfdb(tmp_path / "new" / "page_1", page=1)
+    assert header == tmp_path / "new" / "page_1.hea"
+    record = wfdb.rdrecord(str(header.with_suffix("")))
+    assert (record.fs, tuple(record.sig_name), set(record.units)) == (redrawn.fs, LEADS, {"mV"})
+    np.testing.assert_allclose(record.p_signal.T, redrawn.signal_mv[1], atol=0.5 / record.adc_gain[0] + 1e-6)
+    assert record.adc_gain == [1000] * 12
+    assert "II 0-10 s" in record.comments[1] and "not recorded" in record.comments[0]
+    large = replace(redrawn, signal_mv=redrawn.signal_mv + 100)
+    record = wfdb.rdrecord(str(large.to_wfdb(tmp_path / "large").with_suffix("")))
+    np.testing.assert_allclose(record.p_signal.T, large.signal_mv[0], atol=0.5 / record.adc_gain[0] + 1e-4)
+    for path, page in ((tmp_path / "page.hea", 0), (tmp_path / "page", 2), (tmp_path / "page", -1)):
+        with pytest.raises(InputError):
+            redrawn.to_wfdb(path, page)
+
+
+def test_redrawn_leads_are_a_table_and_a_picture_in_true_size(exported):
+    redrawn = load_encoder(exported).redraw(pages(1))
+    table = redrawn.to_dataframe()
+    assert tuple(table.columns) == LEADS and table.index.name == "time_s"
+    assert table.index[100] == 1.0
+    np.testing.assert_array_equal(table["V2"].to_numpy(), redrawn.signal_mv[0, 7])
+    figure = redrawn.plot()
+    assert figure.get_figwidth() * 25.4 == pytest.approx(250), "10 s at 25 mm/s"
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == list(LEADS)
+    drawn, shown = axes.lines[2:4]
+    np.testing.assert_allclose(np.diff(drawn.get_ydata()), 10 * np.diff(redrawn.signal_mv[0, 1]), atol=1e-4)
+    np.testing.assert_array_equal(np.isfinite(shown.get_ydata()), redrawn.shown[0, 1])
 
 
 def test_exported_folder_gives_the_same_features(run, exported):
@@ -224,15 +270,30 @@ def test_a_folder_is_embedded_and_bad_files_are_named(exported, tmp_path):
     (source / ".hidden").write_text("x")
     result = embed_folder(str(exported), source, tmp_path / "out" / "features.parquet", batch_size=2)
     assert result.embedded == 5
-    assert set(result.bad) == {"torn.png", "notes.txt"}
+    assert set(result.errors) == {"torn.png", "notes.txt"}
     rows = pq.read_table(tmp_path / "out" / "features.parquet").to_pylist()
     assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
     assert len(rows) == 7
     for row in rows:
-        assert (row["embedding"] is None) == (row["error"] is not None) == (row["path"] in result.bad)
+        assert (row["embedding"] is None) == (row["error"] is not None) == (row["path"] in result.errors)
     third = next(row for row in rows if row["path"].endswith("3.png"))
     np.testing.assert_allclose(third["embedding"], load_encoder(exported).embed([image[3]])[0], atol=1e-5)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["features.parquet"]
+
+
+def test_a_folder_read_by_processes_gives_the_same_table(exported, tmp_path):
+    image = pages(5, 40, 60, seed=4)[..., 0]
+    for number in range(5):
+        Image.fromarray(image[number]).save(tmp_path / f"{number}.png")
+    (tmp_path / "torn.png").write_bytes((tmp_path / "0.png").read_bytes()[:60])
+    calls: list[tuple[int, int]] = []
+    one, two = tmp_path / "one.parquet", tmp_path / "two.parquet"
+    embed_folder(str(exported), tmp_path, one)
+    embed_folder(str(exported), tmp_path, two, workers=2, progress=lambda done, total: calls.append((done, total)))
+    assert pq.read_table(one).equals(pq.read_table(two))
+    assert calls == [(number, 6) for number in range(1, 7)]
+    with pytest.raises(InputError, match="workers"):
+        embed_folder(str(exported), tmp_path, two, workers=0)
 
 
 def test_ground_truth_beside_a_picture_is_passed_over(exported, tmp_path):
@@ -244,7 +305,7 @@ def test_ground_truth_beside_a_picture_is_passed_over(exported, tmp_path):
         (tmp_path / "pages" / name).write_text("{}")
     result = embed_folder(str(exported), tmp_path / "pages", tmp_path / "features.parquet")
     assert result.embedded == 3, "a mask without its picture is a picture"
-    assert set(result.bad) == {"ptbxl_1.txt", "alone.json"}
+    assert set(result.errors) == {"ptbxl_1.txt", "alone.json"}
     assert pq.read_table(tmp_path / "features.parquet").num_rows == 5
 
 

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
         ("ecgscan_ray.text", {"torch", "ray", "transformers"}),
         ("ecgscan_ray.store.shards", {"torch", "ray"}),
         ("ecgscan_ray.encoder", {"ray"}),
+        ("ecgscan_ray", {"torch", "ray", "numpy", "typer"}),
         ("ecgscan_ray.cli", {"torch", "ray", "numpy", "pydantic"}),
     ],
 )
@@ -26,3 +27,15 @@ def test_a_room_loads_only_what_it_needs(module: str, forbidden: set[str]) -> No
     code = f"import sys, {module}; print(*sorted({forbidden!r} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.split() == []
+
+
+def test_the_package_offers_its_two_front_doors() -> None:
+    import ecgscan_ray
+    from ecgscan_ray.encoder import load_encoder
+    from ecgscan_ray.paper import Renderer
+
+    assert ecgscan_ray.load_encoder is load_encoder
+    assert ecgscan_ray.Renderer is Renderer
+    assert {"load_encoder", "Renderer"} <= set(dir(ecgscan_ray))
+    with pytest.raises(AttributeError, match="no attribute 'load_model'"):
+        ecgscan_ray.load_model  # noqa: B018

@@ -19,7 +19,7 @@ from ecgscan_ray.encoder import embed_folder, pictures, read_pages, read_picture
 from ecgscan_ray.encoder import folder as folder_room
 from ecgscan_ray.encoder.encoder import Encoder
 from ecgscan_ray.errors import EcgscanError, InputError
-from ecgscan_ray.store.filesystem import exists, list_files, read_bytes, write_bytes_atomic
+from ecgscan_ray.filesystem import exists, list_files, read_bytes, write_bytes_atomic
 
 PAPER = 240
 
@@ -269,7 +269,9 @@ def test_no_file_ends_the_job_and_every_page_has_a_row(tmp_path):
     (source / "earlier.parquet").write_bytes(b"PAR1")
     done = embed_folder("e", source, out, batch_size=2)
     rows = rows_of(out)
-    assert {name for name, (_, error) in rows.items() if error} == {"gone.png", "odd.eps", "pipe.png"} == set(done.bad)
+    assert (
+        {name for name, (_, error) in rows.items() if error} == {"gone.png", "odd.eps", "pipe.png"} == set(done.errors)
+    )
     assert {name: round(mean) for name, (mean, error) in rows.items() if not error and name != "camera.jpg"} == {
         "two.tif": 240,
         "two.tif#2": 120,
@@ -297,7 +299,7 @@ def test_whatever_a_decoder_raises_is_the_files_reason(tmp_path, monkeypatch, er
 
     Image.new("L", (40, 30)).save(tmp_path / "page.png")
     monkeypatch.setattr(pictures, "_load", fail)
-    assert list(embed_folder("e", tmp_path, tmp_path / "out.parquet").bad) == ["page.png"]
+    assert list(embed_folder("e", tmp_path, tmp_path / "out.parquet").errors) == ["page.png"]
 
 
 @pytest.mark.usefixtures("encoder")

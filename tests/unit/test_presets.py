@@ -11,7 +11,7 @@ import yaml
 from ecgscan_ray.config import Config, SweepConfig, build, load, merge, preset_names, read_yaml
 from ecgscan_ray.errors import ConfigError
 
-SWEEPS = [name for name in preset_names() if name.startswith("sweep-")]
+SWEEPS = [name for name in preset_names() if name.startswith(("sweep-", "ablation-"))]
 RUNS = [name for name in preset_names() if name not in SWEEPS]
 
 
@@ -24,7 +24,7 @@ def dotted(tree: dict[str, Any], prefix: str = "") -> set[str]:
 
 
 def test_the_presets_of_the_design_are_there() -> None:
-    assert {"laptop", "gpu", "paper", "sweep-laptop", "sweep-ablation"} <= set(preset_names())
+    assert {"laptop", "gpu", "paper", "sweep-laptop", "sweep-ablation", "ablation-extras"} <= set(preset_names())
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -82,3 +82,10 @@ def test_the_ablation_has_the_arms_that_were_asked_for() -> None:
 def test_a_sweep_has_a_space_or_arms(content: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="either a space"):
         build(SweepConfig, content, where="test")
+
+
+def test_each_arm_of_the_extras_changes_one_setting() -> None:
+    first, *others = load(SweepConfig, "ablation-extras").arms.values()
+    changed = [{key.split(".")[1] for key in changes} for changes in others]
+    assert first == {}
+    assert changed == [{"triple"}, {"pair"}, {"pair_weights"}, {"center_targets"}, {"schedules"}]

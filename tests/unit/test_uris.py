@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ecgscan_ray.errors import StoreError
-from ecgscan_ray.store.filesystem import exists, join, list_files, open_filesystem, read_bytes, write_bytes_atomic
+from ecgscan_ray.filesystem import exists, join, list_files, open_filesystem, read_bytes, write_bytes_atomic
 from ecgscan_ray.uris import absolute, is_local
 
 

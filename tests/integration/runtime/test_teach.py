@@ -77,8 +77,8 @@ def test_pages_are_aligned_to_a_frozen_teacher(teacher: Path, sample_store: str,
     loaded, taught = load_run(str(out), "last"), load_teacher(str(teacher))
     frozen = loaded.model.teacher
     assert frozen is not None
-    for name, weight in taught.model.reader.state_dict().items():
-        assert torch.equal(frozen.reader.state_dict()[name], weight), f"{name} has moved"
+    for name, weight in taught.model.signal_encoder.state_dict().items():
+        assert torch.equal(frozen.signal_encoder.state_dict()[name], weight), f"{name} has moved"
     assert not torch.equal(frozen.signal_projection.weight, torch.eye(16)), "the projections train"
     assert frozen.signal_projection.mean.abs().sum() > 0
 

@@ -30,7 +30,7 @@ from tests.tiny import tiny_config
 ROOT = Path(__file__).parents[3]
 HOLDER = """
 import sys
-from ecgscan_ray.store.lease import exclusive
+from ecgscan_ray.filesystem.lease import exclusive
 with exclusive(sys.argv[1], "ecgscan pretrain"):
     print("held", flush=True)
     sys.stdin.read()

@@ -1,4 +1,4 @@
-"""Pages under a frozen teacher, and signal encoders of others with their lead order and unit checked."""
+"""Pages under a frozen teacher, and external signal encoders with their lead order and unit checked."""
 
 from __future__ import annotations
 
@@ -31,29 +31,31 @@ def batch_of(count: int = 6) -> dict[str, torch.Tensor]:
     return to_device(BatchMaker(tiny_config(), TOKENIZER).make(rows, range(count), [0] * count), "cpu", 100)
 
 
-def test_kept_vectors_stand_for_the_teacher() -> None:
+def test_stored_embeddings_replace_the_teacher() -> None:
     config, batch = tiny_config(teacher__digest="x"), batch_of()
     model, teacher = build_model(config, TOKENIZER), build_teacher(tiny_config(task="teach", seed=3), TOKENIZER)
     assert model.teacher is not None
     model.teacher.load_teacher(teacher, torch.full((16,), 0.1), torch.full((12,), -0.1))
-    asked = model.eval()(batch)
+    expected = model.eval()(batch)
     teacher.eval()
-    said = {
+    embeddings = {
         "teacher_signal": teacher.encode_signal(batch["centred_mv"]).detach(),
         "teacher_report": teacher.encode_text(batch["token_ids"], batch["attention_mask"])[:, :12].detach(),
     }
     without = {name: value for name, value in batch.items() if name not in ("centred_mv", "token_ids")}
-    kept = model(without | said)  # neither tower can be asked: there is nothing to ask it of
+    output = model(without | embeddings)  # neither encoder can run: its input is missing
     for name in ("signal_features", "text_features"):
-        torch.testing.assert_close(kept[name], asked[name], atol=1e-6, rtol=0)
-        torch.testing.assert_close(kept[name].norm(dim=-1), torch.ones(6))
+        torch.testing.assert_close(output[name], expected[name], atol=1e-6, rtol=0)
+        torch.testing.assert_close(output[name].norm(dim=-1), torch.ones(6))
 
 
 def test_the_teacher_stays_and_the_projections_train() -> None:
     model, batch = build_model(tiny_config(teacher__digest="x"), TOKENIZER), batch_of()
     assert model.teacher is not None
     model.train()
-    assert not model.teacher.reader.training and not model.teacher.report.training, "no dropout, no augmentation"
+    assert not model.teacher.signal_encoder.training and not model.teacher.text_encoder.training, (
+        "no dropout, no augmentation"
+    )
     output = model(batch)
     (output["signal_features"][:, 0].sum() + output["text_features"][:, 0].sum()).backward()
     trained = {name for name, p in model.teacher.named_parameters() if p.grad is not None}
@@ -61,14 +63,14 @@ def test_the_teacher_stays_and_the_projections_train() -> None:
 
 
 def make_encoder() -> nn.Module:
-    """Somebody's encoder: it wants aVF before aVL, and uV."""
+    """An external encoder that takes aVF before aVL, in uV."""
     torch.manual_seed(5)
     return nn.Sequential(
         nn.Conv1d(12, 8, 9, 4), nn.Tanh(), nn.Conv1d(8, 8, 9, 4), nn.AdaptiveAvgPool1d(1), nn.Flatten()
     )
 
 
-THEIRS = OTHER_ORDERS["aVF before aVL"]
+ENCODER_LEADS = OTHER_ORDERS["aVF before aVL"]
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ def external(tmp_path: Path) -> dict[str, Any]:
     encoder = make_encoder().eval()
     signal = torch.stack([torch.from_numpy(recording(seed=n).signal_mv) for n in range(3)])
     with torch.no_grad():
-        embedding = encoder(signal[:, [LEADS.index(name) for name in THEIRS]] * 1000)
+        embedding = encoder(signal[:, [LEADS.index(name) for name in ENCODER_LEADS]] * 1000)
     save_file({"signal_mv": signal, "embedding": embedding}, tmp_path / "known.safetensors")
     torch.jit.trace(encoder, signal).save(str(tmp_path / "encoder.pt"))
     save_file(encoder.state_dict(), tmp_path / "encoder.safetensors")
@@ -84,7 +86,7 @@ def external(tmp_path: Path) -> dict[str, Any]:
         "path": str(tmp_path / "encoder.pt"),
         "dim": 8,
         "fs": 100.0,
-        "leads": THEIRS,
+        "leads": ENCODER_LEADS,
         "units_per_mv": 1000.0,
         "known": str(tmp_path / "known.safetensors"),
     }
@@ -111,11 +113,11 @@ def test_an_external_encoder_answers_from_either_file(
     config = config_of(external, path=str(tmp_path / f"encoder.{kind}"), factory=factory)
     teacher_config = tiny_config(task="teach", teacher__encoder=config.model_dump())
     teacher = build_teacher(teacher_config, TOKENIZER).train()
-    assert isinstance(teacher.reader, ExternalSignalEncoder)
+    assert isinstance(teacher.signal_encoder, ExternalSignalEncoder)
     batch = batch_of()
     output = teacher(batch)
     assert output["signal_features"].shape == (6, 16)
-    assert "filled_mv" not in output
+    assert "reconstructed_mv" not in output
     assert not any("encoder" in name for name in teacher.state_dict()), "its weights stay in their file"
 
 
@@ -133,9 +135,7 @@ def test_an_external_encoder_answers_from_either_file(
         ({"factory": "nowhere:encoder"}, "cannot be loaded"),
     ],
 )
-def test_a_wrong_order_or_unit_is_said_in_one_line(
-    external: dict[str, Any], changes: dict, line: str, trusting: None
-) -> None:
+def test_a_wrong_order_or_unit_is_one_line(external: dict[str, Any], changes: dict, line: str, trusting: None) -> None:
     with pytest.raises(ConfigError, match=line) as raised:
         load_external(config_of(external, **changes))
     assert "\n" not in str(raised.value)

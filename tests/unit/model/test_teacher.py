@@ -1,4 +1,4 @@
-"""The teacher: what it hides, what it fills in, what its loss says, and that it needs no page."""
+"""The teacher: masking, reconstruction, its loss, and that it needs no page."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config
 from ecgscan_ray.evaluation.score import teacher_score
+from ecgscan_ray.model.output import TeacherOutput
 from ecgscan_ray.model.teacher import SignalReconstructionHead, mask_spans
 from ecgscan_ray.objective.teacher import TeacherObjective, teacher_metrics
 from ecgscan_ray.training.checkpoint import build_teacher
@@ -37,25 +38,25 @@ def test_no_page_is_drawn(batch: dict[str, torch.Tensor]) -> None:
     assert not {"image", "windows", "shown", "layout"} & batch.keys()
 
 
-def test_what_is_hidden_is_gone_and_about_as_much_as_asked_for() -> None:
+def test_masked_samples_are_zero_and_about_the_share_set() -> None:
     signal = torch.ones(64, 12, 1000)
-    left, hidden = mask_spans(signal, 0.5, 60, torch.Generator().manual_seed(1))
-    assert torch.equal(left == 0, hidden)
+    visible, hidden = mask_spans(signal, 0.5, 60, torch.Generator().manual_seed(1))
+    assert torch.equal(visible == 0, hidden)
     assert hidden.float().mean() == pytest.approx(1 - 0.75**2, abs=0.02)
     moments = hidden.all(1).float().mean()
     assert moments == pytest.approx(0.25, abs=0.05), "stretches without any lead"
     assert torch.equal(hidden[..., 0], hidden[..., 59])
 
 
-@pytest.mark.parametrize("places", [32, 40, 7])
-def test_each_place_of_the_map_draws_its_own_stretch(places: int) -> None:
+@pytest.mark.parametrize("positions", [32, 40, 7])
+def test_each_position_of_the_map_gives_its_own_stretch(positions: int) -> None:
     torch.manual_seed(0)
-    fill_in, features = SignalReconstructionHead(8, places, 1000), torch.randn(1, 8, places, requires_grad=True)
-    drawn = fill_in(features)
-    assert drawn.shape == (1, 12, 1000)
-    (grad,) = torch.autograd.grad(drawn[0, :, 500].sum(), features)
-    told = grad.abs().sum(1)[0].nonzero().flatten().float() / places
-    assert (told - 0.5).abs().max() < 4 / places
+    features = torch.randn(1, 8, positions, requires_grad=True)
+    leads = SignalReconstructionHead(8, positions, 1000)(features)
+    assert leads.shape == (1, 12, 1000)
+    (grad,) = torch.autograd.grad(leads[0, :, 500].sum(), features)
+    used = grad.abs().sum(1)[0].nonzero().flatten().float() / positions
+    assert (used - 0.5).abs().max() < 4 / positions
 
 
 def test_the_loss_falls_and_every_part_learns(config: Config, batch: dict[str, torch.Tensor]) -> None:
@@ -68,13 +69,15 @@ def test_the_loss_falls_and_every_part_learns(config: Config, batch: dict[str, t
         optimizer.zero_grad()
         losses["loss"].backward()
         if step == 0:
-            assert all(p.grad is not None for p in model.parameters()), "DDP wants none unused"
+            assert all(p.grad is not None for p in model.parameters()), "DDP requires a gradient for each"
         optimizer.step()
         course.append({name: value.item() for name, value in losses.items()})
     for name in ("report_loss", "view_loss", "hidden_loss"):
         assert np.mean([c[name] for c in course[-5:]]) < 0.9 * np.mean([c[name] for c in course[:5]]), name
     with torch.no_grad():
-        assert torch.isfinite(torch.stack(list(teacher_metrics(model(batch), batch).values()))).all()
+        output = model(batch)
+        assert output.keys() == TeacherOutput.__annotations__.keys()
+        assert torch.isfinite(torch.stack(list(teacher_metrics(output, batch).values()))).all()
 
 
 def test_hidden_samples_alone_count_and_only_where_they_were_recorded(
@@ -85,7 +88,7 @@ def test_hidden_samples_alone_count_and_only_where_they_were_recorded(
         output = model(batch)
         objective = TeacherObjective(config)
         before = objective.terms(output, batch)["hidden_loss"]
-        elsewhere = output | {"filled_mv": output["filled_mv"] + 5 * ~output["hidden"]}
+        elsewhere = output | {"reconstructed_mv": output["reconstructed_mv"] + 5 * ~output["hidden"]}
         assert objective.terms(elsewhere, batch)["hidden_loss"] == pytest.approx(float(before), rel=1e-5)
         unrecorded = batch | {"has_signal": torch.zeros(12, dtype=torch.bool)}
         assert objective.terms(output, unrecorded)["hidden_loss"] == 0

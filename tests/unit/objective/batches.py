@@ -34,9 +34,9 @@ def joint_batch() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     raw = {f"{name}_features": torch.randn(ROWS, DIM, dtype=torch.float64) for name in ("image", "signal", "text")}
     raw["redrawn_mv"] = torch.randn(ROWS, 12, SAMPLES, dtype=torch.float64)
     raw["frame_guess"] = torch.rand(ROWS, 2, 4, 2, dtype=torch.float64)
-    for name, votes in (("near", 4), ("edge", 3)):
+    for name, votes in (("corner", 4), ("edge", 3)):
         raw[f"{name}_logits"] = torch.randn(ROWS, votes, 5, dtype=torch.float64)
-        raw[f"{name}_places"] = torch.rand(ROWS, votes, 5, 2, dtype=torch.float64)
+        raw[f"{name}_xy"] = torch.rand(ROWS, votes, 5, 2, dtype=torch.float64)
     raw["edge_truth"], raw["edge_counts"] = torch.rand(ROWS, 3, 2).double(), torch.ones(ROWS, 3).double()
     raw["layout_logits"] = torch.randn(ROWS, 2, dtype=torch.float64)
     valid = torch.rand(ROWS, 12, SAMPLES) > 0.1

@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ecgscan_ray.objective import blockwise
-from ecgscan_ray.objective.contrastive import GatheredFeatures, pair_losses, triple_loss
-from ecgscan_ray.objective.scores import EPS, Area, Volume
+from ecgscan_ray.objective import blockwise, gram_loss, info_nce_loss, siglip_loss, triangle_loss
+from ecgscan_ray.objective.contrastive import GatheredFeatures, pair_losses, triplet_loss
+from ecgscan_ray.objective.gram import EPS, gram_volume
+from ecgscan_ray.objective.triangle import triangle_area
 from tests.unit.objective.batches import DOUBLE, items_of, unit
 
 Loss = Callable[..., torch.Tensor]
@@ -18,10 +19,10 @@ SCALE = torch.tensor(9.0, dtype=DOUBLE)
 BIAS = torch.tensor(-3.0, dtype=DOUBLE)
 
 LOSSES: dict[str, Loss] = {
-    "gram": lambda items, scale, **k: triple_loss(items, scale, "gram", **k),
-    "triangle": lambda items, scale, **k: triple_loss(items, scale, "triangle", **k),
+    "gram": lambda items, scale, **k: triplet_loss(items, scale, "gram", **k),
+    "triangle": lambda items, scale, **k: triplet_loss(items, scale, "triangle", **k),
     "infonce": lambda items, scale, **k: pair_losses(items, scale, **k)["image_text"],
-    "siglip": lambda items, scale, **k: pair_losses(items, scale, bias=BIAS.to(scale.dtype), **k)["image_text"],
+    "siglip": lambda items, scale, **k: pair_losses(items, scale, logit_bias=BIAS.to(scale.dtype), **k)["image_text"],
 }
 MASKS = {
     "has_text": torch.tensor([1, 1, 0, 1, 1, 1, 1]).bool(),
@@ -45,27 +46,22 @@ def scores(kind: str, i: torch.Tensor, s: torch.Tensor, t: torch.Tensor) -> torc
     return -(squared.clamp_min(0) + EPS).sqrt()
 
 
-def slow_loss(
-    kind: str, logits: torch.Tensor, allowed: torch.Tensor, rows: list[int], smoothing: float
-) -> torch.Tensor:
+def slow_loss(kind: str, logits: torch.Tensor, allowed: torch.Tensor, rows: list[int]) -> torch.Tensor:
     """Row by row and column by column, as one writes it on paper."""
     losses = []
-    for own in rows:
+    for row in rows:
         if kind == "siglip":
-            signs = [(c, 1.0 if c == own else -1.0) for c in range(len(logits)) if allowed[own, c]]
-            losses.append(-sum(F.logsigmoid(sign * logits[own, c]) for c, sign in signs))
+            signs = [(c, 1.0 if c == row else -1.0) for c in range(len(logits)) if allowed[row, c]]
+            losses.append(-sum(F.logsigmoid(sign * logits[row, c]) for c, sign in signs))
             continue
-        for z, may in ((logits[own], allowed[own]), (logits[:, own], allowed[:, own])):
-            chosen = z[may]
-            log_probability = chosen - torch.logsumexp(chosen, 0)
-            right = z[own] - torch.logsumexp(chosen, 0)
-            losses.append(-0.5 * ((1 - smoothing) * right + smoothing * log_probability.mean()))
+        for z, may in ((logits[row], allowed[row]), (logits[:, row], allowed[:, row])):
+            losses.append(-0.5 * (z[row] - torch.logsumexp(z[may], 0)))
     return torch.stack(losses).sum() / len(rows)
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("kind", "smoothing"), [(k, s) for k in LOSSES for s in (0.0, 0.2) if k != "siglip" or not s])
-def test_value_and_gradient_equal_a_slow_reference_at_any_block_size(kind: str, smoothing: float, masked: bool) -> None:
+@pytest.mark.parametrize("kind", LOSSES)
+def test_value_and_gradient_equal_a_slow_reference_at_any_block_size(kind: str, masked: bool) -> None:
     vectors = [unit(7, 5, k).requires_grad_() for k in range(3)]
     scale = SCALE.clone().requires_grad_()
     allowed = torch.ones(7, 7).bool()
@@ -77,17 +73,17 @@ def test_value_and_gradient_equal_a_slow_reference_at_any_block_size(kind: str, 
         for a, b in ((0, 3), (1, 4)):
             allowed[a, b] = allowed[b, a] = False
     logits = scale * scores(kind, *(F.normalize(v, dim=-1) for v in vectors)) + (BIAS if kind == "siglip" else 0)
-    expected = slow_loss(kind, logits, allowed, rows, smoothing)
+    expected = slow_loss(kind, logits, allowed, rows)
     expected_grads = torch.autograd.grad(expected, [*vectors, scale], allow_unused=True)
     for block_rows in (None, 1, 3, 7):
         items = items_of(*vectors, **(MASKS if masked else {}))
-        found = LOSSES[kind](items, scale, block_rows=block_rows, **({"smoothing": smoothing} if smoothing else {}))
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
-        grads = torch.autograd.grad(found, [*vectors, scale], allow_unused=True)
-        for mine, reference in zip(grads, expected_grads, strict=True):
-            assert (mine is None) == (reference is None)
-            if mine is not None:
-                torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-10)
+        loss = LOSSES[kind](items, scale, block_rows=block_rows)
+        torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
+        grads = torch.autograd.grad(loss, [*vectors, scale], allow_unused=True)
+        for grad, reference in zip(grads, expected_grads, strict=True):
+            assert (grad is None) == (reference is None)
+            if grad is not None:
+                torch.testing.assert_close(grad, reference, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("kind", LOSSES)
@@ -97,8 +93,7 @@ def test_gradcheck(kind: str) -> None:
     ]
 
     def loss(scale: torch.Tensor, *features: torch.Tensor) -> torch.Tensor:
-        smoothing = {} if kind == "siglip" else {"smoothing": 0.1}
-        return LOSSES[kind](items_of(*features, **MASKS), scale, block_rows=3, **smoothing)
+        return LOSSES[kind](items_of(*features, **MASKS), scale, block_rows=3)
 
     assert torch.autograd.gradcheck(loss, (SCALE.clone().requires_grad_(), *vectors))
 
@@ -113,18 +108,21 @@ def test_siglip_learns_its_bias() -> None:
 
 def test_kept_scores_serve_more_than_one_backward() -> None:
     vectors = [unit(6, 5, k).requires_grad_() for k in range(3)]
-    loss = triple_loss(items_of(*vectors), SCALE)
+    loss = triplet_loss(items_of(*vectors), SCALE)
     first = torch.autograd.grad(loss, vectors, retain_graph=True)
-    for a, b in zip(first, torch.autograd.grad(loss, vectors), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    copies = [grad.clone() for grad in first]
+    second = torch.autograd.grad(2 * loss, vectors)
+    for grad, copy, twice in zip(first, copies, second, strict=True):
+        torch.testing.assert_close(grad, copy, rtol=0, atol=0)
+        torch.testing.assert_close(twice, 2 * grad, rtol=0, atol=0)
 
 
 def test_large_batches_are_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What does not fit is computed anew: nothing of the size N x N is held from forward to backward."""
+    """Where the scores do not fit they are computed twice: nothing of size N x N is held from forward to backward."""
     monkeypatch.setattr(blockwise, "DENSE_SCORES", 50)
     monkeypatch.setattr(blockwise, "BLOCK_SCORES", 40)
     items = items_of(*(unit(10, 5, k) for k in range(3)))
-    plan = blockwise.BlockPlan(None, items.comparison("image"))  # type: ignore[arg-type]
+    plan = blockwise.BlockPlan(None, items.pair_mask("image"))  # type: ignore[arg-type]
     assert not plan.dense and list(plan.blocks()) == [(0, 4), (4, 8), (8, 10)]
 
 
@@ -156,27 +154,27 @@ def test_nothing_to_compare_gives_zero_not_nan() -> None:
     nobody = {"has_text": torch.zeros(4).bool()}
     for kind, loss in LOSSES.items():
         vectors = [unit(4, 7, k).requires_grad_() for k in range(3)]
-        found = loss(items_of(*vectors, **nobody), SCALE)
-        found.backward()
-        assert found.item() == 0 and not vectors[0].grad.any(), kind
+        value = loss(items_of(*vectors, **nobody), SCALE)
+        value.backward()
+        assert value.item() == 0 and not vectors[0].grad.any(), kind
 
 
-def test_same_recording_patient_or_report_is_no_negative_unless_told() -> None:
+def test_same_recording_patient_or_report_is_no_negative_by_default() -> None:
     """Two rows that share a key do not see each other; unknown keys (-1) share nothing."""
     vectors = [unit(4, 6, k) for k in range(3)]
     shared = torch.tensor([5, 5, -1, -1])
     free = items_of(*vectors)
     expected = torch.eye(4).bool().logical_not() & False
     expected[0, 1] = expected[1, 0] = True
-    assert not free.comparison("image").excluded(0, 4).any()
+    assert not free.pair_mask("image").excluded(0, 4).any()
     for key in ("recording_key", "patient_key", "report_key"):
-        excluded = items_of(*vectors, **{key: shared}).comparison("image").excluded(0, 4)
+        excluded = items_of(*vectors, **{key: shared}).pair_mask("image").excluded(0, 4)
         torch.testing.assert_close(excluded, expected, msg=key)
         unmasked = items_of(*vectors, {"mask_false_negatives": False}, **{key: shared})
         assert (
-            triple_loss(unmasked, SCALE)
-            == triple_loss(free, SCALE)
-            != triple_loss(items_of(*vectors, **{key: shared}), SCALE)
+            triplet_loss(unmasked, SCALE)
+            == triplet_loss(free, SCALE)
+            != triplet_loss(items_of(*vectors, **{key: shared}), SCALE)
         )
 
 
@@ -202,21 +200,34 @@ def test_bf16_features_keep_the_gradients_direction(kind: str) -> None:
     assert F.cosine_similarity(*grads, dim=0) > 0.999
 
 
-@pytest.mark.parametrize("kind", ["volume", "area"])
-def test_derivatives_of_a_block_of_scores_hold_beyond_the_possible_too(kind: str) -> None:
-    """Rounding can make a squared volume or area negative: there the score is flat."""
-    torch.manual_seed(0)
-    products = (torch.rand(2, 6, 5, dtype=DOUBLE) * 2.4 - 1.2).requires_grad_()
-    column = torch.rand(5, dtype=DOUBLE).requires_grad_()
-    if kind == "volume":
-        score, squared = Volume(), column * (1 - products[0] ** 2 - products[1] ** 2)
-    else:
-        p, q, r = 1 - products[0], 1 - products[1], 1 - column
-        score, squared = Area(), (2 * p * q + 2 * q * r + 2 * r * p - p**2 - q**2 - r**2) / 4
+@pytest.mark.parametrize("kind", ["gram", "triangle"])
+def test_scores_equal_the_formula_and_are_flat_where_a_square_is_negative(kind: str) -> None:
+    """Rounding can make a squared volume or area negative; images longer than 1 do so here."""
+    signal, text = unit(9, 4, 1), unit(9, 4, 2)
+    image = (1.3 * unit(9, 4, 0)).requires_grad_()
+    s, t, st = image @ signal.T, image @ text.T, (signal * text).sum(-1)
+    p, q, r = 1 - s, 1 - t, 1 - st
+    squared, score = {
+        "gram": (1 + 2 * s * t * st - s**2 - t**2 - st**2, gram_volume),
+        "triangle": ((2 * p * q + 2 * q * r + 2 * r * p - p**2 - q**2 - r**2) / 4, triangle_area),
+    }[kind]
     assert (squared < -0.01).any() and (squared > 0.01).any()
-    reference, grad = -(squared.clamp_min(0) + EPS).sqrt(), torch.randn(6, 5, dtype=DOUBLE)
-    value = score.value(products.detach(), column.detach())
-    torch.testing.assert_close(value, reference)
-    pulled = score.pull(products.detach(), column.detach(), value, grad)
-    for found, expected in zip(pulled, torch.autograd.grad(reference, (products, column), grad), strict=True):
-        torch.testing.assert_close(found, expected)
+    values, expected = score(image, signal, text), (squared.clamp_min(0) + EPS).sqrt()
+    torch.testing.assert_close(values, expected)
+    weight = torch.randn(9, 9, dtype=DOUBLE)
+    gradients = (torch.autograd.grad(v, image, weight, retain_graph=True)[0] for v in (values, expected))
+    torch.testing.assert_close(*gradients)
+
+
+def test_losses_of_bare_features_are_those_of_gathered_ones() -> None:
+    """The public functions on one process, without masks."""
+    image, signal, text = (unit(6, 5, k) for k in range(3))
+    items = items_of(image, signal, text)
+    losses = {
+        "gram": gram_loss(image, signal, text, SCALE),
+        "triangle": triangle_loss(image, signal, text, SCALE),
+        "infonce": info_nce_loss(image, text, SCALE),
+        "siglip": siglip_loss(image, text, SCALE, BIAS),
+    }
+    for kind, loss in losses.items():
+        torch.testing.assert_close(loss, LOSSES[kind](items, SCALE), msg=kind)

@@ -1,4 +1,4 @@
-"""What is wrong with the volume alone, and that the remedies work: sign, plane, text, start, hubs."""
+"""Failure modes of the volume alone, and their remedies: sign, plane, text, start, hubs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ecgscan_ray.objective.contrastive import MODALITIES, pair_losses, triple_loss, weighted_mean
+from ecgscan_ray.objective.contrastive import MODALITIES, pair_losses, triplet_loss, weighted_mean
 from ecgscan_ray.objective.gram import gram_volume, squared_volumes
 from ecgscan_ray.objective.metrics import batch_metrics, hub_size
 from tests.unit.objective.batches import DOUBLE, flags, items_of, unit
@@ -21,7 +21,7 @@ def pair_loss(image: torch.Tensor, signal: torch.Tensor, text: torch.Tensor) -> 
 
 
 def volume_loss(image: torch.Tensor, signal: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    return triple_loss(items_of(image, signal, text), SCALE)
+    return triplet_loss(items_of(image, signal, text), SCALE)
 
 
 def teachers(rows: int, dim: int, shared: float = 0.0, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,14 +65,14 @@ def test_the_volume_knows_a_plane_and_the_pair_term_a_direction() -> None:
 
 def test_the_volume_forgets_the_text_where_page_and_signal_agree() -> None:
     signal, text = teachers(8, 16)
-    others = unit(8, 16, 7)
-    for words in (text, others):
+    other_text = unit(8, 16, 7)
+    for words in (text, other_text):
         assert squared_volumes(signal, signal, words).diagonal().abs().max() < 1e-12
-    assert pair_loss(signal, signal, text) < pair_loss(signal, signal, others) - 0.1
+    assert pair_loss(signal, signal, text) < pair_loss(signal, signal, other_text) - 0.1
 
 
 def test_a_volume_gives_a_fresh_embedding_no_direction() -> None:
-    """At the start its logits hardly differ, and its gradient does not point to the own signal and report."""
+    """At the start its logits hardly differ, and its gradient does not point to the matching signal and report."""
     image, signal, text = (unit(128, 256, k) for k in range(3))
     volume_sd = (SCALE * gram_volume(image, signal, text)).std()
     assert volume_sd < 0.15 * (SCALE * image @ signal.T).std()
@@ -120,7 +120,7 @@ def test_metrics_are_of_rows_that_have_what_is_measured() -> None:
     expected = metrics(image[:4], signal[:4], text[:4])
     spoiled = text.clone()
     spoiled[4:] = -image[4:]
-    found = metrics(image, signal, spoiled, has_text=gone)
+    measured = metrics(image, signal, spoiled, has_text=gone)
     for name in (
         "volume_matching",
         "volume_other",
@@ -129,9 +129,9 @@ def test_metrics_are_of_rows_that_have_what_is_measured() -> None:
         "hub_volume",
         "hub_text",
     ):
-        torch.testing.assert_close(found[name], expected[name], msg=name)
+        torch.testing.assert_close(measured[name], expected[name], msg=name)
     volumes = gram_volume(image[:4], signal[:4], text[:4]).float()
-    torch.testing.assert_close(found["volume_other"], volumes[~torch.eye(4).bool()].mean())
+    torch.testing.assert_close(measured["volume_other"], volumes[~torch.eye(4).bool()].mean())
     nobody = metrics(image, signal, text, has_text=torch.zeros(6).bool(), has_signal=torch.zeros(6).bool())
     assert all(value.isfinite() for value in nobody.values()) and nobody["hub_volume"] == 0
 

@@ -22,11 +22,11 @@ def test_volume_equals_determinant_and_is_bounded(seed: int, dim: int) -> None:
     i, s, t = (unit(5, dim, seed + k) for k in range(3))
     stacked = torch.stack([i[:, None].expand(5, 5, dim), s[None].expand(5, 5, dim), t[None].expand(5, 5, dim)], dim=2)
     expected = torch.linalg.det(stacked @ stacked.transpose(-1, -2))
-    found = squared_volumes(i, s, t)
-    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
-    assert found.min() > -1e-12 and found.max() < 1 + 1e-12
+    volumes = squared_volumes(i, s, t)
+    torch.testing.assert_close(volumes, expected, atol=1e-12, rtol=0)
+    assert volumes.min() > -1e-12 and volumes.max() < 1 + 1e-12
     rotation = torch.linalg.qr(torch.randn(dim, dim, dtype=DOUBLE))[0]
-    torch.testing.assert_close(squared_volumes(i @ rotation, s @ rotation, t @ rotation), found, atol=1e-10, rtol=0)
+    torch.testing.assert_close(squared_volumes(i @ rotation, s @ rotation, t @ rotation), volumes, atol=1e-10, rtol=0)
 
 
 def test_volume_of_orthonormal_is_one_and_of_dependent_zero() -> None:
@@ -84,9 +84,7 @@ def outputs() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
 
 @pytest.mark.parametrize("triple", ["gram", "triangle"])
 def test_loss_is_the_sum_of_what_is_logged_weighted(triple: str) -> None:
-    config = ObjectiveConfig(
-        triple=triple, precordial_tie_weight=0.3, pair_weight=0.7, schedules={"pair": {"final_factor": 0.1}}
-    )
+    config = ObjectiveConfig(triple=triple, pair_weight=0.7, schedules={"pair": {"final_factor": 0.1}})
     output, batch = outputs()
     objective = Objective(config)
     losses = objective(output, batch, progress=0.5)
@@ -101,21 +99,21 @@ def test_loss_is_the_sum_of_what_is_logged_weighted(triple: str) -> None:
     )
 
 
-def test_pair_term_is_the_mean_of_its_pairs_by_share() -> None:
+def test_pair_term_is_the_mean_of_its_pairs_by_weight() -> None:
     items = items_of(*(unit(5, 7, k) for k in range(3)))
     scale = torch.tensor(9.0, dtype=DOUBLE)
     losses = pair_losses(items, scale)
     assert list(losses) == ["image_signal", "image_text", "signal_text"]
     equal = weighted_mean(losses, dict.fromkeys(losses, 1.0))
     torch.testing.assert_close(equal, torch.stack(list(losses.values())).mean())
-    some = weighted_mean(
+    weighted = weighted_mean(
         pair_losses(items, scale, ["image_signal", "image_text"]), {"image_signal": 3, "image_text": 1}
     )
-    torch.testing.assert_close(some, 0.75 * losses["image_signal"] + 0.25 * losses["image_text"])
+    torch.testing.assert_close(weighted, 0.75 * losses["image_signal"] + 0.25 * losses["image_text"])
 
 
-def test_pair_shares_of_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="pair_weights wants"):
+def test_pair_weights_of_zero_are_refused() -> None:
+    with pytest.raises(ValueError, match="pair_weights requires"):
         ObjectiveConfig(pair_weights={"image_text": 0.0})
 
 
@@ -125,12 +123,12 @@ def test_a_page_without_signal_is_held_to_the_lead_laws_alone() -> None:
     losses = Objective(ObjectiveConfig())(output, batch)
     assert losses["reconstruction_loss"] == 0 and losses["gram_loss"] == 0 and losses["soft_lead_loss"] > 0
     grad = torch.autograd.grad(losses["loss"], output["redrawn_mv"])[0]
-    drawn = batch["page_ok"]
-    assert (grad[drawn][:, :6].abs().sum((1, 2)) > 0).all()  # limb leads, on every page that was drawn
-    assert not grad[drawn][:, 6:].any() and not grad[~drawn].any()
+    page_ok = batch["page_ok"]
+    assert (grad[page_ok][:, :6].abs().sum((1, 2)) > 0).all()  # limb leads, on every page that was drawn
+    assert not grad[page_ok][:, 6:].any() and not grad[~page_ok].any()
 
 
-def test_a_lead_that_was_not_recorded_asks_nothing_of_the_reconstruction() -> None:
+def test_a_lead_that_was_not_recorded_is_left_out_of_the_reconstruction() -> None:
     output, batch = outputs()
     batch["valid"][2:4, 7] = False
     losses = Objective(ObjectiveConfig())(output, batch | {"has_signal": torch.ones(ROWS).bool()})
@@ -138,7 +136,7 @@ def test_a_lead_that_was_not_recorded_asks_nothing_of_the_reconstruction() -> No
     assert not grad[2:4, 7].any() and grad[2:4, 8].any() and grad[0, 7].any()
 
 
-def test_without_reports_text_terms_are_nothing_and_no_nan() -> None:
+def test_without_reports_text_terms_are_zero_and_finite() -> None:
     output, batch = outputs()
     batch["has_text"] = torch.zeros(ROWS).bool()
     losses = Objective(ObjectiveConfig(pair_weight=2.0))(output, batch)

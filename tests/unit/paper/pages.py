@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ecgscan_ray.config import PageConfig
-from ecgscan_ray.paper.layout import Geometry, Layout, Strip, page_to_image, place, timed
+from ecgscan_ray.paper.layout import Geometry, Layout, Strip, layout_geometry, page_to_image, timed
 from ecgscan_ray.paper.trace import Ink, pen, sub_columns
 from ecgscan_ray.paper.truth import strip_tables
 from tests.records import beat_mv
@@ -46,7 +46,7 @@ def traces_only(
     sx, sy, _, _ = page_to_image(page)
     k = k or sub_columns(math.sqrt(sx * sy))
     layout = timed(layout_name, page.paper_speed_mm_per_s)
-    where = place(page, layout, "left")
+    where = layout_geometry(page, layout, "left")
     ink = Ink(page.height, page.width, k, kind)
     places, scales = strip_tables(layout, where, signal.shape[1], fs, (sx, sy, k), page.width)
     ink.strips(np.ascontiguousarray(signal), places, scales, pen(pen_px, k))

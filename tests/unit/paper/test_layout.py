@@ -6,7 +6,7 @@ import pytest
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.paper import LAYOUTS, Renderer, marks, strip_boxes, windows_of
-from ecgscan_ray.paper.layout import MAX_STRIPS, find_layout, make_layout, place, timed
+from ecgscan_ray.paper.layout import MAX_STRIPS, find_layout, layout_geometry, make_layout, timed
 from ecgscan_ray.recording.leads import LEADS
 from tests.unit.paper.pages import sheet
 
@@ -124,7 +124,7 @@ def test_wrong_layouts_of_ones_own_are_refused(name, fault):
 def test_rows_lie_on_every_paper(paper, name):
     page = PageConfig(paper=paper)
     for pulse, at in itertools.product(("left", "right", "none"), (-1.0, 0.0, 1.0)):
-        where = place(page, LAYOUTS[name], pulse, at, at, at, max(0.0, at))
+        where = layout_geometry(page, LAYOUTS[name], pulse, at, at, at, max(0.0, at))
         assert where.left - (8 if pulse == "left" else 0) > 0
         assert where.left + 250 + (8 if pulse == "right" else 0) < where.page_mm[0]
         assert where.first - where.pitch / 2 > 0
@@ -151,8 +151,13 @@ def test_every_face_and_place_is_drawn_by_its_share():
 
 def test_a_deep_header_lets_rows_begin_90_mm_below_the_edge():
     page, layout = PageConfig(), LAYOUTS["3x4+1"]
-    assert place(page, layout, "left", top=1.0).first < 85 < 92 < place(page, layout, "left", top=1.0, header=1.0).first
-    lowest = place(page, layout, "left", top=1.0, header=1.0)
+    assert (
+        layout_geometry(page, layout, "left", top=1.0).first
+        < 85
+        < 92
+        < layout_geometry(page, layout, "left", top=1.0, header=1.0).first
+    )
+    lowest = layout_geometry(page, layout, "left", top=1.0, header=1.0)
     assert lowest.first + 3.5 * lowest.pitch <= lowest.page_mm[1] - 12.0 + 1e-9
     unmoved = PageConfig(max_extra_header=0.0)
-    assert place(unmoved, layout, "left", header=1.0) == place(page, layout, "left")
+    assert layout_geometry(unmoved, layout, "left", header=1.0) == layout_geometry(page, layout, "left")

@@ -17,7 +17,7 @@ from ecgscan_ray.errors import RecordingError
 from ecgscan_ray.paper import LAYOUTS, Renderer, marks
 from ecgscan_ray.paper.grid import GridStyle, draw_grid, grid_style
 from ecgscan_ray.paper.key import Draws
-from ecgscan_ray.paper.layout import place
+from ecgscan_ray.paper.layout import layout_geometry
 from ecgscan_ray.paper.truth import expand
 from tests.unit.paper.pages import Sheet, beats, sheet
 
@@ -78,7 +78,7 @@ def test_separators_stand_where_one_lead_gives_way_to_the_next():
     page = PageConfig()
     for name in ("3x4+1", "6x2", "3x4+3"):
         layout = LAYOUTS[name]
-        where = place(page, layout, "left")
+        where = layout_geometry(page, layout, "left")
         for key in range(40):
             boxes = marks.separator_boxes(Draws(key), layout, where)
             joints = {where.left + s.x_s * 25 for s in layout.strips if s.x_s > 0}
@@ -117,7 +117,7 @@ def test_five_millimetre_lines_are_heavier_and_the_grid_lies_under_the_trace():
 
 
 def test_the_rhythm_strip_stands_on_its_row_like_the_others():
-    where = place(PageConfig(), LAYOUTS["3x4+1"], "left")
+    where = layout_geometry(PageConfig(), LAYOUTS["3x4+1"], "left")
     lines = [where.baseline(strip) for strip in LAYOUTS["3x4+1"].strips]
     assert sorted(set(lines)) == pytest.approx([where.first + row * where.pitch for row in range(4)])
 

@@ -11,7 +11,7 @@ from ecgscan_ray.config import Config, PageConfig, load
 from ecgscan_ray.errors import ConfigError, RecordingError
 from ecgscan_ray.paper import Renderer, effects, marks, page_key, windows_of
 from ecgscan_ray.paper.key import SLOTS, Draws, uniforms
-from ecgscan_ray.paper.layout import page_to_image, place, timed
+from ecgscan_ray.paper.layout import layout_geometry, page_to_image, timed
 from ecgscan_ray.paper.truth import expand
 from tests.unit.paper.pages import Sheet, sheet
 
@@ -143,7 +143,7 @@ def test_spikes_of_all_columns_stand_above_those_of_the_rhythm_strip():
 def test_the_footer_states_the_scale_that_is_drawn():
     for speed, gain in ((25.0, 10.0), (50.0, 5.0), (12.5, 20.0)):
         page = PageConfig(paper_speed_mm_per_s=speed, gain_mm_per_mv=gain)
-        where = place(page, timed("3x4+1", speed), "left")
+        where = layout_geometry(page, timed("3x4+1", speed), "left")
         for key in range(30):
             text = marks.scale_text(where, Draws(key)).replace(" ", "")
             assert f"{speed:g}mm/s" in text

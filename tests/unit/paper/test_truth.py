@@ -7,7 +7,8 @@ import pytest
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.paper import LAYOUTS, Renderer, grid, page_key, renderer
 from ecgscan_ray.paper.effects import EFFECTS
-from ecgscan_ray.paper.layout import page_to_image, place
+from ecgscan_ray.paper.layout import layout_geometry, page_to_image
+from ecgscan_ray.paper.trace import Ink
 from ecgscan_ray.paper.truth import PageTruth, expand, masks
 from tests.unit.paper.pages import centroids, sheet
 
@@ -18,7 +19,7 @@ def bare(monkeypatch):
     white = (255.0, 255.0, 255.0)
     monkeypatch.setattr(grid, "grid_style", lambda index: grid.GridStyle("none", white, white, white, 0.2, 0.1))
     monkeypatch.setattr(renderer, "ink_colour", lambda draws, channels, pale: np.zeros(channels, np.uint8))
-    monkeypatch.setattr(renderer.Renderer, "_letter", lambda *_: None)
+    monkeypatch.setattr(Ink, "text", lambda *_: None)
 
 
 @pytest.mark.parametrize("name", [*LAYOUTS, "I II III | aVR aVL aVF | V1 V2 V3 | V4 V5 V6 + V1 II V5 I"])
@@ -61,9 +62,9 @@ def test_points_lie_on_the_ink_after_every_transform(effects, height, width, fit
 @pytest.mark.usefixtures("bare")
 def test_no_half_pixel_between_warped_ink_and_truth():
     """Flat traces through warps alone: the mean distance of ink and truth across the line is nought."""
+    others = dict.fromkeys(EFFECTS.keys() - {"rotation", "perspective", "page_scale", "shift"}, 0.0)
     page = PageConfig(height=336, width=336, effects="scan", layouts={"12x1": 1.0})
-    drawer = Renderer(page)
-    drawer._preset = {name: drawer._preset[name] for name in ("rotation", "perspective", "page_scale", "shift")}
+    drawer = Renderer(page.model_copy(update={"effect_probabilities": others}))
     recording = sheet()
     recording.signal_mv[:] = 0.0
     errors = []
@@ -136,7 +137,7 @@ def test_pad_keeps_the_millimetre_square_and_stretch_fills_the_image():
     sx, sy, ox, oy = page_to_image(PageConfig(height=336, width=336))
     assert (ox, oy) == (0, 0)
     assert sy / sx == pytest.approx(279.4 / 215.9)
-    assert place(pad, LAYOUTS["3x4+1"], "left").page_mm == (279.4, 215.9)
+    assert layout_geometry(pad, LAYOUTS["3x4+1"], "left").page_mm == (279.4, 215.9)
 
 
 @pytest.mark.parametrize("effects", ["clean", "scan"])

@@ -182,7 +182,7 @@ def test_the_digest_is_that_of_the_rows(tmp_path: Path) -> None:
 def test_one_prepare_at_a_time(tmp_path: Path) -> None:
     write_record(tmp_path / "in", "a")
     code = (
-        "import sys\nfrom ecgscan_ray.store.lease import exclusive\n"
+        "import sys\nfrom ecgscan_ray.filesystem.lease import exclusive\n"
         "with exclusive(sys.argv[1], 'ecgscan prepare'):\n    print('held', flush=True)\n    sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "out")]

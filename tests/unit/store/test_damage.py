@@ -97,7 +97,7 @@ def test_also_when_it_happens_while_it_is_in_use(store: Path, damage: Callable[[
 
 
 def test_another_object_in_a_bucket_is_noticed_by_its_footer(store: Path, s3_server: str) -> None:
-    from ecgscan_ray.store.filesystem import join, write_bytes_atomic
+    from ecgscan_ray.filesystem import join, write_bytes_atomic
     from ecgscan_ray.store.shards import read_row_groups
 
     bucket = join(s3_server, "exchanged")

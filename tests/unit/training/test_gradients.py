@@ -12,10 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
+from ecgscan_ray.distributed import global_mean
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.model.ecgscan import ECGScan
-from ecgscan_ray.objective.contrastive import gather_features, pair_losses, triple_loss
-from ecgscan_ray.objective.gather import global_mean
+from ecgscan_ray.objective.contrastive import gather_features, pair_losses, triplet_loss
 from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.training.gradients import GradCache
 from ecgscan_ray.training.meters import Meter
@@ -59,7 +59,7 @@ class ToyObjective:
         items = gather_features(output, batch)
         drawn = (output["redrawn_mv"].abs().sum(-1) * batch["page_ok"]).sum()
         losses = {
-            "gram_loss": triple_loss(items, output["scale"]),
+            "gram_loss": triplet_loss(items, output["scale"]),
             "pair_loss": pair_losses(items, output["scale"])["image_text"],
             "reconstruction_loss": global_mean(drawn, batch["page_ok"].sum()),
         }

@@ -14,8 +14,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from ecgscan_ray.store import filesystem
-from ecgscan_ray.store.retry import retried
+from ecgscan_ray import filesystem
+from ecgscan_ray.filesystem.retry import retried
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ecgscan_ray import filesystem
 from ecgscan_ray.errors import RecordingError, StoreError
-from ecgscan_ray.store import filesystem
 from ecgscan_ray.store.inspect import inspect
 from ecgscan_ray.store.manifest import Manifest, read_manifest, write_manifest
 from ecgscan_ray.store.schema import SCHEMA, pack, unpack

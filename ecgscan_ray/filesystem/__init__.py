@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 from pyarrow import ArrowException, fs
 
 from ecgscan_ray.errors import StoreError, UnreachableError
-from ecgscan_ray.store.retry import (
+from ecgscan_ray.filesystem.retry import (
     DENIED,
     NO_BUCKET,
     NOBODY_THERE,
@@ -31,7 +31,7 @@ from ecgscan_ray.store.retry import (
 )
 from ecgscan_ray.uris import absolute, is_local
 
-__all__ = ["absolute", "is_local"]  # from here too
+__all__ = ["absolute", "is_local"]  # re-exported
 
 _PROBE_ERRORS = (OSError, ArrowException)
 _FIRST_CONTACT_S = 9.0
@@ -42,7 +42,7 @@ _reached: set[tuple[str, str]] = set()
 def open_filesystem(uri: str, create: bool = False) -> tuple[fs.FileSystem, str]:
     """The file system behind ``uri`` and the path on it.
 
-    Operations on what is not local are repeated where they fail (``store.retry``).
+    Operations on what is not local are repeated where they fail (``filesystem.retry``).
 
     Args:
         uri: A local path, ``file://``, ``s3://bucket/prefix``, or another URI that pyarrow knows.

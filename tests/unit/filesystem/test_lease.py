@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from ecgscan_ray import filesystem
 from ecgscan_ray.errors import StoreError
-from ecgscan_ray.store import filesystem, lease
-from ecgscan_ray.store.lease import LEASE_NAME, confirm, exclusive
-from ecgscan_ray.store.versioned_file import open_versioned
+from ecgscan_ray.filesystem import lease
+from ecgscan_ray.filesystem.lease import LEASE_NAME, confirm, exclusive
+from ecgscan_ray.filesystem.versioned_file import open_versioned
 
 
 @pytest.fixture(params=["folder", "bucket"])

@@ -27,9 +27,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ecgscan_ray import filesystem
 from ecgscan_ray.errors import StoreError
-from ecgscan_ray.store import filesystem
-from ecgscan_ray.store.versioned_file import VersionedFile, open_versioned
+from ecgscan_ray.filesystem.versioned_file import VersionedFile, open_versioned
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

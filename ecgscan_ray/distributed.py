@@ -1,7 +1,7 @@
-"""The global batch on every rank, with the true gradient.
+"""Rank, world size, gather with gradient, and sums over ranks.
 
 Each rank's loss is W x (sum over its own rows) / (global count of valid rows), and gradients are averaged over ranks (as
-DDP does); then the result equals that of one process holding the joint batch. Falls through on a single process.
+DDP does); then the result equals that of one process holding the joint batch. On a single process nothing is sent.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def row_counts(own: int, device: torch.device, *, equal_rows: bool) -> list[int]:
+def row_counts(local_rows: int, device: torch.device, *, equal_rows: bool) -> list[int]:
     """How many rows each rank holds.
 
     Args:
-        own: Rows of this rank.
+        local_rows: Rows of this rank.
         device: Where collectives take place.
-        even: All ranks are known to hold the same number: then nothing is sent, and no device waits.
+        equal_rows: All ranks are known to hold the same number: then nothing is sent and the device is not synchronised.
     """
     if equal_rows or world_size() == 1:
-        return [own] * world_size()
+        return [local_rows] * world_size()
     counts = [torch.empty(1, dtype=torch.int64, device=device) for _ in range(world_size())]
-    dist.all_gather(counts, torch.tensor([own], device=device))
+    dist.all_gather(counts, torch.tensor([local_rows], device=device))
     return torch.cat(counts).tolist()
 
 

@@ -1,4 +1,4 @@
-"""Leads in mV to an embedding of two parts: what the heart does (level), and when (timing)."""
+"""Leads in mV to an embedding of two parts: content (what the heart does) and timing (when it does it)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ecgscan_ray.model.signal import SignalTower
 
 
 class TimingHead(nn.Module):
-    """A map over time to one vector that tells when things happen: its changes, stretch by stretch.
+    """A map over time to one vector that depends on when things happen: the map's changes over bins of time.
 
     Args:
-        channels: Channels of the map.
-        bins: Stretches of time.
+        channels: Channels of the map, F.
+        bins: Number of bins.
         dim: Size of the vector.
     """
 
@@ -32,7 +32,7 @@ class TimingHead(nn.Module):
 
 
 class MeanMaxPool(nn.Module):
-    """A map over time to what is there, whenever: the mean and the peak of each channel. (N, F, t) -> (N, 2 F).
+    """Mean and peak of each channel of a map, whenever they occur: (N, F, t) -> (N, 2 F).
 
     Args:
         channels: Channels of the map, F.
@@ -47,64 +47,68 @@ class MeanMaxPool(nn.Module):
 
 
 class SignalEncoder(nn.Module):
-    """Signal tower and heads. Pages are read by it too, by their redrawn leads.
+    """Signal tower and heads. It embeds recordings, and pages by their redrawn leads.
 
     Args:
         config: Model settings.
-        augment: What is done to leads before they are embedded while training.
+        augment: Augmentation of the leads, while training.
     """
 
     def __init__(self, config: ModelConfig, augment: AugmentConfig) -> None:
         super().__init__()
         self.timing_share, self.augment = config.timing_share, augment
         self.signal = SignalTower(config.signal, config.signal_fs)
-        self.heart = MeanMaxPool(self.signal.channels)
-        # linear: deeper heads learn the training recordings by heart
+        self.mean_max = MeanMaxPool(self.signal.channels)
+        # linear: deeper heads memorise the training recordings
         self.content_head = nn.Linear(2 * self.signal.channels, config.content_dim)
-        self.signal_timing = TimingHead(self.signal.channels, 32, config.timing_dim)
+        self.timing_head = TimingHead(self.signal.channels, 32, config.timing_dim)
 
-    def read(self, signal_mv: Tensor) -> tuple[Tensor, Tensor]:
-        """Leads in mV, centred, missing samples 0: (N, 12, T) -> what the heart does (N, 2 F), and when (N, D - L)."""
+    def pool(self, signal_mv: Tensor) -> tuple[Tensor, Tensor]:
+        """Leads in mV, centred, missing samples 0: (N, 12, T) -> pooled channels (N, 2 F), timing (N, timing_dim)."""
         return self.pool_map(self.signal(augmented(signal_mv, self.augment) if self.training else signal_mv))
 
     def pool_map(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The tower's map (N, F, t) to the same two."""
-        # when beats come is easily told from anything; the tower itself is to learn what they are
-        return self.heart(features), self.signal_timing(features.detach())
+        # detached: any map shows when beats come, and the tower is to learn what they are
+        return self.mean_max(features), self.timing_head(features.detach())
 
     def forward(self, signal_mv: Tensor) -> Tensor:
-        """Leads as above to (N, D) of unit norm in fp32."""
-        return self._embed(*self.read(signal_mv))
+        """Leads as in ``pool`` to (N, D) of unit norm in fp32."""
+        return self._embed(*self.pool(signal_mv))
 
     def embed_map(self, features: Tensor) -> Tensor:
-        """The tower's map to the same."""
+        """The tower's map (N, F, t) to (N, D) of unit norm in fp32."""
         return self._embed(*self.pool_map(features))
 
-    def _embed(self, heart: Tensor, timing: Tensor) -> Tensor:
-        return self.join(self.content_head(heart), timing)
+    def _embed(self, pooled: Tensor, timing: Tensor) -> Tensor:
+        return self.join(self.content_head(pooled), timing)
 
-    def join(self, level: Tensor, timing: Tensor) -> Tensor:
+    def join(self, content: Tensor, timing: Tensor) -> Tensor:
         """Both parts as one unit vector: (N, D) in fp32."""
-        return join(level, timing, self.timing_share)
+        return join(content, timing, self.timing_share)
 
 
-def join(level: Tensor, timing: Tensor, timing_share: float) -> Tensor:
-    """Level (N, L) and timing (N, D - L) as one unit vector (N, D) in fp32; the share is timing's in a cosine."""
+def join(content: Tensor, timing: Tensor, timing_share: float) -> Tensor:
+    """Content (N, content_dim) and timing (N, timing_dim) as one unit vector (N, D) in fp32.
+
+    Args:
+        timing_share: Timing's share of a cosine between two such vectors.
+    """
     parts = (
-        (1 - timing_share) ** 0.5 * F.normalize(level.float(), dim=-1),
+        (1 - timing_share) ** 0.5 * F.normalize(content.float(), dim=-1),
         timing_share**0.5 * F.normalize(timing.float(), dim=-1),
     )
     return torch.cat(parts, dim=-1)
 
 
 def augmented(signal_mv: Tensor, config: AugmentConfig) -> Tensor:
-    """Leads as another electrode, another amplifier, another cart would have recorded them: (N, 12, T) -> the same shape."""
+    """Leads missing, another gain, more noise: (N, 12, T) -> the same shape."""
     n, leads, _ = signal_mv.shape
 
-    def draw(*shape: int) -> Tensor:
+    def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, device=signal_mv.device, dtype=signal_mv.dtype)
 
-    missing = draw(n, leads, 1) < config.lead_dropout * draw(n, 1, 1)
+    missing = uniform(n, leads, 1) < config.lead_dropout * uniform(n, 1, 1)
     gain = torch.exp(config.gain * torch.randn(n, 1, 1, device=signal_mv.device, dtype=signal_mv.dtype))
-    noise = config.noise_mv * draw(n, 1, 1) * torch.randn_like(signal_mv)
+    noise = config.noise_mv * uniform(n, 1, 1) * torch.randn_like(signal_mv)
     return (signal_mv * gain + noise).masked_fill(missing, 0.0)

@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 import pytest
 from pyarrow import fs
 
+from ecgscan_ray import filesystem
 from ecgscan_ray.errors import StoreError
-from ecgscan_ray.store import filesystem, retry
-from ecgscan_ray.store.lease import exclusive
+from ecgscan_ray.filesystem import retry
+from ecgscan_ray.filesystem.lease import exclusive
 from tests.failing_server import FailingServer
 
 

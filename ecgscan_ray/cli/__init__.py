@@ -1,0 +1,10 @@
+"""The command line: parse the arguments, load the settings, call one function, print the result, exit with a status.
+
+0 = success, 1 = the work failed, 2 = bad input, 130 = interrupted. Heavy packages are imported inside the verb that needs
+them, so that ``--help`` answers at once.
+"""
+
+from ecgscan_ray.cli.group import main
+from ecgscan_ray.cli.verbs import app
+
+__all__ = ["app", "main"]
