@@ -27,6 +27,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 S3_BUCKET = "ecgscan-tests"
+RAY_FIXTURES = {"ray_cluster", "alone"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if RAY_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("ray")
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         writer.writerows(people)
     ids = {"photo.parquet": [1, 2], "fold9.parquet": [p[0] for p in people if p[3] == "fold9.parquet"]}
     (tmp_path / "ptbxl" / "read.py").write_text(READ.format(ids=ids))
-    monkeypatch.setattr("benchmarks.photographs._corners", lambda: {"p1.png": CORNERS})
+    monkeypatch.setattr("benchmarks.photographs.page_corners", lambda: {"p1.png": CORNERS})
     return tmp_path
 
 
