@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class EcgscanError(Exception):
@@ -30,7 +31,7 @@ class EcgscanError(Exception):
         text = f"{text}. {self.fix}" if self.fix else text
         return " ".join(text.split())
 
-    def __reduce__(self):  # keyword arguments survive the way through Ray's processes
+    def __reduce__(self) -> tuple[Any, ...]:  # keyword arguments survive the way through Ray's processes
         return _rebuild, (type(self), self.__dict__.copy())
 
 

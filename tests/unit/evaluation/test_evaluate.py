@@ -38,7 +38,7 @@ def recording(number: int) -> Recording:
 @pytest.fixture(scope="module")
 def config() -> Config:
     evaluation = {"bootstrap": 50, "batch_size": 7, "probe_views": 1, "pages_shown": 3, "redrawn_shown": 2}
-    return tiny_config(page__effects="clean", evaluation=evaluation)
+    return tiny_config(page={"height": 64, "width": 96, "effects": "clean"}, evaluation=evaluation)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_evaluation_has_every_figure_of_the_report(config, tokenizer, maker):
     assert content["evaluation.patients"]["value"] == 10
     assert content["retrieval.page_to_signal.gallery"]["value"] == 20
     assert content["retrieval.page_to_text.gallery"]["value"] < 35
-    assert evaluation.training_pages.shape == (3, 96, 128, 1)
+    assert evaluation.training_pages.shape == (3, 64, 96, 1)
     assert [example.id for example in evaluation.examples] == ["32", "33"]
     assert {"reject.lead_residual.auroc", "reject.constant.auroc", "reject.predicted_error.auroc"} <= content.keys()
     rows = evaluation.rows
