@@ -207,6 +207,7 @@ def test_no_encoder_and_no_device_are_said_in_one_line(exported: Path, tmp_path:
         load_encoder(exported, device="abacus")
 
 
+@pytest.mark.verify  # the export alone takes about half a minute of a core
 def test_an_encoder_as_onnx_gives_what_torch_gives(run: Path, tmp_path: Path) -> None:
     import onnxruntime
 
