@@ -63,10 +63,10 @@ lint-imports: $(STAMP)
 	$(BIN)/lint-imports
 
 lint-docs: $(STAMP)
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 docs: $(STAMP)  ## the documentation as a site in build/site
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(STAMP)  ## [ONLY=loss|paper|ingest|realism]: flat JSON on stdout and in bench.json
 	@$(BIN)/python -m benchmarks $(ONLY)
