@@ -33,12 +33,9 @@ def test_every_command_is_understood(command: Command) -> None:
     assert verb in VERBS.commands
     with VERBS.commands[verb].make_context(verb, arguments, resilient_parsing=False) as context:
         values = context.params
-    settings = values.get("settings") or []
-    sweep = verb in ("sweep", "ablate")
-    if values.get("preset") and not sweep:
-        load(Config, values["preset"], list(settings))
-    elif values.get("preset"):
-        load(SweepConfig, values["preset"], list(settings))
+    if values.get("preset"):
+        kind = SweepConfig if verb == "sweep" else Config
+        load(kind, values["preset"], list(values.get("settings") or []))
 
 
 def test_every_make_target_exists() -> None:
@@ -51,7 +48,10 @@ def test_every_make_target_exists() -> None:
 def test_files_named_in_the_documentation_exist() -> None:
     named = re.compile(r"`((?:ecgscan_ray|docs|jobs|cluster|tests|benchmarks|tools|scripts)/[\w./-]+)`")
     missing = [
-        f"{page.name}: {name}" for page in PAGES for name in named.findall(page.read_text()) if not (ROOT / name).exists()
+        f"{page.name}: {name}"
+        for page in PAGES
+        for name in named.findall(page.read_text())
+        if not (ROOT / name).exists()
     ]
     assert not missing
 
@@ -63,12 +63,17 @@ def _runnable() -> list[Command]:
 @pytest.mark.parametrize("command", _runnable(), ids=lambda command: command.id)
 def test_short_commands_run(command: Command, tiny_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    words = [tiny_store if word.endswith(("store", "STORE")) and "-" not in word[:1] else word for word in command.words]
+    words = [
+        tiny_store if word.endswith(("store", "STORE")) and "-" not in word[:1] else word for word in command.words
+    ]
     if "--count" in words:
         words[words.index("--count") + 1] = "2"
     result = CliRunner().invoke(app, [*words, *(["--workers", "1"] if words[0] == "render" else [])])
     assert result.exit_code == 0, result.output
 
 
-def test_blocks_are_found() -> None:
-    assert any(blocks(page, "bash") for page in PAGES)
+def test_jobs_of_the_documentation_are_those_of_verbs() -> None:
+    text = "".join(block.text for page in PAGES for block in blocks(page, "bash")).replace("\\\n", " ")
+    for verb, arguments in re.findall(r"python jobs/(\w+)\.py +(.*)", text):
+        assert (ROOT / "jobs" / f"{verb}.py").exists()
+        VERBS.commands[verb].make_context(verb, arguments.split())
