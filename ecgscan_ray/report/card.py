@@ -42,7 +42,7 @@ LICENCE_TAGS = (
 def weights_licence(run: str, config: Config) -> str:
     """Licence of a run's weights as hubs write it: that of the recordings they were trained on, ``unknown`` where unsure.
 
-    Weights that began with other weights (``model.image.path``) have terms of those too, which nobody states here.
+    Weights initialised from others (``model.image.path``) also fall under the licence of those, which is not known here.
     """
     manifest = _manifest(_read_json(join(run, names.ENVIRONMENT)).get("store"))
     licence = (manifest.licence or "").lower().replace(" ", "-") if manifest else ""
@@ -95,7 +95,7 @@ def _read_json(uri: str) -> dict[str, Any]:
 
 
 def _manifest(store: str | None) -> Manifest | None:
-    """The store's table of contents, where the store is still there."""
+    """The store's manifest, or ``None`` where the store is gone."""
     try:
         return read_manifest(store) if store else None
     except EcgscanError:
@@ -103,7 +103,7 @@ def _manifest(store: str | None) -> Manifest | None:
 
 
 def _without_patient(manifest: Manifest | None) -> int | None:
-    """Recordings whose patient is not known; ``None`` where nobody counted them."""
+    """Recordings whose patient is not known; ``None`` where they were not counted."""
     counts = (
         [split.get("patients", {}).get("recordings_without") for split in manifest.counts.values()] if manifest else []
     )
@@ -113,5 +113,4 @@ def _without_patient(manifest: Manifest | None) -> int | None:
 def _folds(manifest: Manifest | None) -> str | None:
     settings = manifest.settings if manifest else {}
     folds = {key.replace("_", " "): value for key, value in settings.items() if "fold" in key and value is not None}
-    found = [f"{name}: {value}" for name, value in folds.items()]
-    return "; ".join(found) or None
+    return "; ".join(f"{name}: {value}" for name, value in folds.items()) or None

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import cv2
 import numpy as np
 import torch
 
+from ecgscan_ray.batch import DeviceBatch
 from ecgscan_ray.evaluation.features import make_example
+from ecgscan_ray.evaluation.model import PageModel
 from ecgscan_ray.report.figures import redrawn_picture
 
 NUM_PICTURES = 2
 
 
 @torch.inference_mode()
-def validation_pictures(model: Any, batch: Mapping[str, torch.Tensor], fs: float) -> dict[str, np.ndarray]:
+def validation_pictures(model: PageModel, batch: DeviceBatch, fs: float) -> dict[str, np.ndarray]:
     """Page and redrawn leads over the recorded ones, of the first recordings of a batch.
 
     Args:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, cast
 
 import ray
 import ray.train
@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.cores import set_torch_threads
+from ecgscan_ray.evaluation.model import PageModel
 from ecgscan_ray.model.external import trust
 from ecgscan_ray.report.validation import validation_pictures
 from ecgscan_ray.runs.metrics import RunLog
@@ -103,7 +104,7 @@ def _validator(
     def validate(model: nn.Module) -> dict[str, float]:
         scores = task.validation_score(model, (to_device(batch, device, fs) for batch in batches))
         if task.needs_pages and config.training.sinks:
-            log.images(validation_pictures(model, to_device(batches[0], device, fs), fs))
+            log.images(validation_pictures(cast(PageModel, model), to_device(batches[0], device, fs), fs))
         return scores
 
     return validate

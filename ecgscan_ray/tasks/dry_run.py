@@ -22,6 +22,7 @@ from ecgscan_ray.batch import Batch, BatchMaker, concatenate
 from ecgscan_ray.config import Config
 from ecgscan_ray.cores import set_torch_threads, usable_cores
 from ecgscan_ray.errors import StoreError
+from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.runs.needs import needs
 from ecgscan_ray.runs.spec import total_steps
@@ -168,7 +169,7 @@ def _render(maker: BatchMaker, rows: list[Recording]) -> tuple[Timing, Batch]:
     return Timing.of(draw), batch
 
 
-def _time_step(config: Config, model: Any, maker: BatchMaker, rows: list[Recording], size: int) -> Timing | None:
+def _time_step(config: Config, model: ECGScan, maker: BatchMaker, rows: list[Recording], size: int) -> Timing | None:
     """Optimiser steps on one worker's share of the batch, or ``None`` without the hardware."""
     if config.resources.use_gpu and not torch.cuda.is_available():
         return None
@@ -177,7 +178,7 @@ def _time_step(config: Config, model: Any, maker: BatchMaker, rows: list[Recordi
     parts = [some[k : k + 64] for k in range(0, size, 64)]
     batch = concatenate([maker.make(part, range(len(part)), [0] * len(part)) for part in parts])
     tensors = to_device(batch, device, config.model.signal_fs)
-    model = model.to(device, memory_format=torch.channels_last).train()
+    model = model.to(device).to(memory_format=torch.channels_last).train()
     optimizer, precision = build_optimizer(model, config.training), choose_precision(config.training.precision, device)
     gradients = GradCache(model, model, Pretrain().build_loss(config), config.training.micro_batch, precision)
 

@@ -38,19 +38,17 @@ def with_teacher_settings(config: Config) -> tuple[Config, str]:
         raise RunError("is no teacher: it is a run of 'ecgscan pretrain', a page encoder", where=run, fix=_MAKE_ONE)
     if not RunFolder(run).is_finished():
         raise RunError("the teacher is not finished", where=run, fix="Go on with it: 'ecgscan teach --out' once more.")
-    teacher = dict(_teacher_side(read_config(uri)))
-    given = _given(config)
-    differing = {
-        key: (value, teacher.get(key)) for key, value in _teacher_side(config) if value != teacher.get(key)
-    } | {key: (None, value) for key, value in teacher.items() if key not in dict(_teacher_side(config))}
-    refused = [f"{key}={mine!r} (the teacher's: {its!r})" for key, (mine, its) in differing.items() if key in given]
+    ours, teachers = _teacher_side(config), _teacher_side(read_config(uri))
+    differing = {key for key in ours.keys() | teachers.keys() if ours.get(key) != teachers.get(key)}
+    refused = sorted(differing & _given(config))
     if refused:
+        values = ", ".join(f"{key}={ours.get(key)} (the teacher's: {teachers.get(key)})" for key in refused)
         raise ConfigError(
-            f"settings differ from the teacher's: {', '.join(refused)}",
+            f"settings differ from the teacher's: {values}",
             where=f"teacher.run={run}",
             fix="Leave them out (then they are the teacher's), give the teacher's values, or make another teacher.",
         )
-    changes = {key: its for key, (_, its) in differing.items()} | {"teacher.run": run}
+    changes = {key: teachers.get(key) for key in differing} | {"teacher.run": run}
     return build(Config, merge(config.model_dump(mode="json"), changes), where=f"teacher {run}"), weights_digest(uri)
 
 
@@ -59,12 +57,12 @@ def teacher_tokenizer(run: str) -> str:
     return read_bytes(join(find_checkpoint(run), TOKENIZER)).decode()
 
 
-def _teacher_side(config: Config) -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of each setting that decides the teacher's side of the model."""
+def _teacher_side(config: Config) -> dict[str, Any]:
+    """Dotted key -> value of each setting that decides the teacher's side of the model."""
     content = config.model_dump(mode="json")
-    for name in TEACHER_MODEL_KEYS:
-        yield from _leaves(f"model.{name}", content["model"][name])
-    yield "teacher.encoder", content["teacher"]["encoder"]
+    sections = {f"model.{name}": content["model"][name] for name in TEACHER_MODEL_KEYS}
+    leaves = {key: value for name, section in sections.items() for key, value in _leaves(name, section)}
+    return leaves | {"teacher.encoder": content["teacher"]["encoder"]}
 
 
 def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:

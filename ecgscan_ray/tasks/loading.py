@@ -59,9 +59,9 @@ def load_teacher(run: str, which: Which = "best") -> LoadedCheckpoint[Teacher]:
 
 def _load_task(run: str, which: Which, task: str, fix: str) -> LoadedCheckpoint[Any]:
     def load(uri: str) -> LoadedCheckpoint[Any]:
-        found = verify(uri, ()).task
-        if found != task:
-            raise RunError(f"holds {get_task(found).contents}", where=run, fix=fix)
+        trained = verify(uri, ()).task
+        if trained != task:
+            raise RunError(f"holds {get_task(trained).contents}", where=run, fix=fix)
         return _load(uri)
 
     return use_first_whole(run, which, load)

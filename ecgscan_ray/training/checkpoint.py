@@ -1,7 +1,7 @@
 """Checkpoint folders: safetensors, optimiser, config, tokenizer, and ``state.json`` written last.
 
-A folder without a ``state.json`` whose digests agree is no checkpoint. What is read back is checked by itself too (names,
-shapes and values of weights), so that a folder made by hand ends in one line, whatever is in it.
+A folder without a ``state.json`` whose digests agree is no checkpoint. The content is checked too (names, shapes
+and values of weights), so that a folder made by hand ends in a one-line error.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def save_checkpoint(
 
 @contextmanager
 def _explained(folder: Path) -> Iterator[None]:
-    """safetensors and torch say "No space left on device" each in a class of its own."""
+    """safetensors and torch raise different classes for a full disk: one error of ours for all."""
     try:
         yield
     except EcgscanError:
@@ -77,7 +77,7 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | N
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """The libraries that read these files raise what they like on damaged ones."""
+    """The libraries that read these files raise any class on damaged ones: one error of ours for all."""
     try:
         yield
     except EcgscanError:
@@ -98,23 +98,23 @@ def restore_weights(folder: Path, model: nn.Module) -> None:
     model.load_state_dict(read_weights(folder / WEIGHTS, model.state_dict(), dict(model.named_parameters())))
 
 
-def read_weights(path: Path, own: Mapping[str, Tensor], parameters: Collection[str]) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, which agree with a model's own in names, shapes and types and are finite.
+def read_weights(path: Path, expected: Mapping[str, Tensor], parameters: Collection[str]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, which agree with a model's in names, shapes and types, and are finite.
 
     Args:
         path: The file.
-        own: The model's, perhaps on a device without memory.
+        expected: The model's state, perhaps on a device without memory.
         parameters: Names of those that are parameters; the others are buffers.
 
     Raises:
         DamagedCheckpoint: They do not, or the file cannot be read.
     """
-    check_shapes(path, own)
+    check_shapes(path, expected)
     with readable(path):
         weights = load_file(path)
     for name, tensor in weights.items():
-        if tensor.dtype != own[name].dtype:
-            raise DamagedCheckpoint(f"{name} is of type {tensor.dtype}, not {own[name].dtype}", where=path)
+        if tensor.dtype != expected[name].dtype:
+            raise DamagedCheckpoint(f"{name} is of type {tensor.dtype}, not {expected[name].dtype}", where=path)
     for name in not_finite(parameters, weights):
         raise DamagedCheckpoint(f"{name} has values that are not finite", where=path)
     return weights
@@ -133,37 +133,38 @@ def not_finite(parameters: Collection[str], weights: Mapping[str, Tensor]) -> li
     return [name for name, wrong in zip(bad, torch.stack(list(bad.values())).tolist(), strict=True) if wrong]
 
 
-def check_shapes(path: Path, own: Mapping[str, Tensor]) -> None:
-    """Compare names and shapes from the head of a safetensors file, before anything of that size is in memory.
+def check_shapes(path: Path, expected: Mapping[str, Tensor]) -> None:
+    """Compare names and shapes in the header of a safetensors file, before tensors of that size are in memory.
 
     Raises:
         DamagedCheckpoint: They differ, or the file cannot be read.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    model_shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     with readable(path), safe_open(path, framework="pt") as file:
         names = set(file.keys())
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names & expected.keys()}
-    for name in sorted(names ^ expected.keys()):
-        what = "is missing" if name in expected else "is not part of the model"
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names & model_shapes.keys()}
+    for name in sorted(names ^ model_shapes.keys()):
+        what = "is missing" if name in model_shapes else "is not part of the model"
         raise DamagedCheckpoint(f"does not fit the settings: {name[:80]} {what}", where=path)
     for name, shape in shapes.items():
-        if shape != expected[name]:
-            raise DamagedCheckpoint(f"does not fit the settings: {name} is {shape}, not {expected[name]}", where=path)
+        if shape != model_shapes[name]:
+            what = f"does not fit the settings: {name} is {shape}, not {model_shapes[name]}"
+            raise DamagedCheckpoint(what, where=path)
 
 
 def _restore_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
     """Moments and step counts alone: rates and decay come from the settings."""
-    path, own = folder / OPTIMIZER, optimizer.state_dict()
+    path, groups = folder / OPTIMIZER, optimizer.state_dict()["param_groups"]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     with readable(path):
         _refuse_compressed(path)
         content = torch.load(path, weights_only=True, map_location="cpu")
         moments = content["state"]
-        if [group["params"] for group in content["param_groups"]] != [group["params"] for group in own["param_groups"]]:
+        if [group["params"] for group in content["param_groups"]] != [group["params"] for group in groups]:
             raise ValueError("of another model")
         for number, values in moments.items():
             _check_moments(values, parameters[number])
-        optimizer.load_state_dict({"state": moments, "param_groups": own["param_groups"]})
+        optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
 def _refuse_compressed(path: Path) -> None:

@@ -6,8 +6,7 @@ Order of one step: batch, forward, loss, backward, clip, optimiser, schedule. Al
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,26 +24,9 @@ from ecgscan_ray.training.gradients import GradCache
 from ecgscan_ray.training.meters import Clock, FiniteCheck, Meter, read_values
 from ecgscan_ray.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from ecgscan_ray.training.precision import choose_precision
+from ecgscan_ray.training.reporter import Reporter, Validate
 from ecgscan_ray.training.task import ModelT, Tensors, TrainingTask
 from ecgscan_ray.training.tensors import to_device
-
-Validate = Callable[[nn.Module], dict[str, float]]
-
-
-class Reporter(Protocol):
-    """The loop's link to whoever runs it; every rank calls ``report`` the same number of times."""
-
-    def last_checkpoint(self) -> Path | None:
-        """Local folder of the checkpoint to resume from."""
-
-    def new_folder(self) -> Path:
-        """An empty local folder for a checkpoint."""
-
-    def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
-        """Hand over metrics and (rank 0) a checkpoint folder, which the receiver may move."""
-
-    def should_stop(self, step: int, metrics: dict[str, float]) -> bool:
-        """Called at each report; the same answer on every rank."""
 
 
 def expected_positions(config: Config, step: int) -> np.ndarray:

@@ -11,7 +11,8 @@ from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config, build
 from ecgscan_ray.evaluation.bootstrap import PatientBootstrap
 from ecgscan_ray.evaluation.classes import label_task
-from ecgscan_ray.evaluation.evaluate import _Bench, _probe_figures, evaluate_run
+from ecgscan_ray.evaluation.evaluate import evaluate_run
+from ecgscan_ray.evaluation.evaluators import EVALUATORS, EvaluationData, LinearProbe, Results
 from ecgscan_ray.evaluation.features import EVALUATION_EPOCH, Features, extract
 from ecgscan_ray.evaluation.score import page_score
 from ecgscan_ray.recording.labels import SUPERCLASSES
@@ -128,7 +129,7 @@ def test_labels_of_the_archive_are_probed(config, tokenizer, maker):
     assert content["retrieval.page_to_text.mrr"]["value"] is not None
 
 
-def test_a_label_that_the_page_shows_is_found():
+def test_a_label_that_the_page_shows_is_found(maker):
     """The probe's protocol, on features made up for it: the mark of a label is found, chance is not."""
     rng = np.random.default_rng(0)
 
@@ -141,8 +142,11 @@ def test_a_label_that_the_page_shows_is_found():
     train, validation, test = part(300), part(80), part(200)
     task, too_few = label_task(train, test)
     assert (task.names, too_few) == (("AFIB", "LBBB"), ["ECG"])
-    bench = _Bench(test, PatientBootstrap(np.arange(200), 50), ("", "random."))
-    figures = _probe_figures(bench, task, [train], validation, {}, {})
+    bootstrap = PatientBootstrap(np.arange(200), 50)
+    data = EvaluationData(test, [train], validation, bootstrap, models={"": None, "random.": None}, maker=maker)
+    probe = LinearProbe("label")
+    assert probe.unmet(data).keys() == {"linear_probe.label.ECG"}
+    figures = probe.run(data).figures
     assert figures["linear_probe.label.AFIB.auroc"].value > 0.95
     assert figures["linear_probe.label.LBBB.auroc"].value == pytest.approx(0.5, abs=0.12)
     assert figures["random.linear_probe.label.AFIB.auroc"].value == pytest.approx(0.5, abs=0.12)
@@ -170,6 +174,32 @@ def test_without_reports_labels_patients_and_validation(config, tokenizer, maker
     assert content["evaluation.patients"]["value"] == 0
     assert content["evaluation.unknown_patients"]["value"] == content["training.unknown_patients"]["value"] == 20
     assert not [name for name in content if "text" in name and name not in reasons]
+
+
+def test_an_evaluator_of_ones_own_stands_in_the_report(config, tokenizer, maker):
+    class Spread:
+        name = "spread"
+
+        def unmet(self, data):
+            return {"spread.text": "not needed"}
+
+        def run(self, data):
+            return Results({"spread.page": data.bootstrap.mean(data.test["page"].std(1))})
+
+    splits = {"train": range(3), "validation": range(3, 6), "test": range(6, 12)}
+    model = Pretrain().build_model(config, tokenizer)
+    evaluation = evaluate_run(
+        model, model, maker, lambda split: (recording(n) for n in splits[split]), evaluators=[Spread()]
+    )
+    content = evaluation.as_dict()
+    assert content.keys() == {"spread.page", "spread.text"}
+    assert content["spread.page"]["n"] == 6 and content["spread.text"]["reason"] == "not needed"
+
+
+def test_figures_begin_with_the_name_of_their_evaluator(config, tokenizer, maker):
+    content = evaluated(config, tokenizer, maker, recording).as_dict()
+    names = {evaluator.name for evaluator in EVALUATORS} | {"random", "projected", "mean_beat", "lead_residual_mv"}
+    assert {name.partition(".")[0] for name in content} <= names | {"training"}
 
 
 def test_one_class_alone_has_no_auroc(config, tokenizer, maker):

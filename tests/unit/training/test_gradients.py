@@ -57,6 +57,11 @@ class Toy(nn.Module):
 
 
 class ToyObjective:
+    """``constant`` is a further term, which has no gradient."""
+
+    def __init__(self, constant: float = 0.0) -> None:
+        self.constant = constant
+
     def __call__(self, output: dict[str, Tensor], batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
         items = gather_features(output, batch)
         drawn = (output["redrawn_mv"].abs().sum(-1) * batch["page_ok"]).sum()
@@ -65,7 +70,8 @@ class ToyObjective:
             "pair_loss": pair_losses(items, output["scale"])["image_text"],
             "reconstruction_loss": global_mean(drawn, batch["page_ok"].sum()),
         }
-        return {**losses, "loss": sum(losses.values())}
+        loss = sum(losses.values())
+        return {**losses, "constant": torch.tensor(self.constant), "loss": loss}
 
 
 def toy_batch() -> dict[str, Tensor]:
@@ -135,6 +141,11 @@ def _process(index: int, world: int, port: int, folder: str) -> None:
         if index == 0:
             grads = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
             torch.save((grads, norms, logged), Path(folder) / f"{micro_batch}.pt")
+    spoiled = ToyObjective(float("inf") if index == 1 else 0.0)  # of one rank alone, and without a gradient
+    model.zero_grad()
+    GradCache(model, parallel, spoiled, None, "fp32")(batch, 0.0, 0)
+    grad_norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    torch.save(grad_norm, Path(folder) / f"norm-{index}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -144,6 +155,8 @@ def test_two_workers_with_micro_batches_give_gradient_and_logged_loss_of_one(tmp
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     mp.spawn(_process, (2, port, str(tmp_path)), nprocs=2)
+    for index in range(2):
+        assert torch.load(tmp_path / f"norm-{index}.pt").isnan(), "both ranks know that one rank's loss is not finite"
     expected, expected_norms = toy_gradients(None, per_term_norms=True)
     alone = GradCache(Toy(), Toy(), ToyObjective(), None, "fp32")  # type: ignore[arg-type]
     _, losses = alone(toy_batch(), 0.0, 0)
@@ -155,6 +168,14 @@ def test_two_workers_with_micro_batches_give_gradient_and_logged_loss_of_one(tmp
             torch.testing.assert_close(mine, reference, rtol=1e-10, atol=1e-10)
         for name, norm in norms.items():
             torch.testing.assert_close(norm, expected_norms[name], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 3])
+@pytest.mark.parametrize("constant", [float("inf"), float("nan")])
+def test_a_term_that_is_not_finite_spoils_every_gradient(constant: float, micro_batch: int | None) -> None:
+    model = Toy()
+    GradCache(model, model, ToyObjective(constant), micro_batch, "fp32")(toy_batch(), 0.0, 0)
+    assert all(p.grad is not None and p.grad.isnan().all() for p in model.parameters())
 
 
 def test_the_real_model_in_micro_batches() -> None:
