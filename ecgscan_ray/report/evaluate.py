@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -12,7 +12,6 @@ from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config, build
 from ecgscan_ray.errors import RunError, StoreError
 from ecgscan_ray.evaluation.evaluate import evaluate_run
-from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.report.run import UNKNOWN_PATIENTS, RunFacts, patients_sentence, write_run_report
 from ecgscan_ray.runs.folder import RunFolder
 from ecgscan_ray.runs.metrics import read_metrics
@@ -49,10 +48,7 @@ def evaluate(
         RunError: No run, or no checkpoint in it.
         StoreError: The store is not there, or has no recordings to measure on.
     """
-    folder = RunFolder(run)
-    if not folder.is_run():
-        raise RunError(f"not a run folder: it has no {CONFIG}", where=run, fix="Make a run by 'ecgscan pretrain'.")
-    environment = folder.environment()
+    environment = _read_environment(run)
     store = store or environment.get("store")
     if not store:
         raise RunError("does not say which store it was trained on", where=run, fix="Give --store.")
@@ -62,25 +58,17 @@ def evaluate(
         logger.warning("%s is not the store that %s was trained on: its patients may have been trained on", store, run)
     loaded = load_run(run, which)
     config = _with_evaluation(loaded.config, settings or {})
-    for split in ("train", config.evaluation.split):
-        if not manifest.rows(split):
-            raise StoreError(
-                f"has no recordings in the split '{split}'", where=store, fix=_fix_of_split(split, manifest)
-            )
+    _check_splits(config, store, manifest)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-
-    def recordings_of(split: str) -> Iterator[Recording]:
-        return iterate_rows(store, manifest, split)
-
     evaluation = evaluate_run(
         loaded.model.to(device),
         Pretrain().build_model(config, loaded.tokenizer).to(device),
         BatchMaker(config, loaded.tokenizer),
-        recordings_of,
+        partial(iterate_rows, store, manifest),
         device=device,
     )
     facts = RunFacts(
-        name=folder.name,
+        name=RunFolder(run).name,
         config=config,
         step=loaded.state.step,
         samples_seen=loaded.state.samples_seen,
@@ -95,6 +83,20 @@ def evaluate(
     if unknown and same_store:
         logger.warning("%s", patients_sentence(evaluation.figures))
     return write_run_report(run, evaluation, read_metrics(run), facts)
+
+
+def _read_environment(run: str) -> dict[str, Any]:
+    folder = RunFolder(run)
+    if not folder.is_run():
+        raise RunError(f"not a run folder: it has no {CONFIG}", where=run, fix="Make a run by 'ecgscan pretrain'.")
+    return folder.environment()
+
+
+def _check_splits(config: Config, store: str, manifest: Manifest) -> None:
+    for split in ("train", config.evaluation.split):
+        if not manifest.rows(split):
+            fix = _fix_of_split(split, manifest)
+            raise StoreError(f"has no recordings in the split '{split}'", where=store, fix=fix)
 
 
 def _fix_of_split(split: str, manifest: Manifest) -> str:
