@@ -14,6 +14,7 @@ from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.evaluation.bootstrap import Estimate, PatientBootstrap
 from ecgscan_ray.evaluation.evaluators import EVALUATORS, EvaluationData, Evaluator
 from ecgscan_ray.evaluation.features import Example, Features, extract
+from ecgscan_ray.evaluation.model import PageModel
 from ecgscan_ray.recording.recording import Recording
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,8 @@ class Evaluation:
 
 
 def evaluate_run(
-    model: Any,
-    random_model: Any,
+    model: PageModel,
+    random_model: PageModel,
     maker: BatchMaker,
     recordings_of: RecordingsOf,
     *,
@@ -85,7 +86,9 @@ def evaluate_run(
     return evaluation
 
 
-def _extract(models: Mapping[str, Any], maker: BatchMaker, recordings_of: RecordingsOf, device: str) -> EvaluationData:
+def _extract(
+    models: Mapping[str, PageModel], maker: BatchMaker, recordings_of: RecordingsOf, device: str
+) -> EvaluationData:
     """Features of the split under test, and for the probe ``probe_views`` pages per training recording and one per
     validation recording."""
     config, settings = maker.config, maker.config.evaluation

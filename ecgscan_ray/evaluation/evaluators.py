@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.evaluation.bootstrap import Estimate, PatientBootstrap
 from ecgscan_ray.evaluation.classes import MIN_RECORDINGS, SUPERCLASS_TASK, Classes, label_task
 from ecgscan_ray.evaluation.features import Features
+from ecgscan_ray.evaluation.model import PageModel
 from ecgscan_ray.evaluation.probe import Probe, fit_probe
 from ecgscan_ray.evaluation.redraw import MASKS
 from ecgscan_ray.evaluation.reject import reject_figures
@@ -52,7 +53,7 @@ class EvaluationData:
     train: Sequence[Features]
     validation: Features
     bootstrap: PatientBootstrap
-    models: Mapping[str, Any]
+    models: Mapping[str, PageModel]
     maker: BatchMaker
     device: str = "cpu"
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 
 from ecgscan_ray import text
+from ecgscan_ray.evaluation.model import SignalTextModel
 
 
 @torch.inference_mode()
 def class_vectors(
-    model: Any,
-    tokenizer: Any,
+    model: SignalTextModel,
+    tokenizer: Tokenizer,
     prompts: Mapping[str, Sequence[str]],
     max_length: int,
     device: torch.device | str = "cpu",
@@ -22,7 +23,7 @@ def class_vectors(
     """One unit vector per class: the mean of its prompts' text features.
 
     Args:
-        model: With ``encode_text(token_ids, attention_mask)``.
+        model: In evaluation mode.
         tokenizer: That of the run.
         prompts: Class -> wordings in any language.
         max_length: Tokens to which a prompt is cut.
