@@ -45,7 +45,7 @@ def write_checkpoint(
     folder = run / "checkpoints" / f"checkpoint_{step:09d}"
     folder.mkdir(parents=True)
     config = config or tiny_config()
-    state = TrainingState(step, step * 12, step * 12, 1, config.digest(), "manifest", task, score)
+    state = TrainingState(step, step * 12, config.digest(), task, score)
     save_checkpoint(folder, tiny_model(task), tiny_optimizer(task), config, TOKENIZER.to_str(), state)
     return folder
 

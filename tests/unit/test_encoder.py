@@ -31,7 +31,7 @@ def make_run(folder: Path, in_chans: int, name: str, image: dict, fit: str = "st
     checkpoint = folder / "checkpoints" / "checkpoint_000000001"
     checkpoint.mkdir(parents=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    state = TrainingState(1, 24, 24, 1, config.digest(), "digest", "pretrain")
+    state = TrainingState(1, 24, config.digest(), "pretrain")
     save_checkpoint(checkpoint, model, optimizer, config, tokenizer.to_str(), state)
     (folder / "config.yaml").write_text(dump_yaml(config))
     (folder / "environment.json").write_text(json.dumps({"store": str(folder / "gone"), "git_revision": "abc123"}))

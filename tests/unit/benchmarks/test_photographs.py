@@ -121,7 +121,7 @@ def test_a_run_is_asked_for_each_photograph(data: Path, tmp_path: Path) -> None:
 
     model = Pretrain().build_model(config, tokenizer)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    state = TrainingState(1, 24, 24, 1, config.digest(), "digest", "pretrain")
+    state = TrainingState(1, 24, config.digest(), "pretrain")
     save_checkpoint(checkpoint, model, optimizer, config, tokenizer.to_str(), state)
     photos = photographs(data)
     encoder = load_encoder(tmp_path / "run")

@@ -76,7 +76,7 @@ def test_stop_and_resume_equals_a_run_without_a_break(batches, tmp_path: Path) -
     broken = Keeper(tmp_path / "b", stop_at=4)
     run(config, batches, broken)
     assert [p.name for p in broken.kept] == ["step2", "step4"]
-    assert verify(str(broken.kept[-1])).cursor == 4 * config.training.global_batch_size
+    assert verify(str(broken.kept[-1])).samples_seen == 4 * config.training.global_batch_size
     resumed = run(config, batches[4:], Keeper(tmp_path / "c", start=broken.kept[-1]))
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
