@@ -1,6 +1,3 @@
-# make demo     everything once: environment, store, pretraining, evaluation (idempotent: goes on where it stopped)
-# make test     the suite; make verify = the long checks; make lint = ruff, types, import contracts
-# make -s bench [ONLY=name]   flat JSON on stdout and in bench.json
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
@@ -10,16 +7,20 @@ STAMP := $(VENV)/.installed
 RUNS ?= runs
 ONLY ?=
 
-.PHONY: install demo test verify lint lint-style lint-types lint-imports bench
+.DEFAULT_GOAL := help
+.PHONY: help install demo unit test verify format lint lint-style lint-types lint-imports lint-docs docs bench
 
-install: $(STAMP)
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
 
-# The pinned opencv-python wants GUI libraries (libGL, X11); where they are missing, the headless build of the same
+install: $(STAMP)  ## the environment in .venv, with all development packages
+
+# The pinned opencv-python needs GUI libraries (libGL, X11); where they are missing, the headless build of the same
 # version is the same module without them.
 $(STAMP): pyproject.toml constraints.txt
 	@echo 'installing into $(VENV) (torch is large: minutes)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev,docs]'
 	@$(BIN)/python -c 'import cv2' >/dev/null 2>&1 || { \
 	  echo 'opencv-python lacks system libraries here: installing opencv-python-headless instead'; \
 	  $(BIN)/python -m pip uninstall --quiet --yes opencv-python opencv-python-headless; \
@@ -27,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  $(BIN)/python -c 'import cv2'; }
 	@touch $@
 
-demo: $(STAMP)
+demo: $(STAMP)  ## store, pretraining and evaluation on the shipped sample; the same command goes on where it stopped
 	@start=$$SECONDS; \
 	$(BIN)/python -m ecgscan_ray.data.unpack $(RUNS)/demo-data; \
 	test -f $(RUNS)/demo-store/manifest.json || $(BIN)/ecgscan prepare --source ptbxl --from $(RUNS)/demo-data \
@@ -36,13 +37,20 @@ demo: $(STAMP)
 	$(BIN)/ecgscan evaluate $(RUNS)/demo; \
 	took=$$((SECONDS - start)); echo "demo done in $$((took / 60)) min $$((took % 60)) s after installation"
 
-test: $(STAMP)
+unit: $(STAMP)  ## the tests that need no Ray: at most 2 minutes on two cores
+	$(BIN)/python -m pytest tests/unit tests/property -m 'not verify and not ray'
+
+test: $(STAMP)  ## the test suite, with Ray
 	$(BIN)/python -m pytest
 
-verify: $(STAMP)
+verify: $(STAMP)  ## the long checks: failing storage, kills, mutated files, several workers
 	$(BIN)/python -m pytest -m verify
 
-lint: lint-style lint-types lint-imports
+format: $(STAMP)  ## format the code, and fix what ruff can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lint: lint-style lint-types lint-imports lint-docs  ## style, types, import contracts, documentation
 
 lint-style: $(STAMP)
 	$(BIN)/ruff check .
@@ -54,5 +62,11 @@ lint-types: $(STAMP)
 lint-imports: $(STAMP)
 	$(BIN)/lint-imports
 
-bench: $(STAMP)
+lint-docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+docs: $(STAMP)  ## the documentation as a site in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+bench: $(STAMP)  ## [ONLY=loss|paper|ingest|realism]: flat JSON on stdout and in bench.json
 	@$(BIN)/python -m benchmarks $(ONLY)

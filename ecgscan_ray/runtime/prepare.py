@@ -29,9 +29,10 @@ from ecgscan_ray.recording.labels import superclasses
 from ecgscan_ray.recording.language import language
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.recording.sources import Item, Source, open_source
+from ecgscan_ray.runs.needs import Need
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.cluster import check_address, start_ray
-from ecgscan_ray.runtime.demand import Need, await_room
+from ecgscan_ray.runtime.demand import await_room
 from ecgscan_ray.store.manifest import (
     MANIFEST_NAME,
     SPLITS,

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -22,8 +17,9 @@ from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.objective.contrastive import gather_features, pair_losses, triplet_loss
 from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.training.gradients import GradCache
-from ecgscan_ray.training.meters import Meter
+from ecgscan_ray.training.meters import Meter, read_values
 from ecgscan_ray.training.tensors import to_device
+from tests.processes import ProcessPool
 from tests.records import recording
 from tests.tiny import tiny_config
 from tests.unit.objective.batches import flags
@@ -58,6 +54,11 @@ class Toy(nn.Module):
 
 
 class ToyObjective:
+    """``constant`` is a further term, which has no gradient."""
+
+    def __init__(self, constant: float = 0.0) -> None:
+        self.constant = constant
+
     def __call__(self, output: dict[str, Tensor], batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
         items = gather_features(output, batch)
         drawn = (output["redrawn_mv"].abs().sum(-1) * batch["page_ok"]).sum()
@@ -66,7 +67,8 @@ class ToyObjective:
             "pair_loss": pair_losses(items, output["scale"])["image_text"],
             "reconstruction_loss": global_mean(drawn, batch["page_ok"].sum()),
         }
-        return {**losses, "loss": sum(losses.values())}
+        loss = sum(losses.values())
+        return {**losses, "constant": torch.tensor(self.constant), "loss": loss}
 
 
 def toy_batch() -> dict[str, Tensor]:
@@ -78,7 +80,8 @@ def toy_batch() -> dict[str, Tensor]:
 def toy_gradients(micro_batch: int | None, per_term_norms: bool = False) -> tuple[list[Tensor], dict[str, Tensor]]:
     model = Toy()
     gradients = GradCache(model, model, ToyObjective(), micro_batch, "fp32")  # type: ignore[arg-type]
-    _, losses, norms = gradients(toy_batch(), 0.0, 0, per_term_norms)
+    norms = gradients.per_term_norms(model.page.tower, toy_batch(), 0.0, 0) if per_term_norms else {}
+    _, losses = gradients(toy_batch(), 0.0, 0)
     return [p.grad for p in model.parameters()] + [losses["loss"].detach()], norms  # type: ignore[misc]
 
 
@@ -104,7 +107,7 @@ def test_norms_of_terms_are_those_of_their_gradients_and_change_nothing(micro_ba
 
 def test_both_passes_draw_the_same_dropout() -> None:
     model, batch = Toy(dropout=0.5), toy_batch()
-    GradCache(model, model, ToyObjective(), 4, "fp32")(batch, 0.0, 7, False)  # type: ignore[arg-type]
+    GradCache(model, model, ToyObjective(), 4, "fp32")(batch, 0.0, 7)  # type: ignore[arg-type]
     found = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
     model.zero_grad()
     outputs = []
@@ -117,9 +120,13 @@ def test_both_passes_draw_the_same_dropout() -> None:
         torch.testing.assert_close(mine, parameter.grad, rtol=1e-12, atol=1e-12)
 
 
-def _process(index: int, world: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=index, world_size=world)
+Shares = dict[int | None, tuple[list[Tensor], dict[str, Tensor], dict[str, float]]]
+
+
+def gradients_of_shares() -> tuple[Shares, Tensor]:
+    """micro_batch -> gradients, norms of terms and logged losses, the rows split over the ranks; a spoiled gradient's norm."""
+    index, world = dist.get_rank(), dist.get_world_size()
+    results: Shares = {}
     own = slice(index * ROWS // world, (index + 1) * ROWS // world)
     batch = {name: value[own] for name, value in toy_batch().items()}
     model = Toy()
@@ -127,33 +134,42 @@ def _process(index: int, world: int, port: int, folder: str) -> None:
     for micro_batch in (None, 1, 3):
         model.zero_grad()
         gradients = GradCache(model, parallel, ToyObjective(), micro_batch, "fp32")  # type: ignore[arg-type]
-        _, losses, norms = gradients(batch, 0.0, 0, per_term_norms=True)
+        norms = gradients.per_term_norms(model.page.tower, batch, 0.0, 0)
+        _, losses = gradients(batch, 0.0, 0)
         meter = Meter()
         meter.add(losses)
-        logged, _ = meter.read()
-        if index == 0:
-            grads = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
-            torch.save((grads, norms, logged), Path(folder) / f"{micro_batch}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+        logged = read_values(meter.means(), {}, torch.device("cpu"))
+        grads = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
+        results[micro_batch] = grads, norms, logged
+    spoiled = ToyObjective(float("inf") if index == 1 else 0.0)  # of one rank alone, and without a gradient
+    model.zero_grad()
+    GradCache(model, parallel, spoiled, None, "fp32")(batch, 0.0, 0)  # type: ignore[arg-type]
+    return results, nn.utils.clip_grad_norm_(model.parameters(), 1.0)
 
 
-def test_two_workers_with_micro_batches_give_gradient_and_logged_loss_of_one(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_process, (2, port, str(tmp_path)), nprocs=2)
+def test_two_workers_with_micro_batches_give_gradient_and_logged_loss_of_one(process_pool: ProcessPool) -> None:
+    of_ranks = process_pool.run(2, gradients_of_shares)
+    assert all(norm.isnan() for _, norm in of_ranks), "both ranks know that one rank's loss is not finite"
+    results, _ = of_ranks[0]
     expected, expected_norms = toy_gradients(None, per_term_norms=True)
     alone = GradCache(Toy(), Toy(), ToyObjective(), None, "fp32")  # type: ignore[arg-type]
-    _, losses, _ = alone(toy_batch(), 0.0, 0, per_term_norms=False)
+    _, losses = alone(toy_batch(), 0.0, 0)
     for micro_batch in (None, 1, 3):
-        found, norms, logged = torch.load(tmp_path / f"{micro_batch}.pt")
+        grads, norms, logged = results[micro_batch]
         for name, loss in losses.items():
             assert logged[name] == pytest.approx(loss.item(), rel=1e-6), "logged is the loss of the whole batch"
-        for mine, reference in zip(found, expected[:-1], strict=True):
+        for mine, reference in zip(grads, expected[:-1], strict=True):
             torch.testing.assert_close(mine, reference, rtol=1e-10, atol=1e-10)
         for name, norm in norms.items():
             torch.testing.assert_close(norm, expected_norms[name], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 3])
+@pytest.mark.parametrize("constant", [float("inf"), float("nan")])
+def test_a_term_that_is_not_finite_spoils_every_gradient(constant: float, micro_batch: int | None) -> None:
+    model = Toy()
+    GradCache(model, model, ToyObjective(constant), micro_batch, "fp32")(toy_batch(), 0.0, 0)
+    assert all(p.grad is not None and p.grad.isnan().all() for p in model.parameters())
 
 
 def test_the_real_model_in_micro_batches() -> None:
@@ -167,7 +183,7 @@ def test_the_real_model_in_micro_batches() -> None:
         torch.manual_seed(0)
         model = ECGScan(config, tokenizer.get_vocab_size()).train()
         model.page.dropout.p = 0.0
-        output, _, _ = GradCache(model, model, Objective(config.objective), micro_batch, "fp32")(tensors, 0.5, 0, False)
+        output, _ = GradCache(model, model, Objective(config.objective), micro_batch, "fp32")(tensors, 0.5, 0)
         assert output["redrawn_mv"].shape == (6, 12, 1000) and not output["redrawn_mv"].requires_grad
         found.append({name: p.grad for name, p in model.named_parameters()})
     largest = max(
@@ -183,16 +199,3 @@ def test_batch_norm_and_micro_batches_do_not_go_together() -> None:
     with pytest.raises(ConfigError, match=r"training\.micro_batch: the model has batch norm"):
         GradCache(model, model, ToyObjective(), 2, "fp32")  # type: ignore[arg-type]
     GradCache(model, model, ToyObjective(), None, "fp32")  # type: ignore[arg-type]
-
-
-def test_withheld_signals_are_whole_patients_and_always_the_same() -> None:
-    from ecgscan_ray.training.loop import _drop_signals
-
-    patients = torch.from_numpy(np.random.default_rng(0).integers(0, 2**62, 400)).repeat_interleave(2)
-    tensors = {"patient_key": patients, "has_signal": torch.ones(800).bool()}
-    _drop_signals(tensors, 0.5)
-    kept = tensors["has_signal"]
-    assert 0.4 < kept.float().mean() < 0.6 and torch.equal(kept[::2], kept[1::2])
-    unknown = {"patient_key": torch.tensor([-1]), "has_signal": torch.tensor([True])}
-    _drop_signals(unknown, 1.0)
-    assert unknown["has_signal"].all()

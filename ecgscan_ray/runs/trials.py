@@ -1,0 +1,170 @@
+"""The trials of a sweep: state of each, and the rule by which one stops itself.
+
+A trial's id is the digest of its settings, so the same settings are the same trial in any process or session. Layout:
+``trials/<id>.json`` (settings and state), ``trials/<id>.stopped.json`` (why), ``trials/<id>/`` (its run).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from ecgscan_ray.errors import RunError
+from ecgscan_ray.filesystem import exists, join, list_files, write_bytes_atomic
+from ecgscan_ray.runs.folder import read_json
+from ecgscan_ray.runs.metrics import read_metrics, series
+from ecgscan_ray.runs.names import TRIALS
+
+STATES = ("running", "done", "failed")
+
+MIN_PEERS = 2
+"""A trial is compared with earlier ones only where so many reached the same step."""
+
+
+def trial_id(settings: dict[str, Any]) -> str:
+    """Short name of the trial with these settings."""
+    return "trial-" + hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial of a sweep.
+
+    Attributes:
+        id: Short and stable.
+        state: ``done``, ``stopped`` (pruned, or at the deadline), ``failed``, or ``running``.
+        config: Dotted key -> value, what this trial changed.
+        reports: Metrics of each report in order; each with ``step``.
+        error: One line, if it failed.
+        reason: Why it was stopped.
+    """
+
+    id: str
+    state: Literal["done", "stopped", "failed", "running"]
+    config: dict[str, Any]
+    reports: list[dict[str, float]] = field(default_factory=list)
+    error: str | None = None
+    reason: str | None = None
+
+    def curve(self, metric: str) -> tuple[list[int], list[float]]:
+        """Steps and finite values of ``metric``."""
+        pairs = [(int(r["step"]), float(r[metric])) for r in self.reports if is_finite(r.get(metric))]
+        return [step for step, _ in pairs], [value for _, value in pairs]
+
+    def score(self, metric: str) -> float | None:
+        """The best value it reported."""
+        return max(self.curve(metric)[1], default=None)
+
+
+def is_finite(value: object) -> bool:
+    """Whether a figure of a report is a finite number."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+@dataclass(frozen=True)
+class TrialStore:
+    """The files of a sweep's trials.
+
+    Attributes:
+        out: URI of the sweep's folder.
+        metric: What trials are ranked by.
+    """
+
+    out: str
+    metric: str
+
+    def run_folder(self, name: str) -> str:
+        """URI of the trial's run."""
+        return join(self.out, TRIALS, name)
+
+    def write(self, settings: dict[str, Any], state: str, error: str | None = None) -> None:
+        """Write the state of the trial with these settings: ``running``, ``done`` or ``failed``."""
+        content = {"config": settings, "state": state, "error": error}
+        write_bytes_atomic(f"{self.run_folder(trial_id(settings))}.json", json.dumps(content, indent=1).encode())
+
+    def write_stop(self, name: str, reason: str) -> None:
+        """Note that the trial stopped itself, and why."""
+        write_bytes_atomic(f"{self.run_folder(name)}.stopped.json", json.dumps({"reason": reason}).encode())
+
+    def names(self) -> list[str]:
+        """Ids of all trials that began."""
+        files = list_files(join(self.out, TRIALS))
+        return [
+            file[: -len(".json")] for file in files if file.endswith(".json") and not file.endswith(".stopped.json")
+        ]
+
+    def trial(self, name: str) -> Trial:
+        """One trial with its reports so far."""
+        entry = self._entry(name)
+        lines = [line for line in read_metrics(self.run_folder(name)) if line["kind"] == "validation"]
+        state, reason, stopped = entry["state"], None, f"{self.run_folder(name)}.stopped.json"
+        if state == "done" and exists(stopped):
+            state, reason = "stopped", read_json(stopped).get("reason")
+        return Trial(name, state, entry["config"], lines, entry["error"], reason)
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        uri = f"{self.run_folder(name)}.json"
+        entry = read_json(uri)
+        if not isinstance(entry.get("config"), dict) or entry.get("state") not in STATES:
+            raise RunError("damaged", where=uri, fix="Delete this file: the trial runs again.")
+        return {"error": None, **entry}
+
+    def trials(self) -> list[Trial]:
+        """All trials that began."""
+        return [self.trial(name) for name in self.names()]
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """Lets a trial stop itself at a report; a trial killed from outside would leave its reserved CPUs behind.
+
+    Attributes:
+        book: Of the sweep.
+        name: The trial's id.
+        quantile: It stops when its metric lies below this quantile of the other trials at the same step; 0 = never.
+        prune_grace: Reports that it may make in any case.
+        last_step: Of a whole trial, at which there is nothing left to stop.
+        deadline: Of the sweep, seconds since 1970.
+    """
+
+    book: TrialStore
+    name: str
+    quantile: float
+    prune_grace: int
+    last_step: int
+    deadline: float
+
+    def __call__(self, step: int, metrics: dict[str, float]) -> bool:
+        reason = None if step >= self.last_step else self._reason(step, metrics)
+        if reason:
+            self.book.write_stop(self.name, reason)
+        return reason is not None
+
+    def _reason(self, step: int, metrics: dict[str, float]) -> str | None:
+        if time.time() > self.deadline:
+            return f"the sweep's deadline came at step {step}"
+        score = metrics.get(self.book.metric)
+        if not self.quantile or score is None:
+            return None
+        if len(self._curve(self.name)) <= self.prune_grace:
+            return None
+        peers = [self._curve(name) for name in self.book.names() if name != self.name]
+        scores = [curve[step] for curve in peers if step in curve]
+        if len(scores) < MIN_PEERS:
+            return None
+        threshold = float(np.quantile(scores, self.quantile))
+        if score >= threshold:
+            return None
+        return (
+            f"{score:.4f} at step {step} lies below {threshold:.4f}, quantile {self.quantile:g} of {len(scores)} trials"
+        )
+
+    def _curve(self, name: str) -> dict[int, float]:
+        steps, values = series(read_metrics(self.book.run_folder(name)), "validation", self.book.metric)
+        return dict(zip(steps, values, strict=True))

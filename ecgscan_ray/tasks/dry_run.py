@@ -1,0 +1,192 @@
+"""What a pretraining would cost, before it starts: counted from store and settings, and two speeds measured here.
+
+Other processes can only make a timing longer. So each is repeated, the fastest is believed, and the spread is said.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from ecgscan_ray import text
+from ecgscan_ray.batch import Batch, BatchMaker, concatenate
+from ecgscan_ray.config import Config
+from ecgscan_ray.cores import set_torch_threads, usable_cores
+from ecgscan_ray.errors import StoreError
+from ecgscan_ray.model.ecgscan import ECGScan
+from ecgscan_ray.recording.recording import Recording
+from ecgscan_ray.runs.needs import needs
+from ecgscan_ray.runs.spec import total_steps
+from ecgscan_ray.store.manifest import read_manifest
+from ecgscan_ray.store.shards import iterate_rows
+from ecgscan_ray.tasks.fit_to_store import fit_to_store
+from ecgscan_ray.tasks.frozen import with_teacher_settings
+from ecgscan_ray.tasks.pretrain import Pretrain
+from ecgscan_ray.training.gradients import GradCache
+from ecgscan_ray.training.optimizer import build_optimizer
+from ecgscan_ray.training.precision import choose_precision
+from ecgscan_ray.training.tensors import to_device
+
+TOKENIZER_REPORTS = 2000
+BYTES_PER_PARAMETER = 16
+"""fp32 weight, gradient and AdamW's two moments."""
+LEAST_TIMINGS, MOST_TIMINGS, TIMING_S = 3, 20, 8.0
+"""Each timing is repeated until it has taken this many seconds, within these bounds."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of the same work, repeated."""
+
+    fastest: float
+    slowest: float
+    repeats: int
+
+    @classmethod
+    def of(cls, work: Callable[[], object]) -> Timing:
+        """Do the work, which a first time without a clock has warmed up."""
+        seconds: list[float] = []
+        while len(seconds) < LEAST_TIMINGS or (sum(seconds) < TIMING_S and len(seconds) < MOST_TIMINGS):
+            start = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - start)
+        return cls(min(seconds), max(seconds), len(seconds))
+
+
+def dry_run(config: Config, store: str) -> dict[str, Any]:
+    """Estimate a run; nothing is written and no cluster is started.
+
+    Rendering is measured on one core of this machine. A training step is measured here too, unless the run needs GPUs
+    that this machine lacks; then hours are left out rather than guessed.
+
+    Args:
+        config: Settings.
+        store: URI of a prepared store.
+
+    Returns:
+        Name (with unit) -> figure, in the order to print.
+
+    Raises:
+        StoreError: No store, or no training rows.
+    """
+    set_torch_threads(config.resources.torch_threads)
+    manifest = read_manifest(store)
+    config = with_teacher_settings(config)[0] if config.teacher.run else config
+    batch, workers = config.training.global_batch_size, config.resources.num_workers
+    rows = list(iterate_rows(store, manifest, "train", limit=min(batch // workers, TOKENIZER_REPORTS)))
+    if not rows:
+        raise StoreError("has no training recordings", where=store)
+    steps = total_steps(config, manifest)
+    config = fit_to_store(config, Pretrain(), store, manifest)
+    epochs = steps * batch / manifest.rows("train")
+    tokenizer = _tokenizer(config, rows)
+    model = Pretrain().build_model(config, tokenizer)
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    parameters = sum(p.numel() for p in model.parameters())
+    maker = BatchMaker(config, tokenizer)
+    rendering, unit = _render(maker, rows[: config.stream.unit_rows])
+    pages_per_s = len(unit["position"]) / rendering.fastest
+    row_bytes = sum(array.nbytes for array in cast(dict[str, np.ndarray], unit).values()) / len(unit["position"])
+    train_bytes = sum(shard.bytes for shard in manifest.shards_of("train"))
+    rendered_per_s = pages_per_s * _render_cores(config)
+    estimate: dict[str, Any] = {
+        "training recordings": manifest.rows("train"),
+        "steps": steps,
+        "epochs": round(epochs, 1),
+        "pages": steps * batch,
+        "parameters": f"{parameters:,}",
+        "largest parts": {k: f"{n:,}" for k, n in sorted(parts.items(), key=lambda part: -part[1])[:4]},
+        "model memory a worker": f"{parameters * BYTES_PER_PARAMETER / 2**20:.0f} MB, activations not counted",
+        "batch": f"{batch} rows, {batch * row_bytes / 2**20:.0f} MB; {batch // workers} rows a worker",
+        "read from the store": f"{train_bytes * epochs / 2**30:.2f} GB",
+        "logical CPUs": _cpus(config),
+        "rendering": f"{pages_per_s:.0f} pages/s a core here, about {rendered_per_s:.0f} with the actors asked for",
+    }
+    step = _time_step(config, model, maker, rows, batch // workers)
+    if step is None:
+        return estimate | {"training step": "not measured: the run needs a GPU, this machine has none"}
+    feeding = batch / rendered_per_s
+    least = max(step.fastest, feeding)
+    most = step.slowest + feeding * rendering.slowest / rendering.fastest
+    return estimate | {
+        "training step": f"{step.fastest:.2f} s on this machine (the slowest of {step.repeats}: {step.slowest:.2f} s)",
+        "limited by": "rendering" if feeding > step.fastest else "training",
+        "cores a worker needs": f"{batch / workers / step.fastest / pages_per_s:.1f} to be fed",
+        "time": f"{_hours(steps, least)} to {_hours(steps, most)} h, {_hours(steps * workers, least)} to "
+        f"{_hours(steps * workers, most)} worker hours, validation not counted",
+        "uncertainty": "least time: fastest timings, drawing and training at once; most: slowest, one after the other"
+        + _busy(),
+    }
+
+
+def _hours(steps: int, seconds: float) -> str:
+    return f"{steps * seconds / 3600:.2f}"
+
+
+def _busy() -> str:
+    """A warning where other processes keep this machine busy: then even the fastest timing is too long."""
+    load, cores = os.getloadavg()[0], usable_cores()
+    return f". This machine is busy (load {load:.1f} on {cores} cores): when idle it is faster" if load > cores else ""
+
+
+def _cpus(config: Config) -> dict[str, str]:
+    """Logical CPUs that each kind of process holds."""
+    counts: Counter[str] = Counter()
+    for need in needs(config):
+        counts[f"{need.part}s"] += need.resources["CPU"]  # type: ignore[assignment]  # a Counter adds floats too
+    return {part: f"{cpus:g}" for part, cpus in counts.items() if cpus}
+
+
+def _render_cores(config: Config) -> int:
+    """Cores that render: one an actor; actors that reserve less than a whole CPU share this machine."""
+    actors = config.resources.render_actors
+    return actors if config.resources.cpus_per_render_actor >= 1 else min(actors, usable_cores())
+
+
+def _tokenizer(config: Config, rows: list[Recording]) -> Tokenizer:
+    if config.model.text.name != "small":
+        return text.load_tokenizer(config.model.text.name)
+    return text.fit_tokenizer([row.report or "" for row in rows], config.model.text.vocab_size)
+
+
+def _render(maker: BatchMaker, rows: list[Recording]) -> tuple[Timing, Batch]:
+    """Seconds to draw the pages on one core with warm caches, and their batch; every repeat draws other pages."""
+    epochs = itertools.count(1)
+
+    def draw() -> Batch:
+        return maker.make(rows, range(len(rows)), [next(epochs)] * len(rows))
+
+    batch = draw()
+    return Timing.of(draw), batch
+
+
+def _time_step(config: Config, model: ECGScan, maker: BatchMaker, rows: list[Recording], size: int) -> Timing | None:
+    """Optimiser steps on one worker's share of the batch, or ``None`` without the hardware."""
+    if config.resources.use_gpu and not torch.cuda.is_available():
+        return None
+    device = torch.device("cuda" if config.resources.use_gpu else "cpu")
+    some = [rows[k % len(rows)] for k in range(size)]
+    parts = [some[k : k + 64] for k in range(0, size, 64)]
+    batch = concatenate([maker.make(part, range(len(part)), [0] * len(part)) for part in parts])
+    tensors = to_device(batch, device, config.model.signal_fs)
+    model = model.to(device).to(memory_format=torch.channels_last).train()
+    optimizer, precision = build_optimizer(model, config.training), choose_precision(config.training.precision, device)
+    gradients = GradCache(model, model, Pretrain().build_loss(config), config.training.micro_batch, precision)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        _, losses = gradients(tensors, 0.0, 0)
+        optimizer.step()
+        losses["loss"].item()  # waits for the device
+
+    step()  # the first one also allocates
+    return Timing.of(step)

@@ -1,0 +1,79 @@
+"""Every command of the documentation is one that exists, with its options, settings and presets.
+
+Run for real, on a tiny store: those that take seconds without Ray. The others are parsed by the real command line, which
+checks verbs, options, values and arguments; and their settings are resolved.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from ecgscan_ray.cli import app
+from ecgscan_ray.config import Config, SweepConfig, load
+from tests.unit.docs.pages import PAGES, ROOT, Command, blocks, commands
+
+VERBS = typer.main.get_command(app)
+ECGSCAN = commands("ecgscan")
+assert isinstance(VERBS, click.Group)
+
+
+def test_the_documentation_has_commands() -> None:
+    assert len(ECGSCAN) >= 20 and len(commands("make")) >= 5
+
+
+@pytest.mark.parametrize("command", ECGSCAN, ids=lambda command: command.id)
+def test_every_command_is_understood(command: Command) -> None:
+    verb, *arguments = [word for word in command.words if word != "..."]
+    assert verb in VERBS.commands
+    with VERBS.commands[verb].make_context(verb, arguments, resilient_parsing=False) as context:
+        values = context.params
+    if values.get("preset"):
+        kind = SweepConfig if verb == "sweep" else Config
+        load(kind, values["preset"], list(values.get("settings") or []))
+
+
+def test_every_make_target_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for command in commands("make"):
+        names = [word for word in command.words if not word.startswith("-") and "=" not in word]
+        assert set(names) <= targets, command.id
+
+
+def test_files_named_in_the_documentation_exist() -> None:
+    named = re.compile(r"`((?:ecgscan_ray|docs|jobs|cluster|tests|benchmarks|tools|scripts)/[\w./-]+)`")
+    missing = [
+        f"{page.name}: {name}"
+        for page in PAGES
+        for name in named.findall(page.read_text())
+        if not (ROOT / name).exists()
+    ]
+    assert not missing
+
+
+def _runnable() -> list[Command]:
+    return [c for c in ECGSCAN if c.words[0] in ("config", "doctor", "inspect", "render") and "s3:" not in c.id]
+
+
+@pytest.mark.parametrize("command", _runnable(), ids=lambda command: command.id)
+def test_short_commands_run(command: Command, tiny_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [
+        tiny_store if word.endswith(("store", "STORE")) and "-" not in word[:1] else word for word in command.words
+    ]
+    if "--count" in words:
+        words[words.index("--count") + 1] = "2"
+    result = CliRunner().invoke(app, [*words, *(["--workers", "1"] if words[0] == "render" else [])])
+    assert result.exit_code == 0, result.output
+
+
+def test_jobs_of_the_documentation_are_those_of_verbs() -> None:
+    text = "".join(block.text for page in PAGES for block in blocks(page, "bash")).replace("\\\n", " ")
+    for verb, arguments in re.findall(r"python jobs/(\w+)\.py +(.*)", text):
+        assert (ROOT / "jobs" / f"{verb}.py").exists()
+        VERBS.commands[verb].make_context(verb, arguments.split())
