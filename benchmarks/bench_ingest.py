@@ -36,6 +36,7 @@ def _bare(store: str, tokenizer_json: str) -> tuple[int, float]:
 
 def run() -> dict[str, float]:
     """Pages a second of both, their ratio, and the time to the first unit."""
+    from ecgscan_ray.runs.spec import RunSpec
     from ecgscan_ray.runtime import stream
     from ecgscan_ray.runtime.cluster import start_ray
     from ecgscan_ray.runtime.prepare import prepare
@@ -57,8 +58,8 @@ def run() -> dict[str, float]:
         bare = sum(pages / seconds for pages, seconds in parts)
         start_ray(config.resources)
         unit = config.stream.unit_rows
-        source = stream.Source(config, store, manifest, tokenizer_json)
-        dataset = stream.build(source, 0, UNITS * unit)
+        spec = RunSpec("pretrain", config, store, manifest, tokenizer_json, total_steps=0, out="")
+        dataset = stream.build(spec, 0, UNITS * unit)
         dataset.context.execution_options = stream.execution_options(config)
         began, first, steady = time.perf_counter(), 0.0, 0.0
         for count, _ in enumerate(

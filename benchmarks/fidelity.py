@@ -10,11 +10,11 @@ import numpy as np
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.paper import Renderer
 from ecgscan_ray.paper.layout import page_to_image
-from ecgscan_ray.paper.truth import masks, sample_places
+from ecgscan_ray.paper.truth import masks, sample_ranges
 from tests.unit.paper.pages import Sheet, beats, centroids, reference, strip_reference, traces_only
 
 PEN_PX = 0.875
-"""The pen of clean pages at encoder sizes: ``renderer.MIN_PEN_PX`` snapped to whole sub-columns."""
+"""The pen of clean pages at encoder sizes: ``canvas.MIN_PEN_PX`` snapped to whole sub-columns."""
 
 
 def noisy(fs: float, seed: int = 0) -> np.ndarray:
@@ -78,7 +78,7 @@ def large_page() -> dict[str, float]:
     where, layout = truth.geometry, truth.layout_at_speed()
     sx, sy, _, _ = page_to_image(page)
     pen_px = truth.pen_mm * math.sqrt(sx * sy)
-    first, last = sample_places(layout, 1000, 100.0)
+    first, last = sample_ranges(layout, 1000, 100.0)
     errors: tuple[list, list] = ([], [])
     for s, (strip, mask) in enumerate(zip(layout.strips, masks(truth, recording.signal_mv, 100.0), strict=True)):
         if strip.rhythm:

@@ -1,7 +1,10 @@
-"""What travels from the stream to the trainer: recordings become numpy arrays with a page for each.
+"""The batch: its contract as numpy arrays and as tensors, and how recordings become one.
 
-Small integers travel (uint8 pages, int16 signals); normalising and expanding masks happen on the device
-(``training/tensors.py``).
+Small integers are sent to the trainer (uint8 pages, int16 signals); they are normalised and masks are expanded on the
+device (``training/tensors.py``).
+
+Letters: N rows, 12 leads, T samples, H x W x C pixels, S = 16 strips of a page, L tokens, D and K dimensions of a teacher's
+embeddings of signals and reports.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING, NotRequired, TypedDict, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +26,110 @@ from ecgscan_ray.paper.layout import MAX_STRIPS
 from ecgscan_ray.recording.leads import lead_residual_uv
 from ecgscan_ray.recording.recording import Recording
 
-Batch = dict[str, np.ndarray]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Integers = Sequence[int] | NDArray[np.int64]
 
 UNKNOWN = -1
 """Key of a patient or report that is not known; never masked as a false negative."""
 
-TOKENISED_REPORTS = 16_384
+CACHED_REPORTS = 16_384
 """Reports whose tokens a maker keeps: 10 MB at 48 tokens each."""
 
 MAX_LAW_RESIDUAL_UV = 50.0
 """A recording that misses the lead laws by more than this is left out of soft leads (its own fault, e.g. a glitch)."""
+
+
+class PageArrays(TypedDict):
+    """What a batch holds of its pages; with ``with_pages=False`` only ``page_ok``, all true."""
+
+    image: NotRequired[np.ndarray]
+    """uint8 (N, H, W, C)."""
+    windows: NotRequired[np.ndarray]
+    """float32 (N, S, 3): lead (-1 = no strip), start and end of the strip in s."""
+    px_per_mm: NotRequired[np.ndarray]
+    """float32 (N, 2), across and down."""
+    frame_corners: NotRequired[np.ndarray]
+    """float32 (N, 4, 2): corners of the frame, as fractions of the image's width and height."""
+    layout: NotRequired[np.ndarray]
+    """int64 (N,): index in ``page.layouts``."""
+    page_ok: np.ndarray
+    """bool (N,): false where a recording could not be drawn: its page is white, and it is counted, never dropped."""
+
+
+class Batch(PageArrays):
+    """Rows for training or evaluation, as numpy arrays."""
+
+    signal: np.ndarray
+    """int16 (N, 12, T) in steps of ``signal_scale_mv``; missing samples 0."""
+    signal_scale_mv: np.ndarray
+    """float32 (N,): mV a step."""
+    valid_bits: np.ndarray
+    """uint8 (N, 12, ceil(T / 8)): one bit a sample, 1 = recorded (``numpy.packbits``)."""
+    token_ids: np.ndarray
+    """int32 (N, L)."""
+    attention_mask: np.ndarray
+    """uint8 (N, L): 1 = token, 0 = padding."""
+    has_signal: np.ndarray
+    """bool (N,): at least one sample was recorded."""
+    has_text: np.ndarray
+    """bool (N,): the report has a finding."""
+    law_ok: np.ndarray
+    """bool (N,): the recording keeps the lead laws within ``MAX_LAW_RESIDUAL_UV``."""
+    recording_key: np.ndarray
+    """int64 (N,), ``stable_key``; so are the next two."""
+    patient_key: np.ndarray
+    report_key: np.ndarray
+    position: np.ndarray
+    """int64 (N,): position in the plan."""
+    view: np.ndarray
+    """int64 (N,): number of the page among those drawn of the recording."""
+    teacher_signal: NotRequired[np.ndarray]
+    """float32 (N, D): the frozen teacher's embedding of the signal."""
+    teacher_report: NotRequired[np.ndarray]
+    """float32 (N, K): its embedding of the report."""
+
+
+Arrays = TypeVar("Arrays", PageArrays, Batch)
+
+
+class DeviceBatch(TypedDict):
+    """The same as tensors on the model's device, widened (``training.tensors.to_device``)."""
+
+    image: NotRequired[Tensor]
+    """uint8 (N, C, H, W)."""
+    windows: NotRequired[Tensor]
+    px_per_mm: NotRequired[Tensor]
+    frame_corners: NotRequired[Tensor]
+    layout: NotRequired[Tensor]
+    shown: NotRequired[Tensor]
+    """bool (N, 12, T): samples that the page shows."""
+    derivable: NotRequired[Tensor]
+    """bool (N, 12, T): samples that follow from these by the lead laws."""
+    unseen: NotRequired[Tensor]
+    """bool (N, 12, T): the others."""
+    page_ok: Tensor
+    signal_mv: Tensor
+    """float32 (N, 12, T), mV; missing samples 0."""
+    centred_mv: Tensor
+    """float32 (N, 12, T), mV: each lead without its mean over recorded samples; missing samples 0."""
+    valid: Tensor
+    """bool (N, 12, T): samples that were recorded."""
+    token_ids: Tensor
+    """int64 (N, l), cut to the longest report of the batch."""
+    attention_mask: Tensor
+    """uint8 (N, l)."""
+    has_signal: Tensor
+    has_text: Tensor
+    law_ok: Tensor
+    recording_key: Tensor
+    patient_key: Tensor
+    report_key: Tensor
+    position: Tensor
+    view: Tensor
+    teacher_signal: NotRequired[Tensor]
+    teacher_report: NotRequired[Tensor]
 
 
 def stable_key(value: str | None) -> int:
@@ -47,12 +145,13 @@ class BatchMaker:
     Args:
         config: The run's settings.
         tokenizer: Fitted or loaded tokenizer.
+        with_pages: Render pages; a teacher needs none.
 
     Raises:
         ConfigError: Pages of several scales: the decoder reads at one.
     """
 
-    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+    def __init__(self, config: Config, tokenizer: Tokenizer, *, with_pages: bool = True) -> None:
         page = config.page
         if page.speeds or page.gains or page.half_gain_precordial_probability:
             raise ConfigError(
@@ -61,30 +160,18 @@ class BatchMaker:
                 fix="Set page.paper_speed_mm_per_s and page.gain_mm_per_mv; 'ecgscan render' takes the others.",
             )
         self.config, self.tokenizer = config, tokenizer
-        # nothing is drawn for a teacher, which never sees a page
-        self.renderer = Renderer(config.page) if config.task == "pretrain" else None
+        self.renderer = Renderer(config.page) if with_pages else None
         self._layouts = list(config.page.layouts)
-        self._tokens = lru_cache(TOKENISED_REPORTS)(self._tokenise)  # reports repeat: "sinusrhythmus normales ekg"
+        self._tokens = lru_cache(CACHED_REPORTS)(self._tokenise)  # reports repeat: "sinusrhythmus normales ekg"
 
-    def make(
-        self, recordings: Sequence[Recording], positions: Sequence[int], epochs: Sequence[int], view: int = 0
-    ) -> Batch:
-        """One batch.
+    def make(self, recordings: Sequence[Recording], positions: Integers, epochs: Integers, view: int = 0) -> Batch:
+        """One batch of N recordings.
 
         Args:
-            recordings: N recordings.
+            recordings: The rows.
             positions: Plan position of each.
             epochs: Epoch of each; with seed, id and view it decides the page.
             view: Number of the page among those drawn of a recording.
-
-        Returns:
-            ``image`` uint8 (N, H, W, C); ``signal`` int16 (N, 12, T) in steps of ``signal_scale_mv`` (N,), missing
-            samples 0; ``valid_bits`` uint8 (N, 12, ceil(T / 8)); ``windows`` float32 (N, 16, 3); ``px_per_mm`` (N, 2);
-            ``frame_corners`` float32 (N, 4, 2), fractions of the image; ``layout`` int64 (N,), place in ``page.layouts``;
-            ``token_ids`` int32, ``attention_mask`` uint8 (N, L); ``has_signal``, ``has_text``, ``page_ok``, ``law_ok``
-            bool (N,); ``recording_key``, ``patient_key``, ``report_key``, ``position``, ``view`` int64 (N,). A
-            recording that cannot be drawn has ``page_ok`` False and a white page; it is counted, never dropped. For a
-            teacher all that concerns pages is left out, and ``page_ok`` is true.
         """
         reports = [text.normalise(r.report or "") if text.is_finding(r.report) else "" for r in recordings]
         tokens = [self._tokens(report) for report in reports]
@@ -108,7 +195,7 @@ class BatchMaker:
             "view": np.full(len(recordings), view, np.int64),
         }
 
-    def keys(self, recordings: Sequence[Recording], epochs: Sequence[int], view: int = 0) -> NDArray[np.uint64]:
+    def keys(self, recordings: Sequence[Recording], epochs: Integers, view: int = 0) -> NDArray[np.uint64]:
         """The key that decides each page's looks: uint64 (N,)."""
         pairs = zip(epochs, recordings, strict=True)
         return np.array([page_key(self.config.seed, epoch, r.id, view) for epoch, r in pairs], np.uint64)
@@ -129,7 +216,7 @@ class BatchMaker:
         valid[:, : signal.shape[1]] = known
         return packed, scale, np.packbits(valid, axis=-1)
 
-    def _pages(self, recordings: Sequence[Recording], epochs: Sequence[int], view: int) -> Batch:
+    def _pages(self, recordings: Sequence[Recording], epochs: Integers, view: int) -> PageArrays:
         if self.renderer is None:
             return {"page_ok": np.ones(len(recordings), bool)}
         keys = self.keys(recordings, epochs, view)
@@ -137,9 +224,9 @@ class BatchMaker:
             return self._arrays(self.renderer.render(recordings, keys))
         except RecordingError:  # find the one at fault; the others keep their pages
             rows = [self._page_or_blank(self.renderer, r, key) for r, key in zip(recordings, keys, strict=True)]
-            return concatenate(rows)
+            return _concatenate(rows)
 
-    def _page_or_blank(self, renderer: Renderer, recording: Recording, key: np.uint64) -> Batch:
+    def _page_or_blank(self, renderer: Renderer, recording: Recording, key: np.uint64) -> PageArrays:
         try:
             return self._arrays(renderer.render([recording], np.array([key])))
         except RecordingError:
@@ -153,7 +240,7 @@ class BatchMaker:
                 "page_ok": np.zeros(1, bool),
             }
 
-    def _arrays(self, pages: Pages) -> Batch:
+    def _arrays(self, pages: Pages) -> PageArrays:
         return {
             "image": pages.image,
             "windows": pages.windows,
@@ -165,5 +252,10 @@ class BatchMaker:
 
 
 def concatenate(batches: Sequence[Batch]) -> Batch:
-    """Batches of the same keys, row after row."""
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    """Batches with the same entries as one, row after row."""
+    return _concatenate(batches)
+
+
+def _concatenate(batches: Sequence[Arrays]) -> Arrays:
+    columns = [cast(dict[str, np.ndarray], batch) for batch in batches]
+    return cast(Arrays, {name: np.concatenate([column[name] for column in columns]) for name in columns[0]})

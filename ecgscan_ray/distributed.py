@@ -40,7 +40,7 @@ def row_counts(local_rows: int, device: torch.device, *, equal_rows: bool) -> li
 
 
 class _AllGather(torch.autograd.Function):
-    """Forward: rows of all ranks, in rank order. Backward: sum of all ranks' gradients, own rows."""
+    """Forward: rows of all ranks, in rank order. Backward: this rank's rows of the summed gradient."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
@@ -61,7 +61,7 @@ def gather(rows: Tensor, counts: list[int]) -> Tensor:
     """Rows of all ranks in rank order.
 
     Args:
-        rows: (n, ...), any dtype; gradients flow back to every rank's own rows.
+        rows: (n, ...), any dtype; gradients flow back to each rank's rows.
         counts: Rows of each rank (``row_counts``).
 
     Returns:

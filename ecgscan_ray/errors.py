@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class EcgscanError(Exception):
@@ -30,11 +31,11 @@ class EcgscanError(Exception):
         text = f"{text}. {self.fix}" if self.fix else text
         return " ".join(text.split())
 
-    def __reduce__(self):  # keyword arguments survive the way through Ray's processes
+    def __reduce__(self) -> tuple[Any, ...]:  # pickling keeps keyword arguments
         return _rebuild, (type(self), self.__dict__.copy())
 
 
-def _rebuild(cls: type[EcgscanError], state: dict) -> EcgscanError:
+def _rebuild(cls: type[EcgscanError], state: dict[str, Any]) -> EcgscanError:
     error = cls.__new__(cls)
     error.__dict__.update(state)
     Exception.__init__(error, state.get("what"), state.get("where"), state.get("fix"))

@@ -1,12 +1,13 @@
-"""Reports: cleaned, cut into tokens, and the prompts of zero-shot classification.
+"""Reports: normalisation, tokenizer, and the prompts of zero-shot classification.
 
-The tokenizer is fitted on the corpus itself, so that nothing is downloaded; it is a byte-level BPE, because that knows
-no unknown letter and gives the same vocabulary in every process (WordPiece numbers its pieces in hash order).
+The tokenizer is fitted on the corpus itself, so that nothing is downloaded. It is a byte-level BPE: it has no unknown
+characters and gives the same vocabulary in every process (WordPiece numbers its pieces in hash order).
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -47,7 +48,7 @@ def normalise(report: str | None) -> str:
 
 
 def is_finding(report: str | None) -> bool:
-    """False for a report that says nothing about the heart: empty, a word for nothing, or "trace only requested."."""
+    """False for a report without a finding: empty, a word for a missing value, or "trace only requested."."""
     return normalise(report) not in NOT_A_FINDING
 
 
@@ -57,7 +58,7 @@ def fit_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     Umlauts are folded ("ä" to "ae"), since reports write both forms.
 
     Args:
-        texts: Reports; those without a finding are left out. Where none is left, tokens are the single bytes.
+        texts: Reports; those without a finding are dropped. Without any report, tokens are the single bytes.
         vocab_size: Tokens at most, special ones and the 256 bytes included.
 
     Returns:
@@ -69,7 +70,7 @@ def fit_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), *folds])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            # Leads stay whole ("v4,5" -> "v4", ",", "5"), compound words part at the hyphen, as a reader would.
+            # Leads stay whole ("v4,5" -> "v4", ",", "5"); compound words are split at the hyphen.
             pre_tokenizers.Split(Regex(r"\s+"), "removed"),
             pre_tokenizers.Punctuation("isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False),
@@ -114,7 +115,7 @@ def parse_tokenizer(text: str | bytes, where: object = "tokenizer.json") -> Toke
         where: Named in the error.
 
     Raises:
-        InputError: It is no tokenizer.
+        InputError: It is not a tokenizer.
     """
     try:
         json.loads(text)
@@ -132,8 +133,8 @@ def encode(
 
     Args:
         tokenizer: Fitted here, or any ``tokenizers.Tokenizer`` of a pretrained encoder.
-        texts: N reports; none counts as "".
-        max_length: L, tokens a report.
+        texts: N reports; ``None`` counts as "".
+        max_length: L, tokens per report.
 
     Returns:
         ids int32 (N, L) and mask uint8 (N, L), 1 where a token is.
@@ -163,5 +164,6 @@ def _prompt_file() -> dict[str, dict[str, list[str]]]:
 
 
 def superclass_prompts() -> dict[str, list[str]]:
-    """Zero-shot prompts of each superclass: German and English sentences as reports word them."""
-    return {name: [prompt for language in by.values() for prompt in language] for name, by in _prompt_file().items()}
+    """Zero-shot prompts of each superclass: German and English sentences in the wording of reports."""
+    prompts = _prompt_file()
+    return {name: [*itertools.chain(*by_language.values())] for name, by_language in prompts.items()}

@@ -8,11 +8,14 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ecgscan_ray import text
 from ecgscan_ray.config import Config
-from ecgscan_ray.model.ecgscan import ECGScan
-from ecgscan_ray.training.checkpoint import FILES, TrainingState, build_model, save_checkpoint
+from ecgscan_ray.runs.checkpoints import TrainingState
+from ecgscan_ray.runs.names import CHECKPOINT_FILES as FILES
+from ecgscan_ray.tasks.task import get_task
+from ecgscan_ray.training.checkpoint import save_checkpoint
 from ecgscan_ray.training.optimizer import build_optimizer
 from tests.tiny import tiny_config
 
@@ -20,28 +23,30 @@ TOKENIZER = text.fit_tokenizer(["sinusrhythmus normales ekg", "linksschenkelbloc
 
 
 @cache
-def tiny_model() -> ECGScan:
-    return build_model(tiny_config(), TOKENIZER)
+def tiny_model(task: str = "pretrain") -> nn.Module:
+    return get_task(task).build_model(tiny_config(), TOKENIZER)
 
 
 @cache
-def tiny_optimizer() -> torch.optim.Optimizer:
+def tiny_optimizer(task: str = "pretrain") -> torch.optim.Optimizer:
     """After one step of length 0, so that it has moments."""
-    optimizer = build_optimizer(tiny_model(), tiny_config(training__learning_rate=1e-30).training)
-    for parameter in tiny_model().parameters():
+    optimizer = build_optimizer(tiny_model(task), tiny_config(training__learning_rate=1e-30).training)
+    for parameter in tiny_model(task).parameters():
         parameter.grad = torch.full_like(parameter, 1e-3)
     optimizer.step()
     optimizer.zero_grad()
     return optimizer
 
 
-def write_checkpoint(run: Path, step: int, score: float | None = None, config: Config | None = None) -> Path:
+def write_checkpoint(
+    run: Path, step: int, score: float | None = None, config: Config | None = None, task: str = "pretrain"
+) -> Path:
     """A whole checkpoint of an untrained tiny model in the run's folder; its path."""
     folder = run / "checkpoints" / f"checkpoint_{step:09d}"
     folder.mkdir(parents=True)
     config = config or tiny_config()
-    state = TrainingState(step, step * 12, step * 12, 1, config.digest(), "manifest", score)
-    save_checkpoint(folder, tiny_model(), tiny_optimizer(), config, TOKENIZER.to_str(), state)
+    state = TrainingState(step, step * 12, step * 12, 1, config.digest(), "manifest", task, score)
+    save_checkpoint(folder, tiny_model(task), tiny_optimizer(task), config, TOKENIZER.to_str(), state)
     return folder
 
 

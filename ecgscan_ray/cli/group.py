@@ -27,11 +27,8 @@ INTERRUPTED = {
 }
 """What Ctrl-C or SIGTERM in a verb means."""
 
-EXTRAS = {
-    "train": ("ray", "optuna", "psutil", "sklearn", "tensorboardX", "transformers"),
-    "onnx": ("onnx", "onnxruntime", "onnxscript"),
-}
-"""Extra of the distribution -> modules that it installs and the small installation lacks."""
+TRAIN_MODULES = frozenset({"ray", "optuna", "psutil", "sklearn", "tensorboardX", "transformers"})
+"""Modules of the extra ``train``, which the small installation lacks."""
 
 
 class CommandGroup(typer.core.TyperGroup):
@@ -43,25 +40,14 @@ class CommandGroup(typer.core.TyperGroup):
         except EcgscanError as error:
             _fail(error)
         except ModuleNotFoundError as error:
-            if (missing := missing_extra(error, ctx.invoked_subcommand)) is None:
+            module = (error.name or "").partition(".")[0]
+            if module not in TRAIN_MODULES:
                 raise
-            _fail(missing)
+            what, fix = f"needs the package '{module}', which is not installed", "Run: pip install 'ecgscan_ray[train]'"
+            _fail(InputError(what, where=f"ecgscan {ctx.invoked_subcommand}", fix=fix))
         except KeyboardInterrupt:
             print(f"interrupted: {INTERRUPTED.get(ctx.invoked_subcommand, 'nothing was changed')}", file=sys.stderr)
             sys.exit(130)
-
-
-def missing_extra(error: ModuleNotFoundError, verb: str | None) -> InputError | None:
-    """The one line for a package of an extra that is not installed; ``None`` for any other module."""
-    module = (error.name or "").partition(".")[0]
-    extra = next((name for name, modules in EXTRAS.items() if module in modules), None)
-    if extra is None:
-        return None
-    return InputError(
-        f"needs the package '{module}', which is not installed",
-        where=f"ecgscan {verb}" if verb else None,
-        fix=f"Run: pip install 'ecgscan_ray[{extra}]'",
-    )
 
 
 def _fail(error: EcgscanError) -> None:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 @app.command(epilog="Example: ecgscan prepare --source ptbxl --from ptb-xl-1.0.3 --to store --test-folds 10")
 def prepare(
-    source: Annotated[str, typer.Option(help="Kind of archive: ptbxl, or folder for one's own WFDB files.")],
+    source: Annotated[str, typer.Option(help="Kind of archive: ptbxl, or folder for your own WFDB files.")],
     from_dir: Annotated[
         str, typer.Option("--from", help="Folder of the archive; on a cluster, one that every node has mounted.")
     ],
@@ -79,16 +79,17 @@ def prepare(
 
 @app.command(epilog="Example: ecgscan inspect runs/demo-store --json")
 def inspect(store: Annotated[str, typer.Argument(help="URI of a store.")], as_json: AsJson = False) -> None:
-    """Check a store's shards against its manifest, and say what is in it."""
+    """Check a store's shards against its manifest, and print its contents."""
     from ecgscan_ray.store.inspect import inspect as run
 
-    found = run(check_uri(store))
-    print_mapping(found, as_json)
-    if unknown := found["rows_without_patient"]:
-        what = "have no patient: whether one patient is in two splits is not known of them"
-        print(f"{unknown} recordings {what}", file=sys.stderr)
-    if found["damaged"]:
-        raise InputError(f"damaged shards: {', '.join(found['damaged'])}", where=store, fix="Prepare the store again.")
+    summary = run(check_uri(store))
+    print_mapping(summary, as_json)
+    if unknown := summary["rows_without_patient"]:
+        print(f"{unknown} recordings have no patient: the same patient may be in two splits", file=sys.stderr)
+    if summary["damaged"]:
+        raise InputError(
+            f"damaged shards: {', '.join(summary['damaged'])}", where=store, fix="Prepare the store again."
+        )
     print_next("pretrain", "--preset", "laptop", "--store", store, "--out", "runs/first")
 
 
@@ -102,10 +103,10 @@ def render(
     views: Annotated[int, typer.Option(help="Different pages of each.", min=1)] = 1,
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Of the store.")] = "train",
     image_format: Annotated[Literal["png", "jpg"], typer.Option("--format", help="Of the pictures.")] = "png",
-    truth: Annotated[bool, typer.Option(help="Write each page's ground truth as JSON beside it.")] = True,
-    masks: Annotated[bool, typer.Option("--masks", help="Write each page's trace mask as PNG beside it.")] = False,
+    truth: Annotated[bool, typer.Option(help="Write each page's ground truth as JSON.")] = True,
+    masks: Annotated[bool, typer.Option("--masks", help="Write each page's trace mask as PNG.")] = False,
     grid: Annotated[bool, typer.Option("--grid", help="Write the grid's nodes into the ground truth too.")] = False,
-    workers: Annotated[int, typer.Option(help="Processes that draw; 0 = one a core.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that draw; 0 = one per core.", min=0)] = 0,
     sheet: Annotated[
         bool, typer.Option("--sheet", help="Only one picture, sheet.png: every preset of effects.")
     ] = False,
@@ -113,17 +114,17 @@ def render(
     config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
-    """Draw pages of a store as picture files with their ground truth, as the training sees them."""
+    """Render pages of a store as picture files with their ground truth, as in training."""
     from ecgscan_ray.config import Config
     from ecgscan_ray.filesystem import join, local_folder
     from ecgscan_ray.paper.write import OutputOptions, write_pages, write_sheet
     from ecgscan_ray.store.manifest import read_manifest
     from ecgscan_ray.store.shards import iterate_rows
 
-    resolved, place = load_settings(Config, preset, config, settings), check_uri(store)
+    resolved, uri = load_settings(Config, preset, config, settings), check_uri(store)
     setup_logging()
-    manifest, target = read_manifest(place), check_uri(out)
-    rows, log = iterate_rows(place, manifest, split, limit=count), logging.getLogger("ecgscan_ray")
+    manifest, target = read_manifest(uri), check_uri(out)
+    rows, log = iterate_rows(uri, manifest, split, limit=count), logging.getLogger("ecgscan_ray")
     total = views * min(count, manifest.rows(split))
     with local_folder(target) as folder:
         files = OutputOptions(folder, image_format, truth, masks, views, grid)
@@ -155,18 +156,18 @@ def pretrain(
     init_from: Annotated[str | None, typer.Option(help="Run whose weights this one starts from.")] = None,
     trust: Trust = None,
     fresh: Fresh = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate time and memory.")] = False,
 ) -> None:
-    """Pretrain on a store; the same command on an unfinished run goes on where it stopped."""
+    """Pretrain on a store; the same command resumes an unfinished run."""
     from ecgscan_ray.config import Config
 
     if teacher and joint:
         raise InputError("--teacher and --joint exclude each other", fix="Give one of the two.")
-    chosen = [f"teacher.run={check_uri(teacher)}"] if teacher else ["teacher.run=", "teacher.digest="] if joint else []
+    chosen = [f"teacher.run={check_uri(teacher)}"] if teacher else ["teacher.run="] if joint else []
     resolved = load_settings(Config, preset, config, [*(settings or []), *chosen])
     setup_logging()
     if dry_run:
-        from ecgscan_ray.runtime.dry_run import dry_run as estimate
+        from ecgscan_ray.tasks.dry_run import dry_run as estimate
 
         print_mapping(estimate(resolved, check_uri(store)), as_json=False)
         print_next(
@@ -174,7 +175,7 @@ def pretrain(
         )
         return
     if out is None:
-        raise InputError("no --out", fix="Say where the run is to be written, or ask for --dry-run.")
+        raise InputError("no --out", fix="Give the run folder to write, or --dry-run.")
     from ecgscan_ray.runtime.pretrain import pretrain as run
 
     trust_modules(trust)
@@ -200,7 +201,7 @@ def teach(
     trust: Trust = None,
     fresh: Fresh = False,
 ) -> None:
-    """Pretrain the signal-text teacher, without pages; the same command on an unfinished run goes on."""
+    """Pretrain the signal-text teacher, without pages; the same command resumes an unfinished run."""
     from ecgscan_ray.config import Config
     from ecgscan_ray.runtime.pretrain import teach as run
 
@@ -226,12 +227,12 @@ def evaluate(
     which: Which = "best",
     settings: Settings = None,
     trust: Trust = None,
-    every: Annotated[bool, typer.Option("--all", help="Print every figure, not only the first to look at.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Print every figure, not only the headline ones.")] = False,
 ) -> None:
     """Measure a run on recordings it was not trained on; writes report.html and report.json into it."""
     from ecgscan_ray.config import parse_overrides
+    from ecgscan_ray.report.evaluate import evaluate as work
     from ecgscan_ray.report.run import HEADLINE, by_reason
-    from ecgscan_ray.runtime.evaluate import evaluate as work
 
     setup_logging()
     set_torch_threads()
@@ -263,7 +264,7 @@ def sweep(
     settings: Settings = None,
     fresh: Fresh = False,
 ) -> None:
-    """Search the space of a sweep's config for the best, or compare its arms; the same command goes on."""
+    """Search the space of a sweep's config for the best, or compare its arms; the same command resumes."""
     from ecgscan_ray.config import SweepConfig
     from ecgscan_ray.errors import WorkError
     from ecgscan_ray.runtime.sweep import sweep as run
@@ -278,7 +279,7 @@ def sweep(
     if not outcome["best"]:
         why = next((f": {trial['error']}" for trial in outcome["trials"] if trial["error"]), "")
         raise WorkError(
-            f"no trial finished{why}", where=out, fix="The report lists all. Mend the cause, and give another --out."
+            f"no trial finished{why}", where=out, fix="The report lists all. Fix the cause, and give another --out."
         )
     print(f"{out.rstrip('/')}/best.yaml  ({resolved.metric} {outcome['best']['score']:.4f})")
     print_next("pretrain", "--config", f"{out.rstrip('/')}/best.yaml", "--store", store, "--out", "runs/best")
@@ -318,12 +319,16 @@ def embed(
 
 @app.command(epilog="Example: ecgscan export runs/demo encoder")
 def export(
-    run: Run, out: Annotated[str, typer.Argument(help="URI of the folder to write.")], which: Which = "best"
+    run: Run,
+    out: Annotated[str, typer.Argument(help="URI of the folder to write.")],
+    which: Which = "best",
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also write encoder.onnx, compared with torch.")] = False,
 ) -> None:
     """Write a run's image encoder as a folder that timm loads (local-dir:) and 'ecgscan embed' takes."""
     from ecgscan_ray.encoder import export as work
 
-    print(work(check_uri(run), check_uri(out), which=which))
+    setup_logging()
+    print(work(check_uri(run), check_uri(out), which=which, onnx=onnx))
     print_next("embed", out, "FOLDER_OF_PICTURES", "embeddings.parquet")
 
 
@@ -336,7 +341,7 @@ def config(
 
     if preset is None and config is None:
         if settings:
-            load_settings(Config, preset, config, settings)  # says which of the two is missing
+            load_settings(Config, preset, config, settings)  # raises: neither was given
         print(json.dumps(preset_names()) if as_json else "\n".join(preset_names()))
         return
     kind: type[Section] = (
@@ -350,7 +355,7 @@ def config(
 def doctor(
     store: Annotated[str | None, typer.Option(help="Also try to reach this store.")] = None, as_json: AsJson = False
 ) -> None:
-    """Look at this machine: versions, cores, GPU, arithmetic, OpenCV, Ray."""
+    """Check this machine: versions, cores, GPU, precision, OpenCV, Ray."""
     from ecgscan_ray.errors import WorkError
     from ecgscan_ray.runtime.doctor import examine
 

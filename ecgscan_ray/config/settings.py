@@ -281,8 +281,6 @@ class TeacherConfig(Section):
 
     run: str | None = None
     """URI of the run of a finished teacher that pages are aligned to, frozen; none = all towers train together."""
-    digest: str | None = None
-    """sha256 of that teacher's weights; the command sets it."""
     report_weight: Weight = Field(1.0, ge=0)
     """Contrast of recordings with their reports."""
     masked_view_weight: Weight = Field(0.5, ge=0)
@@ -341,6 +339,8 @@ class TrainingConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto`` = bf16 only where a probe shows that the hardware multiplies in bf16 faster than in fp32."""
     log_every: int = Field(10, ge=1)
+    sinks: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """Where metrics go besides the run folder's own files."""
     checkpoint_every: int = Field(100, ge=1)
     """Steps between checkpoints; the last step always has one."""
     validation_rows: int = Field(256, ge=0)
@@ -403,8 +403,6 @@ class EvaluationConfig(Section):
 class Config(Section):
     """All settings of one run."""
 
-    task: Literal["pretrain", "teach"] = "pretrain"
-    """What is trained: a page encoder, or the signal-text teacher. The command sets it."""
     seed: int = Field(0, ge=0)
     page: PageConfig = PageConfig()
     stream: StreamConfig = StreamConfig()
@@ -426,9 +424,11 @@ class Config(Section):
         return self
 
     def training_identity(self) -> dict[str, Any]:
-        """What decides the run's outcome: not the number of workers and their CPUs, nor where a teacher lies."""
+        """What decides the run's outcome: not the number of workers and their CPUs, nor a teacher's URI, only whether
+        there is one."""
         content = self.model_dump(mode="json", exclude={"resources", "evaluation"})
-        content["teacher"].pop("run")
+        content["training"].pop("sinks")
+        content["teacher"]["run"] = "given" if self.teacher.run else None
         return content
 
     def digest(self) -> str:

@@ -1,7 +1,7 @@
 """Unpack the shipped sample as PhysioNet publishes PTB-XL: ``python -m ecgscan_ray.data.unpack DIR``.
 
 Writes ``ptbxl_database.csv``, ``scp_statements.csv``, ``records100/00000/00001_lr.hea`` and ``.dat`` (WFDB format 16,
-1000 steps a mV), and the licence. Samples, headers and rows are those of the original.
+1000 steps per mV), and the licence. Samples, headers and rows are those of the original.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from ecgscan_ray.store.schema import unpack_signals
 
 SAMPLE = Path(__file__).parent / "ptbxl_sample.parquet"
 FS = 100
-TRAIN_FOLDS = (1, 2, 3, 4, 5, 6, 7)
 VALIDATION_FOLDS = (8,)
 TEST_FOLDS = (9,)
 
 LAW_BREAKERS: dict[int, float] = {6017: 3050.5}
-"""Recordings of the sample that break the lead laws by more than 2 uV themselves: ecg_id -> residual in uV."""
+"""Recordings of the sample that violate the lead laws by more than 2 uV: ecg_id -> residual in uV."""
 
 
 def unpack_sample(folder: str | Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from ecgscan_ray.config import ModelConfig, PageConfig, build, merge
 from ecgscan_ray.encoder.encoder import Encoder
+from ecgscan_ray.encoder.onnx import ONNX_NAME, OPSET, OUTPUTS, export_onnx, require_onnx
 from ecgscan_ray.errors import EcgscanError, InputError
 from ecgscan_ray.filesystem import (
     absolute,
@@ -35,14 +37,17 @@ from ecgscan_ray.filesystem import (
     write_bytes_atomic,
 )
 from ecgscan_ray.model.ecgscan import PageEncoder
-from ecgscan_ray.training.checkpoint import LoadedCheckpoint, load_run, read_weights
+from ecgscan_ray.tasks.loading import LoadedCheckpoint, load_run
+from ecgscan_ray.training.checkpoint import read_weights
+
+logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 5
 CONFIG_NAME, BACKBONE_NAME, PROJECTION_NAME = "config.json", "model.safetensors", "projection.safetensors"
 CARD_NAME = "README.md"
 _BACKBONE = "tower.backbone."
 _MAX_CONFIG_BYTES = 4 * 2**20
-_AGAIN = "Copy or export it again."
+_FIX = "Copy or export it again."
 
 
 def load_encoder(path: str | os.PathLike, *, device: torch.device | str = "cpu") -> Encoder:
@@ -53,12 +58,12 @@ def load_encoder(path: str | os.PathLike, *, device: torch.device | str = "cpu")
         device: Where it runs.
 
     Raises:
-        InputError: Neither of the two is there, or it is damaged; or there is no such device.
+        InputError: The path holds neither, or it is damaged; or there is no such device.
     """
     uri = absolute(os.fspath(path))
     names = list_names(uri)
     if CONFIG_NAME in names:
-        with _on_disk(uri) as folder, _named(uri, folder):
+        with _local_copy(uri) as folder, _errors_at(uri, folder):
             return Encoder(*load_exported(folder), device=device)
     if not names:
         fix = "Give a folder made by 'ecgscan export', or a run of 'ecgscan pretrain'."
@@ -68,7 +73,8 @@ def load_encoder(path: str | os.PathLike, *, device: torch.device | str = "cpu")
 
 
 @contextmanager
-def _on_disk(uri: str) -> Iterator[Path]:
+def _local_copy(uri: str) -> Iterator[Path]:
+    """The folder itself, or a temporary copy of one in a bucket."""
     if is_local(uri):
         yield Path(uri)
         return
@@ -79,16 +85,16 @@ def _on_disk(uri: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _named(uri: str, folder: Path) -> Iterator[None]:
-    """Errors speak of the place that the user gave, and say what helps."""
+def _errors_at(uri: str, folder: Path) -> Iterator[None]:
+    """Errors name the URI that the user gave, and state what to do."""
     try:
         yield
     except EcgscanError as error:
         where = (error.where or uri).replace(str(folder), uri)
-        raise InputError(error.what, where=where, fix=error.fix or _AGAIN) from None
-    except Exception as error:  # timm and torch raise what they like on settings that do not fit
-        first = (str(error).splitlines() or [""])[0][:160]
-        raise InputError(f"damaged encoder ({type(error).__name__}: {first})", where=uri, fix=_AGAIN) from None
+        raise InputError(error.what, where=where, fix=error.fix or _FIX) from None
+    except Exception as error:  # timm and torch raise various errors on settings that do not fit
+        reason = (str(error).splitlines() or [""])[0][:160]
+        raise InputError(f"damaged encoder ({type(error).__name__}: {reason})", where=uri, fix=_FIX) from None
 
 
 def load_exported(folder: Path) -> tuple[PageEncoder, PageConfig]:
@@ -103,16 +109,16 @@ def load_exported(folder: Path) -> tuple[PageEncoder, PageConfig]:
     page = build(PageConfig, ours["page"], where=where)
     tower = {"name": content["architecture"], "kwargs": content["model_args"], "path": None}
     model = build(ModelConfig, {**ours["model"], "image": tower}, where=where)
-    with torch.device("meta"):  # no memory is taken before the shapes are known to be those of the files
+    with torch.device("meta"):  # no memory is allocated before the shapes are known to be those of the files
         blank = PageEncoder(model, page)
     parts = [(folder / BACKBONE_NAME, _BACKBONE, True), (folder / PROJECTION_NAME, "", False)]
     weights: dict[str, Tensor] = {}
     for path, prefix, of_backbone in parts:
-        own, parameters = (
+        state, parameters = (
             {name.removeprefix(prefix): tensor for name, tensor in named if name.startswith(_BACKBONE) == of_backbone}
             for named in (blank.state_dict().items(), blank.named_parameters())
         )
-        weights |= {f"{prefix}{name}": tensor for name, tensor in read_weights(path, own, parameters).items()}
+        weights |= {f"{prefix}{name}": tensor for name, tensor in read_weights(path, state, parameters).items()}
     module = PageEncoder(model, page)
     module.load_state_dict(weights)
     for name in ("mean", "std"):
@@ -162,31 +168,36 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def export(run: str, out: str | os.PathLike, *, which: Literal["best", "last"] = "best") -> str:
+def export(run: str, out: str | os.PathLike, *, which: Literal["best", "last"] = "best", onnx: bool = False) -> str:
     """Write the encoder of a run as a folder that timm, transformers and ``load_encoder`` read offline.
 
     ``model.safetensors`` and ``config.json`` are the backbone with its preprocessing as timm and transformers know them,
-    ``projection.safetensors`` is what follows it, ``README.md`` the model card.
+    ``projection.safetensors`` holds the remaining weights, ``README.md`` is the model card.
 
     Args:
         run: URI of the run folder.
-        out: Folder or URI that is not there yet, or empty. A local one appears whole or not at all; in a bucket
-            ``config.json`` comes last, and without it there is no encoder.
+        out: New or empty folder or URI. A local one appears complete or not at all; in a bucket ``config.json`` is
+            written last, and without it there is no encoder.
         which: ``best`` or ``last`` checkpoint.
+        onnx: Also write ``encoder.onnx`` (see ``export_onnx``); its difference from torch is kept in ``config.json``.
 
     Returns:
         URI of the folder.
 
     Raises:
-        InputError: No checkpoint in the run, or the folder is in use or cannot be written.
+        InputError: No checkpoint in the run; the folder is not empty or cannot be written; the extra ``onnx`` is
+            required and not installed.
+        WorkError: The ONNX graph differs from torch.
     """
     from ecgscan_ray.report.card import model_card, weights_licence  # embedding alone needs neither jinja2 nor pyarrow
 
+    if onnx:
+        require_onnx()
     uri = absolute(os.fspath(out))
     _refuse_occupied(uri)
     loaded = load_run(run, which=which)
     with _new_folder(uri) as folder:
-        write_encoder(loaded, folder, weights_licence(run, loaded.config))
+        write_encoder(loaded, folder, weights_licence(run, loaded.config), onnx=onnx)
         (folder / CARD_NAME).write_text(model_card(run, loaded, uri.rpartition("/")[2]), encoding="utf-8")
     return uri
 
@@ -195,7 +206,7 @@ def _refuse_occupied(uri: str) -> None:
     names = set(list_names(uri))
     if is_local(uri) and Path(uri).is_file():
         raise InputError("is a file", where=uri, fix="Name a folder.")
-    cut_off = not is_local(uri) and names <= {BACKBONE_NAME, PROJECTION_NAME, CARD_NAME}
+    cut_off = not is_local(uri) and names <= {BACKBONE_NAME, PROJECTION_NAME, CARD_NAME, ONNX_NAME}
     if names and not cut_off:
         raise InputError("is there already", where=uri, fix="Name an empty or new folder.")
 
@@ -219,7 +230,7 @@ def _new_folder(uri: str) -> Iterator[Path]:
             os.replace(temporary, uri)
         else:
             _upload(temporary, uri)
-    except (OSError, SafetensorError) as error:  # safetensors has a word of its own for a full disk
+    except (OSError, SafetensorError) as error:  # safetensors raises its own error on a full disk
         reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"cannot be written ({reason[:160]})", where=uri, fix="Make room, or name another.") from None
     finally:
@@ -232,13 +243,14 @@ def _upload(folder: Path, uri: str) -> None:
         write_bytes_atomic(join(uri, name), (folder / name).read_bytes())
 
 
-def write_encoder(loaded: LoadedCheckpoint, folder: Path, licence: str) -> None:
+def write_encoder(loaded: LoadedCheckpoint, folder: Path, licence: str, *, onnx: bool = False) -> None:
     """Weights and ``config.json`` of a loaded run's page encoder.
 
     Args:
         loaded: The run.
         folder: Empty, on a local disk.
         licence: Of the weights, for the hubs; see ``weights_licence``.
+        onnx: As in ``export``.
     """
     from timm.models import save_for_hf
 
@@ -259,17 +271,26 @@ def write_encoder(loaded: LoadedCheckpoint, folder: Path, licence: str) -> None:
     )
     state = {name: value.contiguous() for name, value in module.state_dict().items() if not name.startswith(_BACKBONE)}
     save_file(state, folder / PROJECTION_NAME)
-    _complete_config(folder, loaded, licence)
+    extra = {"onnx": _write_onnx(loaded, folder)} if onnx else {}
+    _complete_config(folder, loaded, licence, extra)
 
 
-def _complete_config(folder: Path, loaded: LoadedCheckpoint, licence: str) -> None:
-    """Add our settings and digests, and put right what timm says of the weights that the backbone is named after."""
+def _write_onnx(loaded: LoadedCheckpoint, folder: Path) -> dict[str, Any]:
+    """Write ``encoder.onnx``; its description for ``config.json``."""
+    path = folder / ONNX_NAME
+    error = export_onnx(loaded.model.page, loaded.config.page, path)
+    logger.info("%s: differs from torch by at most %.1e of each output's largest value", ONNX_NAME, error)
+    return {"opset": OPSET, "outputs": list(OUTPUTS), "max_relative_error": error, "sha256": _sha256(path)}
+
+
+def _complete_config(folder: Path, loaded: LoadedCheckpoint, licence: str, extra: dict[str, Any]) -> None:
+    """Add our settings and digests, and correct what timm states about the weights that the backbone is named after."""
     path = folder / CONFIG_NAME
     content = json.loads(path.read_text())
     # timm finds the number of classes at the root too; transformers' wrapper would pass it twice
     content.get("model_args", {}).pop("num_classes", None)
-    told = {name: value for name, value in content["pretrained_cfg"].items() if name not in _OF_OTHER_WEIGHTS}
-    content["pretrained_cfg"] = {**told, "tag": "ecgscan_ray", "license": licence}
+    settings = {name: value for name, value in content["pretrained_cfg"].items() if name not in _OF_OTHER_WEIGHTS}
+    content["pretrained_cfg"] = {**settings, "tag": "ecgscan_ray", "license": licence}
     content["ecgscan"] = {
         "schema_version": SCHEMA_VERSION,
         "page": loaded.config.page.model_dump(mode="json"),
@@ -277,6 +298,7 @@ def _complete_config(folder: Path, loaded: LoadedCheckpoint, licence: str) -> No
         "step": loaded.state.step,
         "config_digest": loaded.state.config_digest,
         "sha256": {name: _sha256(folder / name) for name in (BACKBONE_NAME, PROJECTION_NAME)},
+        **extra,
     }
     content["ecgscan"]["digest"] = _digest(content)
     path.write_text(json.dumps(content, indent=2) + "\n")

@@ -86,28 +86,31 @@ def embed_folder(
     Raises:
         InputError: Nothing to embed, the output cannot be written, or a number below 1.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         if value < 1:
             raise InputError(f"{value} is too small", where=name, fix="Give 1 or more.")
     out = absolute(os.fspath(out_parquet))
     root, names = _input_files(os.fspath(images), out)
+    with _complete_or_absent(out) as file:
+        encoder = load_encoder(encoder_path, device=device)
+        rows = _read_rows(root, names, encoder.page, workers, progress)
+        return _write_embeddings(encoder, in_batches(rows, batch_size), file, projected)
+
+
+def _write_embeddings(encoder: Encoder, batches: Iterator[list[_Row]], file: Path, projected: bool) -> EmbeddedFolder:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    width = encoder.embed_dim if projected else encoder.feature_dim
+    schema = pa.schema([("path", pa.string()), ("embedding", pa.list_(pa.float32(), width)), ("error", pa.string())])
     embedded = 0
     errors: dict[str, str] = {}
-    with _whole_or_absent(out) as file:
-        encoder = load_encoder(encoder_path, device=device)
-        width = encoder.embed_dim if projected else encoder.feature_dim
-        columns = [("path", pa.string()), ("embedding", pa.list_(pa.float32(), width)), ("error", pa.string())]
-        schema = pa.schema(columns)
-        with pq.ParquetWriter(file, schema) as writer:
-            rows = _read_rows(root, names, encoder.page, workers, progress)
-            for batch in in_batches(rows, batch_size):
-                _embed(encoder, batch, projected)
-                writer.write_table(pa.Table.from_pylist([_columns(row) for row in batch], schema=schema))
-                errors |= {row.path: row.error for row in batch if row.error is not None}
-                embedded += sum(row.error is None for row in batch)
+    with pq.ParquetWriter(file, schema) as writer:
+        for batch in batches:
+            _embed(encoder, batch, projected)
+            writer.write_table(pa.Table.from_pylist([_columns(row) for row in batch], schema=schema))
+            errors |= {row.path: row.error for row in batch if row.error is not None}
+            embedded += sum(row.error is None for row in batch)
     return EmbeddedFolder(embedded, errors)
 
 
@@ -246,7 +249,7 @@ def _columns(row: _Row) -> dict[str, Any]:
 
 
 @contextmanager
-def _whole_or_absent(uri: str) -> Iterator[Path]:
+def _complete_or_absent(uri: str) -> Iterator[Path]:
     """A local file to write into, which becomes ``uri`` at the end of the block unless the block fails.
 
     Raises:

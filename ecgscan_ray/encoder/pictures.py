@@ -1,7 +1,7 @@
-"""Pictures of any kind as pages in the encoder's size: read, turned upright, fitted as a whole, never cropped.
+"""Pictures of any kind as pages in the encoder's size: read, turned upright, scaled to fit, never cropped.
 
-Files come from anywhere, so only decoders of pictures are tried, sizes are bounded before anything is decoded, and
-whatever is wrong with a file becomes one ``InputError``.
+Files are untrusted: only decoders of pictures are tried, sizes are bounded before anything is decoded, and any failure
+of a decoder becomes one ``InputError``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Picture = str | os.PathLike | Image.Image | np.ndarray
 """A page: path of an image file, PIL image, or uint8 array (H, W), (H, W, 1) or (H, W, 3) RGB; any size."""
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "AVIF", "JPEG2000", "BMP", "GIF", "PPM", "PCX")
-"""What is read. Never EPS or WMF, which are programs for an interpreter."""
+"""Formats that are read. Never EPS or WMF, which are programs for an interpreter."""
 
 MAX_PIXELS = 70_000_000
 """Of a page: A3 at 600 dots per inch."""
@@ -166,7 +166,7 @@ def refuse_large(size: int, where: object) -> None:
 
 @contextmanager
 def _one_line(where: object) -> Iterator[None]:
-    """Whatever a decoder raises on a file is that file's error, and its warnings are nobody's."""
+    """Whatever a decoder raises on a file becomes an ``InputError`` of that file; its warnings are dropped."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -248,13 +248,13 @@ def _refuse_cut_off(image: Image.Image, size: int) -> None:
 
 def _pixels(image: Image.Image) -> np.ndarray:
     _bound(image)
-    lost = ";16" in str(getattr(image, "tile", ""))
+    has_16_bits = ";16" in str(getattr(image, "tile", ""))
     _load(image)
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image)
         grey = _eight_bits(values.view(np.uint32) if _unsigned(image) else values)
         return _upright(255 - grey if _white_is_zero(image) else grey, image)
-    if lost:
+    if has_16_bits:
         _refuse_lost_bits(image)
     return _upright(np.array(_on_white(image)), image)
 
@@ -277,31 +277,31 @@ def _load(image: Image.Image) -> None:
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         image.load()
         return
-    with _libtiffs_words() as words:
+    with _libtiff_messages() as messages:
         image.load()
-    if words:
-        raise InputError(f"damaged ({words[0]})")
+    if messages:
+        raise InputError(f"damaged ({messages[0]})")
 
 
 @contextmanager
-def _libtiffs_words() -> Iterator[list[str]]:
-    """What libtiff writes on standard error while it decodes: errors that it goes on after with made-up pixels."""
-    words: list[str] = []
+def _libtiff_messages() -> Iterator[list[str]]:
+    """What libtiff writes to standard error while it decodes: errors after which it continues with made-up pixels."""
+    messages: list[str] = []
     try:
-        ours = os.dup(2)
+        stderr = os.dup(2)
     except OSError:  # closed
-        yield words
+        yield messages
         return
     with tempfile.TemporaryFile() as file:
         os.dup2(file.fileno(), 2)
         try:
-            yield words
+            yield messages
         finally:
-            os.dup2(ours, 2)
-            os.close(ours)
+            os.dup2(stderr, 2)
+            os.close(stderr)
             file.seek(0)
             lines = file.read(10_000).decode("utf-8", "replace").splitlines()
-            words += [_reason(ValueError(line)) for line in lines if line.strip()]
+            messages += [_reason(ValueError(line)) for line in lines if line.strip()]
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
@@ -311,7 +311,7 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
         raise InputError("values that are not finite numbers")
     low, high = float(values.min()), float(np.quantile(sample, 0.999))
     if values.dtype.kind == "f" and low < 0:
-        raise InputError("negative values, whose depth nobody knows")
+        raise InputError("negative values, whose depth is not known")
     if values.dtype.kind == "f" and high <= 1.5:
         shift, top = 0.0, 1.0
     else:
@@ -363,10 +363,10 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
-    """Turned as its camera says. Pillow's own function writes all of the EXIF data again, which odd ones do not survive."""
+    """Turned by its EXIF orientation. Pillow's own function rewrites all EXIF data, which fails on unusual ones."""
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged EXIF data, on a picture that is whole
+    except Exception:  # damaged EXIF data of an intact picture
         return pixels
     mirrored = pixels[:, ::-1] if orientation in (2, 4, 5, 7) else pixels
     turns = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)
@@ -376,7 +376,7 @@ def _upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
 def fit_page(pixels: np.ndarray, page: PageConfig) -> np.ndarray:
     """The whole picture as uint8 (H, W, C): stretched to the size, or centred on white (``page.fit`` = ``pad``).
 
-    With Pillow's own arithmetic throughout, which timm's and transformers' preprocessing share: pixel for pixel the same.
+    Uses Pillow's arithmetic, as timm's and transformers' preprocessing do: the same pixels.
     """
     image = Image.fromarray(pixels).convert("L" if page.channels == 1 else "RGB")
     width, height = page.width, page.height

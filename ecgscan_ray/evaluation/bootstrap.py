@@ -1,6 +1,6 @@
-"""Percentile intervals by resampling patients: the rows of one patient are drawn together or not at all.
+"""Percentile intervals by resampling patients: the rows of one patient are resampled together.
 
-A resample is a weight for every row, so that one draw serves every figure and paired differences come for free.
+A resample is a weight for every row, so that one draw serves all figures, and differences are paired.
 
 Letters: B resamples, N rows, C classes, P patients.
 """
@@ -16,7 +16,7 @@ import numpy as np
 class Estimate:
     """A figure with its 95 % interval and the number of rows it was measured on; bounds are None where unknown.
 
-    ``reason`` says why it could not be measured; then the value is NaN.
+    ``reason`` states why it was not measured; the value then is NaN.
     """
 
     value: float
@@ -26,17 +26,17 @@ class Estimate:
     reason: str | None = None
 
     def as_dict(self) -> dict[str, float | int | str | None]:
-        """The entry of ``report.json``; a value that is not finite becomes null. ``reason`` only where there is one."""
+        """The entry of ``report.json``; a value that is not finite becomes null. ``reason`` only where it is set."""
         fields = {"value": self.value, "low": self.low, "high": self.high}
         finite = {key: float(v) if v is not None and np.isfinite(v) else None for key, v in fields.items()}
         return {**finite, "n": self.n, **({"reason": self.reason} if self.reason else {})}
 
 
 def row_weights(patients: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:
-    """How often each row is drawn when as many patients as there are are drawn with replacement.
+    """How often each row occurs in resamples of the patients, drawn with replacement.
 
     Args:
-        patients: (N,) patient keys; a negative key (unknown) is a patient of its own.
+        patients: (N,) patient keys; each negative key (unknown) counts as a separate patient.
         resamples: B.
         seed: Of the draw; the same seed and patients give the same resamples, which pairs differences.
 
@@ -70,7 +70,7 @@ def _weighted_median(ordered: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def auroc_statistic(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of weighted rows, ties counting a half.
+    """Area under the ROC curve of weighted rows, ties count one half.
 
     Args:
         scores: (N,) higher = more likely positive.
@@ -129,13 +129,13 @@ class PatientBootstrap:
         self._once = np.ones((1, len(patients)))
 
     def of(self, rows: np.ndarray) -> PatientBootstrap:
-        """The same draw, seen by some of the rows only."""
+        """The same draw, restricted to some rows."""
         part = object.__new__(PatientBootstrap)
         part.weights, part._once = self.weights[:, rows], self._once[:, rows]
         return part
 
     def mean(self, values: np.ndarray, rows: np.ndarray | None = None) -> Estimate:
-        """Mean of ``values``; ``rows`` says which rows they belong to, where they are not all."""
+        """Mean of ``values``; ``rows`` are the rows they belong to, all by default."""
         rows = np.arange(self.weights.shape[1]) if rows is None else rows
         known = int(np.isfinite(values).sum())
         point = mean_statistic(values, self._once[:, rows])[0]

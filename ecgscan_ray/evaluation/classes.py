@@ -1,6 +1,6 @@
-"""What a linear probe tells apart: PTB-XL's superclasses, and the labels as the archive gives them.
+"""The classes of a linear probe: PTB-XL's superclasses, and the labels as the archive gives them.
 
-Recordings without any superclass, or without any label, say nothing of the classes and are left out.
+Recordings without any superclass, or without any label, are left out.
 
 Letters: N recordings, C classes.
 """
@@ -16,7 +16,7 @@ from ecgscan_ray.evaluation.features import Features
 from ecgscan_ray.recording.labels import SUPERCLASSES
 
 MIN_RECORDINGS = 5
-"""A label is probed where so many recordings of training and of test have it, and as many do not."""
+"""A label is probed if at least this many recordings of training and of test have it, and as many do not."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ SUPERCLASS_TASK = Classes("superclass", SUPERCLASSES)
 
 
 def label_task(train: Features, test: Features) -> tuple[Classes, list[str]]:
-    """The labels to probe, and those with too few recordings; superclasses by their own names are measured as such."""
+    """The labels to probe, and those with too few recordings; labels that are superclasses are left to their own task."""
     counts = [(Counter(code for codes in part.codes for code in codes), _labelled(part)) for part in (train, test)]
     names = sorted(set().union(*(count.keys() for count, _ in counts)) - set(SUPERCLASSES))
     probed = [

@@ -1,6 +1,6 @@
 """From recordings to features: pages at fixed keys, through one or several models at once, batch by batch.
 
-What is kept is small (features and one figure a recording and lead), so that memory grows by a few kB a recording.
+Only features and one figure per recording and lead are kept, so that memory grows by a few kB per recording.
 
 Letters: N recordings, 12 leads, T samples, D aligned features, P features for a classifier, C classes.
 """
@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 
+from ecgscan_ray.batch import Batch, DeviceBatch, Integers
 from ecgscan_ray.evaluation.mean_beat import mean_beat_redraw
+from ecgscan_ray.evaluation.model import PageModel
 from ecgscan_ray.evaluation.redraw import MASKS, lead_pearson, lead_residual_mv, project_on_laws, recording_rmse
 from ecgscan_ray.recording.labels import SUPERCLASSES, superclasses
 from ecgscan_ray.recording.recording import Recording
@@ -24,18 +26,18 @@ from ecgscan_ray.training.tensors import to_device
 Item = TypeVar("Item")
 
 EVALUATION_EPOCH = 2**31 + 1
-"""Pages of evaluation have this epoch in their key (and the following ones for more views): no training page has it."""
+"""Epoch in the page keys of evaluation (the following ones for more views); no training page has it."""
 
 
 class Maker(Protocol):
-    """What ``batch.BatchMaker`` is here: recordings, plan positions and epochs in, numpy batch out."""
+    """The part of ``batch.BatchMaker`` that is used here: recordings, plan positions and epochs to a numpy batch."""
 
-    def make(self, recordings: Sequence[Recording], positions: Any, epochs: Any) -> dict[str, np.ndarray]: ...
+    def make(self, recordings: Sequence[Recording], positions: Integers, epochs: Integers) -> Batch: ...
 
 
 @dataclass(frozen=True)
 class Example:
-    """One recording with everything a picture of it needs: (12, T) arrays and its page (H, W, C)."""
+    """One recording as the report shows it: (12, T) arrays and its page (H, W, C)."""
 
     id: str
     page: np.ndarray
@@ -86,7 +88,7 @@ def class_labels(recordings: Sequence[Recording]) -> np.ndarray:
 
 @torch.inference_mode()
 def extract(
-    models: Mapping[str, Any],
+    models: Mapping[str, PageModel],
     maker: Maker,
     recordings: Iterable[Recording],
     *,
@@ -101,57 +103,74 @@ def extract(
 
     Args:
         models: Name -> model in evaluation mode. The columns of the first have plain names (``page``), those of the
-            others the name before (``random.page``). Only the first model's redrawn leads are scored.
+            others the prefix of their name (``random.page``). Only the first model's redrawn leads are scored.
         maker: Draws the pages.
         recordings: Read once.
-        batch_size: Pages at once.
+        batch_size: Pages per forward pass.
         fs: Rate of the truth and of the redrawn leads, Hz.
         view: Which page of each recording: 0, 1, ... are different ones, the same at every call.
         everything: Signal, text and all about redrawn leads too; else page features and the error on shown leads.
-        num_examples: Recordings kept whole.
+        num_examples: Recordings kept as ``Example``.
         device: Where the models live.
     """
+    extraction = Features([], {}, [], [], [])
     parts: list[dict[str, np.ndarray]] = []
-    ids: list[str] = []
-    examples: list[Example] = []
-    skipped: list[str] = []
-    codes: list[frozenset[str]] = []
-    first = next(iter(models))
     for batch_recordings in in_batches(recordings, batch_size):
-        positions = np.arange(len(batch_recordings), dtype=np.int64) + len(ids) + len(skipped)
-        numpy_batch = maker.make(batch_recordings, positions, np.full(len(positions), EVALUATION_EPOCH + view))
-        good = np.asarray(numpy_batch["page_ok"], bool)
-        skipped += [r.id for r, ok in zip(batch_recordings, good, strict=True) if not ok]
-        ids += [r.id for r, ok in zip(batch_recordings, good, strict=True) if ok]
-        codes += [frozenset(r.labels) for r, ok in zip(batch_recordings, good, strict=True) if ok]
-        tensors = to_device(numpy_batch, device, fs)
-        columns = _facts(numpy_batch, batch_recordings)
-        for name, model in models.items():
-            prefix = "" if name == first else f"{name}."
-            page, features, redrawn_mv = model.encode_image(tensors["image"])
-            columns |= {f"{prefix}page": _numpy(page), f"{prefix}features": _numpy(features)}
-            if name == first:
-                shown = tensors["shown"] & tensors["valid"]
-                columns["shown.rmse_mv"] = _numpy(recording_rmse(redrawn_mv, tensors["centred_mv"], shown))
-            if everything:
-                signal = model.encode_signal(tensors["centred_mv"])
-                text = model.encode_text(tensors["token_ids"], tensors["attention_mask"])
-                columns |= {f"{prefix}signal": _numpy(signal), f"{prefix}text": _numpy(text)}
-            if everything and name == first:
-                columns |= _redraw_columns(redrawn_mv, tensors, fs)
-                rows = np.flatnonzero(good)[: max(num_examples - len(examples), 0)]
-                examples += [_example(batch_recordings[i].id, i, tensors, redrawn_mv) for i in rows]
-        parts.append({name: column[good] for name, column in columns.items()})
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
-    return Features(ids, joined, examples, skipped, codes)
+        start = len(extraction.ids) + len(extraction.skipped)
+        positions = np.arange(start, start + len(batch_recordings), dtype=np.int64)
+        batch = maker.make(batch_recordings, positions, np.full(len(positions), EVALUATION_EPOCH + view))
+        page_ok = np.asarray(batch["page_ok"], bool)
+        drawn = [r for r, ok in zip(batch_recordings, page_ok, strict=True) if ok]
+        extraction.skipped.extend(r.id for r, ok in zip(batch_recordings, page_ok, strict=True) if not ok)
+        extraction.ids.extend(r.id for r in drawn)
+        extraction.codes.extend(frozenset(r.labels) for r in drawn)
+        tensors = to_device(batch, device, fs)
+        columns, redrawn_mv = _model_columns(models, tensors, fs, everything)
+        columns |= _facts(batch, batch_recordings)
+        rows = np.flatnonzero(page_ok)[: max(num_examples - len(extraction.examples), 0)]
+        extraction.examples.extend(make_example(batch_recordings[i].id, i, tensors, redrawn_mv) for i in rows)
+        parts.append({name: column[page_ok] for name, column in columns.items()})
+    if parts:
+        extraction.columns.update({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    return extraction
 
 
-def _facts(batch: Mapping[str, np.ndarray], recordings: Sequence[Recording]) -> dict[str, np.ndarray]:
-    names = ("recording_key", "patient_key", "report_key", "has_signal", "has_text")
-    return {"labels": class_labels(recordings), **{name: np.asarray(batch[name]) for name in names}}
+def _model_columns(
+    models: Mapping[str, PageModel], batch: DeviceBatch, fs: int, everything: bool
+) -> tuple[dict[str, np.ndarray], torch.Tensor]:
+    """The columns of all models (see ``extract``), and the first model's redrawn leads (N, 12, T)."""
+    columns: dict[str, np.ndarray] = {}
+    first_redrawn_mv: torch.Tensor | None = None
+    for name, model in models.items():
+        is_first = first_redrawn_mv is None
+        prefix = "" if is_first else f"{name}."
+        page, features, redrawn_mv = model.encode_image(batch["image"])
+        columns |= {f"{prefix}page": _numpy(page), f"{prefix}features": _numpy(features)}
+        if first_redrawn_mv is None:
+            first_redrawn_mv, shown = redrawn_mv, batch["shown"] & batch["valid"]
+            columns["shown.rmse_mv"] = _numpy(recording_rmse(redrawn_mv, batch["centred_mv"], shown))
+        if everything:
+            signal = model.encode_signal(batch["centred_mv"])
+            text = model.encode_text(batch["token_ids"], batch["attention_mask"])
+            columns |= {f"{prefix}signal": _numpy(signal), f"{prefix}text": _numpy(text)}
+        if everything and is_first:
+            columns |= _redraw_columns(redrawn_mv, batch, fs)
+    assert first_redrawn_mv is not None  # there is at least one model
+    return columns, first_redrawn_mv
 
 
-def _redraw_columns(redrawn_mv: torch.Tensor, batch: Mapping[str, torch.Tensor], fs: int) -> dict[str, np.ndarray]:
+def _facts(batch: Batch, recordings: Sequence[Recording]) -> dict[str, np.ndarray]:
+    return {
+        "labels": class_labels(recordings),
+        "recording_key": batch["recording_key"],
+        "patient_key": batch["patient_key"],
+        "report_key": batch["report_key"],
+        "has_signal": batch["has_signal"],
+        "has_text": batch["has_text"],
+    }
+
+
+def _redraw_columns(redrawn_mv: torch.Tensor, batch: DeviceBatch, fs: int) -> dict[str, np.ndarray]:
     """(N, 12) r and (N,) RMSE for each mask: of the decoder, projected on the lead laws, of the mean-beat oracle."""
     truth, valid, shown = batch["centred_mv"], batch["valid"], batch["shown"]
     pairs = zip(truth.cpu().numpy(), (shown & valid).cpu().numpy(), strict=True)
@@ -159,19 +178,21 @@ def _redraw_columns(redrawn_mv: torch.Tensor, batch: Mapping[str, torch.Tensor],
     oracle = oracle.to(truth.device)
     columns = {"lead_residual_mv": _numpy(lead_residual_mv(redrawn_mv))}
     projected = project_on_laws(redrawn_mv, shown)
+    masks = {"shown": shown, "derivable": batch["derivable"], "unseen": batch["unseen"]}
     for name in MASKS:
-        mask = batch[name] & valid
+        mask = masks[name] & valid
         columns[f"{name}.r"] = _numpy(lead_pearson(redrawn_mv, truth, mask))
         columns[f"{name}.rmse_mv"] = _numpy(recording_rmse(redrawn_mv, truth, mask))
         columns[f"projected.{name}.r"] = _numpy(lead_pearson(projected, truth, mask))
         columns[f"projected.{name}.rmse_mv"] = _numpy(recording_rmse(projected, truth, mask))
-        drawn = mask & torch.isfinite(oracle)
-        columns[f"mean_beat.{name}.r"] = _numpy(lead_pearson(oracle.nan_to_num(0.0), truth, drawn))
-        columns[f"mean_beat.{name}.rmse_mv"] = _numpy(recording_rmse(oracle.nan_to_num(0.0), truth, drawn))
+        known = mask & torch.isfinite(oracle)
+        columns[f"mean_beat.{name}.r"] = _numpy(lead_pearson(oracle.nan_to_num(0.0), truth, known))
+        columns[f"mean_beat.{name}.rmse_mv"] = _numpy(recording_rmse(oracle.nan_to_num(0.0), truth, known))
     return columns
 
 
-def _example(name: str, row: int, batch: Mapping[str, torch.Tensor], redrawn_mv: torch.Tensor) -> Example:
+def make_example(name: str, row: int, batch: DeviceBatch, redrawn_mv: torch.Tensor) -> Example:
+    """One row of a batch on the model's device, with its redrawn leads (N, 12, T), as arrays."""
     page = batch["image"][row].permute(1, 2, 0).cpu().numpy()
     truth_mv, redrawn = _numpy(batch["centred_mv"][row]), _numpy(redrawn_mv[row])
     valid, shown, derivable = (batch[mask][row].cpu().numpy() for mask in ("valid", "shown", "derivable"))

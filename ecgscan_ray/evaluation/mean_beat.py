@@ -1,8 +1,8 @@
-"""The oracle that a decoder is measured against: each lead's own mean beat, pasted at the R peaks of the rhythm strip.
+"""The oracle that a decoder is compared with: each lead's mean beat, pasted at the R peaks of the rhythm strip.
 
-The template is made from the *true* samples of the cells that the page shows, the peaks from the true strip: no reader
-of the page could do better with this method. It knows nothing of irregular beats and of drift, which is what a learned
-decoder can win. Scored on the same samples of the same truth, and in the same way, as the decoder.
+The template comes from the *true* samples of the cells that the page shows, the peaks from the true strip: no method that
+reads the page and pastes mean beats can do better. It ignores irregular beats and drift, which a learned decoder can
+predict. It is scored on the same samples and in the same way as the decoder.
 
 Letters: 12 leads, T samples, O offsets from the R peak.
 """

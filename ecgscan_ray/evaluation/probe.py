@@ -1,4 +1,4 @@
-"""Linear probe: what a linear model reads out of the frozen encoder.
+"""Linear probe: what a linear model can predict from the frozen encoder's features.
 
 The strength of the ridge is chosen on validation patients, never on those tested; features are standardised with the
 training pages' mean and deviation.
@@ -24,9 +24,10 @@ class Probe:
     Attributes:
         mean: (F,) of the training features.
         scale: (F,) one over their deviation, 0 for constant features.
-        weight: (F, C) and bias (C,) of one logistic regression a class.
-        strength: The ridge that validation chose.
-        validation_auroc: Macro AUROC it had there.
+        weight: (F, C) of one logistic regression per class.
+        bias: (C,).
+        strength: L2 penalty, chosen on validation.
+        validation_auroc: Macro AUROC on validation.
     """
 
     mean: np.ndarray
@@ -51,11 +52,11 @@ def fit_probe(
     """One-vs-rest logistic regression with an L2 penalty ``strength / 2 |w|^2`` on the mean log loss.
 
     Args:
-        train: (N, F) features of the training pages (several pages of one recording are rows of their own).
+        train: (N, F) features of the training pages (each page of a recording is a row).
         train_labels: (N, C) bool, several classes may be true.
         validation: (M, F).
         validation_labels: (M, C) bool.
-        strengths: Ridges to try; the one with the best macro AUROC on validation is kept.
+        strengths: Penalties to try; the one with the best macro AUROC on validation is kept.
     """
     mean, deviation = train.mean(axis=0), train.std(axis=0)
     scale = np.where(deviation > 1e-6 * max(float(deviation.max()), 1e-30), 1 / np.maximum(deviation, 1e-30), 0.0)
@@ -64,7 +65,7 @@ def fit_probe(
     once = np.ones((1, len(validation)))
     best: Probe | None = None
     weight = torch.zeros(z.shape[1] + 1, y.shape[1], dtype=torch.float64)
-    for strength in sorted(strengths, reverse=True):  # from strong to weak: each start is near its end
+    for strength in sorted(strengths, reverse=True):  # from strong to weak: each solution is near the next
         weight = _fit(z, y, strength, weight)
         fitted = weight.numpy().copy()
         probe = Probe(mean, scale, fitted[:-1], fitted[-1], strength, float("nan"))
@@ -76,9 +77,9 @@ def fit_probe(
 
 
 def _fit(z: torch.Tensor, y: torch.Tensor, strength: float, start: torch.Tensor) -> torch.Tensor:
-    """(F + 1, C) weights and bias. The classes share one L-BFGS run: their problems are separate sums."""
+    """(F + 1, C) weights and bias. The classes share one L-BFGS run: the loss is a sum over classes."""
     design = torch.cat([z, torch.ones(len(z), 1, dtype=z.dtype)], dim=1)
-    with torch.enable_grad():  # wherever it is called from
+    with torch.enable_grad():  # also where the caller has disabled it
         weight = start.clone().requires_grad_(True)
         optimiser = torch.optim.LBFGS([weight], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
 

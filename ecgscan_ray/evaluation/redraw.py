@@ -1,11 +1,11 @@
-"""How well the twelve leads are redrawn, told apart by what the page shows: shown, derivable, unseen.
+"""How well the twelve leads are redrawn, separately for what the page shows: shown, derivable, unseen.
 
 How r is computed: for each recording and lead, Pearson's r between redrawn and true samples over the masked samples
 of that lead (its mean over those samples removed); leads with fewer than 25 such samples, or whose truth is constant
 there, are skipped; the mean over the leads is the recording's r; the mean over recordings is the figure. A redrawn
 lead that is constant where the truth is not counts as r = 0. RMSE is the root of the mean square over all masked
 samples of a recording, in mV, averaged over recordings, against the truth with each lead's mean removed (a page does
-not tell a lead's offset): no alignment, no scaling.
+not show a lead's offset): no alignment, no scaling.
 
 Letters: N recordings, 12 leads, T samples.
 """
@@ -56,14 +56,14 @@ def lead_residual_mv(redrawn_mv: torch.Tensor) -> torch.Tensor:
 
 
 OTHER_VARIANCE = 25.0
-"""How much larger the variance of a lead that the page does not show is taken to be: its error is five times as large."""
+"""Assumed variance of leads that the page does not show, relative to shown ones: their error is five times as large."""
 
 
 def project_on_laws(redrawn_mv: Tensor, shown: Tensor, other_variance: float = OTHER_VARIANCE) -> Tensor:
     """The nearest leads that obey the four laws, where nearness is weighted by evidence.
 
     x - S A'(A S A')^-1 A x at each sample, with S the leads' variances: what the page shows nearly keeps its value, what it
-    does not show moves to fit. It hides what the residual tells: measure that before.
+    does not show moves to fit. It hides the residual: measure that before.
 
     Args:
         redrawn_mv: (N, 12, T) mV.

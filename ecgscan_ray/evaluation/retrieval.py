@@ -1,4 +1,4 @@
-"""Cross-modal retrieval: does the page find its own signal, its own report, and the signal its page?
+"""Cross-modal retrieval: page to signal, page to report, signal to page.
 
 Letters: Q queries, G gallery items with distinct keys, D features.
 """
@@ -18,8 +18,8 @@ class Ranking:
     """Where each query found its match in a gallery of distinct items.
 
     Attributes:
-        rank: (Q,) float64, 1 = found first. Items of exactly equal score share their mean rank, so that an encoder
-            that maps everything to one point is never credited with a hit.
+        rank: (Q,) float64, 1 = first. Items of exactly equal score share their mean rank, so that an encoder that
+            maps everything to one point is never credited with a hit.
         rows: (Q,) int64, rows of the queries in the arrays given to ``rank_matches``.
         gallery_size: G.
         found_first: (Q,) int64, the gallery item that came first, for hubness.
@@ -66,7 +66,7 @@ def rank_matches(
     """Rank the gallery for every query by the dot product.
 
     Gallery items of the same key (the same report text, two pages of one recording) are one item, the first of them:
-    whoever finds an equal report has found the report, and a common text does not fill the first ten places.
+    finding an equal report counts as finding the report, and a common text does not fill the first ten ranks.
     Queries whose key is not in the gallery are left out.
 
     Args:
@@ -74,21 +74,21 @@ def rank_matches(
         gallery: (M, D) features, unit norm.
         query_keys: (Q,) keys; a query's match is the gallery item of the same key.
         gallery_keys: (M,) keys.
-        has_query: (Q,) bool, queries to ask; all by default.
-        has_gallery: (M,) bool, items to offer; all by default.
+        has_query: (Q,) bool, which queries to rank; all by default.
+        has_gallery: (M,) bool, which items are in the gallery; all by default.
     """
-    offered = np.flatnonzero(np.ones(len(gallery), bool) if has_gallery is None else has_gallery)
-    keys, first = np.unique(gallery_keys[offered], return_index=True)
-    items = np.asarray(gallery, np.float64)[offered[first]]
-    asked = np.isin(query_keys, keys)
-    rows = np.flatnonzero(asked if has_query is None else asked & has_query)
+    gallery_rows = np.flatnonzero(np.ones(len(gallery), bool) if has_gallery is None else has_gallery)
+    keys, first = np.unique(gallery_keys[gallery_rows], return_index=True)
+    items = np.asarray(gallery, np.float64)[gallery_rows[first]]
+    matched = np.isin(query_keys, keys)
+    rows = np.flatnonzero(matched if has_query is None else matched & has_query)
     target = np.searchsorted(keys, query_keys[rows])
     ranks, firsts = [np.zeros(0)], [np.zeros(0, np.int64)]
     for start in range(0, len(rows), _CHUNK):
         part = slice(start, start + _CHUNK)
         score = np.asarray(queries, np.float64)[rows[part]] @ items.T
-        own = np.take_along_axis(score, target[part, None], axis=1)
-        above, level = (score > own).sum(axis=1), (score == own).sum(axis=1)
-        ranks.append(above + (level + 1) / 2)
+        match = np.take_along_axis(score, target[part, None], axis=1)
+        above, equal = (score > match).sum(axis=1), (score == match).sum(axis=1)
+        ranks.append(above + (equal + 1) / 2)
         firsts.append(score.argmax(axis=1))
     return Ranking(np.concatenate(ranks), rows, len(keys), np.concatenate(firsts))

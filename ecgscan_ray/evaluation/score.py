@@ -2,125 +2,137 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import cast
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
+from ecgscan_ray.batch import DeviceBatch
+from ecgscan_ray.evaluation.model import PageModel
 from ecgscan_ray.evaluation.redraw import recording_pearson
 from ecgscan_ray.evaluation.retrieval import rank_matches
+from ecgscan_ray.model.output import TeacherOutput
 
-SCORES = {
-    "pretrain": ("score", "mrr_page_to_signal", "mrr_page_to_text", "r_shown"),
-    "teach": ("score", "mrr_signal_to_text", "mrr_hidden_to_signal", "r_hidden"),
-}
-"""Task -> what its validation can measure, each as ``validation.NAME``."""
+PAGE_SCORES = ("score", "mrr_page_to_signal", "mrr_page_to_text", "r_shown")
+"""What the validation of a page encoder can measure, each as ``validation.NAME``."""
+
+TEACHER_SCORES = ("score", "mrr_signal_to_text", "mrr_hidden_to_signal", "r_hidden")
+"""The same of a teacher."""
+
+BATCH_COLUMNS = ("recording_key", "report_key", "has_signal", "has_text")
+
+Columns = dict[str, np.ndarray]
 
 
-@torch.inference_mode()
-def validation_score(model: Any, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+def page_score(model: PageModel, batches: Iterable[DeviceBatch]) -> dict[str, float]:
     """Mean of MRR page to signal, MRR page to text, and Pearson's r on the leads the page shows.
 
     A part that has no rows (a store without reports) is left out of the dict and of the mean.
 
     Args:
-        model: The towers and decoder; put into evaluation mode for the call, and back.
-        batches: Batches on the model's device, as ``training.tensors.to_device`` makes them.
+        model: Put into evaluation mode for the call, and back.
+        batches: On the model's device, with pages.
 
     Returns:
         ``validation.score``, ``validation.mrr_page_to_signal``, ``validation.mrr_page_to_text`` and
         ``validation.r_shown``; empty where there are no batches.
     """
-    was_training = model.training
-    model.eval()
-    try:
-        columns = [_batch_columns(model, batch) for batch in batches]
-    finally:
-        model.train(was_training)
+    columns = _columns(model, batches, lambda batch: _page_columns(model, batch))
     if not columns:
         return {}
-    data = {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
-    signal = rank_matches(
-        data["page"], data["signal"], data["recording_key"], data["recording_key"], has_gallery=data["has_signal"]
-    )
+    keys, has_text = columns["recording_key"], columns["has_text"]
+    signal = rank_matches(columns["page"], columns["signal"], keys, keys, has_gallery=columns["has_signal"])
     text = rank_matches(
-        data["page"],
-        data["text"],
-        data["report_key"],
-        data["report_key"],
-        has_query=data["has_text"],
-        has_gallery=data["has_text"],
+        columns["page"],
+        columns["text"],
+        columns["report_key"],
+        columns["report_key"],
+        has_query=has_text,
+        has_gallery=has_text,
     )
-    parts = {
-        "validation.mrr_page_to_signal": signal.reciprocal,
-        "validation.mrr_page_to_text": text.reciprocal,
-        "validation.r_shown": data["r_shown"][np.isfinite(data["r_shown"])],
-    }
-    scores = {name: float(values.mean()) for name, values in parts.items() if len(values)}
-    return {"validation.score": float(np.mean(list(scores.values()))), **scores} if scores else {}
+    return _mean_of_parts(
+        {"mrr_page_to_signal": signal.reciprocal, "mrr_page_to_text": text.reciprocal, "r_shown": columns["r_shown"]}
+    )
 
 
-@torch.inference_mode()
-def teacher_score(model: Any, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Mean of MRR signal to text, MRR of a recording with parts hidden to the whole one, and r on what was hidden.
+def teacher_score(model: nn.Module, batches: Iterable[DeviceBatch]) -> dict[str, float]:
+    """Mean of MRR signal to text, MRR of the masked recording to the whole one, and r on the masked samples.
 
     A part that has no rows, or that the teacher cannot do, is left out of the dict and of the mean.
 
     Args:
-        model: The ``Teacher``; put into evaluation mode for the call, and back.
-        batches: As above; they need no pages.
+        model: The ``Teacher``, whose output is a ``TeacherOutput``; put into evaluation mode for the call, and back.
+        batches: On the model's device; they need no pages.
 
     Returns:
         ``validation.score``, ``validation.mrr_signal_to_text``, ``validation.mrr_hidden_to_signal`` and
         ``validation.r_hidden``; empty where there are no batches.
     """
+    columns = _columns(model, batches, lambda batch: _teacher_columns(model(batch), batch))
+    if not columns:
+        return {}
+    text = rank_matches(
+        columns["signal"],
+        columns["text"],
+        columns["report_key"],
+        columns["report_key"],
+        has_gallery=columns["has_text"],
+        has_query=columns["has_text"] & columns["has_signal"],
+    )
+    keys = columns["recording_key"]
+    masked = rank_matches(columns["masked_view"], columns["signal"], keys, keys, has_gallery=columns["has_signal"])
+    parts = {"mrr_signal_to_text": text.reciprocal, "mrr_hidden_to_signal": masked.reciprocal}
+    if "r_hidden" in columns:
+        parts["r_hidden"] = columns["r_hidden"]
+    return _mean_of_parts(parts)
+
+
+@torch.inference_mode()
+def _columns(
+    model: PageModel | nn.Module, batches: Iterable[DeviceBatch], columns_of: Callable[[DeviceBatch], dict[str, Tensor]]
+) -> Columns:
+    """Columns of all batches, row after row, computed in evaluation mode."""
     was_training = model.training
     model.eval()
     try:
-        columns = [_teacher_columns(model, batch) for batch in batches]
+        parts = []
+        for batch in batches:
+            columns = {name: value.float().cpu().numpy() for name, value in columns_of(batch).items()}
+            parts.append(columns | {name: cast(dict[str, Tensor], batch)[name].cpu().numpy() for name in BATCH_COLUMNS})
     finally:
         model.train(was_training)
-    if not columns:
-        return {}
-    data = {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
-    ranked = {"has_gallery": data["has_text"], "has_query": data["has_text"] & data["has_signal"]}
-    text = rank_matches(data["signal"], data["text"], data["report_key"], data["report_key"], **ranked)
-    keys = data["recording_key"]
-    hidden = rank_matches(data["left"], data["signal"], keys, keys, has_gallery=data["has_signal"])
-    parts = {"validation.mrr_signal_to_text": text.reciprocal, "validation.mrr_hidden_to_signal": hidden.reciprocal}
-    if "r_hidden" in data:
-        parts["validation.r_hidden"] = data["r_hidden"][np.isfinite(data["r_hidden"])]
-    scores = {name: float(values.mean()) for name, values in parts.items() if len(values)}
-    return {"validation.score": float(np.mean(list(scores.values()))), **scores} if scores else {}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
-def _teacher_columns(model: Any, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    output = model(batch)
-    columns = {
-        "signal": output["signal_features"],
-        "text": output["text_features"],
-        "left": output["masked_view_features"],
-    }
-    if "reconstructed_mv" in output:
-        mask = output["hidden"] & batch["valid"]
-        columns["r_hidden"] = recording_pearson(output["reconstructed_mv"], batch["centred_mv"], mask)
-    arrays = {name: value.float().cpu().numpy() for name, value in columns.items()}
-    return arrays | {
-        name: batch[name].cpu().numpy() for name in ("recording_key", "report_key", "has_signal", "has_text")
-    }
-
-
-def _batch_columns(model: Any, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _page_columns(model: PageModel, batch: DeviceBatch) -> dict[str, Tensor]:
     page, _, redrawn_mv = model.encode_image(batch["image"])
-    columns = {
+    return {
         "page": page,
         "signal": model.encode_signal(batch["centred_mv"]),
         "text": model.encode_text(batch["token_ids"], batch["attention_mask"]),
         "r_shown": recording_pearson(redrawn_mv, batch["centred_mv"], batch["shown"] & batch["valid"]),
     }
-    arrays = {name: value.float().cpu().numpy() for name, value in columns.items()}
-    for name in ("recording_key", "report_key", "has_signal", "has_text"):
-        value = batch[name]
-        arrays[name] = value.cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-    return arrays
+
+
+def _teacher_columns(output: TeacherOutput, batch: DeviceBatch) -> dict[str, Tensor]:
+    columns = {
+        "signal": output["signal_features"],
+        "text": output["text_features"],
+        "masked_view": output["masked_view_features"],
+    }
+    if "reconstructed_mv" in output:
+        mask = output["hidden"] & batch["valid"]
+        columns["r_hidden"] = recording_pearson(output["reconstructed_mv"], batch["centred_mv"], mask)
+    return columns
+
+
+def _mean_of_parts(parts: Columns) -> dict[str, float]:
+    """Each part's mean over its defined rows, and the mean of these as ``validation.score``."""
+    means = {}
+    for name, values in parts.items():
+        defined = values[np.isfinite(values)]
+        if len(defined):
+            means[f"validation.{name}"] = float(defined.mean())
+    return {"validation.score": float(np.mean(list(means.values()))), **means} if means else {}

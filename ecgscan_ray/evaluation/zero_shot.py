@@ -1,31 +1,32 @@
-"""Zero-shot: name the classes in words, and ask which words lie near the page."""
+"""Zero-shot classification: each class is described in words, and pages are compared with the text features."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 
 from ecgscan_ray import text
+from ecgscan_ray.evaluation.model import SignalTextModel
 
 
 @torch.inference_mode()
 def class_vectors(
-    model: Any,
-    tokenizer: Any,
+    model: SignalTextModel,
+    tokenizer: Tokenizer,
     prompts: Mapping[str, Sequence[str]],
     max_length: int,
     device: torch.device | str = "cpu",
 ) -> np.ndarray:
-    """One unit vector a class: the mean of its prompts' text features.
+    """One unit vector per class: the mean of its prompts' text features.
 
     Args:
-        model: With ``encode_text(token_ids, attention_mask)``.
-        tokenizer: The run's own.
-        prompts: Class -> wordings, any languages together.
-        max_length: Tokens a prompt is cut to.
+        model: In evaluation mode.
+        tokenizer: That of the run.
+        prompts: Class -> wordings in any language.
+        max_length: Tokens to which a prompt is cut.
         device: Where the model lives.
 
     Returns:

@@ -1,6 +1,6 @@
 """Where stores and runs live: a local folder, ``s3://bucket/prefix``, or any other URI that pyarrow knows.
 
-S3 takes its settings from the usual places alone: ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL``, ``AWS_REGION`` or
+S3 takes its settings only from ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL``, ``AWS_REGION`` or
 ``AWS_DEFAULT_REGION``, and AWS's own chain of credentials (environment, profile, role of the machine). Nothing here
 prints or keeps a credential.
 """
@@ -67,8 +67,10 @@ def open_filesystem(uri: str, create: bool = False) -> tuple[fs.FileSystem, str]
 def _other(uri: str) -> tuple[fs.FileSystem, str]:
     scheme, _, rest = uri.partition("://")
     server, slash, path = rest.partition("/")
-    options = "?retry_limit_seconds=20" if scheme in ("gs", "gcs") else ""  # its own is 15 minutes without a word
-    with explained(uri, "not usable as a place to store"):
+    options = (
+        "?retry_limit_seconds=20" if scheme in ("gs", "gcs") else ""
+    )  # the default is 15 minutes without a message
+    with explained(uri, "not usable as storage"):
         try:
             filesystem, path = fs.FileSystem.from_uri(f"{scheme}://{server}{slash}{quote(path)}{options}")
         except ValueError as error:
@@ -77,7 +79,7 @@ def _other(uri: str) -> tuple[fs.FileSystem, str]:
 
 
 def _bucket(uri: str) -> fs.FileSystem:
-    """S3, after a first contact that does not take long where nobody answers."""
+    """S3, after a first contact that fails soon if no server answers."""
     bucket = uri.removeprefix("s3://").partition("/")[0]
     contact = (str(_s3_settings()), bucket)
     if contact not in _reached:
@@ -94,7 +96,7 @@ def _first_contact(uri: str, bucket: str) -> None:
         try:
             return once.get_file_info(bucket).type != fs.FileType.NotFound
         except OSError as error:
-            if is_permanent(error):  # whoever refuses has answered
+            if is_permanent(error):  # a server that refuses has answered
                 return True
             if NOBODY_THERE.search(str(error)):
                 raise ConnectionRefusedError(str(error)) from None
@@ -168,7 +170,7 @@ def explained(uri: str, what: str) -> Iterator[None]:
     """Turn the errors of file systems inside the block into one-line ``StoreError``.
 
     Args:
-        uri: Named as the place of the error.
+        uri: Named as the location of the error.
         what: What could not be done, e.g. ``cannot be written``.
     """
     try:
@@ -203,7 +205,7 @@ def join(uri: str, *parts: str) -> str:
 
 
 def exists(uri: str) -> bool:
-    """Whether a file or folder (for S3: an object or a prefix that has some) is there."""
+    """Whether a file or folder (for S3: an object, or a prefix with objects) exists."""
     filesystem, path = open_filesystem(uri)
     with explained(uri, "cannot be read"):
         return filesystem.get_file_info(path).type != fs.FileType.NotFound
@@ -218,16 +220,16 @@ def list_sizes(uri: str, recursive: bool = False) -> dict[str, int]:
     """Name -> bytes of the files under ``uri``; as ``list_files``."""
     filesystem, path = open_filesystem(uri)
     with explained(uri, "cannot be listed"):
-        found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=recursive))
-    return {info.path[len(path) :].lstrip("/"): info.size for info in found if info.type == fs.FileType.File}
+        infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=recursive))
+    return {info.path[len(path) :].lstrip("/"): info.size for info in infos if info.type == fs.FileType.File}
 
 
 def list_names(uri: str) -> list[str]:
     """Names of the files and folders directly under ``uri``, sorted; empty where there is no such folder."""
     filesystem, path = open_filesystem(uri)
     with explained(uri, "cannot be listed"):
-        found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    return sorted(info.base_name for info in found)
+        infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(info.base_name for info in infos)
 
 
 def read_bytes(uri: str) -> bytes:
@@ -280,7 +282,7 @@ def local_folder(uri: str) -> Iterator[Path]:
     """A folder on this machine to write into: ``uri`` itself, or a temporary one whose files go there at the end.
 
     Raises:
-        StoreError: The place cannot be written; for one in a bucket this is found before the block begins.
+        StoreError: The URI cannot be written; for one in a bucket this is checked before the block begins.
     """
     if is_local(uri):
         yield Path(absolute(uri))

@@ -7,7 +7,7 @@ clock, so that the machines' own clocks need not agree.
 
 A lease can still be lost: the machine slept for minutes and another command took over. The work is not stopped from
 outside, since it may be in the middle of a write. An error line is logged at once, ``confirm`` (called before a manifest
-is written) refuses, and the block ends with a ``StoreError`` in place of success.
+is written) refuses, and the block ends with a ``StoreError`` instead of success.
 """
 
 from __future__ import annotations
@@ -241,6 +241,6 @@ def _answers(pid: int) -> bool:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # somebody else's
+    except OSError:  # of another user
         pass
     return True

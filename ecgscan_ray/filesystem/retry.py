@@ -1,8 +1,8 @@
-"""Storage that fails now and then: every operation is repeated, with growing pauses and up to a bound.
+"""Repeats operations on storage that fail, with growing pauses and up to a bound.
 
 pyarrow repeats each request a few times by itself, but gives up after seconds, and its retry strategy is lost whenever a
-file system travels to another process (apache/arrow#47348). So a layer of our own lies above it, for everyone who gets a
-file system from ``open_filesystem``, Ray's upload of checkpoints included. Files are read in pieces that are repeated one
+file system travels to another process (apache/arrow#47348). So this layer lies above it, in every
+file system of ``open_filesystem``, Ray's upload of checkpoints included. Files are read in pieces that are repeated one
 by one, and written as a whole: an upload whose answer was lost is safe to repeat. What cannot change is not repeated: access
 denied, wrong credentials, no such file or bucket.
 """
@@ -186,7 +186,7 @@ class _Reader:
     """A file whose pieces are read again where reading failed."""
 
     def __init__(self, inner: fs.FileSystem, path: str) -> None:
-        self._inner, self._path, self._place, self.closed = inner, path, 0, False
+        self._inner, self._path, self._position, self.closed = inner, path, 0, False
         self._file = retried("open", self._open)
         self._size = self._file.size()
 
@@ -194,10 +194,10 @@ class _Reader:
         return self._inner.open_input_file(self._path)
 
     def read(self, size: int = -1) -> bytes:
-        left = self._size - self._place
-        count = left if size is None or size < 0 else min(size, left)
+        remaining = self._size - self._position
+        count = remaining if size is None or size < 0 else min(size, remaining)
         piece = retried("read", lambda attempt: self._read(attempt, count)) if count > 0 else b""
-        self._place += len(piece)
+        self._position += len(piece)
         return piece
 
     def _read(self, attempt: int, count: int) -> bytes:
@@ -205,17 +205,17 @@ class _Reader:
             self._file = self._open(attempt)
             if self._file.size() != self._size:
                 raise Replaced(f"{self._path} was replaced while it was read")
-        piece = self._file.read_at(count, self._place)
+        piece = self._file.read_at(count, self._position)
         if len(piece) != count:
             raise OSError(f"{len(piece)} of {count} bytes came")
         return piece
 
-    def seek(self, place: int, whence: int = 0) -> int:
-        self._place = place + (0, self._place, self._size)[whence]
-        return self._place
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
     def readable(self) -> bool:
         return True

@@ -155,7 +155,7 @@ class _S3Object:
                 return False
             if code not in ("NotImplemented", "501"):
                 raise
-            self._client.put_object(**self._at, Body=content)  # the reading back tells who was last
+            self._client.put_object(**self._at, Body=content)  # reading it back shows who was last
             time.sleep(1)
         return True
 

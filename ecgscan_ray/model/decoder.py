@@ -170,6 +170,11 @@ class Decoder(nn.Module):
         leads = image.new_zeros(len(image), len(LEADS), self.columns * self.samples_per_column)
         states = image.new_zeros(len(image), self.num_queries, self.state_dim)
         for index, grid in enumerate(cast(Iterable[LayoutGrid], self.layouts)):
+            if torch.compiler.is_exporting():  # no index of data-dependent size: every page in every layout
+                redrawn, state = self._redraw(grid, image, context, corners)
+                selected = (layout == index)[:, None, None]
+                leads, states = torch.where(selected, redrawn, leads), torch.where(selected, state, states)
+                continue
             pages = (layout == index).nonzero().squeeze(1)
             if len(pages):
                 redrawn, state = self._redraw(grid, image[pages], context[pages], corners[pages])

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ecgscan_ray.batch import DeviceBatch
 from ecgscan_ray.config import AugmentConfig, Config, ModelConfig, PageConfig
 from ecgscan_ray.model.decoder import Decoder
 from ecgscan_ray.model.frame import apply_homography
@@ -130,7 +131,7 @@ class ECGScan(nn.Module):
         super().__init__()
         model = config.model
         self.page = PageEncoder(model, config.page, config.training.augment)
-        self.teacher = FrozenTeacher(config, vocab_size) if config.teacher.digest else None
+        self.teacher = FrozenTeacher(config, vocab_size) if config.teacher.run else None
         self.text_encoder = None if self.teacher else TextEncoder(model, vocab_size, config.training.augment)
         objective = config.objective
         scale = math.log(1 / objective.temperature)
@@ -164,7 +165,7 @@ class ECGScan(nn.Module):
         assert self.text_encoder is not None  # absent only with a teacher
         return self.text_encoder(token_ids, attention_mask)
 
-    def forward(self, batch: dict[str, Tensor]) -> ModelOutput:
+    def forward(self, batch: DeviceBatch) -> ModelOutput:
         """A batch on the device to what the objective needs.
 
         Where the batch holds the teacher's embeddings (``teacher_signal``, ``teacher_report``), its encoders do not run.

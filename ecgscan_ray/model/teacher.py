@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ecgscan_ray.batch import DeviceBatch
 from ecgscan_ray.config import Config, ModelConfig
 from ecgscan_ray.model.external import ExternalSignalEncoder
 from ecgscan_ray.model.output import MaskedView, TeacherOutput
@@ -105,7 +106,7 @@ class Teacher(nn.Module):
         """Token ids and mask (N, L) -> (N, D) of unit norm in fp32, 0 in the timing part."""
         return self.text_encoder(token_ids, attention_mask)
 
-    def forward(self, batch: dict[str, Tensor]) -> TeacherOutput:
+    def forward(self, batch: DeviceBatch) -> TeacherOutput:
         """A batch on the device to what the teacher's objective needs."""
         signal = batch["centred_mv"]
         return {

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ecgscan_ray.batch import DeviceBatch
 from ecgscan_ray.distributed import gather, rank, row_counts
 from ecgscan_ray.model.output import Features
 from ecgscan_ray.objective.blockwise import PairMask
@@ -58,7 +59,7 @@ def at_least_fp32(values: Tensor) -> Tensor:
 
 def gather_features(
     output: Features,
-    batch: dict[str, Tensor],
+    batch: DeviceBatch,
     *,
     mask_false_negatives: bool = True,
     center_targets: bool = False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ecgscan_ray.batch import DeviceBatch
 from ecgscan_ray.model.output import ModelOutput
 from ecgscan_ray.objective.gram import gram_volume
 from ecgscan_ray.objective.reconstruction import pearson_per_lead
@@ -30,7 +31,7 @@ def _mean(values: Tensor, counts: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def batch_metrics(output: ModelOutput, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def batch_metrics(output: ModelOutput, batch: DeviceBatch) -> dict[str, Tensor]:
     """Metrics of this rank's rows.
 
     Args:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ecgscan_ray.batch import DeviceBatch
 from ecgscan_ray.config import ObjectiveConfig
 from ecgscan_ray.model.output import ModelOutput
 from ecgscan_ray.objective.contrastive import (
@@ -50,7 +51,7 @@ class Objective:
             weights[term] *= warmup * (1 + progress * (schedule.final_factor - 1))
         return {f"{config.triple if term == 'gram' else term}_loss": weight for term, weight in weights.items()}
 
-    def terms(self, items: GatheredFeatures, output: ModelOutput, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def terms(self, items: GatheredFeatures, output: ModelOutput, batch: DeviceBatch) -> dict[str, Tensor]:
         """Every term, unweighted."""
         config = self.config
         redrawn = at_least_fp32(output["redrawn_mv"])
@@ -70,7 +71,7 @@ class Objective:
         losses = pair_losses(items, output["pair_logit_scale"], list(weights), bias, config.block_rows)
         return weighted_mean(losses, weights)
 
-    def sample_weight(self, batch: dict[str, Tensor]) -> Tensor:
+    def sample_weight(self, batch: DeviceBatch) -> Tensor:
         """(N, 12, T): the weight of each sample in the reconstruction, 0 where nothing was recorded."""
         config = self.config
         weight = (
@@ -80,7 +81,7 @@ class Objective:
         )
         return weight * batch["valid"] * (batch["has_signal"] & batch["page_ok"])[:, None, None]
 
-    def __call__(self, output: ModelOutput, batch: dict[str, Tensor], progress: float = 0.0) -> dict[str, Tensor]:
+    def __call__(self, output: ModelOutput, batch: DeviceBatch, progress: float = 0.0) -> dict[str, Tensor]:
         """All ``*_loss`` terms, each as ``*_weighted`` without gradient, and the sum of these, ``loss``.
 
         The arithmetic is fp32, within autocast too.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ecgscan_ray.batch import DeviceBatch
 from ecgscan_ray.config import Config
 from ecgscan_ray.model.output import Features, TeacherOutput
 from ecgscan_ray.objective.contrastive import at_least_fp32, gather_features, pair_losses
@@ -29,7 +30,7 @@ class TeacherObjective:
             "hidden_loss": teacher.hidden_weight,
         }
 
-    def terms(self, output: TeacherOutput, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def terms(self, output: TeacherOutput, batch: DeviceBatch) -> dict[str, Tensor]:
         """Every term, unweighted; ``hidden_loss`` only of a teacher that can reconstruct."""
         # the masked view takes the image's part: it has to identify its recording as a page does
         objective, scale = self.config.objective, output["pair_logit_scale"]
@@ -48,7 +49,7 @@ class TeacherObjective:
             terms["hidden_loss"] = reconstruction_loss(reconstructed, batch["centred_mv"], weight)
         return terms
 
-    def __call__(self, output: TeacherOutput, batch: dict[str, Tensor], progress: float = 0.0) -> dict[str, Tensor]:
+    def __call__(self, output: TeacherOutput, batch: DeviceBatch, progress: float = 0.0) -> dict[str, Tensor]:
         """All ``*_loss`` terms and their weighted sum ``loss``; the arithmetic is fp32. ``progress`` changes nothing."""
         with torch.autocast(output["signal_features"].device.type, enabled=False):
             terms, weights = self.terms(output, batch), self.weights()
@@ -57,7 +58,7 @@ class TeacherObjective:
 
 
 @torch.no_grad()
-def teacher_metrics(output: TeacherOutput, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def teacher_metrics(output: TeacherOutput, batch: DeviceBatch) -> dict[str, Tensor]:
     """Metrics of this rank's rows: cosines of what belongs together, correlation on hidden parts."""
     signal, text = output["signal_features"].float(), output["text_features"].float()
     view = output["masked_view_features"].float()

@@ -3,8 +3,8 @@
 from ecgscan_ray.errors import EcgscanError
 
 try:
-    import cv2 as _cv2  # noqa: F401 - tried here, before any module of the room needs it
-except ImportError as error:  # libGL and its kin are missing on bare machines
+    import cv2 as _cv2  # noqa: F401 - checked here, before any module of the room needs it
+except ImportError as error:  # minimal machines lack libGL and similar libraries
     raise EcgscanError(
         f"OpenCV cannot be imported ({error})", fix="pip uninstall opencv-python; pip install opencv-python-headless"
     ) from error

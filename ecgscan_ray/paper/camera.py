@@ -1,6 +1,6 @@
-"""What the way into a file does to the picture of a page: light, tone, screen, lens, sensor, compression.
+"""Effects of photographing or scanning a page: light, tone, screen, lens, sensor, compression.
 
-Each changes a uint8 image in place. Light is one luminance field for all colours; a colour cast is one factor a channel.
+Each changes a uint8 image in place. Light is one luminance field for all colours; a colour cast is one factor per channel.
 """
 
 from __future__ import annotations
@@ -14,29 +14,31 @@ from ecgscan_ray.paper.effects import PageEffects
 from ecgscan_ray.paper.key import Draws, uniforms
 
 FIELD = 16
-"""Nodes a side of the field of light."""
+"""Nodes per side of the light field."""
 UNIT = 170.0
-"""Value of an unchanged pixel in the field of light."""
+"""Value of an unchanged pixel in the light field."""
 _LINEAR = (np.arange(FIELD) + 0.5) / FIELD
 _Y, _X = (plane.ravel() for plane in np.meshgrid(_LINEAR, _LINEAR, indexing="ij"))
 _WARMER = np.array([0.5, 0.0, -1.0])
-"""What warmer light has more of each colour."""
+"""How much more of each colour warmer light has."""
 _PINKER = np.array([1.0, 0.0, 0.7])
 _CORNERS = np.stack([(1 - _Y) * (1 - _X), (1 - _Y) * _X, _Y * (1 - _X), _Y * _X])
 
 
-def light_field(draws: Draws, plan: PageEffects, channels: int, slope: np.ndarray | None = None) -> np.ndarray | None:
-    """float64 (16, 16, C) factor of light: gradient, shadow, glare and colour cast; none where nothing changes.
+def light_field(
+    draws: Draws, page_effects: PageEffects, channels: int, slope: np.ndarray | None = None
+) -> np.ndarray | None:
+    """float64 (16, 16, C) brightness factor: gradient, shadow, glare and colour cast; None where nothing changes.
 
     Args:
         draws: The page's numbers.
-        plan: Its effects.
+        page_effects: The page's effects.
         channels: 1 or 3.
-        slope: float64 (16,) how steep a curled page is along its width, in the picture's columns.
+        slope: float64 (16,) slope of a curled page along its width, per column of the field.
     """
-    shading, shadow, glare, cast = (plan.size(name) for name in ("shading", "shadow", "glare", "cast"))
-    stain, edge = plan.size("stain"), plan.size("edge")
-    exposure, white, two_lights = (plan.size(name) for name in ("exposure", "white_balance", "two_lights"))
+    shading, shadow, glare, cast = (page_effects.size(name) for name in ("shading", "shadow", "glare", "cast"))
+    stain, edge = page_effects.size("stain"), page_effects.size("edge")
+    exposure, white, two_lights = (page_effects.size(name) for name in ("exposure", "white_balance", "two_lights"))
     flat = not (shading or shadow or glare or cast or stain or edge or exposure or white or two_lights)
     if flat and slope is None:
         return None
@@ -66,15 +68,15 @@ def light_field(draws: Draws, plan: PageEffects, channels: int, slope: np.ndarra
     if white:
         tint = draws.uniform("white_balance_tint", -0.6, 0.15)  # greenish more often than pink
         colour = colour * (1 + white * draws.signed("white_balance_hue") * _WARMER + 0.04 * tint * _PINKER)
-    if two_lights:  # what the first does not reach is lit by another: lamps are warmer than windows
+    if two_lights:  # parts in the first light's shade are lit by the second: lamps are warmer than windows
         depth = light.max() - light
-        share = (two_lights * draws.signed("two_lights_hue") / max(depth.max(), 0.05)) * depth[:, None]
-        return (light[:, None] * colour * (1 + share * _WARMER)).reshape(FIELD, FIELD, 3)
+        weight = (two_lights * draws.signed("two_lights_hue") / max(depth.max(), 0.05)) * depth[:, None]
+        return (light[:, None] * colour * (1 + weight * _WARMER)).reshape(FIELD, FIELD, 3)
     return (light[:, None] * colour).reshape(FIELD, FIELD, 3)
 
 
 def light(image: np.ndarray, field: np.ndarray) -> None:
-    """Multiply the image by the field of light."""
+    """Multiply the image by the light field."""
     nodes = np.clip(field * UNIT + 0.5, 0, 255).astype(np.uint8)
     gain = cv2.resize(nodes, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
     if field.shape[2] < image.shape[2]:
@@ -83,13 +85,13 @@ def light(image: np.ndarray, field: np.ndarray) -> None:
 
 
 def tone_curve(draws: Draws, gamma: float, fade: float) -> np.ndarray | None:
-    """uint8 (256,) table of gamma and fading; none where nothing changes."""
+    """uint8 (256,) lookup table of gamma and fading; None where nothing changes."""
     if not (gamma or fade):
         return None
-    level = np.arange(256) / 255.0
-    level = level ** math.exp(gamma * draws.signed("gamma_sign"))
-    level = 1 - (1 - level) * (1 - min(fade, 0.6))
-    return np.floor(level * 255 + 0.5).astype(np.uint8)
+    value = np.arange(256) / 255.0
+    value = value ** math.exp(gamma * draws.signed("gamma_sign"))
+    value = 1 - (1 - value) * (1 - min(fade, 0.6))
+    return np.floor(value * 255 + 0.5).astype(np.uint8)
 
 
 def blur(image: np.ndarray, sigma: float) -> None:
@@ -99,7 +101,7 @@ def blur(image: np.ndarray, sigma: float) -> None:
         cv2.GaussianBlur(image, (side, side), sigma, dst=image, borderType=cv2.BORDER_REPLICATE)
 
 
-def move(image: np.ndarray, length: float, angle: float) -> None:
+def motion_blur(image: np.ndarray, length: float, angle: float) -> None:
     """Motion blur along a line of ``length`` px."""
     side = 2 * math.ceil(length / 2) + 1
     kernel = np.zeros((side, side), np.float32)
@@ -109,7 +111,7 @@ def move(image: np.ndarray, length: float, angle: float) -> None:
 
 
 def defocus(image: np.ndarray, radius: float) -> None:
-    """Blur by a lens out of focus: a disc of ``radius`` px."""
+    """Defocus blur: a disc of ``radius`` px."""
     side = 2 * math.ceil(radius) + 1
     y, x = np.mgrid[0:side, 0:side] - side // 2
     kernel = np.clip(radius + 0.5 - np.hypot(x, y), 0, 1).astype(np.float32)
@@ -117,13 +119,13 @@ def defocus(image: np.ndarray, radius: float) -> None:
 
 
 def sharpen(image: np.ndarray, amount: float) -> None:
-    """What cameras and scanners do by themselves: ``amount`` of the detail finer than 1 px is added once more."""
+    """Sharpening as cameras and scanners apply it: ``amount`` of the detail finer than 1 px is added again."""
     soft = cv2.GaussianBlur(image, (5, 5), 1.0, borderType=cv2.BORDER_REPLICATE)
     cv2.addWeighted(image, 1 + amount, soft, -amount, 0, dst=image)
 
 
 def soften_colour(image: np.ndarray, reach: float) -> None:
-    """Spread the picture's colours, and not its light, over ``reach`` px, as cameras keep them."""
+    """Blur chroma, but not luma, over ``reach`` px, as chroma subsampling does."""
     if reach < 1.2:
         return
     side = (image.shape[1], image.shape[0])
@@ -139,15 +141,15 @@ def soften_colour(image: np.ndarray, reach: float) -> None:
     cv2.cvtColor(spread, cv2.COLOR_YCrCb2RGB, dst=image)
 
 
-def downscale(image: np.ndarray, lost: float) -> None:
-    """The picture after it was sent at a smaller size: shrunk by area by the share ``lost``, and enlarged again."""
+def downscale(image: np.ndarray, fraction: float) -> None:
+    """The picture after it was sent at a smaller size: each side shrunk by ``fraction``, and enlarged again."""
     height, width = image.shape[:2]
-    size = (max(8, round(width * (1 - lost))), max(8, round(height * (1 - lost))))
+    size = (max(8, round(width * (1 - fraction))), max(8, round(height * (1 - fraction))))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     cv2.resize(small, (width, height), dst=image, interpolation=cv2.INTER_LINEAR)
 
 
-def screen(image: np.ndarray, draws: Draws, size: float, scale: float) -> None:
+def moire(image: np.ndarray, draws: Draws, size: float, scale: float) -> None:
     """Moire of a photographed screen: two slow waves of brightness, shifted from colour to colour.
 
     Args:
@@ -174,14 +176,14 @@ def screen(image: np.ndarray, draws: Draws, size: float, scale: float) -> None:
 
 
 def jpeg(image: np.ndarray, quality: float) -> None:
-    """There and back through JPEG (RGB or grey)."""
+    """Encode and decode as JPEG (RGB or grey)."""
     _, data = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, int(max(5, min(100, quality)))))
-    back = cv2.imdecode(data, cv2.IMREAD_COLOR if image.shape[2] == 3 else cv2.IMREAD_GRAYSCALE)
-    image[:] = np.asarray(back).reshape(image.shape)
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR if image.shape[2] == 3 else cv2.IMREAD_GRAYSCALE)
+    image[:] = np.asarray(decoded).reshape(image.shape)
 
 
 class NoiseBank:
-    """Sensor noise drawn once; a page takes a window of it at a random place.
+    """Sensor noise, made once; a page takes a window of it at a random position.
 
     Args:
         height: Rows of the image.
@@ -197,13 +199,13 @@ class NoiseBank:
         self._planes: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def add(self, image: np.ndarray, sd: float, draws: Draws) -> None:
-        """Noise of the nearest level to ``sd`` grey levels."""
+        """Add the noise whose standard deviation is nearest to ``sd`` grey levels."""
         level = min(range(len(self.LEVELS)), key=lambda i: abs(self.LEVELS[i] - sd))
-        more, less = self._plane(level)
+        positive, negative = self._plane(level)
         y, x = draws.integer("noise_y", self.SPARE), draws.integer("noise_x", self.SPARE)
         window = (slice(y, y + self._shape[0]), slice(x, x + self._shape[1]))
-        cv2.add(image, more[window], dst=image)
-        cv2.subtract(image, less[window], dst=image)
+        cv2.add(image, positive[window], dst=image)
+        cv2.subtract(image, negative[window], dst=image)
 
     def _plane(self, level: int) -> tuple[np.ndarray, np.ndarray]:
         if level not in self._planes:
@@ -217,23 +219,23 @@ class NoiseBank:
         shape = (height + self.SPARE, width + self.SPARE)
         seeds = np.arange(shape[0], dtype=np.uint64) + np.uint64((level + 1) << 40)
         count = shape[1] * (1 + channels) * 2
-        # The mean of two uniforms: near enough to a bell, and exact on every machine.
+        # The sum of two uniforms: close to a normal distribution, and exact on every machine.
         grain = uniforms(seeds, count).reshape(shape[0], shape[1], 1 + channels, 2).sum(-1) - 1.0
         return (grain[..., :1] + 0.5 * grain[..., 1:]) / 1.118 if channels == 3 else grain[..., 1:]
 
 
 class CloudyBank(NoiseBank):
-    """A camera's own noise after its processing: cloudy light, mottled paper, and colour in coarser clouds.
+    """Noise of a camera after its processing: correlated in luma, and more coarsely in chroma.
 
     Args:
         height: Rows of the image.
         width: Columns.
         channels: 1 or 3.
-        scale: Of the image, 1 at 1.4 px/mm: the size of the clouds.
+        scale: Of the image, 1 at 1.4 px/mm: multiplies the correlation lengths.
     """
 
     LIGHT = ((0.0, 1.0), (0.7, 0.5), (1.6, 0.6), (4.0, 0.8))
-    """Size of the clouds, px at 1.4 px/mm (0 = pixel by pixel), and their weight."""
+    """Correlation length, px at 1.4 px/mm (0 = independent pixels), and weight of each octave."""
     COLOUR = ((1.0, 1.1), (3.0, 0.9))
 
     def __init__(self, height: int, width: int, channels: int, scale: float) -> None:
@@ -262,7 +264,7 @@ class CloudyBank(NoiseBank):
 
 
 class DeskBank:
-    """What lies under and around the page: a few surfaces, drawn once, cut at a random place.
+    """The background behind the page: a few surfaces, each made once, cut at a random position.
 
     Args:
         height: Rows of the image.
@@ -289,7 +291,7 @@ class DeskBank:
         (112, 112, 116),
     )
     SOFT = 7
-    """So many of them are without fine grain."""
+    """How many of them, from the first on, have no fine grain."""
     WOODEN = (1, 6, 7, 8, 9)
 
     def __init__(self, height: int, width: int, channels: int) -> None:
@@ -301,9 +303,9 @@ class DeskBank:
 
         Args:
             draws: The page's numbers.
-            plain: The lid of a scanner.
-            dark: The rim of a screen.
-            fine: A surface whose grain is as sharp as the page.
+            plain: A scanner's lid.
+            dark: A screen's frame.
+            fine: A surface with grain as sharp as the page.
         """
         index = 5 if plain else 3 if dark else draws.integer("desk", self.SOFT)
         index += self.SOFT if fine else 0

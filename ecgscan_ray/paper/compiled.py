@@ -1,8 +1,8 @@
 """The drawing kernels, compiled by numba; ``plain.py`` holds the same functions in numpy with the same bytes.
 
-All positions are integers: x in 1/2**24 of a sub-column, y in 1/256 px, edges of pixels at whole numbers. Ink is summed
-up in a uint16 plane in which a full pixel counts 256 x (sub-columns a pixel). Pixels that receive ink are listed, so
-that composing and clearing touch nothing else.
+All positions are integers: x in 1/2**24 of a sub-column, y in 1/256 px, edges of pixels at whole numbers. Coverage is
+summed in a uint16 plane in which a full pixel counts 256 x (sub-columns per pixel). Inked pixels are listed, so that
+composing and clearing touch nothing else.
 """
 
 # mypy: ignore-errors
@@ -43,12 +43,12 @@ def _fixed(value, one):
 
 
 @_jit
-def _add(mask, touched, count, row, column, ink):
+def _add(mask, touched, count, row, column, coverage):
     old = np.int64(mask[row, column])
     if old == 0:
         touched[count[0]] = (row << 16) | column
         count[0] += 1
-    mask[row, column] = np.uint16(min(old + ink, CAP))
+    mask[row, column] = np.uint16(min(old + coverage, CAP))
 
 
 @_jit
@@ -88,14 +88,14 @@ def _ranges(lo, hi, first, last, ys, x, dx):
             y = ys[i]
             x += dx
         slope = ((np.int64(y) - before) * inverse) >> (INVERSE_BITS - SLOPE_BITS)
-        level = np.int32(before + ((slope * (edge - (x - dx))) >> SLOPE_BITS))
+        edge_y = np.int32(before + ((slope * (edge - (x - dx))) >> SLOPE_BITS))
         if column >= first:
-            at = np.uint64(column - first)
-            lo[at], hi[at] = min(lo[at], highest, level), max(hi[at], lowest, level)
-        highest = lowest = level
+            index = np.uint64(column - first)
+            lo[index], hi[index] = min(lo[index], highest, edge_y), max(hi[index], lowest, edge_y)
+        highest = lowest = edge_y
     if first <= final < last:
-        at = np.uint64(final - first)
-        lo[at], hi[at] = min(lo[at], highest, ys[i:].min()), max(hi[at], lowest, ys[i:].max())
+        index = np.uint64(final - first)
+        lo[index], hi[index] = min(lo[index], highest, ys[i:].min()), max(hi[index], lowest, ys[i:].max())
 
 
 @_inlined
@@ -117,17 +117,17 @@ def _columns(mask, touched, count, high, low, left, k):
         highest, lowest = max(highest, zero), min(lowest, bottom)
         for row in range(highest >> 8, (lowest + 255) >> 8):
             above, below = np.int32(row << 8), np.int32((row + 1) << 8)
-            ink = full
+            coverage = full
             if inner_top > above or inner_end < below:
-                ink = zero
+                coverage = zero
                 for j in range(k):
-                    ink = np.int32(ink + max(zero, np.int32(min(end[j], below) - max(top[j], above))))
-            if ink > 0:
+                    coverage = np.int32(coverage + max(zero, np.int32(min(end[j], below) - max(top[j], above))))
+            if coverage > 0:
                 old = np.int32(mask[row, column])
                 if old == 0:
                     touched[listed] = (row << 16) | column
                     listed += 1
-                mask[row, column] = np.uint16(min(np.int32(old + ink), np.int32(CAP)))
+                mask[row, column] = np.uint16(min(np.int32(old + coverage), np.int32(CAP)))
     count[0] = listed
 
 
@@ -171,50 +171,50 @@ def strip_tables(samples, numbers, rows, fs, canvas):
         samples: int64 (S, 3) lead, first and past-last sample.
         numbers: float64 (6, S): start on the row in s, time of the first sample from there in s, duration in s, row, sign,
             and 1 for chest leads.
-        rows: Start mm, first zero line mm, pitch mm, speed mm/s, gain mm/mV, the chest leads' share of it, and how far a
+        rows: Start mm, first zero line mm, pitch mm, speed mm/s, gain mm/mV, the chest leads' factor, and how far a
             trace may go from its zero line, mm (infinity = anywhere).
         fs: Hz.
-        canvas: px/mm in x and y, sub-columns a pixel, columns.
+        canvas: px/mm in x and y, sub-columns per pixel, columns.
     """
     left, first, pitch, speed, gain, chest, reach = rows
     sx, sy, k, width = canvas
-    places, scales = np.empty((samples.shape[0], 7), np.int64), np.zeros((samples.shape[0], 5))
+    strips, scales = np.empty((samples.shape[0], 7), np.int64), np.zeros((samples.shape[0], 5))
     for s in range(samples.shape[0]):
         x, zero = left + numbers[0, s] * speed, (first + numbers[3, s] * pitch) * (sy * 256)
-        places[s, :3] = samples[s]
-        places[s, 3] = _fixed(x + numbers[1, s] * speed, sx * k * (1 << X_BITS))
-        places[s, 4] = np.int64(speed / fs * sx * k * (1 << X_BITS) + 0.5)
-        places[s, 5] = max(0, min(width * k, _fixed(x, sx * k)))
-        places[s, 6] = max(0, min(width * k, _fixed(x + numbers[2, s] * speed, sx * k)))
+        strips[s, :3] = samples[s]
+        strips[s, 3] = _fixed(x + numbers[1, s] * speed, sx * k * (1 << X_BITS))
+        strips[s, 4] = np.int64(speed / fs * sx * k * (1 << X_BITS) + 0.5)
+        strips[s, 5] = max(0, min(width * k, _fixed(x, sx * k)))
+        strips[s, 6] = max(0, min(width * k, _fixed(x + numbers[2, s] * speed, sx * k)))
         scales[s, 0] = zero
         scales[s, 1] = numbers[4, s] * (gain * sy * 256) * (chest if numbers[5, s] else 1.0)
         scales[s, 3] = max(-FAR, min(FAR - 1, np.floor(zero - reach * sy * 256 + 0.5)))
         scales[s, 4] = max(-FAR, min(FAR - 1, np.floor(zero + reach * sy * 256 + 0.5)))
-    return places, scales
+    return strips, scales
 
 
 @_jit
-def deposit_strips(mask, touched, count, signal, places, scales, half, k, scratch):
+def deposit_strips(mask, touched, count, signal, strips, scales, half, k, scratch):
     """Draw strips of uniformly sampled leads.
 
     Args:
         mask: uint16 (H, W) ink.
         touched: int32 (H * W) list of inked pixels, row << 16 | column; ``count`` int64 (1,) its length.
         signal: float32 (12, T), NaN = no ink.
-        places: int64 (S, 7): lead, first and past-last sample, x of the first sample, x a sample, first and past-last
+        strips: int64 (S, 7): lead, first and past-last sample, x of the first sample, x per sample, first and past-last
             sub-column.
-        scales: float64 (S, 5): y of 0 mV, y a mV (both 1/256 px), mV taken as 0, and y at which the trace is cut off above and
-            below, within ``FAR``.
+        scales: float64 (S, 5): y of 0 mV, y per mV (both 1/256 px), mV drawn on the zero line, and least and most y of
+            the trace, within ``FAR``.
         half: int32 (D + 1,) half height of the pen at a distance in sub-columns.
-        k: Sub-columns a pixel, a power of two.
+        k: Sub-columns per pixel, a power of two.
         scratch: int32 (4, W * k + 2 * PAD); row 0 ``FAR`` and row 1 ``-FAR`` everywhere.
     """
-    levels = np.empty(signal.shape[1], np.int32)
-    for s in range(places.shape[0]):
-        lead, start, stop, x, dx, first, last = places[s]
+    buffer = np.empty(signal.shape[1], np.int32)
+    for s in range(strips.shape[0]):
+        lead, start, stop, x, dx, first, last = strips[s]
         zero, per_mv, offset, least, most = scales[s]
-        values, ys, missing = signal[lead, start:stop], levels[: stop - start], np.int32(0)
-        for i in range(ys.shape[0]):  # by itself, so that it becomes vector code
+        values, ys, missing = signal[lead, start:stop], buffer[: stop - start], np.int32(0)
+        for i in range(ys.shape[0]):  # a loop of its own vectorises
             y = max(least, min(most, np.floor(zero - per_mv * (np.float64(values[i]) - offset) + 0.5)))
             ys[i] = np.int32(y) if values[i] == values[i] else MISSING
             missing |= np.int32(values[i] != values[i])
@@ -257,9 +257,9 @@ def deposit_boxes(mask, touched, count, boxes, k):
             tall = min(y1, (row + 1) << 8) - max(y0, row << 8)
             for column in range(x0 >> 8, (x1 + 255) >> 8):
                 wide = min(x1, (column + 1) << 8) - max(x0, column << 8)
-                ink = (tall * wide * k) >> 8
-                if ink > 0:
-                    _add(mask, touched, count, row, column, ink)
+                coverage = (tall * wide * k) >> 8
+                if coverage > 0:
+                    _add(mask, touched, count, row, column, coverage)
 
 
 @_jit
@@ -271,7 +271,7 @@ def deposit_text(mask, touched, count, pixels, table, codes, counts, starts, k):
         pixels: uint8 glyphs.
         table: int64 (95, 6) offset, width, height, left, top, advance / 256 px of ASCII 32..126.
         codes: uint8 ASCII of all lines.
-        counts: int64 (L,) characters a line.
+        counts: int64 (L,) characters per line.
         starts: float64 (L, 2) where each base line starts, px.
     """
     height, width = mask.shape
@@ -313,9 +313,9 @@ def compose(mask, touched, count, image, ink, k):
     shift, width, pixels, covers = np.int32(bits), image.shape[1], image.reshape(-1), mask.reshape(-1)
     red, green, blue = np.int32(ink[0]), np.int32(ink[ink.shape[0] // 2]), np.int32(ink[-1])
     for index in range(count[0]):
-        at = np.uint64((touched[index] >> 16) * width + (touched[index] & 0xFFFF))
-        cover, start = min(np.int32(covers[at]), full), at * np.uint64(channels)
-        covers[at] = 0
+        pixel = np.uint64((touched[index] >> 16) * width + (touched[index] & 0xFFFF))
+        cover, start = min(np.int32(covers[pixel]), full), pixel * np.uint64(channels)
+        covers[pixel] = 0
         rest = np.int32(full - cover)
         pixels[start] = np.uint8(np.int32(np.int32(pixels[start]) * rest + red * cover + half) >> shift)
         if channels > 1:
@@ -326,15 +326,15 @@ def compose(mask, touched, count, image, ink, k):
 
 
 @_jit
-def strip_medians(signal, places):
+def strip_medians(signal, strips):
     """float64 (S,) lower median of about 256 samples of each strip, in steps of 0.02 mV within +-10 mV.
 
-    It is what a strip is drawn around, so it need not be finer; NaN where a strip has no finite sample at all.
+    Strips are centred on it, so it need not be finer. NaN where a strip has no finite sample.
     """
-    medians = np.empty(places.shape[0], np.float64)
+    medians = np.empty(strips.shape[0], np.float64)
     bins = np.zeros(1001, np.int32)
-    for s in range(places.shape[0]):
-        lead, start, stop = places[s, 0], places[s, 1], places[s, 2]
+    for s in range(strips.shape[0]):
+        lead, start, stop = strips[s, 0], strips[s, 1], strips[s, 2]
         step = max(1, (stop - start) // 256)
         total = 0
         while total == 0 and step > 0:
@@ -345,11 +345,11 @@ def strip_medians(signal, places):
                     bins[np.int64(max(0.0, min(1000.0, np.floor(value * 50.0 + 500.5))))] += 1
                     total += 1
             step = 1 if step > 1 and total == 0 else 0
-        seen, level = 0, 0
-        while total and seen + bins[level] < (total + 1) // 2:
-            seen += bins[level]
-            level += 1
-        medians[s] = (level - 500) / 50.0 if total else np.nan
+        seen, bin_index = 0, 0
+        while total and seen + bins[bin_index] < (total + 1) // 2:
+            seen += bins[bin_index]
+            bin_index += 1
+        medians[s] = (bin_index - 500) / 50.0 if total else np.nan
     return medians
 
 
@@ -359,9 +359,9 @@ def any_infinite(signal):
     most = np.float32(3.4028234e38)
     for n in range(signal.shape[0]):
         lead = signal[n]  # by index: what an iterator gives has no known stride
-        found = np.int32(0)  # as wide as the samples, so that the loop becomes vector code
+        infinite = np.int32(0)  # as wide as the samples, so that the loop becomes vector code
         for i in range(lead.shape[0]):
-            found |= np.int32(np.abs(lead[i]) > most)
-        if found:
+            infinite |= np.int32(np.abs(lead[i]) > most)
+        if infinite:
             return True
     return False

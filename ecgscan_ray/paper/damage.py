@@ -1,7 +1,7 @@
-"""What befell the sheet of paper: folds, creases, wrinkles, stains, pens, stamps, heat, dirty copiers and faxes.
+"""Damage to the sheet: folds, creases, wrinkles, stains, handwriting, stamps, thermal fading, copiers and faxes.
 
-What is on the sheet is drawn on the canvas before it is warped, so that it moves with the page; soft light on bent paper
-is multiplied into the picture afterwards, at a fraction of the cost. All of it is made up from the page's key.
+What is on the sheet is drawn on the canvas before the warp, so that it moves with the page; soft shading of bent paper is
+multiplied into the picture afterwards, which is cheaper. Everything is derived from the page's key.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _PENS = ((28, 42, 120), (18, 22, 60), (24, 24, 26), (170, 30, 40))
 _STAMPS = ((150, 30, 50), (40, 50, 130), (60, 40, 110), (40, 40, 44))
 _STAMPED = ("RECEIVED", "COPY", "SCANNED", "FILED", "CARDIOLOGY", "DUPLICATE", "ARCHIVE", "CHECKED")
 _COFFEE = np.array([0.55, 0.8, 1.0])
-"""How much of each colour a coffee stain takes, of the most."""
+"""How much of each colour a coffee stain absorbs, relative to blue."""
 
 
 def _extra_uniforms(draws: Draws, salt: int, count: int) -> np.ndarray:
-    """float64 (count,) further uniforms of the page, for what has no slots of its own."""
+    """float64 (count,) further uniforms of the page, for effects that need more numbers than they have slots."""
     return uniforms(np.array([draws.key ^ (salt << 56)], np.uint64), count)[0]
 
 
@@ -36,19 +36,20 @@ def _colour(rgb: tuple[int, ...], channels: int) -> np.ndarray:
     return np.array([grey] if channels == 1 else [*rgb, 0][:channels], np.float32)
 
 
-def _blend(canvas: np.ndarray, cover: np.ndarray, at: tuple[int, int], colour: np.ndarray, share: float) -> None:
-    """Ink a part of the canvas: uint8 (h, w) cover, upper left corner at row and column ``at``, cut at the edges."""
-    y0, x0 = max(0, at[0]), max(0, at[1])
-    y1, x1 = min(canvas.shape[0], at[0] + cover.shape[0]), min(canvas.shape[1], at[1] + cover.shape[1])
+def _blend(canvas: np.ndarray, cover: np.ndarray, corner: tuple[int, int], colour: np.ndarray, opacity: float) -> None:
+    """Ink a part of the canvas: uint8 (h, w) cover, upper left corner at row and column ``corner``, cut at the edges."""
+    y, x = corner
+    y0, x0 = max(0, y), max(0, x)
+    y1, x1 = min(canvas.shape[0], y + cover.shape[0]), min(canvas.shape[1], x + cover.shape[1])
     if y0 >= y1 or x0 >= x1:
         return
     part = canvas[y0:y1, x0:x1]
-    weight = cover[y0 - at[0] : y1 - at[0], x0 - at[1] : x1 - at[1], None].astype(np.float32) * (share / 255)
+    weight = cover[y0 - y : y1 - y, x0 - x : x1 - x, None].astype(np.float32) * (opacity / 255)
     part[:] = np.floor(part + (colour - part) * weight + 0.5).astype(np.uint8)
 
 
 def handwriting(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float, float]) -> None:
-    """Handwriting: a few words nobody can read, in pen, some underlined or circled. ``size`` = share of ink."""
+    """Handwriting: a few illegible words in pen, some underlined or circled. ``size`` = opacity."""
     numbers = _extra_uniforms(draws, 1, 64)
     tall = 4.0 + 4.0 * numbers[0]  # mm, of a line of writing
     lines: list[np.ndarray] = []
@@ -70,10 +71,10 @@ def handwriting(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[
         ring = np.stack([wide * (0.5 + 0.62 * np.cos(turn)), middle + (0.5 + len(lines)) * 0.75 * np.sin(turn)], -1)
         lines.append(ring)
     height, width = canvas.shape[0] / px_per_mm[1], canvas.shape[1] / px_per_mm[0]
-    place = np.array([draws.unit("writing_x") * 0.8 * width, (0.08 + 0.87 * draws.unit("writing_y") ** 1.5) * height])
+    corner = np.array([draws.unit("writing_x") * 0.8 * width, (0.08 + 0.87 * draws.unit("writing_y") ** 1.5) * height])
     tilt = 0.25 * (numbers[4] - 0.5)
     turned = [line @ np.array([(1.0, tilt), (0.25 * numbers[5], 1.0)]) for line in lines]
-    points = [((line * tall * 0.6 + place) * px_per_mm) for line in turned]
+    points = [((line * tall * 0.6 + corner) * px_per_mm) for line in turned]
     low = np.floor(np.min([p.min(0) for p in points], 0)).astype(int) - 6
     high = np.ceil(np.max([p.max(0) for p in points], 0)).astype(int) + 7
     low, high = np.maximum(low, 0), np.minimum(high, (canvas.shape[1], canvas.shape[0]))
@@ -88,7 +89,7 @@ def handwriting(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[
 
 
 def stamp_on(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float, float]) -> None:
-    """A rubber stamp: a word and a made-up date in a frame, unevenly inked. ``size`` = share of ink."""
+    """A rubber stamp: a word and a made-up date in a frame, unevenly inked. ``size`` = opacity."""
     numbers = _extra_uniforms(draws, 2, 96)
     word = _STAMPED[int(numbers[0] * len(_STAMPED))]
     date = f"{1 + int(28 * numbers[1]):02d}.{1 + int(12 * numbers[2]):02d}.{1995 + int(30 * numbers[3])}"
@@ -113,16 +114,16 @@ def stamp_on(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[flo
     cover = cv2.warpAffine(ink.cover(), np.column_stack([turn, shift]), out, flags=cv2.INTER_LINEAR)
     patchy = cv2.resize(numbers[16:80].reshape(8, 8).astype(np.float32), out, interpolation=cv2.INTER_LINEAR)
     cover = (cover * np.clip(1.7 * patchy, 0.15, 1)).astype(np.uint8)
-    at = (
+    corner = (
         int((0.02 + 0.8 * draws.unit("stamp_y")) * canvas.shape[0]),
         int((0.02 + 0.8 * draws.unit("stamp_x")) * canvas.shape[1]),
     )
     colour = _colour(_STAMPS[int(numbers[6] * len(_STAMPS))], canvas.shape[2])
-    _blend(canvas, cover, at, colour, min(1.0, size))
+    _blend(canvas, cover, corner, colour, min(1.0, size))
 
 
 def thermal_fade(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float, float]) -> None:
-    """Thermal print that faded, in cloudy patches and across the print head's bands. ``size`` = most ink lost."""
+    """Thermal print that faded in cloudy patches and in the print head's bands. ``size`` = largest fraction of ink lost."""
     numbers = _extra_uniforms(draws, 3, 64 + 24).astype(np.float32)
     cloud = cv2.resize(numbers[:64].reshape(8, 8), (24, 24), interpolation=cv2.INTER_LINEAR)
     lost = np.clip(0.75 * cloud + 0.35 * numbers[64:, None] - 0.05, 0, 1)
@@ -131,31 +132,31 @@ def thermal_fade(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple
     cv2.bitwise_not(canvas, dst=canvas)
 
 
-def binarize(canvas: np.ndarray, level: float) -> None:
-    """All of the sheet black or white, by whether its grey is below ``level``."""
+def binarize(canvas: np.ndarray, threshold: float) -> None:
+    """Make the sheet black below the grey value ``threshold`` and white above."""
     channels = canvas.shape[2]
     to_grey = cv2.COLOR_RGBA2GRAY if channels == 4 else cv2.COLOR_RGB2GRAY
     grey = canvas if channels == 1 else cv2.cvtColor(canvas, to_grey)
-    _, black = cv2.threshold(grey, level, 250, cv2.THRESH_BINARY)
+    _, black = cv2.threshold(grey, threshold, 250, cv2.THRESH_BINARY)
     cv2.merge([black] * channels, dst=canvas)
 
 
 @lru_cache(maxsize=1)
 def _scatter() -> np.ndarray:
-    """float64 (64, 64) thresholds in [0, 1) whose dots, at any grey, keep apart from each other: no cell is seen."""
+    """float64 (64, 64) thresholds in [0, 1) whose dots keep apart from each other at any grey, so that no cell is visible."""
     loose = uniforms(np.arange(64, dtype=np.uint64) + np.uint64(0x646F7473 << 8), 64)
     crowded = sum(np.roll(loose, (y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1))
     return (np.argsort(np.argsort((loose - crowded / 9).ravel())) / 4096.0).reshape(64, 64)
 
 
-def dithered(canvas: np.ndarray, pitch_mm: float, scale: tuple[float, float]) -> None:
-    """All of the sheet in black dots on white, ``pitch_mm`` apart at ``scale`` px/mm, as two-level printers show grey."""
+def dither(canvas: np.ndarray, pitch_mm: float, scale: tuple[float, float]) -> None:
+    """Make the sheet black dots on white, ``pitch_mm`` apart at ``scale`` px/mm, as two-level printers show grey."""
     grey = canvas if canvas.shape[2] == 1 else cv2.cvtColor(np.ascontiguousarray(canvas[..., :3]), cv2.COLOR_RGB2GRAY)
     wide, high = (max(1, round(pitch_mm * along)) for along in scale)
     cell = np.kron(40.0 + 195.0 * _scatter(), np.ones((high, wide))).astype(np.uint8)
     times = -(-canvas.shape[0] // cell.shape[0]), -(-canvas.shape[1] // cell.shape[1])
-    level = np.tile(cell, times)[: canvas.shape[0], : canvas.shape[1]]
-    canvas[:] = np.where(grey.reshape(level.shape) > level, np.uint8(252), np.uint8(20))[..., None]
+    thresholds = np.tile(cell, times)[: canvas.shape[0], : canvas.shape[1]]
+    canvas[:] = np.where(grey.reshape(thresholds.shape) > thresholds, np.uint8(252), np.uint8(20))[..., None]
 
 
 def blank_margin(canvas: np.ndarray, paper: np.ndarray, width_mm: float, scale: tuple[float, float]) -> None:
@@ -166,7 +167,7 @@ def blank_margin(canvas: np.ndarray, paper: np.ndarray, width_mm: float, scale: 
 
 
 def crease_shading(draws: Draws, size: float, shape: tuple[int, ...]) -> np.ndarray:
-    """float64 (h, w, 1) factor of light on short creases: a dark line with a bright one beside it."""
+    """float64 (h, w, 1) brightness factor of short creases: a dark line next to a bright one."""
     numbers = _extra_uniforms(draws, 4, 60)
     scale = min(1.0, 640 / max(shape[:2]))
     height, width = round(shape[0] * scale), round(shape[1] * scale)
@@ -188,7 +189,7 @@ def crease_shading(draws: Draws, size: float, shape: tuple[int, ...]) -> np.ndar
 
 
 def coffee_ring(draws: Draws, size: float, channels: int, aspect: float) -> np.ndarray:
-    """float64 (160, 160, C) factor of light of a coffee cup's ring on a page ``aspect`` times as wide as high."""
+    """float64 (160, 160, C) brightness factor of a coffee cup's ring on a page ``aspect`` times as wide as high."""
     numbers = _extra_uniforms(draws, 5, 8)
     light, wide = np.ones((160, 160, channels)), 0.14 + 0.05 * numbers[2]
     rows, columns = (
@@ -196,7 +197,7 @@ def coffee_ring(draws: Draws, size: float, channels: int, aspect: float) -> np.n
         for middle, reach in (
             (numbers[1], wide + 0.05),
             (numbers[0], (wide + 0.05) / aspect),
-        )  # beyond, nothing is lost
+        )  # unchanged beyond
     )
     y, x = np.mgrid[rows, columns] / 160.0
     x, y = (x - numbers[0]) * aspect, y - numbers[1]
@@ -209,7 +210,7 @@ def coffee_ring(draws: Draws, size: float, channels: int, aspect: float) -> np.n
 
 
 def facet_shading(draws: Draws, size: float) -> np.ndarray:
-    """float64 (128, 128, 1) factor of light on crumpled paper: facets, each lit by its own tilt."""
+    """float64 (128, 128, 1) brightness factor of crumpled paper: facets, each shaded by its own tilt."""
     shade = _facets(draws.integer("wrinkle_kind", 6))
     shade = shade[:: 1 if draws.chance("wrinkle_x", 0.5) else -1, :: 1 if draws.chance("wrinkle_y", 0.5) else -1]
     return 1.0 - size * shade[:, :, None]
@@ -227,27 +228,27 @@ def _facets(kind: int) -> np.ndarray:
 
 
 FIELD_PX_PER_MM = 2.0
-"""Of the light on bent paper."""
+"""Resolution of the shading of bent paper."""
 _SHEET_MM = (280.0, 212.0)
-"""Width and height for which it is made up; it is stretched over the sheet."""
+"""Width and height for which the shading is computed; it is stretched over the sheet."""
 _WARM = np.array([-0.35, 0.0, 0.65, 0.0])
-"""How much more of each colour a shade in warm light takes."""
+"""How much more of each colour shading in warm light absorbs."""
 BENDS = 8
-"""Patterns of each way to bend a sheet; mirrored and turned they are four times as many."""
+"""Patterns of each kind of bending; mirrored and turned they are four times as many."""
 
 
 def crumple(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float, float]) -> None:
-    """A sheet that was balled up and smoothed: facets with sharp ridges. ``size`` = contrast of light and shade."""
+    """A sheet that was crumpled and smoothed: facets with sharp ridges. ``size`` = contrast."""
     _shade(canvas, draws, size, _fold_shading("crumple", draws.integer("crumple_kind", 4 * BENDS) // 4), "crumple_kind")
 
 
 def panels(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float, float]) -> None:
-    """A folded sheet, opened again: panels that each catch the light at an angle. ``size`` = contrast."""
+    """A folded sheet, opened again: panels, each shaded by its angle. ``size`` = contrast."""
     _shade(canvas, draws, size, _fold_shading("panels", draws.integer("panels_kind", 4 * BENDS) // 4), "panels_kind")
 
 
 def _shade(canvas: np.ndarray, draws: Draws, size: float, bent: np.ndarray, slot: str) -> None:
-    """Multiply the light of a bent sheet into the canvas: lit by one lamp, shaded into another's warmer or cooler light."""
+    """Multiply the shading of a bent sheet into the canvas; shaded parts are warmer or cooler."""
     turn, channels = draws.integer(slot, 4 * BENDS) % 4, canvas.shape[2]
     bent = np.ascontiguousarray(bent[:: 1 if turn % 2 else -1, :: 1 if turn // 2 else -1])
     hue = 1 + draws.uniform("shade_hue", -0.3, 1.0) * _WARM if channels > 1 else np.ones(1)
@@ -263,10 +264,10 @@ def _shade(canvas: np.ndarray, draws: Draws, size: float, bent: np.ndarray, slot
 
 @lru_cache(maxsize=2 * BENDS)
 def _fold_shading(kind: str, index: int) -> np.ndarray:
-    """uint8 (h, w) light of a bent sheet, 128 = as on a flat one.
+    """uint8 (h, w) brightness of a bent sheet, 128 = as on a flat one.
 
-    Each fold turns the paper's slope by some angle on either side; the slope dies away with distance, so that what lies
-    between folds is a facet with a gradient. Ridges catch a little light of their own.
+    Each fold changes the paper's slope on either side; the slope decays with distance, so that between folds there are
+    facets with a gradient. Ridges are slightly brighter.
     """
     numbers = iter(uniforms(np.array([(0x62656E64 + (index << 8)) ^ (len(kind) << 40)], np.uint64), 4096)[0].tolist())
     draw = numbers.__next__
@@ -302,23 +303,30 @@ def _fold_shading(kind: str, index: int) -> np.ndarray:
 
 
 def _panel_folds(index: int, draw: Callable[[], float]) -> list[tuple[float, float, float, float, float, float]]:
-    """Folds over the whole sheet: parallel, as for an envelope, crossed, or one at any angle, a dog's ear among them."""
-    way, found = index % 4, []
-    places = {0: (1 / 3, 2 / 3), 1: (0.5,), 2: (0.5,), 3: (0.15 + 0.7 * draw(),)}[way]
+    """Folds over the whole sheet: parallel, as for an envelope, crossed, or one at any angle, e.g. a dog-ear."""
+    kind, folds = index % 4, []
+    middles = {0: (1 / 3, 2 / 3), 1: (0.5,), 2: (0.5,), 3: (0.15 + 0.7 * draw(),)}[kind]
     upright = draw() < 0.5
-    for n, place in enumerate(places if way != 2 else places * 2):
+    for n, middle in enumerate(middles if kind != 2 else middles * 2):
         angle = (
             math.pi * draw()
-            if way == 3
-            else (math.pi / 2 if upright != (n == 1 and way == 2) else 0.0) + 0.1 * (draw() - 0.5)
+            if kind == 3
+            else (math.pi / 2 if upright != (n == 1 and kind == 2) else 0.0) + 0.1 * (draw() - 0.5)
         )
-        at = place + 0.06 * (draw() - 0.5)
+        position = middle + 0.06 * (draw() - 0.5)
         sign = (1 if n % 2 else -1) * (1 if draw() < 0.7 else -1)
-        found.append(
-            (at * _SHEET_MM[0], at * _SHEET_MM[1], angle, 1e3, 30.0 + 130.0 * draw(), sign * (0.5 + 0.5 * draw()))
+        folds.append(
+            (
+                position * _SHEET_MM[0],
+                position * _SHEET_MM[1],
+                angle,
+                1e3,
+                30.0 + 130.0 * draw(),
+                sign * (0.5 + 0.5 * draw()),
+            )
         )
-    for _ in range(int(5 * draw())):  # and what handling does
-        found.append(
+    for _ in range(int(5 * draw())):  # and small folds from handling
+        folds.append(
             (
                 draw() * _SHEET_MM[0],
                 draw() * _SHEET_MM[1],
@@ -328,28 +336,28 @@ def _panel_folds(index: int, draw: Callable[[], float]) -> list[tuple[float, flo
                 0.5 * (draw() - 0.5),
             )
         )
-    return found
+    return folds
 
 
 def fold(canvas: np.ndarray, draws: Draws, size: float, px_per_mm: tuple[float, float]) -> None:
-    """Fold lines across the page, drawn on the canvas before it is warped: a dark and a bright edge side by side."""
+    """Fold lines across the page: a dark and a bright edge side by side. ``size`` = darkening."""
     profile = np.array([1.0, 1 - 0.4 * size, 1 - size, 1 - 0.2 * size, 1 + 0.35 * size, 1.0])
     kind = draws.integer("fold", 997) % 3
     for axis, slot in ((1, "fold_x"), (0, "fold_y")):
         if kind in (axis, 2):
             width = max(4, round(2.4 * px_per_mm[1 - axis]))
-            at = round(canvas.shape[axis] * (0.5 + 0.2 * draws.signed(slot)))
+            start = round(canvas.shape[axis] * (0.5 + 0.2 * draws.signed(slot)))
             gain = np.interp(np.linspace(0, 5, width), np.arange(6), profile) * UNIT
-            part = canvas[:, at : at + width] if axis else canvas[at : at + width]
+            part = canvas[:, start : start + width] if axis else canvas[start : start + width]
             shape = (1, width, 1) if axis else (width, 1, 1)
             nodes = np.broadcast_to(np.clip(gain + 0.5, 0, 255).astype(np.uint8).reshape(shape), part.shape)
             part[:] = cv2.multiply(np.ascontiguousarray(part), nodes.copy(), scale=1 / UNIT).reshape(part.shape)
 
 
 def streak(image: np.ndarray, draws: Draws, size: float) -> None:
-    """A scanner's dirty sensor: a few lines down the image."""
-    at = draws.uniform("streak_x", 0, 0.9) * image.shape[1]
+    """A scanner's dirty sensor: a few lines down the image. ``size`` = grey levels."""
+    first = draws.uniform("streak_x", 0, 0.9) * image.shape[1]
     for step, sign in ((0.0, 1), (0.031, -1), (0.083, 1)):
-        column = int(at + step * image.shape[1])
+        column = int(first + step * image.shape[1])
         part = np.ascontiguousarray(image[:, column : column + 1])
         image[:, column : column + 1] = (cv2.add if sign > 0 else cv2.subtract)(part, (size,) * 4).reshape(part.shape)

@@ -1,6 +1,6 @@
-"""What can happen to a page, as data: every effect with its probability and range of sizes, and presets of them.
+"""Effects on a page, as data: each with its probability and range of sizes, and presets of them.
 
-``damage.py`` holds what befalls the sheet, ``warp.py`` where it lies, ``camera.py`` what the way into a file does.
+``damage.py`` has damage to the sheet, ``warp.py`` its pose, ``camera.py`` photographing and scanning.
 """
 
 from __future__ import annotations
@@ -22,54 +22,54 @@ class Effect:
 
 
 EFFECTS: dict[str, Effect] = {
-    # where the page lies
+    # pose of the page
     "rotation": Effect(1.0, 1.0, 2.0),  # standard deviation and limit / 3, degrees
-    "turn": Effect(0.0, 1.0, 1.0),  # one to three quarter turns; the size says nothing
-    "perspective": Effect(1.0, 0.0, 0.02),  # share of the page's width
+    "turn": Effect(0.0, 1.0, 1.0),  # one to three quarter turns; the size has no meaning
+    "perspective": Effect(1.0, 0.0, 0.02),  # fraction of the page's width
     "page_scale": Effect(1.0, 0.92, 1.02),  # 1 = the page fills the image
-    "shift": Effect(1.0, 0.0, 0.02),  # share of the image's side
-    "crop": Effect(0.2, 0.02, 0.15),  # share by which the page outgrows the image
-    "curl": Effect(0.3, 0.002, 0.012),  # share of the page's width
-    # what befell the sheet
+    "shift": Effect(1.0, 0.0, 0.02),  # fraction of the image's side
+    "crop": Effect(0.2, 0.02, 0.15),  # fraction by which the page is larger than the image
+    "curl": Effect(0.3, 0.002, 0.012),  # fraction of the page's width
+    # damage to the sheet
     "fold": Effect(0.2, 0.03, 0.2),  # darkening in the fold
     "crease": Effect(0.2, 0.1, 0.6),  # the same, along short creases
     "wrinkle": Effect(0.2, 0.05, 0.35),  # darkening of the darkest facet
     "stain": Effect(0.05, 0.05, 0.25),  # darkening
     "ring": Effect(0.05, 0.1, 0.35),  # the same, of a coffee cup's ring
-    "writing": Effect(0.2, 0.6, 0.95),  # share of ink
-    "stamp": Effect(0.1, 0.35, 0.8),  # share of ink
-    "thermal": Effect(0.1, 0.15, 0.55),  # share of ink that faded where it faded most
-    "fade": Effect(0.2, 0.05, 0.35),  # share of ink and grid that faded everywhere
-    "pale_ink": Effect(0.3, 0.1, 0.45),  # share by which ink, and not the grid, is nearer to white
+    "writing": Effect(0.2, 0.6, 0.95),  # opacity
+    "stamp": Effect(0.1, 0.35, 0.8),  # opacity
+    "thermal": Effect(0.1, 0.15, 0.55),  # largest fraction of ink lost
+    "fade": Effect(0.2, 0.05, 0.35),  # fraction of ink and grid lost everywhere
+    "pale_ink": Effect(0.3, 0.1, 0.45),  # fraction by which ink, but not the grid, is moved towards white
     "rim": Effect(0.3, 3.0, 8.0),  # width without grid at the sheet's edge, mm
-    "print": Effect(0.3, 0.3, 1.1),  # a grid in colours of the page's own; how dark its 5 mm lines are
-    "panels": Effect(0.2, 0.05, 0.25),  # lights and shades of a folded sheet, about their mean
-    "crumple": Effect(0.1, 0.05, 0.25),  # the same, of one that was balled up
+    "print": Effect(0.3, 0.3, 1.1),  # a grid in colours of this page alone; darkness of its 5 mm lines
+    "panels": Effect(0.2, 0.05, 0.25),  # contrast of a folded sheet's shading
+    "crumple": Effect(0.1, 0.05, 0.25),  # the same, of a crumpled sheet
     # copiers, scanners, faxes
-    "threshold": Effect(0.05, 135.0, 195.0),  # grey level below which all is black and above which all is white
-    "dither": Effect(0.05, 0.08, 0.25),  # black dots for grey; their pitch, mm
-    "grade": Effect(0.2, 0.0, 1.0),  # above 0.5 the colours are lost
+    "threshold": Effect(0.05, 135.0, 195.0),  # grey value between black and white
+    "dither": Effect(0.05, 0.08, 0.25),  # pitch of the dots, mm
+    "grade": Effect(0.2, 0.0, 1.0),  # above 0.5 the page turns grey
     "streak": Effect(0.1, 3.0, 14.0),  # grey levels
     "edge": Effect(0.1, 0.1, 0.5),  # darkening at one side of the page
     # light and colour
     "shading": Effect(0.8, 0.04, 0.3),  # darkening at the darkest corner
-    "shadow": Effect(0.3, 0.05, 0.4),  # darkening beyond the shadow's edge
+    "shadow": Effect(0.3, 0.05, 0.4),  # darkening inside the shadow
     "glare": Effect(0.08, 0.1, 0.5),  # brightening
-    "cast": Effect(0.7, 0.0, 0.06),  # share by which red and blue differ
+    "cast": Effect(0.7, 0.0, 0.06),  # relative difference of red and blue
     "gamma": Effect(0.8, 0.0, 0.3),  # log of the exponent
-    "exposure": Effect(0.3, 0.0, 0.3),  # darkening of all
-    "white_balance": Effect(0.3, 0.0, 0.08),  # share by which all is bluer or yellower
-    "two_lights": Effect(0.3, 0.02, 0.15),  # share by which shades are bluer or yellower
+    "exposure": Effect(0.3, 0.0, 0.3),  # darkening of the whole picture
+    "white_balance": Effect(0.3, 0.0, 0.08),  # relative shift towards blue or yellow
+    "two_lights": Effect(0.3, 0.02, 0.15),  # relative shift of shaded parts towards blue or yellow
     # the camera; lengths in px at 1.4 px/mm, growing with the image
     "moire": Effect(0.1, 0.03, 0.12),  # contrast
     "blur": Effect(0.8, 0.25, 0.7),  # sigma, px
     "defocus": Effect(0.05, 0.5, 1.4),  # radius, px
     "motion": Effect(0.05, 1.0, 3.0),  # length, px
-    "downscale": Effect(0.05, 0.1, 0.45),  # share of the side that was lost in between
+    "downscale": Effect(0.05, 0.1, 0.45),  # fraction by which each side was shrunk in between
     "noise": Effect(0.8, 1.0, 5.0),  # grey levels
-    "soft_colour": Effect(0.3, 0.6, 1.6),  # px over which colours, and not light, are spread
-    "grain": Effect(0.3, 1.0, 4.0),  # grey levels of cloudy noise
-    "sharpen": Effect(0.2, 0.2, 0.8),  # how much of the finest detail the camera adds once more
+    "soft_colour": Effect(0.3, 0.6, 1.6),  # px over which chroma is blurred
+    "grain": Effect(0.3, 1.0, 4.0),  # grey levels of correlated noise
+    "sharpen": Effect(0.2, 0.2, 0.8),  # fraction of the finest detail that is added again
     "jpeg": Effect(0.6, 50.0, 92.0),  # quality
 }
 
@@ -212,14 +212,14 @@ PRESETS: dict[str, dict[str, Effect]] = {
         "moire": Effect(0.03, 0.03, 0.1),
     },
 }
-"""Quarter turns are in none of them: they are for those who ask (``page.effect_probabilities: {turn: 0.25}``)."""
+"""Quarter turns are in none of them; ask for them with ``page.effect_probabilities: {turn: 0.25}``."""
 
 
-def planned(page: PageConfig) -> dict[str, Effect]:
-    """The effects that pages of these settings can have: the preset's, with the settings' own probabilities and ranges.
+def enabled_effects(page: PageConfig) -> dict[str, Effect]:
+    """The effects that pages of these settings can have: the preset's, with the settings' probabilities and ranges.
 
     Raises:
-        ConfigError: An effect is not known, or has a size here but no chance anywhere.
+        ConfigError: An effect is unknown, or has a range but no probability.
     """
     effects = dict(PRESETS[page.effects])
     for name in (*page.effect_probabilities, *page.effect_ranges):
@@ -229,7 +229,7 @@ def planned(page: PageConfig) -> dict[str, Effect]:
     for name, chance in page.effect_probabilities.items():
         effects[name] = replace(effects.get(name, EFFECTS[name]), chance=chance)
     for name, (low, high) in page.effect_ranges.items():
-        if name not in effects:  # a size alone switches nothing on
+        if name not in effects:  # a range alone enables nothing
             raise ConfigError(
                 f"'{name}' is not among the effects of '{page.effects}'",
                 where="page.effect_ranges",
@@ -240,20 +240,20 @@ def planned(page: PageConfig) -> dict[str, Effect]:
 
 
 class PageEffects:
-    """Which effects this page has, and how strong: a view on its draws and a preset."""
+    """Which effects a page has, and how strong: a view of its numbers and the enabled effects."""
 
-    __slots__ = ("_draws", "_preset", "_strength")
+    __slots__ = ("_draws", "_enabled", "_strength")
 
-    def __init__(self, draws: Draws, preset: dict[str, Effect], strength: float) -> None:
-        self._draws, self._preset, self._strength = draws, preset, strength
+    def __init__(self, draws: Draws, enabled: dict[str, Effect], strength: float) -> None:
+        self._draws, self._enabled, self._strength = draws, enabled, strength
 
     def size(self, name: str) -> float:
         """Strength of the effect on this page, 0 where it has none (scaled by ``PageConfig.strength``)."""
         return self.raw(name) * self._strength
 
     def raw(self, name: str) -> float:
-        """The same without the factor, for what is no size: quality, page scale."""
-        effect = self._preset.get(name)
+        """The same without the factor, for values that are no strengths: quality, page scale."""
+        effect = self._enabled.get(name)
         if effect is None or self._strength == 0 or (effect.chance < 1 and not self._draws.chance(name, effect.chance)):
             return 0.0
         return self._draws.uniform(f"{name}_size", effect.low, effect.high)

@@ -1,7 +1,7 @@
 """Counter-based randomness of a page: one key, one vector of uniforms, a slot for every parameter.
 
-A page's parameters depend on its key alone: not on the batch, the worker, the order or any global random state. A new
-parameter gets a new slot at the end and shifts none of the others.
+A page's parameters depend on its key alone: not on batch, worker, order or global random state. A new
+parameter gets a new slot at the end and moves no other.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import numpy as np
 T = TypeVar("T")
 
 RECIPE = 1
-"""Version of the way from key to pixels; it is hashed into every key, so another recipe gives other pages."""
+"""Version of the rendering from key to pixels; it is hashed into every key, so another recipe gives other pages."""
 
 SLOTS = (
     # what is printed
     "layout style phase_x phase_y pitch top left pulse pulse_rows gap separator label_place label_size label_face "
     "label_rise pen ink header header_x header_y header_size header_face footer footer_x footer_y margin "
     "margin_size paper_tone "
-    # where the page lies
+    # pose of the page
     "rotation rotation_size rotation_2 perspective perspective_size corner_0 corner_1 corner_2 corner_3 corner_4 "
     "corner_5 corner_6 corner_7 page_scale page_scale_size shift shift_size shift_x shift_y curl curl_size curl_0 "
     "curl_1 curl_2 curl_3 turn desk desk_x desk_y "
@@ -65,7 +65,7 @@ def uniforms(keys: np.ndarray, count: int = len(SLOTS)) -> np.ndarray:
 
     Args:
         keys: uint64 (N,).
-        count: Numbers wanted of each key.
+        count: Numbers per key.
 
     Returns:
         float64 (N, count) in [0, 1).
@@ -107,12 +107,12 @@ class Draws:
         """True with this probability."""
         return self._values[_SLOT[slot]] < probability
 
-    def pick(self, slot: str, shares: Mapping[T, float]) -> T:
-        """One of the keys by its share; shares need not add up to 1."""
-        mark = self._values[_SLOT[slot]] * sum(shares.values())
-        for name, share in shares.items():
-            mark -= share
-            if mark < 0:
+    def pick(self, slot: str, weights: Mapping[T, float]) -> T:
+        """One of the keys by its weight; weights need not add up to 1."""
+        remainder = self._values[_SLOT[slot]] * sum(weights.values())
+        for name, weight in weights.items():
+            remainder -= weight
+            if remainder < 0:
                 return name
         return name
 

@@ -1,7 +1,7 @@
-"""Everything inked besides the traces: lead labels, calibration pulses, separators, header and footer.
+"""Everything inked except the traces: lead labels, calibration pulses, separators, header and footer.
 
-Lettering comes from an atlas of our own (DejaVu, see GLYPHS_LICENCE), so that no font library changes a pixel. All
-names, numbers and dates are made up from the page's key: nothing on a page tells who the patient is.
+Lettering comes from a bundled glyph atlas (DejaVu, see GLYPHS_LICENCE), so that no font library changes a pixel. All
+names, numbers and dates are made up from the page's key: nothing on a page identifies a patient.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 from ecgscan_ray.paper.key import Draws
 from ecgscan_ray.paper.layout import TRACE_MM, Geometry, Layout
 
-CAP_SHARE = 0.729
-"""Height of a capital as a share of the em."""
+CAP_FRACTION = 0.729
+"""Height of a capital letter as a fraction of the em."""
 PULSE_MM = 8.0
 """Width of the calibration pulse with its feet."""
 FACES = ("sans", "bold", "mono", "serif")
@@ -44,7 +44,7 @@ def _atlas() -> dict[str, np.ndarray]:
 
 @lru_cache(maxsize=256)  # many glyphs of a face are equally high
 def _shrink(start: int, count: int, scale: float) -> tuple[int, np.ndarray]:
-    """Weights float64 (out, count) in 1/4096 that carry ``count`` pixels from ``start`` on to a scaled axis by area."""
+    """First pixel on a scaled axis, and weights float64 (out, count) in 1/4096 that resample ``count`` pixels by area."""
     first = int(np.floor(start * scale))
     last = int(np.ceil((start + count) * scale))
     edges = np.arange(first, last + 1)[:, None] / scale
@@ -58,17 +58,17 @@ def _face(name: str, quarter_x: int, quarter_y: int) -> Face:
     pixels, table, em = _atlas()[f"{name}_pixels"], _atlas()[f"{name}_table"], int(_atlas()["em"])
     sx, sy = quarter_x / 4 / em, quarter_y / 4 / em
     parts, rows, offset = [], [], 0
-    for at, width, height, left, top, advance in table.tolist():
-        step = int(advance * sx * 4 + 0.5)
+    for start, width, height, left, top, advance in table.tolist():
+        scaled_advance = int(advance * sx * 4 + 0.5)
         if not width * height:
-            rows.append((offset, 0, 0, 0, 0, step))
+            rows.append((offset, 0, 0, 0, 0, scaled_advance))
             continue
-        glyph = pixels[at : at + width * height].reshape(height, width).astype(np.float64)
-        x, across = _shrink(left, width, sx)
-        y, down = _shrink(-top, height, sy)
-        whole = (down @ glyph @ across.T).astype(np.int64)  # products of whole numbers below 2**53 are exact
+        glyph = pixels[start : start + width * height].reshape(height, width).astype(np.float64)
+        x, columns = _shrink(left, width, sx)
+        y, lines = _shrink(-top, height, sy)
+        whole = (lines @ glyph @ columns.T).astype(np.int64)  # products of whole numbers below 2**53 are exact
         small = np.minimum((whole + (1 << 23)) >> 24, 255).astype(np.uint8)
-        rows.append((offset, small.shape[1], small.shape[0], x, -y, step))
+        rows.append((offset, small.shape[1], small.shape[0], x, -y, scaled_advance))
         parts.append(small.ravel())
         offset += small.size
     return Face(np.concatenate(parts), np.array(rows, np.int64))
@@ -76,7 +76,7 @@ def _face(name: str, quarter_x: int, quarter_y: int) -> Face:
 
 def face_at(name: str, cap_mm: float, sx: float, sy: float) -> Face:
     """A face whose capitals are ``cap_mm`` high; the em is rounded to quarters of a pixel so that sizes are reused."""
-    em = cap_mm / CAP_SHARE
+    em = cap_mm / CAP_FRACTION
     return _face(name, max(4, round(em * sx * 4)), max(4, round(em * sy * 4)))
 
 
@@ -93,7 +93,7 @@ def glyph_codes(text: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class LabelStyle:
-    """Lead labels: face, capital height mm, and the base line's place from the strip's start on 0 mV, mm (y up)."""
+    """Lead labels: face, capital height mm, and the base line's offset from the strip's start on 0 mV, mm (y up)."""
 
     face: str
     cap_mm: float
@@ -101,59 +101,59 @@ class LabelStyle:
     up_mm: float
 
 
-PLACES = {"above": (0.5, 2.5, 0.12, 0.26), "below": (0.5, 2.5, -0.05, -0.12), "inset": (3.5, 12.0, 0.12, 0.26)}
-"""Of the labels: range in mm from the strip's start, and range of the rise over 0 mV in shares of the row pitch."""
+LABEL_POSITIONS = {"above": (0.5, 2.5, 0.12, 0.26), "below": (0.5, 2.5, -0.05, -0.12), "inset": (3.5, 12.0, 0.12, 0.26)}
+"""Position -> range in mm from the strip's start, and range of the height over 0 mV in fractions of the row pitch."""
 
 
-def label_style(draws: Draws, pitch: float, faces: Mapping[Any, float], places: Mapping[Any, float]) -> LabelStyle:
-    """A page's way of labelling, by the shares of ``FACES`` and ``PLACES``."""
+def label_style(draws: Draws, pitch: float, faces: Mapping[Any, float], positions: Mapping[Any, float]) -> LabelStyle:
+    """How a page labels its leads, by weights of ``FACES`` and ``LABEL_POSITIONS``."""
     cap = 2.4 + 0.3 * draws.integer("label_size", 6)  # few sizes, so that faces are reused
-    near, far, low, high = PLACES[draws.pick("label_place", places)]
+    near, far, low, high = LABEL_POSITIONS[draws.pick("label_place", positions)]
     up = draws.uniform("label_rise", low, high) * pitch - (cap if low < 0 else 0.0)
     face = draws.pick("label_face", faces)
     return LabelStyle(face, round(cap, 2), draws.uniform("label_place", near, far), round(up, 2))
 
 
-def label_starts(style: LabelStyle, layout: Layout, where: Geometry) -> np.ndarray:
+def label_starts(style: LabelStyle, layout: Layout, geometry: Geometry) -> np.ndarray:
     """float64 (S, 2) mm of the labels' base line starts."""
-    return where.origins(layout) + np.array([style.right_mm, -style.up_mm])
+    return geometry.origins(layout) + np.array([style.right_mm, -style.up_mm])
 
 
 _PULSE = np.array([(0.0, 0.0), (1.2, 0.0), (1.2, -1.0), (6.2, -1.0), (6.2, 0.0), (7.4, 0.0)])
 _STAIR = np.array([(0.0, 0.0), (1.2, 0.0), (1.2, -1.0), (3.7, -1.0), (3.7, -0.5), (6.2, -0.5), (6.2, 0.0), (7.4, 0.0)])
-"""Of two gains: the limb leads', then half of it."""
+"""For two gains: the limb leads', then half of it."""
 
 
-def pulse_paths(pulse: str, rows: int, last_only: bool, where: Geometry) -> np.ndarray:
-    """float64 (P, n, 2) points, mm, of calibration pulses of 1 mV by 5 mm at the rows' start or end.
+def pulse_paths(pulse: str, rows: int, last_only: bool, geometry: Geometry) -> np.ndarray:
+    """Calibration pulses of 1 mV by 5 mm at the rows' start or end: float64 (P, n, 2) points, mm.
 
-    Where the chest leads have half the gain, the pulse is a stair of both.
+    Where the chest leads have half the gain, the pulse has a step for each gain.
     """
-    shape = _PULSE if where.chest == 1 else _STAIR
-    first = where.left - PULSE_MM if pulse == "left" else where.left + TRACE_MM + 0.5
-    chosen = np.arange(rows - 1 if last_only else 0, rows)
-    paths = np.empty((len(chosen), len(shape), 2))
-    paths[..., 0] = first + shape[:, 0]
-    paths[..., 1] = where.first + chosen[:, None] * where.pitch + shape[:, 1] * where.gain
+    shape = _PULSE if geometry.chest == 1 else _STAIR
+    x = geometry.left - PULSE_MM if pulse == "left" else geometry.left + TRACE_MM + 0.5
+    row = np.arange(rows - 1 if last_only else 0, rows)
+    paths = np.empty((len(row), len(shape), 2))
+    paths[..., 0] = x + shape[:, 0]
+    paths[..., 1] = geometry.first + row[:, None] * geometry.pitch + shape[:, 1] * geometry.gain
     return paths
 
 
-def separator_boxes(draws: Draws, layout: Layout, where: Geometry) -> np.ndarray:
-    """float64 (B, 4) x0, y0, x1, y1, mm, of the ticks where one lead gives way to the next."""
+def separator_boxes(draws: Draws, layout: Layout, geometry: Geometry) -> np.ndarray:
+    """float64 (B, 4) x0, y0, x1, y1, mm, of the ticks between one lead and the next."""
     if draws.chance("separator", 0.35):
         return np.zeros((0, 4))
     tall, wide = draws.uniform("gap", 1.5, 3.2), 0.2 + 0.3 * draws.unit("separator")
-    middle = where.joints(layout)
+    middle = geometry.joints(layout)
     if draws.chance("separator", 0.8):
         return middle + np.array([-wide, -tall, wide, tall])
     upper = middle + np.array([-wide, -2 * tall, wide, -tall])
     return np.concatenate([upper, upper + np.array([0, 3 * tall, 0, 3 * tall])])
 
 
-def scale_text(where: Geometry, draws: Draws) -> str:
-    """The footer: the scale that this page is drawn at, and made-up machine talk."""
+def scale_text(geometry: Geometry, draws: Draws) -> str:
+    """The footer: the scale that this page is drawn at, and made-up device settings."""
     a, b = draws.text(20, 2)
-    speed, gain, chest = f"{where.speed:g}", f"{where.gain:g}", f"{where.gain * where.chest:g}"
+    speed, gain, chest = f"{geometry.speed:g}", f"{geometry.gain:g}", f"{geometry.gain * geometry.chest:g}"
     both = gain if chest == gain else f"{gain}/{chest}"
     band = ("0.05-150 Hz", "0.15-40 Hz", "0.5-40 Hz", "F 50~ 0.05-100 Hz")[a % 4]
     return (
@@ -164,7 +164,7 @@ def scale_text(where: Geometry, draws: Draws) -> str:
 
 
 def header_lines(draws: Draws) -> tuple[list[str], list[tuple[float, float]]]:
-    """Made-up header text and each line's place: x as a share of the width, y in lines."""
+    """Made-up header text and each line's position: x as a fraction of the width, y in lines."""
     n = draws.text(0, 16)
     sex, finding = ("Male", "Female")[n[0] % 2], _STATEMENTS[n[1] % len(_STATEMENTS)]
     day = f"{n[4] % 28 + 1:02d}-{_MONTHS[n[5] % 12]}-{1990 + n[6] % 36} {n[7] % 24:02d}:{n[8] % 60:02d}"
@@ -181,8 +181,8 @@ def header_lines(draws: Draws) -> tuple[list[str], list[tuple[float, float]]]:
     if kind == 1:
         blocks = [(left, 0.0), ([f"Room: {n[9] % 40}", f"Loc: {n[10] % 90}"], 0.4)]
     lines = [line for block, _ in blocks for line in block]
-    places = [(x, float(row)) for block, x in blocks for row in range(len(block))]
-    return lines, places
+    positions = [(x, float(row)) for block, x in blocks for row in range(len(block))]
+    return lines, positions
 
 
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
@@ -191,4 +191,4 @@ _STATEMENTS = (
     "Standard 12-lead", "Referred by:", "Requested by: Dr. A. Muster", "Unconfirmed diagnosis", "Overread by:",
     "Account: 00-000",
 )  # fmt: skip
-"""Lines that say nothing about the heart: a page must not tell by its text what its traces are to tell."""
+"""Lines without a diagnosis: the label must not be readable from the page's text."""

@@ -1,4 +1,4 @@
-"""Recordings in, pages out."""
+"""Recordings to pages: the choices of each page, and its effects in their order."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PULSE_WEIGHTS = {"left": 0.6, "right": 0.2, "none": 0.2}
 
 
 class Drawable(Protocol):
-    """What the renderer needs of a recording."""
+    """The part of a recording that the renderer needs."""
 
     @property
     def id(self) -> str: ...
@@ -49,9 +49,9 @@ class Pages:
 
     Attributes:
         image: uint8 (N, H, W, C).
-        windows: float32 (N, 16, 3) rows lead index, start_s, stop_s; lead -1 = unused.
-        px_per_mm: float32 (N, 2) mean scale in x and y.
-        truth: N compact truths, see ``truth.expand``.
+        windows: float32 (N, 16, 3) lead index, start_s, stop_s of each strip; lead -1 = unused.
+        px_per_mm: float32 (N, 2) scale in x and y at the page's centre.
+        truth: N compact ground truths, see ``truth.expand``.
     """
 
     image: np.ndarray
@@ -61,14 +61,14 @@ class Pages:
 
 
 class Renderer:
-    """Draws pages of one size and kind; keeps grids and scratch memory from page to page.
+    """Draws pages of one size; keeps grids and scratch memory from page to page.
 
     Args:
         page: Settings.
-        drawing: ``compiled`` (numba), ``plain`` (numpy, the same bytes), or what can be had.
+        drawing: Kernels: ``compiled`` (numba), ``plain`` (numpy, the same bytes), or ``auto``: numba where it is installed.
 
     Raises:
-        ConfigError: A layout or an effect is not known, or all shares are 0.
+        ConfigError: A layout or an effect is unknown, or all shares of a setting are 0.
     """
 
     def __init__(self, page: PageConfig, drawing: Literal["auto", "compiled", "plain"] = "auto") -> None:
@@ -80,7 +80,7 @@ class Renderer:
         self._gains = _positive_weights(page.gains or {page.gain_mm_per_mv: 1.0}, "gains")
         self._label_faces = _positive_weights(page.label_faces, "label_faces")
         self._label_positions = _positive_weights(page.label_places, "label_places")
-        self._effects = effects.planned(page)
+        self._effects = effects.enabled_effects(page)
         self._canvas = Canvas(page, bool(self._effects), drawing)
         channels = self._canvas.channels
         self._picture = np.empty((page.height, page.width, 4), np.uint8) if channels == 4 else None
@@ -96,10 +96,11 @@ class Renderer:
 
         Args:
             recordings: N recordings: ``id``, ``signal_mv`` (12, T) float32 with NaN = missing, ``fs`` in Hz.
-            keys: uint64 (N,), see ``page_key``: each alone decides how its page looks.
+            keys: uint64 (N,), see ``page_key``: a page depends on recording, settings and key alone.
 
         Raises:
-            RecordingError: A recording that cannot be drawn, by its id.
+            RecordingError: A recording cannot be drawn.
+            ConfigError: There are more or fewer keys than recordings.
         """
         if len(recordings) != len(keys):
             raise ConfigError(f"{len(recordings)} recordings but {len(keys)} keys", where="Renderer.render")
@@ -180,7 +181,7 @@ class Renderer:
         )
 
     def _undistorted(self, sheet_image: np.ndarray, image: np.ndarray) -> warp.Sheet:
-        """Put the page into the image as it is, with whole pixels of margin; returns where it lies."""
+        """Put the page into the image as it is, with whole pixels of margin; returns its pose."""
         flat = self._canvas.flat
         if sheet_image is image:
             return flat
@@ -201,7 +202,7 @@ class Renderer:
         """Damage the sheet, warp it into the image once, then apply what the camera does.
 
         Returns:
-            Where the page lies, and the names of the effects applied.
+            The warped sheet, and the names of the effects applied.
         """
         page, flat, px_per_mm = self.page, self._canvas.flat, self._canvas.px_per_mm
         pose = self._pose(draws, page_effects)
@@ -218,7 +219,7 @@ class Renderer:
             damage.binarize(sheet_image, threshold)
             applied.append("threshold")
         if pitch_mm := page_effects.raw("dither"):
-            damage.dithered(sheet_image, pitch_mm, px_per_mm)
+            damage.dither(sheet_image, pitch_mm, px_per_mm)
             applied.append("dither")
         kind = page.effects
         picture = image if self._picture is None else self._picture
@@ -243,7 +244,7 @@ class Renderer:
     def _photograph(
         self, image: np.ndarray, draws: Draws, page_effects: effects.PageEffects, pose: warp.Pose, applied: list[str]
     ) -> None:
-        """Light, tone, lens, sensor and compression, in the order in which they happen; adds what it did to ``applied``."""
+        """Light, tone, lens, sensor and compression, in physical order; appends their names to ``applied``."""
         shape, channels = image.shape, self.page.channels
 
         def did(name: str, size: float) -> bool:
@@ -271,13 +272,13 @@ class Renderer:
             applied.append("tone")
             cv2.LUT(image, curve, dst=image)
         if did("moire", size := page_effects.size("moire")):
-            camera.screen(image, draws, size, self._blur_scale)
+            camera.moire(image, draws, size, self._blur_scale)
         if did("blur", size := page_effects.size("blur")):
             camera.blur(image, size * self._blur_scale)
         if did("defocus", size := page_effects.size("defocus")):
             camera.defocus(image, size * self._blur_scale)
         if did("motion", size := page_effects.size("motion")):
-            camera.move(image, size * self._blur_scale, math.pi * draws.unit("motion_angle"))
+            camera.motion_blur(image, size * self._blur_scale, math.pi * draws.unit("motion_angle"))
         if did("downscale", size := page_effects.size("downscale")):
             camera.downscale(image, min(size, 0.7))
         if did("grain", size := page_effects.size("grain")):

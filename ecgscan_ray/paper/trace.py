@@ -2,8 +2,8 @@
 
 A pixel's ink is the exact vertical overlap of the pen with ``k`` sub-columns. In each sub-column the polyline is its
 lowest and highest point, so the peak of an R wave is never lost, whatever the sampling rate. The kernels come from
-numba where it can be imported (it ships wheels for all our platforms and its cache starts in half a second, where a C
-extension would need a compiler or wheels of our own), else from numpy with the same bytes.
+numba where it can be imported (wheels for all our platforms; a C extension would need a compiler), else from numpy with
+the same bytes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def kernels(kind: Literal["auto", "compiled", "plain"] = "auto") -> ModuleType:
 
 
 def sub_columns(px_per_mm: float, times: int = 1) -> int:
-    """Sub-columns a pixel: thin pens of small pages need more, pages that are shrunk afterwards fewer.
+    """Sub-columns per pixel: more for thin pens on small pages, fewer for pages that are shrunk afterwards.
 
     Args:
         px_per_mm: Scale of the canvas.
@@ -63,8 +63,8 @@ def snapped_pen(width_px: float, k: int) -> float:
 def pen(width_px: float, k: int) -> np.ndarray:
     """int32 (D + 1,) half height of a round pen of 2 D + 1 sub-columns, 1/256 px, at whole distances in sub-columns.
 
-    A range of a sub-column holds points up to half a sub-column farther than its middle. The pen is taken that much
-    farther out, else steep strokes would come out 1/k px too wide.
+    A sub-column's range holds points up to half a sub-column from its middle. The pen's height is taken that much
+    farther out; otherwise steep strokes would be 1/k px too wide.
     """
     radius = snapped_pen(width_px, k) * k / 2
     offsets = [0.25, *(distance + 0.5 for distance in range(1, math.ceil(radius)))]
@@ -72,12 +72,12 @@ def pen(width_px: float, k: int) -> np.ndarray:
 
 
 class Ink:
-    """The plane on which one page's ink is summed up, kept from page to page.
+    """The plane on which one page's ink is summed, reused from page to page.
 
     Args:
         height: Rows.
         width: Columns.
-        k: Sub-columns a pixel.
+        k: Sub-columns per pixel.
         kind: Which kernels.
     """
 
@@ -88,9 +88,9 @@ class Ink:
         self._scratch[0], self._scratch[1] = FAR, -FAR
         self.size = (height, width)
 
-    def strips(self, signal: np.ndarray, places: np.ndarray, scales: np.ndarray, half: np.ndarray) -> None:
+    def strips(self, signal: np.ndarray, strips: np.ndarray, scales: np.ndarray, half: np.ndarray) -> None:
         """See ``compiled.deposit_strips``."""
-        self._kernels.deposit_strips(*self._plane, signal, places, scales, half, self.k, self._scratch)
+        self._kernels.deposit_strips(*self._plane, signal, strips, scales, half, self.k, self._scratch)
 
     def paths(self, points: np.ndarray, half: np.ndarray) -> None:
         """Paths through float64 (P, n, 2) points in px, x never falling."""
@@ -107,23 +107,23 @@ class Ink:
         self._kernels.deposit_text(*self._plane, pixels, table, codes, counts, starts, self.k)
 
     def compose(self, image: np.ndarray, ink: np.ndarray) -> None:
-        """Blend ``ink`` uint8 (C,) over ``image`` uint8 (H, W, >= C) and start afresh."""
+        """Blend ``ink`` uint8 (C,) over ``image`` uint8 (H, W, >= C) and clear the plane."""
         self._kernels.compose(*self._plane, image, ink, self.k)
 
     def cover(self) -> np.ndarray:
-        """uint8 (H, W) coverage so far, 0..255, and start afresh."""
+        """uint8 (H, W) coverage so far, 0..255; clears the plane."""
         image = np.zeros((*self.size, 1), np.uint8)
         self.compose(image, np.array([255], np.uint8))
         return image[..., 0]
 
-    def medians(self, signal: np.ndarray, places: np.ndarray) -> np.ndarray:
+    def medians(self, signal: np.ndarray, strips: np.ndarray) -> np.ndarray:
         """See ``compiled.strip_medians``; beyond +-10 mV the exact median, and 0 where a strip has no finite sample."""
-        medians = self._kernels.strip_medians(signal, places)
+        medians = self._kernels.strip_medians(signal, strips)
         for s, median in enumerate(medians.tolist()):
             if math.isnan(median):
                 medians[s] = 0.0
             elif abs(median) >= 10:
-                lead, start, stop = places[s, :3]
+                lead, start, stop = strips[s, :3]
                 medians[s] = np.nanmedian(signal[lead, start:stop].astype(np.float64))
         return medians
 

@@ -1,4 +1,4 @@
-"""Ground truth that moves with the page: layout and transform in under 1 kB, expanded on demand."""
+"""Ground truth of a page: layout and transform in under 1 kB, expanded to pixels on demand."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class PageTruth:
     """What was drawn and where it went.
 
     Attributes:
-        recording_id: Whose page.
+        recording_id: Of the recording drawn.
         key: The page's key.
-        recipe: Version of the way from key to pixels.
-        opencv: Version that warped it.
+        recipe: Version of the rendering from key to pixels.
+        opencv: Version of OpenCV that warped it.
         layout: Name in ``LAYOUTS``.
         size: Image height and width, px.
         page_mm: Width and height of the page.
         rows_mm: x of the rows' start, y of the first zero line, row pitch.
-        scale: Paper speed mm/s, gain mm/mV, the chest leads' share of it, and how far a trace may go from its zero line, mm
+        scale: Paper speed mm/s, gain mm/mV, the chest leads' factor, and how far a trace may go from its zero line, mm
             (None = to the page's edge).
         pulse: Calibration pulse: left, right or none.
         pen_mm: Width of the trace.
@@ -101,15 +101,15 @@ class PageTruth:
         return warp.map_points(self.homography, warp.curled(points_mm, self.curl, self.page_mm)) - 0.5
 
     def windows_in_image(self) -> np.ndarray:
-        """float32 (S, 3): lead, start_s, stop_s of what of each strip's zero line lies in the image; lead -1 = nothing."""
-        layout, where = self.layout_at_speed(), self.geometry
+        """float32 (S, 3): lead, start_s, stop_s of the part of each strip's zero line inside the image; lead -1 = none."""
+        layout, geometry = self.layout_at_speed(), self.geometry
         windows = layout.windows.copy()
         for s, strip in enumerate(layout.strips):
             seconds = np.linspace(strip.start_s, strip.stop_s, 101)
-            x = where.start(strip) + (seconds - strip.start_s) * where.speed
-            points = self.to_pixels(np.stack([x, np.full(101, where.baseline(strip))], -1)) + 0.5
-            seen = np.flatnonzero(((points >= 0) & (points <= self.size[::-1])).all(-1))
-            windows[s] = (strip.lead, seconds[seen[0]], seconds[seen[-1]]) if len(seen) > 1 else (-1, 0, 0)
+            x = geometry.start(strip) + (seconds - strip.start_s) * geometry.speed
+            points = self.to_pixels(np.stack([x, np.full(101, geometry.baseline(strip))], -1)) + 0.5
+            inside = np.flatnonzero(((points >= 0) & (points <= self.size[::-1])).all(-1))
+            windows[s] = (strip.lead, seconds[inside[0]], seconds[inside[-1]]) if len(inside) > 1 else (-1, 0, 0)
         return windows
 
 
@@ -121,7 +121,7 @@ class ExpandedTruth:
         leads: Lead index of each strip, -1 = nothing drawn.
         windows: float32 (S, 3) lead, start_s, stop_s.
         points: For each strip float32 (n, 2) x, y of every sample shown, NaN where missing.
-        samples: For each strip int64 (n,) the samples' numbers in the recording.
+        samples: For each strip int64 (n,) indices of these samples in the recording.
         strip_corners: float32 (S, 4, 2) of each strip's band.
         label_corners: float32 (S, 4, 2) of each lead label.
         grid_nodes: float32 (rows, columns, 2) where the printed grid's 5 mm lines cross; (0, 0, 2) without a grid.
@@ -136,8 +136,8 @@ class ExpandedTruth:
     grid_nodes: np.ndarray
 
 
-def sample_places(layout: Layout, sig_len: int, fs: float) -> tuple[np.ndarray, np.ndarray]:
-    """int64 (S, 2) first and past-last sample inside each strip's window, by time: start <= i / fs < stop."""
+def sample_ranges(layout: Layout, sig_len: int, fs: float) -> tuple[np.ndarray, np.ndarray]:
+    """First and past-last sample in each strip's window, int64 (S,) each: start <= i / fs < stop."""
     start = np.array([s.start_s for s in layout.strips])
     stop = np.array([s.stop_s for s in layout.strips])
     first = np.ceil(start * fs - 1e-9).astype(np.int64)
@@ -148,7 +148,7 @@ def sample_places(layout: Layout, sig_len: int, fs: float) -> tuple[np.ndarray, 
 @lru_cache(maxsize=512)
 def _shown_samples(layout: Layout, sig_len: int, fs: float) -> list[tuple[int, int, int]]:
     """Lead, first and past-last sample shown of each strip."""
-    first, last = sample_places(layout, sig_len, fs)
+    first, last = sample_ranges(layout, sig_len, fs)
     return [(strip.lead, *pair) for strip, *pair in zip(layout.strips, first.tolist(), last.tolist(), strict=True)]
 
 
@@ -171,24 +171,30 @@ def expand(truth: PageTruth, signal_mv: np.ndarray, fs: float) -> ExpandedTruth:
         signal_mv: float32 (12, T), the recording that was drawn.
         fs: Hz.
     """
-    layout, where = truth.layout_at_speed(), truth.geometry
+    layout, geometry = truth.layout_at_speed(), truth.geometry
     points, samples, bands, labels = [], [], [], []
-    first, last = sample_places(layout, signal_mv.shape[1], fs)
+    first, last = sample_ranges(layout, signal_mv.shape[1], fs)
     face, cap, right, up = truth.label
     glyphs = marks.face_at(face, cap, 10.0, 10.0)
     for s, strip in enumerate(layout.strips):
         number = np.arange(first[s], last[s])
         offset = truth.offsets_mv[s]
         mv = signal_mv[strip.lead, first[s] : last[s]].astype(np.float64) - (np.nan if offset is None else offset)
-        x = where.start(strip) + (number / fs - strip.start_s) * where.speed
-        rise = mv * where.gain_of(strip)
-        y = where.baseline(strip) - (rise if where.reach is None else np.clip(rise, -where.reach, where.reach))
+        x = geometry.start(strip) + (number / fs - strip.start_s) * geometry.speed
+        rise = mv * geometry.gain_of(strip)
+        y = geometry.baseline(strip) - (
+            rise if geometry.reach is None else np.clip(rise, -geometry.reach, geometry.reach)
+        )
         points.append(truth.to_pixels(np.stack([x, y], -1)).astype(np.float32))
         samples.append(number)
-        middle = where.baseline(strip)
-        bands.append((where.start(strip), middle - where.pitch / 2, where.stop(strip), middle + where.pitch / 2))
+        middle = geometry.baseline(strip)
+        bands.append(
+            (geometry.start(strip), middle - geometry.pitch / 2, geometry.stop(strip), middle + geometry.pitch / 2)
+        )
         wide = glyphs.width(strip.label) / 10.0
-        labels.append((where.start(strip) + right, middle - up - cap, where.start(strip) + right + wide, middle - up))
+        labels.append(
+            (geometry.start(strip) + right, middle - up - cap, geometry.start(strip) + right + wide, middle - up)
+        )
     begins = truth.grid_mm or truth.page_mm
     across, down = (np.arange(a, b, MAJOR_MM) for a, b in zip(begins, truth.page_mm, strict=True))
     nodes = np.stack(np.meshgrid(across, down), -1)
@@ -205,22 +211,22 @@ def expand(truth: PageTruth, signal_mv: np.ndarray, fs: float) -> ExpandedTruth:
 
 @lru_cache(maxsize=512)
 def _strip_samples(layout: Layout, sig_len: int, fs: float) -> tuple[np.ndarray, np.ndarray]:
-    """What does not change from page to page: ``samples`` and ``numbers`` of ``compiled.strip_tables``.
+    """``samples`` and ``numbers`` of ``compiled.strip_tables``, which depend on layout and recording alone.
 
-    One sample on either side of the window is taken in, so that the trace reaches the window's edges.
+    One more sample on either side of the window lets the trace reach the window's edges.
     """
     start = np.array([s.start_s for s in layout.strips])
     stop = np.array([s.stop_s for s in layout.strips])
     first = np.maximum(0, np.ceil(start * fs).astype(np.int64) - 1)
     last = np.maximum(first, np.minimum(sig_len, np.floor(stop * fs).astype(np.int64) + 2))
-    leads, rows, signs, at = np.array([(s.lead, s.row, s.sign, s.x_s) for s in layout.strips]).T
-    numbers = np.array([at, first / fs - start, stop - start, rows, signs, leads >= CHEST])
+    leads, rows, signs, x_s = np.array([(s.lead, s.row, s.sign, s.x_s) for s in layout.strips]).T
+    numbers = np.array([x_s, first / fs - start, stop - start, rows, signs, leads >= CHEST])
     return np.stack([leads.astype(np.int64), first, last], axis=1), numbers
 
 
 def strip_tables(
     layout: Layout,
-    where: Geometry,
+    geometry: Geometry,
     sig_len: int,
     fs: float,
     scale: tuple[float, float, int],
@@ -231,25 +237,25 @@ def strip_tables(
 
     Args:
         layout: At the paper speed.
-        where: Rows on the page.
+        geometry: Rows on the page.
         sig_len: Samples of the recording.
         fs: Hz.
-        scale: px/mm in x, in y, sub-columns a pixel, on the canvas.
+        scale: px/mm in x and y, and sub-columns per pixel, of the canvas.
         width: Columns of the canvas.
         drawing: Which kernels.
 
     Returns:
-        places int64 (S, 7), scales float64 (S, 5).
+        strips int64 (S, 7), scales float64 (S, 5).
     """
-    reach = math.inf if where.reach is None else where.reach
-    rows = (where.left, where.first, where.pitch, where.speed, where.gain, where.chest, reach)
+    reach = math.inf if geometry.reach is None else geometry.reach
+    rows = (geometry.left, geometry.first, geometry.pitch, geometry.speed, geometry.gain, geometry.chest, reach)
     samples, numbers = _strip_samples(layout, sig_len, fs)
     return kernels(drawing).strip_tables(samples, numbers, rows, fs, (*scale, width))
 
 
 def masks(truth: PageTruth, signal_mv: np.ndarray, fs: float) -> np.ndarray:
     """uint8 (S, H, W) coverage of each strip's trace in the image, 0..255."""
-    layout, where = truth.layout_at_speed(), truth.geometry
+    layout, geometry = truth.layout_at_speed(), truth.geometry
     corners = truth.to_pixels(_corners(np.array([[0.0, 0.0, *truth.page_mm]])))[0]
     across = float(np.linalg.norm(corners[1] - corners[0])) / truth.page_mm[0]
     down = float(np.linalg.norm(corners[3] - corners[0])) / truth.page_mm[1]
@@ -257,13 +263,13 @@ def masks(truth: PageTruth, signal_mv: np.ndarray, fs: float) -> np.ndarray:
     canvas = (round(truth.page_mm[1] * sy), round(truth.page_mm[0] * sx))
     k = sub_columns((sx * sy) ** 0.5)
     ink = Ink(*canvas, k)
-    places, scales = strip_tables(layout, where, signal_mv.shape[1], fs, (sx, sy, k), canvas[1])
+    strips, scales = strip_tables(layout, geometry, signal_mv.shape[1], fs, (sx, sy, k), canvas[1])
     sheet = warp.Sheet(truth.homography, truth.curl, truth.page_mm, (sx, sy))
     half = pen(truth.pen_mm * (sx * sy) ** 0.5, k)
-    found = np.zeros((len(layout.strips), *truth.size), np.uint8)
+    covers = np.zeros((len(layout.strips), *truth.size), np.uint8)
     for s, offset in enumerate(truth.offsets_mv):
         if offset is not None:
             scales[s, 2] = offset
-            ink.strips(np.ascontiguousarray(signal_mv), places[s : s + 1], scales[s : s + 1], half)
-            sheet.warp_onto(ink.cover(), found[s])
-    return found
+            ink.strips(np.ascontiguousarray(signal_mv), strips[s : s + 1], scales[s : s + 1], half)
+            sheet.warp_onto(ink.cover(), covers[s])
+    return covers

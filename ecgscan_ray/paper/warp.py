@@ -1,8 +1,8 @@
-"""Where the page lies in the image: its curl, then one homography from page millimetres to pixels.
+"""The pose of the page in the image: its curl, then one homography from page millimetres to pixels.
 
 Continuous coordinates have their origin at the upper left corner of the first pixel; index coordinates, which OpenCV
-and all ground truth use, have it at that pixel's centre: index = continuous - 0.5. They are converted here and in
-``truth.py`` and nowhere else.
+and all ground truth use, have it at that pixel's centre: index = continuous - 0.5. Only this module and ``truth.py``
+convert between them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from ecgscan_ray.paper.key import Draws
 
 FLAT: tuple[float, ...] = ()
-"""The curl of a page that has none."""
+"""Curl of a flat page."""
 _NODE = 8
-"""px between the nodes at which the map of a curled page is computed; in between it is interpolated."""
+"""px between the nodes at which the map of a curled page is computed; it is interpolated in between."""
 
 
 def scaling(sx: float, sy: float, x: float = 0.0, y: float = 0.0) -> np.ndarray:
@@ -44,14 +44,14 @@ def map_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     )
 
 
-def _waves(at: np.ndarray, side: float, one: float, two: float) -> np.ndarray:
-    return one * np.sin(math.pi / side * at) + two * np.sin(2 * math.pi / side * at)
+def _waves(positions: np.ndarray, side: float, one: float, two: float) -> np.ndarray:
+    return one * np.sin(math.pi / side * positions) + two * np.sin(2 * math.pi / side * positions)
 
 
 def curled(points: np.ndarray, curl: tuple[float, ...], page_mm: tuple[float, float]) -> np.ndarray:
-    """float64 (..., 2) points of the page, mm, as its waves move them: first down by x, then across by y.
+    """float64 (..., 2) points of the page, mm, moved by its waves: first down by x, then across by y.
 
-    Two shears, so that ``flattened`` undoes it exactly. The page's corners stay.
+    Two shears, so that ``flattened`` inverts it exactly. The page's corners stay fixed.
     """
     if not any(curl):
         return points
@@ -69,7 +69,7 @@ def flattened(points: np.ndarray, curl: tuple[float, ...], page_mm: tuple[float,
 
 @dataclass(frozen=True)
 class Sheet:
-    """A drawn page on its way into the image.
+    """A drawn page and its map into the image.
 
     Attributes:
         matrix: Homography, continuous mm to continuous px.
@@ -84,19 +84,19 @@ class Sheet:
     scale: tuple[float, float]
 
     def warp_onto(self, canvas: np.ndarray, image: np.ndarray) -> None:
-        """Resample the canvas into the image, once; what lies beside the page stays."""
+        """Resample the canvas into the image, once; pixels outside the page keep their values."""
         size = (image.shape[1], image.shape[0])
         if not any(self.curl):
-            small = to_index(self.matrix @ scaling(1 / self.scale[0], 1 / self.scale[1]))
+            canvas_to_image = to_index(self.matrix @ scaling(1 / self.scale[0], 1 / self.scale[1]))
             cv2.warpPerspective(
-                canvas, small, size, dst=image, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT
+                canvas, canvas_to_image, size, dst=image, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT
             )
             return
         rows, columns = size[1] // _NODE + 3, size[0] // _NODE + 3
         x, y = np.meshgrid((np.arange(columns) - 0.5) * _NODE, (np.arange(rows) - 0.5) * _NODE)
         page = map_points(np.linalg.inv(self.matrix), np.stack([x, y], -1))
-        wanted = (flattened(page, self.curl, self.page_mm) * self.scale - 0.5).astype(np.float32)
-        dense = cv2.resize(wanted, (columns * _NODE, rows * _NODE), interpolation=cv2.INTER_LINEAR)
+        nodes = (flattened(page, self.curl, self.page_mm) * self.scale - 0.5).astype(np.float32)
+        dense = cv2.resize(nodes, (columns * _NODE, rows * _NODE), interpolation=cv2.INTER_LINEAR)
         dense = np.ascontiguousarray(dense[_NODE : _NODE + size[1], _NODE : _NODE + size[0]])
         cv2.remap(canvas, dense, None, cv2.INTER_LINEAR, dst=image, borderMode=cv2.BORDER_TRANSPARENT)
 
@@ -108,29 +108,29 @@ def normal(draws: Draws, slot: str, other: str, limit: float) -> float:
 
 
 def curl_of(draws: Draws, size: float, width_mm: float) -> tuple[float, ...]:
-    """Amplitudes of the page's waves, mm, for a size in shares of its width."""
-    shares = (1.0, 0.4, 0.4, 0.15)
-    return tuple(round(size * width_mm * share * draws.signed(f"curl_{i}"), 4) for i, share in enumerate(shares))
+    """Amplitudes of the page's waves, mm, for a size in fractions of its width."""
+    factors = (1.0, 0.4, 0.4, 0.15)
+    return tuple(round(size * width_mm * factor * draws.signed(f"curl_{i}"), 4) for i, factor in enumerate(factors))
 
 
 def slope(pose: Pose, width_mm: float, count: int) -> np.ndarray | None:
-    """float64 (count,) how steep a curled page is at places along its width; None for one that is flat or upright."""
+    """float64 (count,) slope of a curled page along its width; None for a flat or portrait page."""
     if not any(pose.curl) or pose.turn % 2:
         return None
-    one, two, at = *pose.curl[:2], math.pi * (np.arange(count) + 0.5) / count
-    return (math.pi / width_mm) * (one * np.cos(at) + 2 * two * np.cos(2 * at)) * (-1 if pose.turn else 1)
+    one, two, phase = *pose.curl[:2], math.pi * (np.arange(count) + 0.5) / count
+    return (math.pi / width_mm) * (one * np.cos(phase) + 2 * two * np.cos(2 * phase)) * (-1 if pose.turn else 1)
 
 
 @dataclass(frozen=True)
 class Pose:
-    """How a page lies.
+    """Position and shape of a page in the image.
 
     Attributes:
         turn: Quarter turns clockwise.
-        rotation_deg: Angle beyond these, clockwise.
-        perspective: Corners move by up to this share of the page's width.
+        rotation_deg: Further rotation, clockwise.
+        perspective: Corners move by up to this fraction of the page's width.
         scale: The page's size in the image, 1 = it fills it.
-        shift: Share of the image's side by which the page moves at most.
+        shift: Largest shift as a fraction of the image's side.
         curl: See ``curled``.
     """
 
@@ -154,11 +154,11 @@ def page_matrix(
 
     Args:
         draws: The page's numbers.
-        pose: How it lies.
+        pose: Of the page.
         page_mm: Width and height.
         size: Image height and width.
-        flat: The undistorted map mm to px of the page, turned: px/mm in x and y, and the corner in px.
-        keep_mm: x0, y0, x1, y1 of what must stay in the image: all traces and their labels. None = nothing.
+        flat: The undistorted map mm to px of the turned page: px/mm in x and y, and its corner in px.
+        keep_mm: x0, y0, x1, y1 of the box that must stay in the image: all traces and their labels. None = no such box.
     """
     width, height = page_mm
     turned_width, turned_height = (height, width) if pose.turn % 2 else (width, height)
@@ -193,18 +193,20 @@ def map_point(matrix: list[list[float]], x: float, y: float) -> tuple[float, flo
 def _outline(
     box_mm: tuple[float, float, float, float], curl: tuple[float, ...], page_mm: tuple[float, float]
 ) -> list[tuple[float, float]]:
-    """Points around a box: its corners, and of a curled page its sides too."""
+    """Points on the outline of a box: its corners, and on a curled page points on its sides too."""
     x0, y0, x1, y1 = box_mm
     corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
     if not any(curl):
         return corners
-    share = np.arange(12)[:, None] / 12
-    sides = [np.array(a) + share * (np.array(b) - a) for a, b in zip(corners, corners[1:] + corners[:1], strict=True)]
+    fraction = np.arange(12)[:, None] / 12
+    sides = [
+        np.array(a) + fraction * (np.array(b) - a) for a, b in zip(corners, corners[1:] + corners[:1], strict=True)
+    ]
     return [(float(x), float(y)) for x, y in curled(np.concatenate(sides), curl, page_mm)]
 
 
 def _keep_inside(matrix: np.ndarray, outline_mm: list[tuple[float, float]], size: tuple[int, int]) -> np.ndarray:
-    """Shrink and move the page, if need be, until the outline lies in the image."""
+    """Shrink and move the page, where needed, so that the outline is inside the image."""
     rows = matrix.tolist()
     box = [map_point(rows, x, y) for x, y in outline_mm]
     low, high = [min(p[i] for p in box) for i in (0, 1)], [max(p[i] for p in box) for i in (0, 1)]

@@ -38,12 +38,12 @@ class OutputOptions:
     """How pages are written.
 
     Attributes:
-        folder: Where to, made if need be.
+        folder: Output folder, created if absent.
         image_format: ``png``, or ``jpg`` at quality 92.
-        truth: Write the ground truth as JSON beside each page.
-        masks: Write ``<id>.mask.png`` beside each page: in each pixel the number of the strip whose trace covers most of it,
-            counted from 1 in the order of the JSON's strips, 0 = none covers half.
-        views: Different pages of each recording.
+        truth: Write the ground truth as JSON next to each page.
+        masks: Write ``<id>.mask.png`` next to each page: each pixel holds the number of the strip whose trace covers most
+            of it, counted from 1 in the order of the JSON's strips; 0 = no trace covers half of it.
+        views: Pages per recording.
         grid: Write the nodes of the 5 mm grid into the JSON, ``grid_px``.
     """
 
@@ -55,7 +55,7 @@ class OutputOptions:
     grid: bool = False
 
     def path(self, recording_id: str, view: int) -> Path:
-        """Of one page."""
+        """Path of one page."""
         name = file_name(recording_id) + (f"_{view}" if self.views > 1 else "")
         return self.folder / f"{name}.{self.image_format}"
 
@@ -71,19 +71,19 @@ def write_pages(
     """Render each recording and write ``<id>.png`` and ``<id>.json``: the same files whatever the number of workers.
 
     Args:
-        recordings: What to draw; one that cannot be drawn stops the work with its id.
-        files: Where and how.
+        recordings: To draw.
+        files: Output options.
         page: Settings.
-        seed: Of the keys.
-        workers: Processes that draw; 1 = this one.
+        seed: Of the pages' keys.
+        workers: Processes that draw; 1 = this process.
         progress: Called with the number of pages written so far.
 
     Returns:
         The paths of the pages.
 
     Raises:
-        RecordingError: A recording that cannot be drawn, or two with one id.
-        InputError: A folder that cannot be written to.
+        RecordingError: A recording cannot be drawn, or two share a file name.
+        InputError: The folder cannot be written.
     """
     writer = _Writer(files, page, seed)
     written: list[Path] = []
@@ -106,20 +106,20 @@ class _Writer:
         keys = np.array([page_key(self._seed, 0, recording.id, view) for recording, view in batch], np.uint64)
         pages = self._renderer.render([recording for recording, _ in batch], keys)
         paths = [self._files.path(recording.id, view) for recording, view in batch]
-        for path, (recording, _), image, found in zip(paths, batch, pages.image, pages.truth, strict=True):
+        for path, (recording, _), image, truth in zip(paths, batch, pages.image, pages.truth, strict=True):
             _write(path, encode(image, self._files.image_format))
             if self._files.truth:
-                text = json.dumps(truth_record(found, recording, path.name, self._files.grid), allow_nan=False)
+                text = json.dumps(truth_record(truth, recording, path.name, self._files.grid), allow_nan=False)
                 _write(path.with_suffix(".json"), text.encode())
             if self._files.masks:
-                cover = masks(found, recording.signal_mv, recording.fs)
+                cover = masks(truth, recording.signal_mv, recording.fs)
                 strip = np.where(cover.max(0) > 127, cover.argmax(0) + 1, 0).astype(np.uint8)
                 _write(path.with_suffix(MASK_SUFFIX), encode(strip[..., None]))
         return paths
 
 
 _process_writer: list[_Writer] = []
-"""The writer of a process that draws."""
+"""The writer of a worker process."""
 
 
 def _start(*settings: Any) -> None:
@@ -128,7 +128,7 @@ def _start(*settings: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """A process that draws would wait for its next batch for ever once the command is killed."""
+    """A worker process would wait for its next batch for ever once the command is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -136,8 +136,8 @@ def _end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Processes started here inherit that SIGINT is blocked: Ctrl-C reaches them too, but the command ends them."""
+def _sigint_blocked() -> Iterator[None]:
+    """Processes started here inherit the blocked SIGINT: Ctrl-C reaches them too, but the command ends them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -150,23 +150,23 @@ def _work(batch: list[tuple[Drawable, int]]) -> list[Path]:
 
 
 def _map_in_processes(batches: Iterable[list[Any]], workers: int, settings: tuple[Any, ...]) -> Iterator[list[Path]]:
-    """Batches over processes, in order, with a few under way; spawned, since OpenCV's threads do not survive a fork."""
+    """Batches over processes, results in order; spawned, since OpenCV's threads do not survive a fork."""
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, settings) as pool:
-        under_way: deque[Future[list[Path]]] = deque()
+        pending: deque[Future[list[Path]]] = deque()
         try:
             for batch in batches:
-                with _deaf_children():
-                    under_way.append(pool.submit(_work, batch))
-                if len(under_way) > 2 * workers:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
+                with _sigint_blocked():
+                    pending.append(pool.submit(_work, batch))
+                if len(pending) > 2 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _reject_duplicate_names(items: Iterable[tuple[Drawable, int]]) -> Iterator[tuple[Drawable, int]]:
-    """The items, as long as no two recordings share a file name."""
+    """The items; raises where two recordings share a file name."""
     seen: dict[tuple[str, int], str] = {}
     for recording, view in items:
         name = file_name(recording.id), view
@@ -192,17 +192,17 @@ def encode(image: np.ndarray, image_format: Literal["png", "jpg"] = "png") -> by
 
 
 def truth_record(truth: PageTruth, recording: Drawable, image_name: str, grid: bool = False) -> dict[str, Any]:
-    """The ground truth of one page in plain numbers: the recipe, and for every strip what it shows and where.
+    """The ground truth of one page as JSON values: how it was made, and what every strip shows and where.
 
-    Pixels are index coordinates: the centre of the first pixel is (0, 0). ``trace_px`` holds one point a sample of the
+    Pixels are index coordinates: the centre of the first pixel is (0, 0). ``trace_px`` holds one point per sample of the
     recording from ``first_sample`` on, null where the sample is missing. With ``grid``, ``grid_px[row][column]`` is where
-    the printed grid's 5 mm lines cross, down and across the page from its corner on; empty where it has none.
+    the printed grid's 5 mm lines cross, from the page's upper left corner; empty without a grid.
     """
-    expanded, where = expand(truth, recording.signal_mv, recording.fs), truth.geometry
+    expanded, geometry = expand(truth, recording.signal_mv, recording.fs), truth.geometry
     layout: Layout = truth.layout_at_speed()
     strips = []
     for s, strip in enumerate(layout.strips):
-        numbers = expanded.samples[s]
+        samples = expanded.samples[s]
         strips.append(
             {
                 "lead": LEADS[strip.lead],
@@ -211,8 +211,8 @@ def truth_record(truth: PageTruth, recording: Drawable, image_name: str, grid: b
                 "drawn": truth.offsets_mv[s] is not None,
                 "start_s": strip.start_s,
                 "stop_s": strip.stop_s,
-                "gain_mm_per_mv": where.gain_of(strip),
-                "first_sample": int(numbers[0]) if len(numbers) else None,
+                "gain_mm_per_mv": geometry.gain_of(strip),
+                "first_sample": int(samples[0]) if len(samples) else None,
                 "zero_line_mv": truth.offsets_mv[s],
                 "band_px": _rounded(expanded.strip_corners[s]),
                 "label_px": _rounded(expanded.label_corners[s]),
@@ -223,9 +223,9 @@ def truth_record(truth: PageTruth, recording: Drawable, image_name: str, grid: b
         "image": image_name,
         "recording": recording.id,
         "fs": recording.fs,
-        "paper_speed_mm_per_s": where.speed,
-        "gain_mm_per_mv": where.gain,
-        "chest_gain_mm_per_mv": where.gain * where.chest,
+        "paper_speed_mm_per_s": geometry.speed,
+        "gain_mm_per_mv": geometry.gain,
+        "chest_gain_mm_per_mv": geometry.gain * geometry.chest,
         "sequential": not layout.simultaneous,
         "page": json.loads(truth.to_json()),
         "strips": strips,
@@ -233,14 +233,14 @@ def truth_record(truth: PageTruth, recording: Drawable, image_name: str, grid: b
 
 
 def contact_sheet(recordings: Iterable[Drawable], page: PageConfig, seed: int = 0, columns: int = 4) -> np.ndarray:
-    """uint8 (H, W, 3): a row of pages for every preset of effects, from clean to mixed, at the settings' size."""
-    chosen = list(islice(recordings, columns))
-    if not chosen:
+    """uint8 (H, W, 3): one row of pages per preset of effects, at the settings' size."""
+    examples = list(islice(recordings, columns))
+    if not examples:
         raise InputError("there is no recording to draw", where="contact sheet")
-    keys = np.array([page_key(seed, 0, recording.id, 0) for recording in chosen], np.uint64)
+    keys = np.array([page_key(seed, 0, recording.id, 0) for recording in examples], np.uint64)
     rows = []
     for preset in PRESETS:
-        pages = Renderer(page.model_copy(update={"effects": preset, "channels": 3})).render(chosen, keys)
+        pages = Renderer(page.model_copy(update={"effects": preset, "channels": 3})).render(examples, keys)
         framed = np.pad(pages.image, ((0, 0), (3, 3), (3, 3), (0, 0)), constant_values=128)
         rows.append(np.concatenate(list(framed), axis=1))
     return np.concatenate(rows)
@@ -264,7 +264,7 @@ def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or absent: written beside its place and moved there."""
+    """Whole or absent: written to a temporary file and moved."""
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

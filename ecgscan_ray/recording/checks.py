@@ -1,4 +1,4 @@
-"""Is this a plausible 12-lead ECG? What fails goes to quarantine with a reason, and never into training unseen."""
+"""Plausibility checks of a 12-lead ECG: a recording that fails goes to quarantine with a reason, never into training."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from ecgscan_ray.recording.recording import Recording
 
 @dataclass(frozen=True)
 class Limits:
-    """What counts as plausible. Defaults were set on 11,700 PTB-XL recordings, of which they leave out ten.
+    """Limits of plausible recordings. Defaults were set on 11,700 PTB-XL recordings, of which they reject ten.
 
     Attributes:
         min_fs, max_fs: Sampling rate in Hz.
         min_seconds: Shortest recording.
         max_missing_share: Of the samples of any lead. CODE-15% fills 7.3 s up to 10.24 s: 28 % are missing.
         min_range_mv, max_range_mv: Of the geometric mean over leads of the range from the 0.5th to the 99.5th
-            percentile. Of the statistics tried, this one tells best a recording read five times too large from a large
-            one: at 3.1 mV it catches 99 % of the former and leaves out nine of PTB-XL as it is. At 0.25 mV it catches
-            99 % of recordings read ten times too small, 68 % of those read 4.88 times too small, and leaves out none.
-            Small children and thick hearts reach the upper one, low voltage the lower one; change them for an archive
-            of such.
+            percentile. Of the statistics tried, this one separates best a recording read five times too large from a
+            large one: 3.1 mV catches 99 % of the former and rejects nine original PTB-XL recordings. 0.25 mV catches
+            99 % of recordings read ten times too small, 68 % of those read 4.88 times too small, and rejects none.
+            Small children and hypertrophy reach the upper limit, low voltage the lower one; change them for such
+            archives.
         min_lead_ratio, max_lead_ratio: Of the mean change from sample to sample of a chest lead and of its neighbours
-            (geometric mean); likewise of the limb and the chest leads. In PTB-XL it lies between 0.12 and 3.8, so that
-            none is left out; a chest lead read 16 times too large or too small is caught in 99 and 97 %, one read 1,000
-            times so always. A single limb lead's gain shows in the lead laws.
+            (geometric mean); also of the limb and the chest leads. In PTB-XL it is between 0.12 and 3.8, so that none is
+            rejected; a chest lead read 16 times too large or too small is caught in 99 and 97 %, one read 1,000
+            times too large or small always. A single limb lead's gain shows in the lead laws.
         max_residual_mv: Of the lead laws, in the 90th percentile over time; 1.5 steps where steps are coarser.
             Artefacts and splices break the laws for moments (such recordings are kept, with their residual); exchanged
             leads break them all the time. In PTB-XL it is at most 0.001 mV; with two leads exchanged it is above 0.02
@@ -47,10 +47,10 @@ class Limits:
 
 
 def check(recording: Recording, limits: Limits = Limits()) -> None:
-    """Raise for the first thing that is not plausible.
+    """Raise for the first implausible property.
 
     Raises:
-        RecordingError: With the reason ``sampling_rate``, ``too_short``, ``not_finite``, ``missing_lead``,
+        RecordingError: Its reason is ``sampling_rate``, ``too_short``, ``not_finite``, ``missing_lead``,
             ``missing_samples``, ``flat_lead``, ``implausible_gain`` or ``lead_laws``.
     """
     signal = recording.signal_mv
@@ -81,12 +81,12 @@ def _check_gain(recording: Recording, limits: Limits) -> None:
     typical = float(np.exp(np.mean(np.log(np.maximum(high - low, 1e-4)))))
     if not limits.min_range_mv <= typical <= limits.max_range_mv:
         problem = f"typical range of {typical:.3g} mV, not {limits.min_range_mv} to {limits.max_range_mv}: probably a wrong gain"
-        fix = "Correct the gain in the header; hearts of newborns or of low voltage need other Limits (recording/checks.py)."
+        fix = "Correct the gain in the header; newborns and low voltage need other Limits (recording/checks.py)."
         raise _error(recording, "implausible_gain", problem, fix)
 
 
 def _check_gain_of_leads(recording: Recording, limits: Limits) -> None:
-    """A chest lead whose samples change far more or less than its neighbours' has a gain of its own, and a wrong one."""
+    """A chest lead whose samples change far more or less than its neighbours' was read with a wrong gain."""
     changes = np.nanmean(np.abs(np.diff(recording.signal_mv, axis=1)), axis=1, dtype=np.float64)
     limb, chest = np.split(np.log(np.maximum(changes, 1e-9)), [6])
     neighbours = np.concatenate([chest[1:2], (chest[:-2] + chest[2:]) / 2, chest[-2:-1]])
@@ -111,9 +111,9 @@ def _check_lead_laws(recording: Recording, limits: Limits) -> None:
         raise _error(recording, "lead_laws", problem)
 
 
-def _names(chosen: np.ndarray) -> str:
-    return ", ".join(lead for lead, is_chosen in zip(LEADS, chosen, strict=True) if is_chosen)
+def _names(selected: np.ndarray) -> str:
+    return ", ".join(lead for lead, is_selected in zip(LEADS, selected, strict=True) if is_selected)
 
 
-def _error(recording: Recording, reason: str, what: str, fix: str | None = None) -> RecordingError:
-    return RecordingError(what, reason=reason, where=recording.id, fix=fix)
+def _error(recording: Recording, reason: str, problem: str, fix: str | None = None) -> RecordingError:
+    return RecordingError(problem, reason=reason, where=recording.id, fix=fix)

@@ -1,7 +1,7 @@
-"""WFDB headers: what a record's ``.hea`` file says, understood whole or refused, and bounded before a sample is read.
+"""WFDB headers: a record's ``.hea`` file is parsed completely or refused, and its size is bounded before reading samples.
 
-The format is that of https://physionet.org/physiotools/wag/header-5.htm. Defaults that would be guesses are not taken:
-WFDB's 250 Hz where there is no rate, and its 200 steps where there is no gain.
+The format is that of https://physionet.org/physiotools/wag/header-5.htm. Defaults that would be guesses are not
+applied: WFDB's 250 Hz where there is no rate, and its 200 steps where there is no gain.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ MAX_SEGMENTS = 1000
 MAX_SAMPLES = (256 << 20) // 8
 """Of all signals together: 256 MB as float64, 93 minutes of twelve leads at 500 Hz."""
 _MAX_LINE = 4096
-_MIN_GAIN, _MAX_GAIN = 1e-6, 1e12  # steps a unit, from nV to V
+_MIN_GAIN, _MAX_GAIN = 1e-6, 1e12  # steps per unit, from nV to V
 
 _WIDTHS = {"8": 1, "80": 1, "16": 2, "61": 2, "160": 2, "212": 1.5, "310": 4 / 3, "311": 4 / 3, "24": 3, "32": 4}
 FORMATS: dict[str, float] = _WIDTHS | {"508": 0, "516": 0, "524": 0}
-"""Format -> bytes a sample; 0 = FLAC, where that is not fixed."""
+"""Format -> bytes per sample; 0 = FLAC, where that is not fixed."""
 
 _NUMBER = r"[-+]?(?:\d{1,30}\.?\d{0,30}|\.\d{1,30})(?:[eE][-+]?\d{1,3})?"
 _INTEGER = r"[-+]?\d{1,12}"
@@ -48,13 +48,13 @@ class Signal:
     """One signal's line.
 
     Attributes:
-        file: Its signal file's name, beside the header; ``~`` = none.
+        file: Name of its signal file, in the header's folder; ``~`` = none.
         format: Of the samples, a key of ``FORMATS``.
-        frame: Samples a frame.
-        skew: Frames by which it lags behind.
+        frame: Samples per frame.
+        skew: Lag in frames.
         offset: Bytes before the first sample.
-        gain: Steps a unit; ``None`` = none given, or 0 (not calibrated).
-        baseline: Sample that stands for 0 units.
+        gain: Steps per unit; ``None`` = none given, or 0 (not calibrated).
+        baseline: Sample value of 0 units.
         units: As written (``mV`` where absent, as WFDB defines).
         initial: Stated first sample.
         checksum: Stated sum of the samples, modulo 65536.
@@ -80,11 +80,11 @@ class Header:
 
     Attributes:
         path: Of the record, without ending.
-        fs: Frames a second, Hz; ``None`` where absent.
+        fs: Frames per second, Hz; ``None`` where absent.
         sig_len: Frames; 0 where absent.
         signals: Empty for a record of segments.
         segments: Name (``~`` = a gap) and frames of each.
-        num_signals: Of a record of segments, as its first line says.
+        num_signals: Of a record of segments, from its first line.
         comments: Key (lower case) -> value of ``key: value`` comments.
     """
 
@@ -104,8 +104,8 @@ def read_header(record_path: str) -> Header:
         record_path: Of the record, without ``.hea``.
 
     Raises:
-        RecordingError: It is missing (reason ``missing_file``), not understood (``header``), names a rate that is no
-            number (``sampling_rate``), a format that is not known (``format``) or promises too much (``too_large``).
+        RecordingError: It is missing (reason ``missing_file``), malformed (``header``), has an invalid rate
+            (``sampling_rate``), an unknown format (``format``) or too many samples (``too_large``).
     """
     where = f"{record_path}.hea"
     lines = [stripped for line in _content(where).splitlines() if (stripped := _decoded(line).strip())]
@@ -115,19 +115,19 @@ def read_header(record_path: str) -> Header:
         raise _error(where, f"a line of {len(long[0])} characters")
     if not first:
         raise _error(where, "empty header")
-    found = _RECORD.fullmatch(first)
-    if found is None:
+    match = _RECORD.fullmatch(first)
+    if match is None:
         fix = "A record's name has letters, digits, - and _ only: no folder and no file ending."
         raise _error(where, f"header line not understood: '{first[:60]}'", fix)
-    segments, signals, count = [], [], int(found["count"])
-    if found["segments"] is not None:
-        segments = _segments(where, first, int(found["segments"]), rest)
+    segments, signals, count = [], [], int(match["count"])
+    if match["segments"] is not None:
+        segments = _segments(where, first, int(match["segments"]), rest)
     else:
         signals = _signals(where, count, rest)
     header = Header(
         path=record_path,
-        fs=_rate(where, found["rate"]),
-        sig_len=int(found["length"] or 0),
+        fs=_rate(where, match["rate"]),
+        sig_len=int(match["length"] or 0),
         signals=signals,
         segments=segments,
         num_signals=count,
@@ -138,7 +138,7 @@ def read_header(record_path: str) -> Header:
 
 
 def check_size(header: Header, sig_len: int) -> None:
-    """Refuse a record of more than ``MAX_SAMPLES`` before anything of that size is made.
+    """Refuse a record of more than ``MAX_SAMPLES`` before memory of that size is allocated.
 
     Raises:
         RecordingError: With the reason ``too_large``.
@@ -176,22 +176,24 @@ def _decoded(line: bytes) -> str:
 
 
 def _rate(where: str, text: str | None) -> float | None:
-    """``360`` and ``360/24.5(0)``: the second number is the counter's, not the signals'."""
+    """Parse ``360`` and ``360/24.5(0)``: the second number is the counter's rate, not the signals'."""
     if text is None:
         return None
-    found = _RATE.fullmatch(text)
-    if found is None or not math.isfinite(rate := float(found[1])) or rate <= 0:
-        raise RecordingError(f"the sampling rate '{text[:30]}' is no rate", reason="sampling_rate", where=where)
+    match = _RATE.fullmatch(text)
+    if match is None or not math.isfinite(rate := float(match[1])) or rate <= 0:
+        raise RecordingError(
+            f"the sampling rate '{text[:30]}' is not a positive number", reason="sampling_rate", where=where
+        )
     return rate
 
 
 def _segments(where: str, first: str, count: int, lines: list[str]) -> list[tuple[str, int]]:
-    found = [match for line in lines if (match := _SEGMENT.fullmatch(line))]
-    if len(found) != len(lines) or len(lines) != count or not 0 < count <= MAX_SEGMENTS:
+    segments = [match for line in lines if (match := _SEGMENT.fullmatch(line))]
+    if len(segments) != len(lines) or len(lines) != count or not 0 < count <= MAX_SEGMENTS:
         problem = f"'{first[:60]}' promises {count} segments, which the other lines are not"
         fix = f"NAME/N means a record of N segments (at most {MAX_SEGMENTS}); a record's name has no folder."
         raise _error(where, problem, fix)
-    return [(match["name"], int(match["length"])) for match in found]
+    return [(match["name"], int(match["length"])) for match in segments]
 
 
 def _signals(where: str, count: int, lines: list[str]) -> list[Signal]:
@@ -203,34 +205,34 @@ def _signals(where: str, count: int, lines: list[str]) -> list[Signal]:
 
 
 def _signal(where: str, line: str) -> Signal:
-    found = _SIGNAL.fullmatch(line)
-    if found is None or _numbers_in_name(found) or not int(found["frame"] or 1):
+    match = _SIGNAL.fullmatch(line)
+    if match is None or _numbers_in_name(match) or not int(match["frame"] or 1):
         raise _error(where, f"signal line not understood: '{line[:60]}'")
-    gain = float(found["gain"] or 0)
+    gain = float(match["gain"] or 0)
     if gain and not _MIN_GAIN <= abs(gain) <= _MAX_GAIN:
         raise RecordingError(f"no gain can be {gain:g}", reason="implausible_gain", where=where)
-    if found["format"] not in FORMATS and found["file"] != "~":
-        raise RecordingError(f"format {found['format']} is not known", reason="format", where=where)
-    if "/" in found["file"] or "\\" in found["file"]:
-        raise _error(where, f"signal file '{found['file'][:60]}' does not lie beside its header")
+    if match["format"] not in FORMATS and match["file"] != "~":
+        raise RecordingError(f"format {match['format']} is not known", reason="format", where=where)
+    if "/" in match["file"] or "\\" in match["file"]:
+        raise _error(where, f"signal file '{match['file'][:60]}' is not in its header's folder")
     return Signal(
-        file=found["file"],
-        format=found["format"],
-        frame=int(found["frame"] or 1),
-        skew=int(found["skew"] or 0),
-        offset=int(found["offset"] or 0),
+        file=match["file"],
+        format=match["format"],
+        frame=int(match["frame"] or 1),
+        skew=int(match["skew"] or 0),
+        offset=int(match["offset"] or 0),
         gain=gain or None,
-        baseline=int(found["baseline"] or found["zero"] or 0),
-        units=found["units"] or "mV",
-        initial=None if found["initial"] is None else int(found["initial"]),
-        checksum=None if found["checksum"] is None else int(found["checksum"]),
-        name=found["name"],
+        baseline=int(match["baseline"] or match["zero"] or 0),
+        units=match["units"] or "mV",
+        initial=None if match["initial"] is None else int(match["initial"]),
+        checksum=None if match["checksum"] is None else int(match["checksum"]),
+        name=match["name"],
     )
 
 
-def _numbers_in_name(found: re.Match[str]) -> bool:
-    """Numbers behind something that is none: one of the fields before the name is damaged."""
-    return found["block"] is None and any(word.lstrip("+-").isdigit() for word in (found["name"] or "").split())
+def _numbers_in_name(match: re.Match[str]) -> bool:
+    """Numbers after a text: one of the fields before the name is damaged."""
+    return match["block"] is None and any(word.lstrip("+-").isdigit() for word in (match["name"] or "").split())
 
 
 def _comments(lines: list[str]) -> dict[str, str]:

@@ -27,7 +27,7 @@ def superclasses(labels: Iterable[str]) -> set[str]:
 
     Args:
         labels: The ``labels`` mapping of a recording, or any iterable of codes. A superclass's own name counts too, so
-            that one's own archive may give superclasses directly.
+            that an archive may give superclasses directly.
     """
     named = {SUPERCLASS_OF.get(code, code) for code in labels}
     return named & set(SUPERCLASSES)

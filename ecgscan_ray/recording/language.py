@@ -1,4 +1,4 @@
-"""The language of a report, told by small words; for counts and for choosing prompts, not for linguistics."""
+"""The language of a report, from function words and common terms; for counts and for choosing prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names and order of the twelve leads, and the four laws that bind the six limb leads."""
+"""Names and order of the twelve leads, and the four linear laws among the six limb leads."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def lead_names(texts: Sequence[str | None]) -> list[str | None]:
 
     ``"avr"``, ``"Lead II"``, ``"MDC_ECG_LEAD_V1"``, ``"ECG I"``, ``"V-1"``, ``"I (mV)"`` and ``"DII"`` are known; a
     Frank lead (``"vx"``), a negated lead (``"-aVR"``), a rhythm strip and anything else are not. ``C1`` to ``C6`` (IEC)
-    are chest leads where all six are there and no V lead: C3 alone is a place on the head.
+    are chest leads where all six are present and no V lead: C3 alone is an EEG electrode.
     """
     plain = [_plain(text or "") for text in texts]
     chest = set(plain) >= _IEC.keys() and not any(name in plain for name in _IEC.values())
@@ -54,7 +54,7 @@ def _plain(text: str) -> str:
 
 
 def lead_law_residual(signal_mv: NDArray[np.floating]) -> NDArray[np.float64]:
-    """By how much each law fails at each sample: (4, T) in mV, NaN where a lead of that law is missing.
+    """Residual of each law at each sample: (4, T) in mV, NaN where a lead of that law is missing.
 
     Args:
         signal_mv: (12, T) in the order of ``LEADS``, NaN where missing.

@@ -1,4 +1,4 @@
-"""What a 12-lead recording is."""
+"""A 12-lead recording."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Recording:
 
     Attributes:
         id: Unique within its source.
-        source: Where it comes from, e.g. ``ptbxl``.
-        patient_id: Whose heart; unique within the source, ``None`` = unknown.
+        source: Name of the archive's source, e.g. ``ptbxl``.
+        patient_id: Unique within the source, ``None`` = unknown.
         signal_mv: (12, T) float32 in the order of ``LEADS``, NaN where missing.
-        fs: Samples a second, Hz.
-        report: What a doctor or a device wrote.
+        fs: Sampling rate, Hz.
+        report: Text by a clinician or a device.
         labels: Code -> likelihood in percent (0 = not stated).
         age: Years.
         sex: ``male`` or ``female``.
         fold: Stratified fold of the source, where it has folds.
-        steps_per_mv: Steps of the digital samples in one mV (1000 = 1 uV a step), where all leads share it.
+        steps_per_mv: Quantisation steps per mV (1000 = 1 uV per step), where all leads share it.
     """
 
     id: str
@@ -48,7 +48,7 @@ class Recording:
 
     @property
     def sig_len(self) -> int:
-        """Samples a lead, T."""
+        """Samples per lead, T."""
         return self.signal_mv.shape[1]
 
     @property
@@ -58,8 +58,8 @@ class Recording:
     def resampled(self, fs: float) -> Recording:
         """The same recording at another rate (polyphase filter; linear, so lead laws survive).
 
-        A sample is missing afterwards where a missing one lies within the filter's reach (ten samples of the lower
-        rate): what the filter made of a bridged gap is no measurement.
+        A new sample is missing where an old missing one is within the filter's reach (ten samples of the lower
+        rate): a filtered gap is no measurement.
 
         Args:
             fs: New rate in Hz; the ratio of the rates is approximated by a fraction with terms up to 1000.
@@ -69,26 +69,26 @@ class Recording:
         ratio = Fraction(fs / self.fs).limit_denominator(1000)
         missing = np.isnan(self.signal_mv)
         bridged = np.stack([_bridge(lead, gap) for lead, gap in zip(self.signal_mv, missing, strict=True)])
-        # padtype="line" takes offset and drift out before filtering: the ends are not pulled to zero
+        # padtype="line" removes offset and drift before filtering: the ends are not pulled to zero
         signal = resample_poly(bridged, ratio.numerator, ratio.denominator, axis=1, padtype="line").astype(np.float32)
         if missing.any():
-            signal[_reached(missing, signal.shape[1], ratio)] = np.nan
+            signal[_within_reach(missing, signal.shape[1], ratio)] = np.nan
         return replace(self, signal_mv=signal, fs=float(fs), steps_per_mv=None)
 
 
 def without_standstill(signal_mv: NDArray[np.float32], fs: float) -> NDArray[np.float32]:
-    """The signal, missing (NaN) where all leads stand still for a second or more: padding and gaps.
+    """The signal with NaN where all leads are constant for a second or more: padding and gaps.
 
-    In 11,700 PTB-XL recordings at 100 Hz the longest such stretch has 0.05 s. A recording that stands still from
-    beginning to end is left as it is.
+    In 11,700 PTB-XL recordings at 100 Hz the longest such run has 0.05 s. A recording that is constant from beginning
+    to end is returned unchanged.
 
     Args:
         signal_mv: (12, T), NaN where missing already.
-        fs: Samples a second.
+        fs: Hz.
     """
     sig_len = signal_mv.shape[1]
-    places = np.arange(0, sig_len - 1, max(int(min(fs, sig_len)) - 1, 1))
-    if not _still(signal_mv[:, places], signal_mv[:, places + 1]).any():  # no stretch of a second has none of them
+    probes = np.arange(0, sig_len - 1, max(int(min(fs, sig_len)) - 1, 1))
+    if not _still(signal_mv[:, probes], signal_mv[:, probes + 1]).any():  # every run of a second contains one of them
         return signal_mv
     still = _still(signal_mv[:, :-1], signal_mv[:, 1:])
     if still.all():
@@ -102,12 +102,12 @@ def without_standstill(signal_mv: NDArray[np.float32], fs: float) -> NDArray[np.
 
 
 def _still(before: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Where all leads have the same value in both, or none: (T,)."""
+    """Where every lead has the same value in both, or is missing in both: (T,)."""
     return ((before == after) | (np.isnan(before) & np.isnan(after))).all(axis=0)
 
 
 def _bridge(lead: NDArray[np.float32], gap: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The lead with its missing samples interpolated; zeros where nothing is known."""
+    """The lead with missing samples interpolated; zeros where all are missing."""
     values = lead.astype(np.float64)
     if gap.all():
         return np.zeros_like(values)
@@ -116,11 +116,11 @@ def _bridge(lead: NDArray[np.float32], gap: NDArray[np.bool_]) -> NDArray[np.flo
     return values
 
 
-def _reached(missing: NDArray[np.bool_], sig_len: int, ratio: Fraction) -> NDArray[np.bool_]:
+def _within_reach(missing: NDArray[np.bool_], sig_len: int, ratio: Fraction) -> NDArray[np.bool_]:
     """Which of the ``sig_len`` new samples have a missing old one within the filter's reach: (12, sig_len)."""
     reach = 10 * max(ratio.numerator, ratio.denominator) / ratio.numerator  # scipy's filter, in old samples
-    at = np.arange(sig_len) / float(ratio)
-    start = np.ceil(at - reach).astype(int).clip(0, missing.shape[1])
-    stop = (np.floor(at + reach).astype(int) + 1).clip(0, missing.shape[1])
+    position = np.arange(sig_len) / float(ratio)
+    start = np.ceil(position - reach).astype(int).clip(0, missing.shape[1])
+    stop = (np.floor(position + reach).astype(int) + 1).clip(0, missing.shape[1])
     count = np.pad(np.cumsum(missing, axis=1), ((0, 0), (1, 0)))
     return count[:, stop] > count[:, start]

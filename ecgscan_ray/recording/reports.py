@@ -1,10 +1,10 @@
-"""Repairs of reports, by source: what is a fault in one archive means what it says in another."""
+"""Repairs of reports, by source: a defect of one archive is regular text in another."""
 
 from __future__ import annotations
 
 import re
 
-# Annotators appended their labels to some reports ("Edit: LVH 80, NDT"): not the report, and the answer.
+# Annotators appended their labels to some reports ("Edit: LVH 80, NDT"): not part of the report, and it leaks labels.
 _ANNOTATION = re.compile(r"\bedit:.*", re.DOTALL | re.IGNORECASE)
 # The recorder's signature: "4.46      unbestätigter bericht".
 _SIGNATURE = re.compile(r"(?:\b\d\.\d\d\s+)?(?:un)?bestätigter bericht\b", re.IGNORECASE)
@@ -13,10 +13,10 @@ _BROKEN_U = re.compile(r"#(?=[^\W\d_])")
 
 
 def repaired(report: str | None, source: str) -> str | None:
-    """A report as its author meant it.
+    """A report without defects of its archive.
 
-    PTB-XL's lose the recorder's signature and the annotators' labels, and get their ``ü`` back. Applying it again changes
-    nothing, so that it serves archives and stores made before it alike.
+    In PTB-XL's reports, the device's signature and the annotators' labels are removed and ``ü`` is restored. Idempotent, so
+    that it can be applied to archives and to older stores.
 
     Args:
         report: As published.

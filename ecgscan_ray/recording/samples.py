@@ -1,8 +1,8 @@
-"""The samples of a record's signal files, looked at before they are believed.
+"""The samples of a record's signal files, validated against the header.
 
-Formats of whole words are read with numpy, which for the plain records that most 12-lead archives consist of takes a
-tenth of the time that the package ``wfdb`` needs. Packed and compressed formats are left to ``wfdb``, under a header
-of our own making: its own reading of the user's header drops letters outside ASCII and guesses what is absent.
+Formats of whole words are read with numpy, in a tenth of the time that the package ``wfdb`` needs for the plain records of
+most 12-lead archives. Packed and compressed formats are read by ``wfdb`` with a generated header: its parser drops letters
+outside ASCII from the original header and guesses what is absent.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ecgscan_ray.errors import RecordingError
 from ecgscan_ray.recording.header import FORMATS, Header, Signal, check_size
 
 _WORDS = {"16": ("<i2", 0), "61": (">i2", 0), "160": ("<u2", 32768), "80": ("u1", 128), "32": ("<i4", 0)}
-"""Format -> type of the stored words and what is to be subtracted."""
+"""Format -> type of the stored words, and the value to subtract."""
 _PACKED_BYTES = {"212": 3, "310": 4, "311": 4}
-"""Format -> bytes in which several samples are packed together."""
+"""Format -> bytes of a group of packed samples."""
 _BITS = {"80": 8, "508": 8, "310": 10, "311": 10, "212": 12, "24": 24, "524": 24, "32": 32}
 _MATLAB_TYPES = {"80": 50, "16": 30, "32": 20}
-"""Format -> what a MATLAB 4 file of little-endian words calls its type."""
+"""Format -> type code in a MATLAB 4 file of little-endian words."""
 _OTHER_FILES = {
     b"MATLAB 5": "a MATLAB file of version 5, not 4",
     b"MATLAB 7": "a MATLAB file of version 7.3, not 4",
@@ -40,21 +40,21 @@ _OTHER_FILES = {
     b"<!DOCTYPE": "a web page",
     b"<html": "a web page",
 }
-"""Beginnings of files that are no samples."""
+"""First bytes of files that hold no samples."""
 
 
 def read_values(header: Header, shared: Mapping[str, Sequence[int]] | None = None) -> NDArray[np.float64]:
-    """All signals in their units, frames averaged and skew taken out: (n, T), NaN where missing.
+    """All signals in their units, frames averaged and skew removed: (n, T), NaN where missing.
 
-    A signal without gain comes in steps.
+    A signal without gain is in steps.
 
     Args:
         header: Of one segment.
         shared: Signal file -> offsets at which the record's segments begin in it, where several share a file.
 
     Raises:
-        RecordingError: A file is missing, is not what the header says, has fewer or more samples than the header
-            promises, or other ones (``missing_file``, ``format``, ``truncated``, ``surplus``, ``checksum``).
+        RecordingError: A file is missing, of another format, or has fewer, more or other samples than the header
+            states (``missing_file``, ``format``, ``truncated``, ``surplus``, ``checksum``).
     """
     files = _files(header)
     header = _with_length(header, files)
@@ -69,7 +69,7 @@ def read_values(header: Header, shared: Mapping[str, Sequence[int]] | None = Non
 
 
 def _physical(frames: NDArray[np.integer], signals: Sequence[Signal]) -> NDArray[np.float64]:
-    """(T, samples a frame of all signals) as stored -> (n, T) in units."""
+    """(T, samples per frame of all signals) as stored -> (n, T) in units."""
     counts = [signal.frame for signal in signals]
     baselines = np.repeat([float(signal.baseline) for signal in signals], counts)
     gains = np.repeat([signal.gain or 1.0 for signal in signals], counts)
@@ -85,7 +85,7 @@ def _physical(frames: NDArray[np.integer], signals: Sequence[Signal]) -> NDArray
 
 
 def _missing(format: str) -> int | None:
-    """The stored value that stands for a missing sample; format 8 (differences) has none."""
+    """The stored value of a missing sample; format 8 (differences) has none."""
     return None if format == "8" else -(1 << (_BITS.get(format, 16) - 1))
 
 
@@ -105,7 +105,7 @@ def _files(header: Header) -> dict[str, list[int]]:
 
 
 def _with_length(header: Header, files: dict[str, list[int]]) -> Header:
-    """Where the header gives no length, the first file's size does."""
+    """The header with its length; taken from the first file's size where the header gives none."""
     if header.sig_len:
         return header
     file, indices = next(iter(files.items()))
@@ -132,7 +132,7 @@ def _size(header: Header, path: str) -> int:
 
 
 def _check_file(header: Header, path: str, signals: list[Signal], shared: Iterable[int]) -> None:
-    """The file is of the kind and the length that the header says."""
+    """Check that the file has the header's format and length."""
     size, first, width = _size(header, path), signals[0], sum(signal.frame for signal in signals)
     head = _head(path)
     for beginning, kind in _OTHER_FILES.items():
@@ -147,9 +147,9 @@ def _check_file(header: Header, path: str, signals: list[Signal], shared: Iterab
     stop = first.offset + header.sig_len * frame
     if size < int(stop):
         raise _truncated(path, f"{size} of {int(stop)} bytes")
-    left = size - math.ceil(stop)
-    if left >= max(frame, _PACKED_BYTES.get(first.format, 0)) and not any(start >= int(stop) for start in shared):
-        raise _surplus(path, f"{left} bytes are left over")
+    surplus = size - math.ceil(stop)
+    if surplus >= max(frame, _PACKED_BYTES.get(first.format, 0)) and not any(start >= int(stop) for start in shared):
+        raise _surplus(path, f"{surplus} bytes are left over")
 
 
 def _head(path: str) -> bytes:
@@ -182,7 +182,7 @@ def _check_flac(path: str, head: bytes, samples: int) -> None:
 
 
 def _read_file(header: Header, path: str, signals: list[Signal]) -> NDArray[np.integer]:
-    """All samples of a file: (T, samples a frame of all its signals)."""
+    """All samples of a file: (T, samples per frame of all its signals)."""
     first, width = signals[0], sum(signal.frame for signal in signals)
     if first.format not in _WORDS:
         return _unpacked(header, path, signals)
@@ -214,20 +214,20 @@ def _unpacked(header: Header, path: str, signals: list[Signal]) -> NDArray[np.in
             raise RecordingError(
                 f"not readable as format {signals[0].format} ({text})", reason="unreadable", where=path
             ) from None
-    found = [np.asarray(samples) for samples in record.e_d_signal]
-    for samples, signal in zip(found, signals, strict=True):
+    channels = [np.asarray(samples) for samples in record.e_d_signal]
+    for samples, signal in zip(channels, signals, strict=True):
         if len(samples) != header.sig_len * signal.frame:
             raise _truncated(path, f"{len(samples) // signal.frame} of {header.sig_len}")
     return np.concatenate(
-        [samples.reshape(-1, signal.frame) for samples, signal in zip(found, signals, strict=True)], 1
+        [samples.reshape(-1, signal.frame) for samples, signal in zip(channels, signals, strict=True)], 1
     )
 
 
 def _check_sums(header: Header, path: str, signals: list[Signal], frames: NDArray[np.integer]) -> None:
-    """The header's checksum of each signal, which many tools do not fill in: then all are 0.
+    """Check the header's checksum of each signal; many tools do not fill it in: then all are 0.
 
-    The first samples are stated too, but differ in sound records (edited headers), so they count only where no
-    checksum is stated.
+    The stated first samples differ in some good records (edited headers), so they are checked only where no checksum is
+    stated.
     """
     stated = any(signal.checksum for signal in header.signals)
     starts = np.cumsum([0, *(signal.frame for signal in signals[:-1])])
@@ -244,10 +244,10 @@ def _check_sums(header: Header, path: str, signals: list[Signal], frames: NDArra
             raise RecordingError(problem, reason="checksum", where=path, fix=fix)
 
 
-def _truncated(where: str, found: str) -> RecordingError:
-    return RecordingError(f"fewer samples than the header promises ({found})", reason="truncated", where=where)
+def _truncated(where: str, detail: str) -> RecordingError:
+    return RecordingError(f"fewer samples than the header promises ({detail})", reason="truncated", where=where)
 
 
-def _surplus(where: str, found: str) -> RecordingError:
+def _surplus(where: str, detail: str) -> RecordingError:
     fix = "Is it the header of another file, or of another sampling rate?"
-    return RecordingError(f"more samples than the header promises ({found})", reason="surplus", where=where, fix=fix)
+    return RecordingError(f"more samples than the header promises ({detail})", reason="surplus", where=where, fix=fix)

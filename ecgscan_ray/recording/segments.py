@@ -1,6 +1,6 @@
-"""Records of segments (``NAME/N`` in the header's first line), joined by the names that each segment's header gives.
+"""Records of segments (``NAME/N`` in the header's first line), joined by the signal names in each segment's header.
 
-The package ``wfdb`` takes order, names and gains of all from the first. A gap (``~``) and a signal that a segment lacks
+The package ``wfdb`` takes order, names and gains of all segments from the first. A gap (``~``) and a signal that a segment lacks
 are missing samples.
 """
 
@@ -28,7 +28,7 @@ def read_segments(header: Header) -> tuple[NDArray[np.float64], list[Signal]]:
     """Values (n, T) of all signals, and the signals in the order in which they appear.
 
     Args:
-        header: Of the record; one that lists segments.
+        header: Of a record that lists segments.
 
     Raises:
         RecordingError: A segment cannot be read, or does not fit the record (``segments``).
@@ -79,7 +79,7 @@ def _starts(parts: Iterable[Header]) -> dict[str, list[int]]:
 
 
 def _keys(signals: Sequence[Signal]) -> list[_Key]:
-    """What joins signals over segments: the lead or the name, and a number where several are called so."""
+    """Keys that join signals over segments: the lead or the name, and a number for each name's repetitions."""
     seen: Counter[str] = Counter()
     keys = []
     for signal, lead in zip(signals, lead_names([signal.name for signal in signals]), strict=True):
@@ -90,13 +90,13 @@ def _keys(signals: Sequence[Signal]) -> list[_Key]:
 
 
 def _factor(header: Header, first: Signal, signal: Signal) -> float:
-    """From a segment's units to those of the first segment that has the signal."""
+    """Factor from a segment's units to those of the first segment that has the signal."""
     if first.units == signal.units:
         return 1.0
-    ours, theirs = units_per_mv(first.units), units_per_mv(signal.units)
-    if ours is None or theirs is None:
+    first_per_mv, per_mv = units_per_mv(first.units), units_per_mv(signal.units)
+    if first_per_mv is None or per_mv is None:
         raise _error(header, f"signal {signal.name} is in {first.units[:20]} and in {signal.units[:20]}")
-    return ours / theirs
+    return first_per_mv / per_mv
 
 
 def _merged(first: Signal, signal: Signal, factor: float) -> Signal:

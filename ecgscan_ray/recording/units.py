@@ -18,7 +18,7 @@ _PER_MV = {
 
 
 def units_per_mv(units: str) -> float | None:
-    """How many of these units are one millivolt; ``None`` where they are no voltage.
+    """Units per millivolt; ``None`` where they are no voltage.
 
     Args:
         units: ``mV``, ``uV``, ``\u00b5V``, ``V``, ``microvolts`` and so on, in any case.

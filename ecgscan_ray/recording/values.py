@@ -1,4 +1,4 @@
-"""Single values as programs and people write them: words for nothing, and numbers that are names."""
+"""Single values of tables: words for a missing value, and numbers that are names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 NOTHING = frozenset(("", "-", "?", "nan", "<na>", "#n/a", "n/a", "na", "nat", "none", "null", "nil", "unknown"))
-"""What programs and people write where there is no value, in small letters."""
+"""Spellings of a missing value, in lower case."""
 
 _WHOLE_AS_FLOAT = re.compile(r"(-?\d+)\.0+")
 _FORMULA = re.compile(r'=\(?"([^"]*)"\)?')
@@ -14,14 +14,14 @@ _CUT_SHORT = re.compile(r"\d(?:[.,]\d+)?[eE]\+\d+")
 
 
 def plain(text: str) -> str:
-    """Without outer blanks and without the formula that keeps a spreadsheet from changing a number: ``="00123"``."""
+    """The text without outer blanks, and without the formula that protects a number in spreadsheets: ``="00123"``."""
     text = text.strip()
     formula = _FORMULA.fullmatch(text)
     return formula.group(1).strip() if formula else text
 
 
 def nothing(text: str) -> bool:
-    """Whether a text stands for no value: empty, ``nan``, ``None``, ``N/A``, ..."""
+    """Whether a text means a missing value: empty, ``nan``, ``None``, ``N/A``, ..."""
     return text.strip().lower() in NOTHING
 
 
@@ -29,7 +29,7 @@ def identifier(text: str | None) -> str | None:
     """A name or number in one spelling: ``48705.0`` (from programs that know numbers only) is ``48705``.
 
     Returns:
-        ``None`` where the text stands for no value.
+        ``None`` where the text means a missing value.
     """
     name = unicodedata.normalize("NFC", plain(text or ""))
     whole = _WHOLE_AS_FLOAT.fullmatch(name)

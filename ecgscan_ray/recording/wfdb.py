@@ -1,7 +1,7 @@
 """WFDB records (PhysioNet's ``.hea`` with ``.dat`` or ``.mat``) as recordings.
 
-Nothing is guessed: gain, rate and units are the header's own, leads go by name and never by position, and each segment
-of a record is read by its own header.
+Nothing is guessed: gain, rate and units come from the header, leads are identified by name and never by position, and each
+segment of a record is read with its own header.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Channels:
 
     Attributes:
         values: (n, T) float64 in ``units``, or in steps where the header gives no gain; NaN where missing.
-        fs: Frames a second, Hz.
+        fs: Frames per second, Hz.
         names: As written in the header, ``None`` where absent.
         units: As written in the header (``mV`` where absent, as WFDB defines).
-        gains: Steps a unit; ``None`` where the header gives none, or 0 (not calibrated).
+        gains: Steps per unit; ``None`` where the header gives none, or 0 (not calibrated).
         comments: Key (lower case) -> value of ``key: value`` comments.
     """
 
@@ -78,28 +78,28 @@ def read_wfdb(
 ) -> Recording:
     """Read a 12-lead record.
 
-    Leads are found by name, in any case and order; other signals (Frank leads, pressures) are dropped. From eight leads
-    (I, II, V1 to V6) the other four follow by the lead laws. Where all leads stand still for a second or more, samples
-    are missing: padding and gaps, which no heart made. ``Age``, ``Sex``, ``Dx`` and ``Patient ID`` are taken from the
+    Leads are identified by name, in any case and order; other signals (Frank leads, pressures) are dropped. Records of
+    eight leads (I, II, V1 to V6) are completed by the lead laws. Where all leads are constant for a second or more
+    (padding, gaps), samples are missing. ``Age``, ``Sex``, ``Dx`` and ``Patient ID`` are taken from the
     header's comments.
 
     Args:
         path: Of the header, with or without ``.hea``.
         id: Of the recording; by default the file's name.
         source: Name of the archive.
-        patient_id: Overrides what the header says.
+        patient_id: Overrides the header's.
 
     Raises:
         RecordingError: The record cannot be read, is not calibrated in volts, or lacks a lead.
     """
     channels = read_channels(path)
     name = str(path).removesuffix(".hea")
-    chosen = _leads(channels, name)
-    indices = list(chosen.values())
+    leads = _leads(channels, name)
+    indices = list(leads.values())
     per_mv = np.array([_per_mv(channels, index, name) for index in indices])
-    millivolts = dict(zip(chosen, channels.values[indices] / per_mv[:, None], strict=True))
+    millivolts = dict(zip(leads, channels.values[indices] / per_mv[:, None], strict=True))
     steps = float(np.max(np.abs([channels.gains[index] or 1.0 for index in indices]) * per_mv))
-    if len(chosen) < len(LEADS):
+    if len(leads) < len(LEADS):
         millivolts = derive_limb_leads(millivolts["I"], millivolts["II"]) | millivolts
         steps *= 2  # halves of a step
     comments = channels.comments
@@ -136,25 +136,25 @@ def _codes(text: str) -> list[str]:
 
 def _leads(channels: Channels, name: str) -> dict[str, int]:
     """Lead -> index of its signal."""
-    leads = lead_names(channels.names)
-    found = {lead: index for index, lead in enumerate(leads) if lead}
-    if twice := [lead for lead, count in Counter(leads).items() if lead and count > 1]:
-        raise RecordingError(f"two signals are called {twice[0]}", reason="duplicate_lead", where=name)
-    unknown = [text or "(no name)" for text, lead in zip(channels.names, leads, strict=True) if lead is None]
+    names = lead_names(channels.names)
+    leads = {lead: index for index, lead in enumerate(names) if lead}
+    if doubled := [lead for lead, count in Counter(names).items() if lead and count > 1]:
+        raise RecordingError(f"two signals are called {doubled[0]}", reason="duplicate_lead", where=name)
+    unknown = [text or "(no name)" for text, lead in zip(channels.names, names, strict=True) if lead is None]
     others = ", ".join(text[:40] for text in dict.fromkeys(unknown))[:200]
-    if not found:
+    if not leads:
         raise RecordingError(f"not a 12-lead ECG: its signals are called {others}", reason="not_12_lead", where=name)
-    derivable = {"III", "aVR", "aVL", "aVF"} if {"I", "II"} <= set(found) else set()
-    missing = [lead for lead in LEADS if lead not in found and lead not in derivable]
+    derivable = {"III", "aVR", "aVL", "aVF"} if {"I", "II"} <= set(leads) else set()
+    missing = [lead for lead in LEADS if lead not in leads and lead not in derivable]
     if missing:
         problem = f"missing lead{'s' * (len(missing) > 1)} {', '.join(missing)}"
         problem += f"; not understood: {others}" if others else ""
-        raise RecordingError(problem, reason="missing_lead", where=name, fix=f"It has {', '.join(found)}.")
-    return found
+        raise RecordingError(problem, reason="missing_lead", where=name, fix=f"It has {', '.join(leads)}.")
+    return leads
 
 
 def _per_mv(channels: Channels, index: int, name: str) -> float:
-    """How many of a signal's units are one millivolt."""
+    """A signal's units per millivolt."""
     units, text = channels.units[index], channels.names[index]
     if channels.gains[index] is None:
         problem = f"signal {text} is not calibrated: its header gives no gain"

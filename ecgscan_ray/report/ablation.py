@@ -11,7 +11,8 @@ from ecgscan_ray.config import SweepConfig
 from ecgscan_ray.evaluation.ablation import MEASURES, Cell
 from ecgscan_ray.filesystem import join, write_bytes_atomic
 from ecgscan_ray.report.html import bounds, number, render, write_report
-from ecgscan_ray.report.sweep import Trial, csv_row
+from ecgscan_ray.report.sweep import csv_row
+from ecgscan_ray.runs.trials import Trial
 
 CSV_NAME = "ablation.csv"
 Table = Mapping[str, Mapping[str, Cell]]

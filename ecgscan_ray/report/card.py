@@ -10,8 +10,9 @@ from ecgscan_ray.errors import EcgscanError
 from ecgscan_ray.evaluation.bootstrap import Estimate
 from ecgscan_ray.filesystem import exists, join, read_bytes
 from ecgscan_ray.report.html import render
+from ecgscan_ray.runs import names
 from ecgscan_ray.store.manifest import Manifest, read_manifest
-from ecgscan_ray.training.checkpoint import LoadedCheckpoint
+from ecgscan_ray.tasks.loading import LoadedCheckpoint
 
 CARD_FIGURES = {
     "retrieval.page_to_signal.recall_at_1": "page to signal, recall@1",
@@ -41,9 +42,9 @@ LICENCE_TAGS = (
 def weights_licence(run: str, config: Config) -> str:
     """Licence of a run's weights as hubs write it: that of the recordings they were trained on, ``unknown`` where unsure.
 
-    Weights that began with other weights (``model.image.path``) have terms of those too, which nobody states here.
+    Weights initialised from others (``model.image.path``) also fall under the licence of those, which is not known here.
     """
-    manifest = _manifest(_read_json(join(run, "environment.json")).get("store"))
+    manifest = _manifest(_read_json(join(run, names.ENVIRONMENT)).get("store"))
     licence = (manifest.licence or "").lower().replace(" ", "-") if manifest else ""
     return licence if licence in LICENCE_TAGS and config.model.image.path is None else "unknown"
 
@@ -56,8 +57,8 @@ def model_card(run: str, loaded: LoadedCheckpoint, name: str) -> str:
         loaded: The exported checkpoint.
         name: Of the exported folder.
     """
-    environment = _read_json(join(run, "environment.json"))
-    report = _read_json(join(run, "report.json"))
+    environment = _read_json(join(run, names.ENVIRONMENT))
+    report = _read_json(join(run, names.REPORT_JSON))
     figures = [(title, Estimate(**report[key])) for key, title in CARD_FIGURES.items() if _measured(report.get(key))]
     manifest = _manifest(environment.get("store"))
     normalisation = {
@@ -94,7 +95,7 @@ def _read_json(uri: str) -> dict[str, Any]:
 
 
 def _manifest(store: str | None) -> Manifest | None:
-    """The store's table of contents, where the store is still there."""
+    """The store's manifest, or ``None`` where the store is gone."""
     try:
         return read_manifest(store) if store else None
     except EcgscanError:
@@ -102,7 +103,7 @@ def _manifest(store: str | None) -> Manifest | None:
 
 
 def _without_patient(manifest: Manifest | None) -> int | None:
-    """Recordings whose patient is not known; ``None`` where nobody counted them."""
+    """Recordings whose patient is not known; ``None`` where they were not counted."""
     counts = (
         [split.get("patients", {}).get("recordings_without") for split in manifest.counts.values()] if manifest else []
     )
@@ -112,5 +113,4 @@ def _without_patient(manifest: Manifest | None) -> int | None:
 def _folds(manifest: Manifest | None) -> str | None:
     settings = manifest.settings if manifest else {}
     folds = {key.replace("_", " "): value for key, value in settings.items() if "fold" in key and value is not None}
-    found = [f"{name}: {value}" for name, value in folds.items()]
-    return "; ".join(found) or None
+    return "; ".join(f"{name}: {value}" for name, value in folds.items()) or None

@@ -17,16 +17,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
 from ecgscan_ray.evaluation.features import Example
 from ecgscan_ray.recording.leads import LEADS
-from ecgscan_ray.report.metrics import Line, series
+from ecgscan_ray.runs.metrics import Line, series
 
 INK, MUTED, ACCENT, SECOND = "#1d2733", "#8a94a0", "#b3261e", "#1f5f8b"
 SHADES = {"shown": "#ffffff", "derivable": "#dcebf5", "unseen": "#f6e9d5"}
-"""Background of a stretch of a lead by what the page says of it."""
+"""Background of a stretch of a lead, by whether the page shows it."""
 
 _STYLE = {
     "font.size": 8.5,
@@ -61,7 +61,7 @@ def page_sheet(pages: np.ndarray, columns: int = 4, gap: int = 10) -> str | None
 
     Args:
         pages: (n, H, W, C) uint8.
-        columns: Pages in a row.
+        columns: Pages per row.
         gap: Pixels between pages.
 
     Returns:
@@ -105,26 +105,26 @@ def learning_curves(lines: Sequence[Line]) -> str | None:
             axes.margins(x=0.02)
             if set(curves) & {"images_per_s", "data_wait_share"}:
                 axes.set_ylim(bottom=0)
-            if len(curves) > 1:
-                axes.legend(fontsize=7.5)
+            if len(curves) > 1:  # under the panel: inside, it would hide a curve
+                axes.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=2)
         return data_uri(figure)
 
 
 def _curve_panels(lines: Sequence[Line]) -> list[tuple[str, dict[str, tuple[list[int], list[float]]]]]:
     terms = sorted({name for line in lines for name in line if name.endswith("_loss")})
-    wanted: list[tuple[str, str, dict[str, str]]] = [("loss", "train", {"loss": "loss"})]
-    wanted += [(name.replace("_", " "), "train", {name: name}) for name in terms]
+    specs: list[tuple[str, str, dict[str, str]]] = [("loss", "train", {"loss": "loss"})]
+    specs += [(name.replace("_", " "), "train", {name: name}) for name in terms]
     validation = {
         "score": "validation.score",
         "MRR page to signal": "validation.mrr_page_to_signal",
         "MRR page to text": "validation.mrr_page_to_text",
         "r, shown leads": "validation.r_shown",
     }
-    wanted.append(("on validation patients", "validation", validation))
-    wanted.append(("pages per second", "train", {"images_per_s": "images_per_s"}))
-    wanted.append(("share of time waiting for data", "train", {"data_wait_share": "data_wait_share"}))
+    specs.append(("on validation patients", "validation", validation))
+    specs.append(("pages per second", "train", {"images_per_s": "images_per_s"}))
+    specs.append(("share of time waiting for data", "train", {"data_wait_share": "data_wait_share"}))
     panels = []
-    for title, kind, names in wanted:
+    for title, kind, names in specs:
         curves = {label: series(lines, kind, name) for label, name in names.items()}
         curves = {label: curve for label, curve in curves.items() if curve[0]}
         if curves:
@@ -133,7 +133,7 @@ def _curve_panels(lines: Sequence[Line]) -> list[tuple[str, dict[str, tuple[list
 
 
 def redrawn_leads(example: Example, fs: float) -> str:
-    """The redrawn twelve leads over the truth; the background tells shown, derivable and unseen apart."""
+    """The redrawn twelve leads over the truth; the background marks shown, derivable and unseen."""
     with rc_context(_STYLE):
         figure = Figure(figsize=(10.4, 7.2))
         _twelve_leads(figure, example, fs, left=0.05)
@@ -141,7 +141,7 @@ def redrawn_leads(example: Example, fs: float) -> str:
 
 
 def redrawn_picture(example: Example, fs: float) -> bytes:
-    """One PNG to show around: the page, and beside it the leads redrawn from it over the truth."""
+    """One PNG: the page, and to its right the leads redrawn from it over the truth."""
     with rc_context(_STYLE):
         figure = Figure(figsize=(15, 7.2))
         axes = figure.add_axes((0.012, 0.12, 0.285, 0.8))
@@ -158,9 +158,9 @@ def redrawn_picture(example: Example, fs: float) -> bytes:
 
 
 def _twelve_leads(figure: Figure, example: Example, fs: float, left: float) -> None:
-    """Fill the figure from ``left`` on. Places are set by hand: a solver of constraints takes seconds for them."""
-    place = {"left": left, "right": 0.988, "bottom": 0.065, "top": 0.99, "hspace": 0.16, "wspace": 0.09}
-    grid = figure.subplots(6, 2, sharex=True, gridspec_kw=place)
+    """Fill the figure from ``left`` on. Positions are set by hand: constrained layout takes seconds for them."""
+    margins = {"left": left, "right": 0.988, "bottom": 0.065, "top": 0.99, "hspace": 0.16, "wspace": 0.09}
+    grid = figure.subplots(6, 2, sharex=True, gridspec_kw=margins)
     low, high = _limits(example)
     for index, lead in enumerate(LEADS):
         axes = grid[index % 6][index // 6]
@@ -197,7 +197,7 @@ def _one_lead(axes: Axes, example: Example, lead: int, fs: float) -> None:
 
 
 def scatter_grid(points: Mapping[str, Sequence[tuple[object, float]]], scales: Mapping[str, bool], ylabel: str) -> str:
-    """One panel a setting: its value against the score.
+    """One panel per setting: its value against the score.
 
     Args:
         points: Setting -> (value, score) of each trial.
@@ -210,20 +210,31 @@ def scatter_grid(points: Mapping[str, Sequence[tuple[object, float]]], scales: M
         figure = Figure(figsize=(10.4, 2.5 * rows), layout="constrained")
         for index, (name, pairs) in enumerate(points.items()):
             axes = figure.add_subplot(rows, columns, index + 1)
-            numbers = [float(v) for v, _ in pairs if isinstance(v, int | float) and not isinstance(v, bool)]
-            scores = [score for _, score in pairs]
-            if len(numbers) == len(pairs):
-                axes.plot(numbers, scores, "o", color=SECOND, ms=4)
-                if scales.get(name):
-                    axes.set_xscale("log")
-                    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                    axes.xaxis.set_major_formatter("{x:g}")
-                    axes.xaxis.set_minor_locator(NullLocator())
-            else:
-                axes.plot([str(value) for value, _ in pairs], scores, "o", color=SECOND, ms=4)
+            _scatter(axes, pairs, logarithmic=scales.get(name, False))
             axes.set_xlabel(name)
             axes.set_ylabel(ylabel if index % columns == 0 else "")
         return data_uri(figure)
+
+
+def _scatter(axes: Axes, pairs: Sequence[tuple[object, float]], logarithmic: bool) -> None:
+    """Points of one setting; few enough ticks that their labels do not overlap."""
+    numbers = [float(v) for v, _ in pairs if isinstance(v, int | float) and not isinstance(v, bool)]
+    scores = [score for _, score in pairs]
+    if len(numbers) < len(pairs):
+        names = [str(value) for value, _ in pairs]
+        axes.plot(names, scores, "o", color=SECOND, ms=4)
+        if sum(map(len, set(names))) > 30:
+            axes.tick_params("x", labelrotation=30)
+        return
+    axes.plot(numbers, scores, "o", color=SECOND, ms=4)
+    if not logarithmic:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        return
+    decades = np.log10(max(numbers) / min(numbers))
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.5 else (1,), numticks=6))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def trial_curves(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], best: str | None, ylabel: str) -> str:
@@ -232,14 +243,14 @@ def trial_curves(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], be
         figure = Figure(figsize=(10.4, 3.4), layout="constrained")
         axes = figure.add_subplot()
         for name, (steps, values) in curves.items():
-            chosen = name == best
-            colour, width, label = (ACCENT, 1.8, f"best: {name}") if chosen else (MUTED, 1.0, None)
-            axes.plot(steps, values, color=colour, lw=width, marker="o", ms=3, label=label, zorder=3 if chosen else 2)
+            is_best = name == best
+            colour, width, label = (ACCENT, 1.8, f"best: {name}") if is_best else (MUTED, 1.0, None)
+            axes.plot(steps, values, color=colour, lw=width, marker="o", ms=3, label=label, zorder=3 if is_best else 2)
             end, offset = (steps[-1], values[-1]), (4, 0)
             axes.annotate(name, end, xytext=offset, textcoords="offset points", fontsize=7, color=colour)
         axes.set_xlabel("step")
         axes.set_ylabel(ylabel)
         axes.margins(x=0.06)
         if best in curves:
-            axes.legend(loc="lower right")
+            figure.legend(loc="outside upper right")
         return data_uri(figure)

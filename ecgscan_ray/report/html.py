@@ -1,4 +1,4 @@
-"""The template engine and the words of figures, shared by all reports."""
+"""The template engine and the format of figures, shared by all reports."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import jinja2
 
 from ecgscan_ray.evaluation.bootstrap import Estimate
 from ecgscan_ray.filesystem import join, write_bytes_atomic
-
-REPORT_NAME, JSON_NAME = "report.html", "report.json"
+from ecgscan_ray.runs.names import REPORT_HTML, REPORT_JSON
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A figure for people: fixed digits, ``n/a`` where there is none."""
+    """A figure with fixed digits; ``n/a`` where there is none."""
     if value is None or value != value:
         return "n/a"
     text = f"{value:.{digits}f}"
@@ -23,7 +22,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def percent(value: float | None, digits: int = 0) -> str:
-    """A share for people."""
+    """A share as a percentage."""
     return "n/a" if value is None or value != value else f"{100 * value:.{digits}f} %"
 
 
@@ -48,7 +47,7 @@ def render(template: str, **context: Any) -> str:
 
 
 def write_report(out_uri: str, html: str, content: Mapping[str, Any]) -> None:
-    """``report.html``, then ``report.json``, each whole or not at all."""
-    write_bytes_atomic(join(out_uri, REPORT_NAME), html.encode())
+    """``report.html``, then ``report.json``, each complete or not at all."""
+    write_bytes_atomic(join(out_uri, REPORT_HTML), html.encode())
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    write_bytes_atomic(join(out_uri, JSON_NAME), text.encode())
+    write_bytes_atomic(join(out_uri, REPORT_JSON), text.encode())

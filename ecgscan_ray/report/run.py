@@ -1,4 +1,4 @@
-"""The report of one run: what the encoder learned, beside chance, a random encoder and an oracle."""
+"""The report of one run: what the encoder learned, compared with chance, a random encoder and an oracle."""
 
 from __future__ import annotations
 
@@ -19,11 +19,9 @@ from ecgscan_ray.recording.labels import SUPERCLASSES
 from ecgscan_ray.recording.leads import LEADS
 from ecgscan_ray.report import figures
 from ecgscan_ray.report.html import bounds, number, render, write_report
-from ecgscan_ray.report.metrics import Line, training_figures
+from ecgscan_ray.runs.metrics import Line, training_figures
+from ecgscan_ray.runs.names import REDRAWN_PICTURE, ROWS
 
-PICTURE_NAME = "redrawn.png"
-ROWS_NAME = "rows.safetensors"
-"""Figures recording by recording, from which runs are compared."""
 Figures = Mapping[str, Estimate]
 
 HEADLINE = (
@@ -52,7 +50,7 @@ DIRECTION_NAMES = {
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a report says of the run besides figures.
+    """What a report states about the run besides figures.
 
     Attributes:
         name: Of the run, for the title.
@@ -61,8 +59,8 @@ class RunFacts:
         samples_seen: Pages until then.
         checkpoint: ``best`` or ``last``.
         source: Where the recordings come from.
-        licence: Theirs.
-        same_store: Whether it is the store that the run was trained on.
+        licence: Of the recordings.
+        same_store: Whether the recordings come from the store that the run was trained on.
         rows: Split -> recordings.
         environment: Hardware and versions.
     """
@@ -92,7 +90,7 @@ def write_run_report(out_uri: str, evaluation: Evaluation, lines: Sequence[Line]
         out_uri: The run folder, local or in a bucket.
         evaluation: What was measured.
         lines: Metric lines of the run.
-        facts: What else the report says.
+        facts: What else the report states.
 
     Returns:
         The content of ``report.json``: name -> value, low, high, n.
@@ -101,15 +99,15 @@ def write_run_report(out_uri: str, evaluation: Evaluation, lines: Sequence[Line]
     content = evaluation.as_dict() | {name: figure.as_dict() for name, figure in all_figures.items()}
     if evaluation.examples:
         picture = figures.redrawn_picture(evaluation.examples[0], facts.config.model.signal_fs)
-        write_bytes_atomic(join(out_uri, PICTURE_NAME), picture)
+        write_bytes_atomic(join(out_uri, REDRAWN_PICTURE), picture)
     rows = {name: np.ascontiguousarray(values) for name, values in evaluation.rows.items()}
-    write_bytes_atomic(join(out_uri, ROWS_NAME), save(rows))
+    write_bytes_atomic(join(out_uri, ROWS), save(rows))
     write_report(out_uri, run_html(all_figures, evaluation, lines, facts), content)
     return content
 
 
 def run_html(all_figures: Figures, evaluation: Evaluation, lines: Sequence[Line], facts: RunFacts) -> str:
-    """The whole page as text; it loads nothing from anywhere."""
+    """The whole page as text; it loads no other file."""
     fs = facts.config.model.signal_fs
     return render(
         "run.html.j2",
@@ -142,7 +140,7 @@ def run_html(all_figures: Figures, evaluation: Evaluation, lines: Sequence[Line]
 
 
 def patients_sentence(f: Figures, same_store: bool = True) -> str:
-    """Whether the patients were trained on, as far as that is known, and what the intervals are drawn over."""
+    """Whether the patients were trained on, as far as that is known, and what the intervals are resampled over."""
     tested, trained = (f[name].value if name in f else 0 for name in UNKNOWN_PATIENTS)
     if not same_store:
         return "This is not the store that the run was trained on: these patients may have been trained on."
@@ -150,12 +148,12 @@ def patients_sentence(f: Figures, same_store: bool = True) -> str:
         return "None of these patients were trained on; 95 % intervals from resampling patients."
     return (
         f"The patient of {tested:.0f} of these recordings and of {trained:.0f} training recordings is not known: the same "
-        "patient may have been trained on, and intervals take each such recording for a patient of its own."
+        "patient may have been trained on, and intervals count each such recording as a separate patient."
     )
 
 
 def by_reason(not_measured: Mapping[str, str]) -> dict[str, list[str]]:
-    """Reason -> names of what was not measured for it."""
+    """Reason -> names of the figures that were not measured for it."""
     reasons: dict[str, list[str]] = {}
     for name, reason in not_measured.items():
         reasons.setdefault(reason, []).append(name)
@@ -163,7 +161,7 @@ def by_reason(not_measured: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _headline(f: Figures, name: str) -> str:
-    """What was found, in one sentence; the intervals decide the words."""
+    """The main result in one sentence; the intervals decide the wording."""
     recall = f.get("retrieval.page_to_signal.recall_at_1")
     if recall is None or recall.low is None:
         return f"Run {name}"
@@ -173,40 +171,58 @@ def _headline(f: Figures, name: str) -> str:
     return f"Run {name}: {100 * recall.value:.0f} % of pages find their own signal first among {gallery:.0f}"
 
 
-def _cards(f: Figures) -> list[dict[str, Any]]:
-    """The four figures that a reader wants first, each with what to compare it with."""
+def _cards(f: Figures) -> list[dict[str, str]]:
+    """The figures that a reader looks at first, each with what to compare it with."""
+    cards = [_retrieval_card(f), *_class_cards(f), _label_card(f), _redraw_card(f)]
+    return [card for card in cards if card]
+
+
+def _card(title: str, value: str, interval: str, reference: str) -> dict[str, str]:
+    return {"title": title, "value": value, "interval": interval, "reference": reference}
+
+
+def _retrieval_card(f: Figures) -> dict[str, str] | None:
+    name = "retrieval.page_to_signal"
+    if f"{name}.recall_at_1" not in f:
+        return None
+    first, tenth, chance, gallery = (
+        f[f"{name}.{key}"] for key in ("recall_at_1", "recall_at_10", "chance_at_1", "gallery")
+    )
+    reference = f"first among {gallery.value:.0f} recordings (chance {100 * chance.value:.1f} %); "
+    reference += f"among the first ten: {100 * tenth.value:.0f} %"
+    return _card("Page finds its own signal", f"{100 * first.value:.0f} %", _percent_interval(first), reference)
+
+
+def _class_cards(f: Figures) -> list[dict[str, str]]:
     cards = []
-    retrieval = "retrieval.page_to_signal"
-    if f"{retrieval}.recall_at_1" in f:
-        first, tenth, chance = (f[f"{retrieval}.{name}"] for name in ("recall_at_1", "recall_at_10", "chance_at_1"))
-        against = f"first among {f[f'{retrieval}.gallery'].value:.0f} recordings (chance {100 * chance.value:.1f} %); "
-        against += f"among the first ten: {100 * tenth.value:.0f} %"
-        title, value = "Page finds its own signal", f"{100 * first.value:.0f} %"
-        cards.append({"title": title, "value": value, "interval": _percent_interval(first), "against": against})
-    probe = "linear_probe.superclass.macro_auroc"
     for task, title in (("linear_probe", "Linear probe, 5 classes"), ("zero_shot", "Zero-shot, 5 classes")):
         name = f"{task}.superclass.macro_auroc"
-        if name in f:
-            against = f"macro AUROC; random encoder {f[f'random.{name}'].value:.2f}"
-            if name == probe:
-                difference = f[f"{name}.minus_random"]
-                against += f", difference {number(difference.value)} {bounds(difference)}"
-            cards.append(
-                {"title": title, "value": f"{number(f[name].value)}", "interval": bounds(f[name]), "against": against}
-            )
-    labels = "linear_probe.label.macro_auroc"
-    if labels in f:
-        count, against = len(_label_rows(f)) - 1, f"macro AUROC; random encoder {number(f[f'random.{labels}'].value)}"
-        title = f"Linear probe, {count} label{'s' if count > 1 else ''} of the archive"
-        card = {"title": title, "value": number(f[labels].value), "interval": bounds(f[labels]), "against": against}
-        cards.append(card)
-    if "reconstruction.shown.pearson_r" in f:
-        figure = f["reconstruction.shown.pearson_r"]
-        against = "correlation with the truth on what the page shows"
-        cards.append(
-            {"title": "Redrawn leads", "value": number(figure.value), "interval": bounds(figure), "against": against}
-        )
+        if name not in f:
+            continue
+        reference = f"macro AUROC; random encoder {f[f'random.{name}'].value:.2f}"
+        if task == "linear_probe":
+            difference = f[f"{name}.minus_random"]
+            reference += f", difference {number(difference.value)} {bounds(difference)}"
+        cards.append(_card(title, number(f[name].value), bounds(f[name]), reference))
     return cards
+
+
+def _label_card(f: Figures) -> dict[str, str] | None:
+    name = "linear_probe.label.macro_auroc"
+    if name not in f:
+        return None
+    count = len(_label_rows(f)) - 1
+    title = f"Linear probe, {count} label{'s' if count > 1 else ''} of the archive"
+    reference = f"macro AUROC; random encoder {number(f[f'random.{name}'].value)}"
+    return _card(title, number(f[name].value), bounds(f[name]), reference)
+
+
+def _redraw_card(f: Figures) -> dict[str, str] | None:
+    figure = f.get("reconstruction.shown.pearson_r")
+    if figure is None:
+        return None
+    reference = "correlation with the truth on what the page shows"
+    return _card("Redrawn leads", number(figure.value), bounds(figure), reference)
 
 
 def _percent_interval(figure: Estimate) -> str:

@@ -6,8 +6,8 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,42 +15,9 @@ from ecgscan_ray.config import SearchRange
 from ecgscan_ray.filesystem import join, write_bytes_atomic
 from ecgscan_ray.report import figures
 from ecgscan_ray.report.html import render, write_report
+from ecgscan_ray.runs.trials import Trial
 
 CSV_NAME = "trials.csv"
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One trial of a sweep.
-
-    Attributes:
-        id: Short and stable.
-        state: ``done``, ``stopped`` (fell behind, or the deadline came), ``failed``, or ``running``.
-        config: Dotted key -> value, what this trial changed.
-        reports: Metrics of each report in order; each with ``step``.
-        error: One line, where it failed.
-        reason: Why it was stopped.
-    """
-
-    id: str
-    state: Literal["done", "stopped", "failed", "running"]
-    config: dict[str, Any]
-    reports: list[dict[str, float]] = field(default_factory=list)
-    error: str | None = None
-    reason: str | None = None
-
-    def curve(self, metric: str) -> tuple[list[int], list[float]]:
-        """Steps and finite values of ``metric``."""
-        pairs = [(int(r["step"]), float(r[metric])) for r in self.reports if _finite(r.get(metric))]
-        return [step for step, _ in pairs], [value for _, value in pairs]
-
-    def score(self, metric: str) -> float | None:
-        """The best value it reported."""
-        return max(self.curve(metric)[1], default=None)
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def ranked(trials: Sequence[Trial], metric: str) -> list[Trial]:

@@ -11,10 +11,10 @@ from ecgscan_ray.cores import set_torch_threads
 from ecgscan_ray.evaluation.ablation import Rows, compare
 from ecgscan_ray.filesystem import join, read_bytes
 from ecgscan_ray.report.ablation import write_ablation_report
-from ecgscan_ray.report.run import ROWS_NAME
-from ecgscan_ray.runtime.evaluate import evaluate
+from ecgscan_ray.report.evaluate import evaluate
+from ecgscan_ray.runs.names import ROWS
+from ecgscan_ray.runs.trials import TrialStore
 from ecgscan_ray.runtime.pretrain import pretrain, teach
-from ecgscan_ray.runtime.trials import TrialStore
 
 SHARED = "shared"
 """``teacher.run`` of an arm: the sweep's own teacher."""
@@ -54,6 +54,6 @@ def write_report(config: SweepConfig, book: TrialStore) -> dict[str, Any]:
     runs: dict[str, dict[int, Rows]] = {arm: {} for arm in config.arms}
     for trial in trials:
         if trial.state == "done":
-            rows = load(read_bytes(join(book.run_folder(trial.id), ROWS_NAME)))
+            rows = load(read_bytes(join(book.run_folder(trial.id), ROWS)))
             runs[trial.config["arm"]][trial.config["seed"]] = rows
     return write_ablation_report(book.out, compare(runs, config.baseline), config, trials)

@@ -1,4 +1,4 @@
-"""Wait for work on Ray without being deaf: to Ctrl-C, and to the end of the cluster."""
+"""Wait for work on Ray and still notice Ctrl-C and the loss of the cluster."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from typing import TypeVar
 import ray
 
 from ecgscan_ray.errors import WorkError
-from ecgscan_ray.runtime.cluster import root_cause
+from ecgscan_ray.runtime.failures import root_cause
+from ecgscan_ray.runtime.ray_quirks import dead_processes
 
 Result = TypeVar("Result")
 
 SILENT_S = 40.0
-"""A head that takes no connection for so long is lost; after 60 s Ray would end this process without a word of ours."""
+"""A head that takes no connection for so long is lost; after 60 s Ray would end this process without our message."""
 
 
 def attend(work: Callable[[], Result], where: str, goes_on: str | None = None) -> Result:
-    """Do what waits for Ray in a thread of its own, while this one answers signals and looks after the cluster.
+    """Run ``work`` in a thread, while this one handles signals and watches the cluster.
 
-    In the main thread Ray Train would answer Ctrl-C in its own way, and leave with status 1 and no word.
+    In the main thread Ray Train would handle Ctrl-C itself, and exit with status 1 and no message.
 
     Args:
-        work: What waits for Ray.
-        where: What the work is about.
-        goes_on: What to do after an error that is not one of ours.
+        work: Waits for Ray.
+        where: What the work concerns, for messages.
+        goes_on: What to do after an external error.
 
     Raises:
-        EcgscanError: Our own error behind those of Ray, or one line on somebody else's, or on the cluster's end.
+        EcgscanError: The one behind those of Ray, one line on an external error, or the loss of the cluster.
     """
     outcome: Future[Result] = Future()
     Thread(target=copy_context().run, args=(_settle, work, outcome), daemon=True).start()
@@ -56,7 +57,7 @@ def _settle(work: Callable[[], Result], outcome: Future[Result]) -> None:
 
 
 class _Cluster:
-    """Whether the cluster is still there."""
+    """Watches the processes of the cluster."""
 
     def __init__(self) -> None:
         address = ray.get_runtime_context().gcs_address if ray.is_initialized() else ""
@@ -65,9 +66,8 @@ class _Cluster:
         self._answered = time.monotonic()
 
     def lost(self) -> str | None:
-        """What of the cluster is lost, or ``None``."""
-        # no public way to see them (Ray 2.60); empty where the cluster was joined
-        ended = [kind for kind, _ in getattr(ray._private.worker._global_node, "dead_processes", list)()]
+        """Which part of the cluster is lost, or ``None``."""
+        ended = dead_processes()
         for kind in ("gcs_server", "raylet"):
             if kind in ended:
                 return f"Ray's process {kind} has ended (killed, or out of memory)"

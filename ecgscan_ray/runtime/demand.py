@@ -1,50 +1,33 @@
-"""What a run needs of the cluster: is it there, can it come, and if so, wait for it."""
+"""Whether the cluster has room for a run, now or after it has grown."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
 import yaml
 from ray.autoscaler.sdk import request_resources
-from ray.autoscaler.v2.utils import is_autoscaler_v2
-from ray.experimental.internal_kv import _internal_kv_get
 
 from ecgscan_ray.errors import ConfigError, WorkError
+from ecgscan_ray.runs.needs import Need
+from ecgscan_ray.runtime.ray_quirks import has_autoscaler
 
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = 3600.0
-"""A cluster that grows gets so long; clouds that are short of machines take minutes, sometimes never have any."""
+"""Seconds that a growing cluster gets; clouds short of machines take minutes, or never have any."""
 
-SAY_EVERY_S = 60.0
+MESSAGE_EVERY_S = 60.0
 
 BOOTSTRAP = Path(os.path.expanduser("~/ray_bootstrap_config.yaml"))
 """Where ``ray up`` leaves the cluster's file on the head, where jobs run."""
-
-
-@dataclass(frozen=True)
-class Need:
-    """One process of the run.
-
-    Attributes:
-        part: What it does, for the message.
-        resources: ``CPU`` and ``GPU`` that it holds.
-        labels: Of the node that it may run on; Ray's selectors: ``x``, ``!x``, ``in(x,y)``, ``!in(x,y)``.
-    """
-
-    part: str
-    resources: dict[str, float]
-    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -64,10 +47,10 @@ class _Node:
 def await_room(needs: Sequence[Need], what: str = "this run") -> None:
     """Return when the cluster has nodes for all the needs at once; let it grow where it can.
 
-    What is asked of the autoscaler is withdrawn at the end: from then on the run's own processes hold the nodes.
+    The request to the autoscaler is withdrawn at the end: from then on the run's processes hold the nodes.
 
     Args:
-        needs: The run's processes. Those of other jobs are not looked at.
+        needs: The run's processes. Those of other jobs are ignored.
         what: Who needs it, for the message.
 
     Raises:
@@ -76,9 +59,9 @@ def await_room(needs: Sequence[Need], what: str = "this run") -> None:
     """
     if not (missing := unplaced(needs, _present())):
         return
-    if not _grows() or (unplaced(needs, largest := _largest()) and largest):
+    if not has_autoscaler() or (unplaced(needs, largest := _largest()) and largest):
         raise ConfigError(
-            f"{_told(needs, missing, what)}; the cluster has {_has()}", where="resources", fix=_fix(missing)
+            f"{_summary(needs, missing, what)}; the cluster has {_nodes()}", where="resources", fix=_fix(missing)
         )
     asked = [{name: amount for name, amount in need.resources.items() if amount} for need in needs]
     try:
@@ -89,20 +72,22 @@ def await_room(needs: Sequence[Need], what: str = "this run") -> None:
 
 
 def _wait(needs: Sequence[Need], what: str) -> None:
-    began, said = time.monotonic(), -SAY_EVERY_S
+    start, last_message = time.monotonic(), -MESSAGE_EVERY_S
     while missing := unplaced(needs, _present()):
-        waited = time.monotonic() - began
+        waited = time.monotonic() - start
         if waited > PATIENCE_S:
             fix = f"{_fix(missing)} 'ray status' says what the autoscaler does."
-            raise WorkError(f"{_told(needs, missing, what)}, and no node for it came in {waited / 60:.0f} min", fix=fix)
-        if waited - said >= SAY_EVERY_S:
-            said = waited
-            logger.info("%s; the cluster was asked for it %.0f min ago", _told(needs, missing, what), waited / 60)
+            raise WorkError(
+                f"{_summary(needs, missing, what)}, and no node for it came in {waited / 60:.0f} min", fix=fix
+            )
+        if waited - last_message >= MESSAGE_EVERY_S:
+            last_message = waited
+            logger.info("%s; the cluster was asked for it %.0f min ago", _summary(needs, missing, what), waited / 60)
         time.sleep(1)
 
 
 def unplaced(needs: Sequence[Need], nodes: list[_Node]) -> list[Need]:
-    """Needs for which no node has room, the choosiest first in line."""
+    """Needs for which no node has room; the most demanding are placed first."""
     order = sorted(
         needs, key=lambda need: (-len(need.labels), -need.resources.get("GPU", 0), -sum(need.resources.values()))
     )
@@ -114,7 +99,7 @@ def _present() -> list[_Node]:
 
 
 def _largest() -> list[_Node]:
-    """All nodes that the cluster may ever have, as far as its file says; empty where it is not known."""
+    """All nodes that the cluster may ever have, by its file; empty if there is none."""
     try:
         content = yaml.safe_load(BOOTSTRAP.read_text())
         kinds = content["available_node_types"].items()
@@ -129,16 +114,6 @@ def _largest() -> list[_Node]:
         return []
 
 
-def _grows() -> bool:
-    """Whether an autoscaler looks after the cluster."""
-    if is_autoscaler_v2():
-        return True
-    status: Any = json.loads(_internal_kv_get("__autoscaling_status") or b"{}")
-    active = (status.get("autoscaler_report") or {}).get("active_nodes") or {}
-    # without an autoscaler each node is a kind of its own, named after its id
-    return any(not re.fullmatch(r"node_[0-9a-f]{40,}", kind) for kind in active)
-
-
 def _selected(labels: dict[str, str], selector: dict[str, str]) -> bool:
     return all(_matches(labels.get(key), wanted) for key, wanted in selector.items())
 
@@ -150,8 +125,8 @@ def _matches(value: str | None, wanted: str) -> bool:
     return (value in values) != refused
 
 
-def _told(needs: Sequence[Need], missing: Sequence[Need], what: str) -> str:
-    """The sum, and the part of it for which there is no room, in one line."""
+def _summary(needs: Sequence[Need], missing: Sequence[Need], what: str) -> str:
+    """The total, and what there is no room for, in one line."""
     total = {name: sum(need.resources.get(name, 0) for need in needs) for name in ("CPU", "GPU")}
     counts = Counter((need.part, _amounts(need.resources), _labels(need.labels)) for need in missing)
     parts = [f"{count} x {part} ({amounts}{labels})" for (part, amounts, labels), count in counts.items()]
@@ -166,16 +141,16 @@ def _labels(labels: dict[str, str]) -> str:
     return f" with {', '.join(f'{key}={value}' for key, value in labels.items())}" if labels else ""
 
 
-def _has() -> str:
-    """The cluster's nodes, alike ones together."""
+def _nodes() -> str:
+    """The cluster's nodes, equal ones counted."""
     kinds = Counter(
-        (_amounts({name: node.free.get(name, 0) for name in ("CPU", "GPU")}), _labels(_own(node.labels)))
+        (_amounts({name: node.free.get(name, 0) for name in ("CPU", "GPU")}), _labels(_custom(node.labels)))
         for node in _present()
     )
     return ", ".join(f"{count} x {amounts}{labels}" for (amounts, labels), count in kinds.items())
 
 
-def _own(labels: dict[str, str]) -> dict[str, str]:
+def _custom(labels: dict[str, str]) -> dict[str, str]:
     """Labels that are not Ray's."""
     return {key: value for key, value in labels.items() if not key.startswith("ray.io/")}
 

@@ -13,105 +13,48 @@ import torch
 from ray.data import ActorPoolStrategy
 
 from ecgscan_ray.batch import UNKNOWN, BatchMaker
-from ecgscan_ray.config import Config, ResourceConfig, build
-from ecgscan_ray.errors import RunError
-from ecgscan_ray.filesystem import absolute, exists, join, list_names, read_bytes
+from ecgscan_ray.config import ResourceConfig
+from ecgscan_ray.filesystem import join
 from ecgscan_ray.model.external import trust, trusted
 from ecgscan_ray.model.teacher import Teacher
+from ecgscan_ray.runs.spec import TeacherEmbeddings
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.store.embeddings import EmbeddingFile, EmbeddingIndex, EmbeddingWriter, read_index, write_index
 from ecgscan_ray.store.manifest import Manifest, Shard
 from ecgscan_ray.store.schema import unpack
 from ecgscan_ray.store.shards import read_row_groups
-from ecgscan_ray.training.checkpoint import (
-    find_checkpoint,
-    list_checkpoints,
-    load_teacher,
-    read_config,
-    weights_digest,
-)
+from ecgscan_ray.tasks.loading import load_teacher
 from ecgscan_ray.training.tensors import to_device
 
 logger = logging.getLogger(__name__)
 
-TEACHER_MODEL_KEYS = ("embed_dim", "timing_dim", "timing_share", "signal_fs", "signal_seconds", "signal", "text")
-"""Settings of ``model`` that a run takes over from its teacher."""
 
-_MAKE_ONE = "Give the folder of a finished 'ecgscan teach', or make one with it."
+def compute_or_load_teacher_embeddings(
+    run: str, digest: str, store: str, manifest: Manifest, resources: ResourceConfig
+) -> TeacherEmbeddings:
+    """The embeddings of a store by a teacher: loaded, or computed now. Ray must be running.
 
+    They are kept in the teacher's folder, in ``embeddings/<teacher>-<store>/``, so that all runs under it share them.
 
-@dataclass(frozen=True)
-class TeacherEmbeddings:
-    """Where a teacher's vectors for a store are, and their means over the training recordings: (D,), (L,)."""
-
-    folder: str
-    signal_mean: np.ndarray
-    report_mean: np.ndarray
-
-
-def with_teacher_settings(config: Config) -> Config:
-    """The settings of a run whose pages are aligned to ``teacher.run``: its side of the model is the teacher's.
-
-    Raises:
-        RunError: No finished teacher there, or not the one whose digest the settings name.
+    Args:
+        run: URI of the teacher's run.
+        digest: sha256 of its weights.
+        store: URI of the store.
+        manifest: Of the store.
+        resources: For the processes that compute them.
     """
-    run = absolute(config.teacher.run or "")
-    if not list_checkpoints(run):
-        raise RunError(f"is no teacher: it is {_kind(run)}", where=run, fix=_MAKE_ONE)
-    uri = find_checkpoint(run)
-    theirs = read_config(uri)
-    if theirs.task != "teach":
-        raise RunError("is no teacher: it is a run of 'ecgscan pretrain', a page encoder", where=run, fix=_MAKE_ONE)
-    if not exists(join(run, "finished.json")):
-        raise RunError("the teacher is not finished", where=run, fix="Go on with it: 'ecgscan teach --out' once more.")
-    digest = weights_digest(uri)
-    if config.teacher.digest not in (None, digest):
-        raise RunError("is no longer the teacher that this run began with", where=run)
-    content = config.model_dump(mode="json")
-    content["model"] |= {name: theirs.model.model_dump(mode="json")[name] for name in TEACHER_MODEL_KEYS}
-    content["teacher"] = theirs.teacher.model_dump(mode="json") | {"run": run, "digest": digest}
-    return build(Config, content, where=f"teacher {run}")
-
-
-def _kind(place: str) -> str:
-    """What a folder is that holds no checkpoint, in words."""
-    names = set(list_names(place))
-    known = {
-        "a run without a checkpoint yet": "environment.json",
-        "a store": "manifest.json",
-        "an exported encoder": "model.safetensors",
-        "a sweep": "sweep.json",
-    }
-    return next(
-        (kind for kind, name in known.items() if name in names),
-        "a folder of something else" if names else "empty, or not there",
-    )
-
-
-def teacher_tokenizer(run: str) -> str:
-    """The teacher's tokenizer as JSON."""
-    return read_bytes(join(find_checkpoint(run), "tokenizer.json")).decode()
-
-
-def compute_or_load_teacher_embeddings(config: Config, store: str, manifest: Manifest) -> TeacherEmbeddings:
-    """The vectors of the config's teacher for a store: those that are kept, or made now. Ray must be running.
-
-    They lie beside the teacher, in ``embeddings/<teacher>-<store>/``, so that all runs under it share them.
-    """
-    assert config.teacher.run is not None and config.teacher.digest is not None
-    run, digest = config.teacher.run, config.teacher.digest
     folder = join(run, "embeddings", f"{digest[:12]}-{manifest.digest()[:12]}")
     index = read_index(folder, digest, manifest)
     if index is None:
-        logger.info("%s: what the teacher says of %d recordings", folder, sum(s.rows for s in manifest.shards))
-        files = _embed(Task(run, store, folder, trusted()), manifest.shards, config.resources)
+        logger.info("%s: teacher embeddings of %d recordings", folder, sum(s.rows for s in manifest.shards))
+        files = _embed(EmbeddingTask(run, store, folder, trusted()), manifest.shards, resources)
         index = EmbeddingIndex(teacher_digest=digest, manifest_digest=manifest.digest(), files=files)
         write_index(folder, index)
     return TeacherEmbeddings(folder, *index.means())
 
 
 @dataclass(frozen=True)
-class Task:
+class EmbeddingTask:
     """What each process needs: teacher, store, the folder to write, and modules whose code the settings may run."""
 
     run: str
@@ -120,7 +63,7 @@ class Task:
     trusted: tuple[str, ...]
 
 
-def _embed(task: Task, shards: list[Shard], resources: ResourceConfig) -> list[EmbeddingFile]:
+def _embed(task: EmbeddingTask, shards: list[Shard], resources: ResourceConfig) -> list[EmbeddingFile]:
     dataset = ray.data.from_items(
         [{"shard": shard.model_dump_json()} for shard in shards],
         override_num_blocks=len(shards),
@@ -140,14 +83,14 @@ def _embed(task: Task, shards: list[Shard], resources: ResourceConfig) -> list[E
 class Embed:
     """One shard of the store to one file of vectors."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: EmbeddingTask) -> None:
         torch.set_num_threads(1)
         trust(task.trusted)
         loaded = load_teacher(task.run)
         self._task, self._config = task, loaded.config
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._teacher: Teacher = loaded.model.to(self._device)
-        self._maker = BatchMaker(loaded.config, loaded.tokenizer)
+        self._maker = BatchMaker(loaded.config, loaded.tokenizer, with_pages=False)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         writer, known = EmbeddingWriter(), dict[int, np.ndarray]()

@@ -1,10 +1,9 @@
 """``ecgscan prepare``: an archive of recordings becomes a store, as a Ray Data job.
 
-The driver lists the archive, gives every patient a split and cuts each split, in random order, into shards. A task
-reads, checks and packs the recordings of one shard and writes it in one piece; what cannot be used comes back with its
-reason.
-At the end the driver writes the quarantine and, last of all, the manifest. A store that is replaced keeps its manifest and
-shards until then: the new shards have names of their own.
+The driver lists the archive, assigns every patient to a split and cuts each split, in random order, into shards. A task
+reads, checks and packs the recordings of one shard and writes it in one piece; rejected recordings come back with their
+reason. At the end the driver writes the quarantine and, last of all, the manifest. A store that is replaced keeps its
+manifest and shards until then: the new shards have other names.
 """
 
 from __future__ import annotations
@@ -28,10 +27,12 @@ from ecgscan_ray.filesystem.lease import exclusive
 from ecgscan_ray.recording.checks import check
 from ecgscan_ray.recording.labels import superclasses
 from ecgscan_ray.recording.language import language
+from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.recording.sources import Item, Source, open_source
+from ecgscan_ray.runs.needs import Need
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.cluster import check_address, start_ray
-from ecgscan_ray.runtime.demand import Need, await_room
+from ecgscan_ray.runtime.demand import await_room
 from ecgscan_ray.store.manifest import (
     MANIFEST_NAME,
     SPLITS,
@@ -41,22 +42,22 @@ from ecgscan_ray.store.manifest import (
     read_manifest,
     write_manifest,
 )
-from ecgscan_ray.store.revisions import check_files, clear, file_names, files_to_keep, unused_revision
+from ecgscan_ray.store.revisions import check_files, delete_other_files, file_names, files_to_keep, unused_revision
 from ecgscan_ray.store.schema import pack
 from ecgscan_ray.store.shards import ShardWriter, write_quarantine
-from ecgscan_ray.store.splits import RejectedRow, assign_splits, rejected, warn_about_splits
+from ecgscan_ray.store.splits import RejectedRow, assign_splits, count_patients, reject, warn_about_splits
 
 logger = logging.getLogger(__name__)
 
-_SHARDS_A_SPLIT = 8  # at least so many where there are rows enough: the tasks of a small archive
-_ROW_GROUPS_A_SHARD = 64  # at most: 30 MB at 100 Hz, which a task holds in memory
-_RETRIES = 2  # of a task whose process died; Ray Data's own default is for ever
+_MIN_SHARDS_PER_SPLIT = 8  # where there are enough rows: the tasks of a small archive
+_MAX_ROW_GROUPS_PER_SHARD = 64  # 30 MB at 100 Hz, which a task holds in memory
+_RETRIES = 2  # of a task whose process died; Ray Data's default is without end
 _RATES_HZ = (50.0, 5000.0)
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """What one task does: read these items and write them as one shard."""
+    """The work of one task: read these items and write them as one shard."""
 
     store: str
     source: str
@@ -66,6 +67,51 @@ class ShardJob:
     revision: int
     row_group_rows: int
     items: list[Item]
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """The settings that, with the archive, determine a store's rows and their order; see ``prepare``."""
+
+    rate: float | None
+    limit: int | None
+    seed: int
+    row_group_rows: int
+    validation_folds: list[int]
+    test_folds: list[int]
+
+    def check(self) -> None:
+        """Refuse values out of their range.
+
+        Raises:
+            InputError: With the value.
+        """
+        if self.rate is not None and not _RATES_HZ[0] <= self.rate <= _RATES_HZ[1]:
+            fix = f"Give {_RATES_HZ[0]:g} to {_RATES_HZ[1]:g} Hz, or 0 to keep each recording's own."
+            raise InputError(f"rate {self.rate:g} is out of range", fix=fix)
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"limit {self.limit} is out of range", fix="Give at least 1, or leave it out to take all.")
+        if self.row_group_rows < 1:
+            raise InputError(f"row groups of {self.row_group_rows} rows", fix="Give at least 1.")
+        if set(self.validation_folds) & set(self.test_folds):
+            raise InputError(
+                f"validation folds {self.validation_folds} and test folds {self.test_folds} overlap",
+                fix="Give each fold to one of them.",
+            )
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A listed archive."""
+
+    source: Source
+    folder: str
+    items: list[Item]
+
+    def digest(self) -> str:
+        """sha256 of the listing: equal for the same archive in another folder."""
+        listing = [[item.id, item.patient_id, item.fold, item.split, item.details] for item in self.items]
+        return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 
 def prepare(
@@ -89,111 +135,100 @@ def prepare(
         source: Name of the source: ``ptbxl`` or ``folder``.
         from_dir: The archive's folder; on a cluster, one that every node sees.
         to: URI of the store.
-        rate: Recordings of another rate are resampled to this one, 50 to 5000 Hz; ``None`` keeps each as it is (PTB-XL
-            has 100 and 500 as published).
-        validation_folds: The source's folds that validate. Without folds, a tenth of the patients, by a stable hash.
-        test_folds: The source's folds that test. Without folds, another tenth.
-        limit: Take only so many recordings, chosen at random.
-        row_group_rows: Rows of a Parquet row group: what the stream reads at once.
+        rate: Recordings are resampled to this rate, 50 to 5000 Hz; ``None`` keeps each as it is.
+        validation_folds: The source's validation folds. Without folds, a tenth of the patients, by a stable hash.
+        test_folds: The source's test folds. Without folds, another tenth.
+        limit: Take at most so many recordings, chosen at random.
+        row_group_rows: Rows per Parquet row group: what the stream reads at once.
         seed: Of the rows' random order.
-        overwrite: Replace a store that is there; it stays as it is until the new one is complete.
+        overwrite: Replace an existing store; it stays valid until the new one is complete.
         resources: Of a cluster started here.
         progress: Called with the recordings done and their total after each shard.
 
-    Returns:
-        The manifest, which is also the last file written.
-
     Raises:
-        InputError: No such source, an argument out of its range, no recordings in ``from_dir``, a table that is not
-            understood, or no recording that can be used; or ``RAY_ADDRESS`` names no cluster.
-        StoreError: ``to`` cannot be written, holds another store already, or is being written by another command.
+        InputError: No such source, an argument out of range, a table not understood, no usable recording, no cluster.
+        StoreError: ``to`` cannot be written, holds another store, or is being written by another command.
         WorkError: A task failed.
     """
-    _check_arguments(rate, limit, row_group_rows, validation_folds, test_folds)
+    settings = PrepareSettings(rate, limit, seed, row_group_rows, [*validation_folds], [*test_folds])
+    settings.check()
     check_address()
-    archive = open_source(source, rate)
-    items = archive.list_records(_local_folder(from_dir))
-    settings: dict[str, Any] = {"rate": rate, "limit": limit, "seed": seed, "row_group_rows": row_group_rows}
-    settings |= {"validation_folds": list(validation_folds), "test_folds": list(test_folds), "archive": _digest(items)}
+    archive = _list_archive(source, from_dir, rate)
     store = filesystem.absolute(to)
     with exclusive(store, "ecgscan prepare"):
-        there = filesystem.exists(filesystem.join(store, MANIFEST_NAME))
-        if there and not overwrite:
-            return _same(store, read_manifest(store), source, settings)
-        filesystem.open_filesystem(store, create=True)
-        kept = files_to_keep(store) if there else set()
-        clear(store, kept)
-        order = np.random.default_rng(seed).permutation(len(items))[:limit]
-        by_split, rejected_rows = assign_splits([items[k] for k in order], validation_folds, test_folds)
-        warn_about_splits(by_split)
-        jobs = shard_jobs(by_split, store, source, rate, row_group_rows, unused_revision(kept))
-        shards, counts, unreadable = _run(jobs, resources or ResourceConfig(), progress, where=store)
-        rejected_rows += unreadable
-        if shards or not there:
-            write_quarantine(store, rejected_rows)
-        if not shards:
-            raise InputError(f"none of {len(order)} recordings can be used ({_reasons(rejected_rows)})", where=from_dir)
-        manifest = Manifest(
-            source=source,
-            licence=archive.licence,
-            settings=settings,
-            shards=sorted(shards, key=lambda shard: (SPLITS.index(shard.split), shard.path)),
-            counts=_count_patients(counts, by_split, rejected_rows),
-            quarantined=_by_reason(rejected_rows),
-        )
-        check_files(store, manifest)
-        write_manifest(store, manifest)
-        clear(store, file_names(manifest))
-    return manifest
+        finished = None if overwrite else _finished_store(store, archive, settings)
+        return finished or _write_store(store, archive, settings, resources or ResourceConfig(), progress)
 
 
-def _check_arguments(
-    rate: float | None,
-    limit: int | None,
-    row_group_rows: int,
-    validation_folds: Sequence[int],
-    test_folds: Sequence[int],
-) -> None:
-    if rate is not None and not _RATES_HZ[0] <= rate <= _RATES_HZ[1]:
-        fix = f"Give {_RATES_HZ[0]:g} to {_RATES_HZ[1]:g} Hz, or 0 to keep each recording's own."
-        raise InputError(f"rate {rate:g} is out of range", fix=fix)
-    if limit is not None and limit < 1:
-        raise InputError(f"limit {limit} is out of range", fix="Give at least 1, or leave it out to take all.")
-    if row_group_rows < 1:
-        raise InputError(f"row groups of {row_group_rows} rows", fix="Give at least 1.")
-    if set(validation_folds) & set(test_folds):
-        raise InputError(f"validation folds {list(validation_folds)} and test folds {list(test_folds)} overlap")
-
-
-def _local_folder(from_dir: str) -> str:
-    folder = filesystem.absolute(from_dir)
+def _list_archive(source: str, from_dir: str, rate: float | None) -> Archive:
+    reader, folder = open_source(source, rate), filesystem.absolute(from_dir)
     if not filesystem.is_local(folder):
         fix = "Mount it, or copy it to a folder that every node sees."
         raise InputError("archives are read from a local folder", where=folder, fix=fix)
-    return folder
+    return Archive(reader, from_dir, reader.list_records(folder))
 
 
-def _digest(items: Sequence[Item]) -> str:
-    """Of the listing: the same archive in another place has the same one."""
-    listing = [[item.id, item.patient_id, item.fold, item.split, item.details] for item in items]
-    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+def _manifest_settings(archive: Archive, settings: PrepareSettings) -> dict[str, Any]:
+    return asdict(settings) | {"archive": archive.digest()}
 
 
-def _same(store: str, old: Manifest, source: str, settings: dict[str, Any]) -> Manifest:
-    """The manifest of a finished store, if it is the one that was asked for.
+def _finished_store(store: str, archive: Archive, settings: PrepareSettings) -> Manifest | None:
+    """The manifest of a finished store that is the one asked for; ``None`` where there is no store.
 
     Raises:
-        StoreError: It is another one, or files of it are gone.
+        StoreError: It is another store, or files of it are missing.
     """
-    theirs, ours = old.settings | {"source": old.source}, settings | {"source": source}
-    different = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
+    if not filesystem.exists(filesystem.join(store, MANIFEST_NAME)):
+        return None
+    manifest = read_manifest(store)
+    existing = manifest.settings | {"source": manifest.source}
+    requested = _manifest_settings(archive, settings) | {"source": archive.source.name}
+    different = sorted(key for key in existing.keys() | requested.keys() if existing.get(key) != requested.get(key))
     if different:
-        fix = "Choose another place, or replace it with --overwrite."
+        fix = "Choose another URI, or replace it with --overwrite."
         names = ", ".join("listing of the archive" if key == "archive" else key for key in different)
         raise StoreError(f"there is a store already, with another {names}", where=store, fix=fix)
-    check_files(store, old)
+    check_files(store, manifest)
     logger.info("%s is finished already: nothing to do", store)
-    return old
+    return manifest
+
+
+def _write_store(
+    store: str,
+    archive: Archive,
+    settings: PrepareSettings,
+    resources: ResourceConfig,
+    progress: Callable[[int, int], None] | None,
+) -> Manifest:
+    """Read, check and write everything; the manifest last."""
+    exists = filesystem.exists(filesystem.join(store, MANIFEST_NAME))
+    filesystem.open_filesystem(store, create=True)
+    keep = files_to_keep(store) if exists else set()
+    delete_other_files(store, keep)
+    order = np.random.default_rng(settings.seed).permutation(len(archive.items))[: settings.limit]
+    items = [archive.items[k] for k in order]
+    by_split, rejected = assign_splits(items, settings.validation_folds, settings.test_folds)
+    warn_about_splits(by_split)
+    name, rate = archive.source.name, settings.rate
+    jobs = shard_jobs(by_split, store, name, rate, settings.row_group_rows, unused_revision(keep))
+    shards, counts, unreadable = _run(jobs, resources, progress, where=store)
+    rejected += unreadable
+    if shards or not exists:
+        write_quarantine(store, rejected)
+    if not shards:
+        raise InputError(f"none of {len(items)} recordings can be used ({_reasons(rejected)})", where=archive.folder)
+    manifest = Manifest(
+        source=name,
+        licence=archive.source.licence,
+        settings=_manifest_settings(archive, settings),
+        shards=sorted(shards, key=lambda shard: (SPLITS.index(shard.split), shard.path)),
+        counts=count_patients(counts, by_split, rejected),
+        quarantined=_by_reason(rejected),
+    )
+    check_files(store, manifest)
+    write_manifest(store, manifest)
+    delete_other_files(store, file_names(manifest))
+    return manifest
 
 
 def shard_jobs(
@@ -203,7 +238,7 @@ def shard_jobs(
     jobs = []
     for split, items in by_split.items():
         groups = math.ceil(len(items) / row_group_rows)
-        size = min(_ROW_GROUPS_A_SHARD, max(1, math.ceil(groups / _SHARDS_A_SPLIT))) * row_group_rows
+        size = min(_MAX_ROW_GROUPS_PER_SHARD, max(1, math.ceil(groups / _MIN_SHARDS_PER_SPLIT))) * row_group_rows
         for number, start in enumerate(range(0, len(items), size)):
             part = items[start : start + size]
             jobs.append(ShardJob(store, source, rate, split, number, revision, row_group_rows, part))
@@ -221,51 +256,51 @@ def write_shard(job: ShardJob) -> tuple[Shard | None, list[RejectedRow], dict[st
     """
     source = open_source(job.source, job.rate)
     writer = ShardWriter(job.store, job.split, job.number, revision=job.revision)
-    rejected_rows: list[RejectedRow] = []
+    rejected: list[RejectedRow] = []
     counts: dict[str, Counter[str]] = {"superclass": Counter(), "language": Counter(), "fs": Counter()}
-    waiting: list[pa.Table] = []
+    group: list[pa.Table] = []
     for item in job.items:
-        row = _row_of(source, item, job, counts, rejected_rows)
-        if row is not None:
-            waiting.append(row)
-        if len(waiting) == job.row_group_rows:
-            writer.add_table(pa.concat_tables(waiting))
-            waiting = []
-    if waiting:
-        writer.add_table(pa.concat_tables(waiting))
-    return writer.close(), rejected_rows, {facet: dict(count) for facet, count in counts.items()}
+        result = read_checked(source, item, job, rejected)
+        if result is None:
+            continue
+        recording, row = result
+        group.append(row)
+        counts["superclass"].update(superclasses(recording.labels) or {"none"})
+        counts["language"][language(recording.report) or "none"] += 1
+        counts["fs"][f"{recording.fs:g}"] += 1
+        if len(group) == job.row_group_rows:
+            writer.add_table(pa.concat_tables(group))
+            group = []
+    if group:
+        writer.add_table(pa.concat_tables(group))
+    return writer.close(), rejected, {facet: dict(count) for facet, count in counts.items()}
 
 
-def _row_of(
-    source: Source, item: Item, job: ShardJob, counts: dict[str, Counter[str]], rejected_rows: list[RejectedRow]
-) -> pa.Table | None:
-    """One recording read, checked, packed and counted; whatever is wrong with it is its reason to be left out."""
+def read_checked(
+    source: Source, item: Item, job: ShardJob, rejected: list[RejectedRow]
+) -> tuple[Recording, pa.Table] | None:
+    """One recording, read, checked and packed; ``None`` where it is rejected, with its reason in ``rejected``."""
     try:
         recording = source.read(item)
         check(recording)
         recording = recording if job.rate is None else recording.resampled(float(job.rate))
-        row = pack([recording], job.split)
+        return recording, pack([recording], job.split)
     except RecordingError as error:
-        rejected_rows.append(rejected(item, error.reason, f"{error.what}. {error.fix}" if error.fix else error.what))
+        rejected.append(reject(item, error.reason, f"{error.what}. {error.fix}" if error.fix else error.what))
     except Exception as error:  # one odd file must not end the job
         logger.warning("recording %s: %r", item.id, error)
-        rejected_rows.append(rejected(item, "unreadable", f"{type(error).__name__}: {error}"))
-    else:
-        counts["superclass"].update(superclasses(recording.labels) or {"none"})
-        counts["language"][language(recording.report) or "none"] += 1
-        counts["fs"][f"{recording.fs:g}"] += 1
-        return row
+        rejected.append(reject(item, "unreadable", f"{type(error).__name__}: {error}"))
     return None
 
 
-def _reasons(rejected_rows: Sequence[RejectedRow]) -> str:
-    """Counts by reason, with the first one's words."""
-    counts = ", ".join(f"{reason} {count}" for reason, count in _by_reason(rejected_rows).items())
-    return f"{counts}; {rejected_rows[0]['id']}: {rejected_rows[0]['detail']}" if rejected_rows else counts
+def _reasons(rejected: Sequence[RejectedRow]) -> str:
+    """Counts by reason, with the details of the first."""
+    counts = ", ".join(f"{reason} {count}" for reason, count in _by_reason(rejected).items())
+    return f"{counts}; {rejected[0]['id']}: {rejected[0]['detail']}" if rejected else counts
 
 
-def _by_reason(rejected_rows: Sequence[RejectedRow]) -> dict[str, int]:
-    return dict(sorted(Counter(row["reason"] for row in rejected_rows).items()))
+def _by_reason(rejected: Sequence[RejectedRow]) -> dict[str, int]:
+    return dict(sorted(Counter(row["reason"] for row in rejected).items()))
 
 
 def _run(
@@ -278,10 +313,10 @@ def _run(
 
     total, done = sum(len(job.items) for job in jobs), 0
     shards: list[Shard] = []
-    rejected_rows: list[RejectedRow] = []
+    rejected: list[RejectedRow] = []
     counts: Counts = {split: {} for split in SPLITS}
     if not jobs:
-        return shards, counts, rejected_rows
+        return shards, counts, rejected
     rows = [{"job": json.dumps(asdict(job))} for job in jobs]
     results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         _task, num_cpus=1, ray_remote_args_fn=lambda: {"max_retries": _RETRIES}
@@ -294,7 +329,7 @@ def _run(
             if "error" in result:
                 raise StoreError(**result["error"])
             shards.extend([Shard(**result["shard"])] if result["shard"] else [])
-            rejected_rows.extend(result["left"])
+            rejected.extend(result["rejected"])
             for facet, values in result["counts"].items():
                 into = counts[result["split"]].setdefault(facet, {})
                 for value, count in values.items():
@@ -304,25 +339,15 @@ def _run(
                 progress(done, total)
 
     attend(gather, where, "The same command starts again.")
-    return shards, counts, rejected_rows
+    return shards, counts, rejected
 
 
 def _task(row: dict[str, str]) -> dict[str, str]:
     content = json.loads(row["job"])
     job = ShardJob(**content | {"items": [Item(**item) for item in content["items"]]})
     try:
-        shard, rejected_rows, counts = write_shard(job)
+        shard, rejected, counts = write_shard(job)
     except StoreError as error:  # as a result: raised, Ray would print its stack, twice
         return {"result": json.dumps({"error": {"what": error.what, "where": error.where, "fix": error.fix}})}
-    result = {"shard": shard and shard.model_dump(), "left": rejected_rows, "counts": counts}
+    result = {"shard": shard and shard.model_dump(), "rejected": rejected, "counts": counts}
     return {"result": json.dumps(result | {"split": job.split, "items": len(job.items)})}
-
-
-def _count_patients(counts: Counts, by_split: dict[str, list[Item]], rejected_rows: Sequence[RejectedRow]) -> Counts:
-    """The counts, sorted, with the known patients of each split and its recordings without one."""
-    gone = {row["id"] for row in rejected_rows}
-    for split, items in by_split.items():
-        patients = Counter(item.patient_id for item in items if item.id not in gone)
-        unknown = patients.pop(None, 0)
-        counts[split]["patients"] = {"known": len(patients), "recordings_without": unknown}
-    return {split: {facet: dict(sorted(values.items())) for facet, values in counts[split].items()} for split in SPLITS}

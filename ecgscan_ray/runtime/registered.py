@@ -1,8 +1,8 @@
-"""Ray Train's list of a run's checkpoints: where the run goes on from, and how the list is kept true.
+"""Ray Train's list of a run's checkpoints: the run resumes from its last entry.
 
-Ray goes on from the last checkpoint in its list, whatever has become of it, and writes the list in place. So before a run
-goes on, the list is compared with the checkpoints that are there, and written again where it is damaged, names one that
-is gone, or does not end with the newest whole one.
+Ray resumes from the last checkpoint in its list, even if it is damaged or gone, and writes the list in place. So before a
+run resumes, the list is compared with the checkpoints in the folder, and written again if it is damaged, names a missing
+checkpoint, or does not end with the newest whole one.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import ray
 
 from ecgscan_ray.errors import RunError
 from ecgscan_ray.filesystem import delete_file, exists, join, read_bytes, write_bytes_atomic
-from ecgscan_ray.runtime.run_folder import CHECKPOINTS
-from ecgscan_ray.training.checkpoint import DamagedCheckpoint, TrainingState, list_checkpoints, verify
+from ecgscan_ray.runs.checkpoints import DamagedCheckpoint, TrainingState, list_checkpoints, verify
+from ecgscan_ray.runs.names import CHECKPOINTS
+from ecgscan_ray.runtime.ray_quirks import CHECKPOINT_LIST
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def use_newest_whole(out: str) -> int:
 
 
 def _list_uri(out: str) -> str:
-    return join(out, CHECKPOINTS, "checkpoint_manager_snapshot.json")
+    return join(out, CHECKPOINTS, CHECKPOINT_LIST)
 
 
 def _from_newest_whole(out: str) -> States:
@@ -71,8 +72,8 @@ def _from_newest_whole(out: str) -> States:
             where=out,
             fix="Give another --out to start again.",
         )
-    for other in damaged:
-        logger.warning("passed over: %s: %s", other.where, other.what)
+    for skipped in damaged:
+        logger.warning("passed over: %s: %s", skipped.where, skipped.what)
     return states
 
 

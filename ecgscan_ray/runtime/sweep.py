@@ -23,20 +23,23 @@ from ray.tune.search.optuna import OptunaSearch
 
 from ecgscan_ray.config import Config, SearchRange, SweepConfig, build, dump_yaml, merge, read_yaml
 from ecgscan_ray.errors import ConfigError, RunError, WorkError, near_miss
-from ecgscan_ray.evaluation.score import SCORES
 from ecgscan_ray.filesystem import absolute, delete_file, exists, join, open_filesystem, write_bytes_atomic
 from ecgscan_ray.filesystem.lease import LEASE_NAME, exclusive
-from ecgscan_ray.report.sweep import Trial, write_sweep_report
-from ecgscan_ray.runtime import ablation
+from ecgscan_ray.report.sweep import write_sweep_report
+from ecgscan_ray.runs import names
+from ecgscan_ray.runs.folder import flat, holds_same_work, read_json, setting_differences
+from ecgscan_ray.runs.needs import Need, needs
+from ecgscan_ray.runs.spec import total_steps
+from ecgscan_ray.runs.trials import StopRule, Trial, TrialStore, trial_id
+from ecgscan_ray.runtime import ablation, ray_quirks
 from ecgscan_ray.runtime.attend import attend
-from ecgscan_ray.runtime.cluster import check_address, root_cause, start_ray
-from ecgscan_ray.runtime.demand import Need, await_room
-from ecgscan_ray.runtime.fit_to_store import fit_to_store
+from ecgscan_ray.runtime.cluster import check_address, start_ray
+from ecgscan_ray.runtime.demand import await_room
+from ecgscan_ray.runtime.failures import root_cause
 from ecgscan_ray.runtime.pretrain import pretrain
-from ecgscan_ray.runtime.run_folder import read_json, refuse_other_things, total_steps
-from ecgscan_ray.runtime.stream import needs
-from ecgscan_ray.runtime.trials import StopRule, TrialStore, trial_id
 from ecgscan_ray.store.manifest import Manifest, read_manifest
+from ecgscan_ray.tasks.fit_to_store import fit_to_store
+from ecgscan_ray.tasks.pretrain import Pretrain
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +47,6 @@ Train = Callable[..., None]
 
 TRIAL_CPUS = 0.01
 """A trial's own process holds nearly nothing: the work is done by the workers that it starts."""
-
-_TUNE_ENVIRONMENT = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints boxes at any verbosity
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in settings mean what they mean here
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a trial's metrics are in its run folder
-}
 
 _MAY_CHANGE = {"trials", "max_concurrent", "deadline_s"}
 """Settings in which a command may differ from the one that began the sweep."""
@@ -136,7 +133,7 @@ def _check_space(config: SweepConfig, base: dict[str, Any]) -> None:
     """Every value that a trial may get is tried on the config now, not in the middle of the night."""
     resolved = build(Config, base, where=f"base {config.base}")
     _check_metric(config.metric, resolved)
-    known = _flat(resolved.model_dump(mode="json"))
+    known = flat(resolved.model_dump(mode="json"))
     for key, span in config.space.items():
         if key not in known:
             raise ConfigError(f"unknown setting '{key}'", where="space", fix=near_miss(key, known))
@@ -156,7 +153,7 @@ def _check_space(config: SweepConfig, base: dict[str, Any]) -> None:
 
 
 def _check_metric(metric: str, base: Config) -> None:
-    known = [f"validation.{name}" for name in SCORES[base.task]]
+    known = [f"validation.{name}" for name in Pretrain.scores]
     if metric not in known:
         raise ConfigError(f"no trial measures '{metric}'", where="metric", fix=near_miss(metric, known))
     if not base.training.validation_rows:
@@ -165,8 +162,8 @@ def _check_metric(metric: str, base: Config) -> None:
 
 def _check_store(config: SweepConfig, base: Config, store: str, manifest: Manifest) -> None:
     """Says once what every trial would leave out on this store, where nobody reads it."""
-    fitted = fit_to_store(base, store, manifest)
-    measured = [f"validation.{name}" for name in SCORES[base.task] if "text" not in name or fitted.objective.uses_text]
+    fitted = fit_to_store(base, Pretrain(), store, manifest)
+    measured = [f"validation.{name}" for name in Pretrain.scores if "text" not in name or fitted.objective.uses_text]
     if not fitted.training.validation_rows or config.metric not in measured:
         raise ConfigError(
             f"'{config.metric}' cannot be measured on this store",
@@ -179,64 +176,54 @@ def _check_store(config: SweepConfig, base: Config, store: str, manifest: Manife
         logger.warning("objective.gram_weight is in the space, and has no effect without reports")
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return flat
-
-
 def _claim(config: SweepConfig, base: dict[str, Any], digest: str, book: TrialStore, fresh: bool) -> None:
     """Take an empty folder, or one whose sweep never began a trial, or recognise the sweep that is in it."""
-    out = book.out
-    open_filesystem(out, create=True)
-    mine: dict[str, Any] = {
+    uri = join(book.out, names.SWEEP)
+    identity: dict[str, Any] = {
         "sweep": config.model_dump(mode="json", exclude=_MAY_CHANGE),
         "base": build(Config, base, where=f"base {config.base}").training_identity(),
         "manifest_digest": digest,
     }
-    uri = join(out, "sweep.json")
-    if not exists(uri):
-        refuse_other_things(out, ["sweep.json"])
-    elif fresh:
-        raise RunError("--fresh needs an empty folder, this one holds a sweep", where=out)
-    elif book.names() or exists(join(out, "teacher")):
-        _refuse_another(read_json(uri), mine, out)
-        return
-    write_bytes_atomic(uri, json.dumps(mine, indent=1).encode())
+    begun = holds_same_work(
+        book.out,
+        "sweep",
+        names.SWEEP,
+        fresh=fresh,
+        has_begun=lambda: bool(book.names()) or exists(join(book.out, names.SHARED_TEACHER)),
+        differences=lambda: _refused_differences(read_json(uri), identity, book.out),
+    )
+    if not begun:
+        write_bytes_atomic(uri, json.dumps(identity, indent=1).encode())
 
 
-def _refuse_another(theirs: dict[str, Any], mine: dict[str, Any], out: str) -> None:
-    if theirs.get("manifest_digest") != mine["manifest_digest"]:
+def _refused_differences(before: dict[str, Any], after: dict[str, Any], out: str) -> list[str]:
+    if before.get("manifest_digest") != after["manifest_digest"]:
         raise RunError("holds a sweep on another store", where=out, fix="Give another --out.")
-    before, after = _flat(theirs), _flat(mine)
-    differ = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
-    if differ:
-        raise RunError(f"holds a sweep with other settings: {', '.join(differ)}", where=out, fix="Give another --out.")
+    return setting_differences(before, after)
 
 
 def _exhausted(out: str, config: SweepConfig) -> bool:
     """Whether an earlier command asked for as many trials and ran them all (some may have been the same trial)."""
-    uri = join(out, "finished.json")
+    uri = join(out, names.FINISHED)
     return exists(uri) and read_json(uri).get("trials", 0) >= config.length
 
 
 def _start(config: SweepConfig, base: dict[str, Any]) -> None:
     """Ray, and Tune without its noise."""
     resources = build(Config, base, where="base").resources
-    for name, value in _TUNE_ENVIRONMENT.items():
+    for name, value in ray_quirks.TUNE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # every trial's blocks want their room: in a full store Ray collects garbage in all processes, over and over
     start_ray(resources.model_copy(update={"object_store_mb": resources.object_store_mb * config.max_concurrent}))
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # misses the files of the loggers switched off above
+    ray_quirks.silence_tune_warning()
 
 
 def _search(config: SweepConfig, plan: _TrialSettings, left: int) -> None:
     _preflight(config, plan)
     for name in plan.book.names():  # of an earlier command, whose trials may have run on other machines
         delete_file(join(plan.book.run_folder(name), LEASE_NAME))
-    filesystem, path = open_filesystem(join(plan.book.out, "tune"), create=True)
+    filesystem, path = open_filesystem(join(plan.book.out, names.TUNE), create=True)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(_trial, plan=plan), {"CPU": TRIAL_CPUS}),
         tune_config=tune.TuneConfig(
@@ -258,7 +245,7 @@ def _search(config: SweepConfig, plan: _TrialSettings, left: int) -> None:
     )
     attend(tuner.fit, plan.book.out, "The same command goes on with what is left.")
     if time.time() < plan.deadline:
-        write_bytes_atomic(join(plan.book.out, "finished.json"), json.dumps({"trials": config.length}).encode())
+        write_bytes_atomic(join(plan.book.out, names.FINISHED), json.dumps({"trials": config.length}).encode())
 
 
 def _preflight(config: SweepConfig, plan: _TrialSettings) -> None:
@@ -379,5 +366,5 @@ def _write_report(config: SweepConfig, book: TrialStore) -> dict[str, Any]:
             f"# The best of {len(trials)} trials ({name}, {config.metric} {score:.4f})\n"
             f"# on {config.base}, for a whole run; what the trials changed to be short is left out ({shortened}).\n"
         )
-        write_bytes_atomic(join(book.out, "best.yaml"), (head + dump_yaml(best)).encode())
+        write_bytes_atomic(join(book.out, names.BEST_CONFIG), (head + dump_yaml(best)).encode())
     return content

@@ -1,4 +1,4 @@
-"""What a command shows and how it leaves: our lines on stderr, the stacks of native code nowhere, no process behind."""
+"""What a command shows and how it ends: our lines on the terminal, Ray's in a log file, no process left behind."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 AGAIN_S = 2.0
 """An interrupt that nobody handles by then is raised again."""
 
 _taken = False
+_ray_log: Path | None = None
+
+logger = logging.getLogger(__name__)
 
 
 def take() -> None:
-    """Give Python's stderr a descriptor of its own: what native code writes to the old one can then go elsewhere.
+    """Give Python's stdout and stderr descriptors of their own: what native code writes to 1 and 2 can then go elsewhere.
 
-    SIGTERM becomes what Ctrl-C is. For the command line; a program that imports this package keeps its streams.
+    SIGTERM is handled like Ctrl-C. For the command line; a program that imports this package keeps its streams.
     """
     global _taken
     _taken = True
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
@@ -38,7 +44,7 @@ def _interrupt(*_: Any) -> None:
 
 
 def _interrupt_again(*_: Any) -> None:
-    """Imports and native code swallow an interrupt at times; one that is being handled is left alone."""
+    """Raise again an interrupt that an import or native code has swallowed; not one that is being handled."""
     error = sys.exc_info()[1]
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
@@ -46,27 +52,45 @@ def _interrupt_again(*_: Any) -> None:
         raise KeyboardInterrupt
 
 
-def divert() -> None:
-    """Ray's native code prints lines and stacks that say nothing to users; its log files have them too."""
-    if _taken:
-        _silence(2)
+def divert(log: Path) -> None:
+    """Send to a log file what native code (Ray's) writes to the terminal, and Python's warnings.
+
+    Args:
+        log: The file; it is made, for its owner alone.
+    """
+    global _ray_log
+    if not _taken or _ray_log is not None:
+        return
+    _ray_log = log
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for number in (1, 2):
+        os.dup2(descriptor, number)
+    os.close(descriptor)
+    logging.captureWarnings(True)
+    logger.info("Ray's messages go to %s", log)
 
 
-def quieten(loggers: Iterable[str]) -> None:
-    """Take from these loggers what writes to the terminal; what writes to log files stays."""
-    if _taken:
-        for logger in map(logging.getLogger, loggers):
-            for handler in list(logger.handlers):
-                if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
-                    logger.removeHandler(handler)
+def divert_loggers(names: Iterable[str]) -> None:
+    """Send to the same file what these loggers would write to the terminal; their own log files stay."""
+    if _ray_log is None:
+        return
+    for name in names:
+        ray_logger = logging.getLogger(name)
+        for handler in list(ray_logger.handlers):
+            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+                ray_logger.removeHandler(handler)
+        handlers = (handler for handler in ray_logger.handlers if isinstance(handler, logging.FileHandler))
+        if not any(handler.baseFilename == str(_ray_log) for handler in handlers):
+            ray_logger.addHandler(logging.FileHandler(_ray_log))
+        ray_logger.propagate = False
 
 
 def leave(status: int) -> None:
-    """End Ray's processes and this one; without Ray and Arrow, return. Once more Ctrl-C ends it at once.
+    """End Ray's processes and this one; without Ray and Arrow, return. Another Ctrl-C ends it at once.
 
-    After a failure, threads that wait for Ray would print what becomes of them, or wait for ever where the cluster is gone.
-    After success, everything is closed as usual, but the interpreter is not taken down: a thread of Arrow that comes back
-    to Python meanwhile would abort a process whose work is done.
+    After a failure, threads that wait for Ray would print errors, or never end if the cluster is gone.
+    After success, everything is closed as usual, but the interpreter is not finalised: a thread of Arrow that
+    calls into Python meanwhile would abort a process whose work is done.
     """
     signal.setitimer(signal.ITIMER_REAL, 0)
     if not {"ray", "pyarrow"} & sys.modules.keys():
@@ -93,7 +117,7 @@ def _end_ray() -> None:
     closing = threading.Thread(target=ray.shutdown, daemon=True)
     closing.start()
     closing.join(timeout=15)
-    for process in family:  # Ray's agents would notice by and by
+    for process in family:  # Ray's agents would end after minutes
         with contextlib.suppress(psutil.Error):
             process.kill()
 

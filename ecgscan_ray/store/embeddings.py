@@ -1,8 +1,8 @@
-"""What a frozen teacher says of a store's recordings and reports, kept beside the teacher.
+"""A frozen teacher's embeddings of a store's recordings and reports, stored next to the teacher.
 
-One Parquet file for each shard of the store, its rows and row groups the same as the shard's, so that both are read together
-and memory stays bounded. A recording has one vector; a report's vector is computed once a shard and stored once a row group
-(Parquet's dictionary). ``index.json`` is written last and says by digests which teacher, which store and which files.
+One Parquet file per shard of the store, with the same rows and row groups, so that both are read together and memory
+stays bounded. A recording has one vector; a report's vector is computed once per shard and stored once per row group
+(Parquet's dictionary). ``index.json`` is written last and identifies teacher, store and files by their digests.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from ecgscan_ray.store.shards import Expected, ShardError, open_checked, read_gr
 SCHEMA_VERSION = 1
 INDEX_NAME = "index.json"
 COLUMNS = ("teacher_signal", "teacher_report")
-"""Columns of a file, and their names in a batch: float32 bytes, null where there is no signal, no report."""
+"""Columns of a file, and their names in a batch: float32 bytes, null where there is no signal or no report."""
 EMBEDDING_SCHEMA = pa.schema([(name, pa.binary()) for name in COLUMNS])
 
 
 class EmbeddingFile(BaseModel):
-    """One file, of the shard of the same path.
+    """The file of the shard with the same path.
 
     Attributes:
         path: Relative to the folder.
         sha256: Of the file.
         rows: Recordings.
-        signals: Of them with a signal; ``signal_sum`` is the sum of their vectors.
-        reports: Of them with a report; ``report_sum`` is the sum of their vectors.
+        signals: Recordings with a signal; ``signal_sum`` is the sum of their vectors.
+        reports: Recordings with a report; ``report_sum`` is the sum of their vectors.
         split: Of the store.
     """
 
@@ -64,7 +64,7 @@ class EmbeddingIndex(BaseModel):
     files: list[EmbeddingFile]
 
     def means(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean vector over the training recordings that have a signal (D,), a report (L,); 0 where none has."""
+        """Mean vector over the training recordings that have a signal (D,) and a report (L,); 0 where none has."""
         train = [file for file in self.files if file.split == "train"]
         signal = np.sum([file.signal_sum for file in train], axis=0) / max(sum(file.signals for file in train), 1)
         report = np.sum([file.report_sum for file in train], axis=0) / max(sum(file.reports for file in train), 1)
@@ -72,7 +72,7 @@ class EmbeddingIndex(BaseModel):
 
 
 class EmbeddingWriter:
-    """Gathers one shard's vectors, row group by row group, and writes the file in one piece."""
+    """Collects one shard's vectors, row group by row group, and writes the file in one piece."""
 
     def __init__(self) -> None:
         self._sink = pa.BufferOutputStream()
@@ -90,17 +90,14 @@ class EmbeddingWriter:
     ) -> None:
         """One row group: vectors (n, D) and (n, L), and whether each row has them."""
         columns = []
-        for place, (vectors, has) in enumerate(((signal, has_signal), (report, has_report))):
-            kept = vectors.astype("<f4")
+        for column, (vectors, has) in enumerate(((signal, has_signal), (report, has_report))):
+            values = vectors.astype("<f4")
             columns.append(
-                pa.array([row.tobytes() if ok else None for row, ok in zip(kept, has, strict=True)], pa.binary())
+                pa.array([row.tobytes() if ok else None for row, ok in zip(values, has, strict=True)], pa.binary())
             )
-            total = kept[has].sum(axis=0, dtype=np.float64)
-            before = self._sums[place]
-            self._sums[place], self._known[place] = (
-                total if before is None else before + total,
-                self._known[place] + int(has.sum()),
-            )
+            total, before = values[has].sum(axis=0, dtype=np.float64), self._sums[column]
+            self._sums[column] = total if before is None else before + total
+            self._known[column] += int(has.sum())
         table = pa.table(dict(zip(COLUMNS, columns, strict=True)))
         if self._writer is None:
             self._writer = pq.ParquetWriter(
@@ -108,14 +105,14 @@ class EmbeddingWriter:
                 table.schema,
                 compression="zstd",
                 use_dictionary=[COLUMNS[1]],
-                dictionary_pagesize_limit=2**30,  # a report's vector once, however many there are
+                dictionary_pagesize_limit=2**30,  # a report's vector is stored once, however often it occurs
                 write_statistics=False,
             )
         self._writer.write_table(table, row_group_size=len(table))
         self._rows += len(table)
 
     def close(self, folder: str, path: str, split: str) -> EmbeddingFile:
-        """Write the file and say what it holds."""
+        """Write the file and return its entry in the index."""
         assert self._writer is not None  # a shard has at least one row group
         self._writer.close()
         content = self._sink.getvalue().to_pybytes()
@@ -134,12 +131,12 @@ class EmbeddingWriter:
 
 
 def write_index(folder: str, index: EmbeddingIndex) -> None:
-    """Call it when all files are in place."""
+    """Write the index, after all files."""
     write_bytes_atomic(join(folder, INDEX_NAME), index.model_dump_json(indent=1).encode())
 
 
 def read_index(folder: str, teacher_digest: str, manifest: Manifest) -> EmbeddingIndex | None:
-    """The index, if every file is there and whole, of this teacher and this store; else ``None``: they are made again.
+    """The index of this teacher and this store, if every file is complete; otherwise ``None``: compute them again.
 
     Raises:
         StoreError: The storage cannot be read.
@@ -150,8 +147,13 @@ def read_index(folder: str, teacher_digest: str, manifest: Manifest) -> Embeddin
         index = _parse(folder)
     except ShardError:
         return None
-    kept = (SCHEMA_VERSION, teacher_digest, manifest.digest(), [shard.path for shard in manifest.shards])
-    if kept != (index.schema_version, index.teacher_digest, index.manifest_digest, [file.path for file in index.files]):
+    expected = (SCHEMA_VERSION, teacher_digest, manifest.digest(), [shard.path for shard in manifest.shards])
+    if expected != (
+        index.schema_version,
+        index.teacher_digest,
+        index.manifest_digest,
+        [file.path for file in index.files],
+    ):
         return None
     try:
         for file, shard in zip(index.files, manifest.shards, strict=True):
@@ -171,14 +173,16 @@ def _parse(folder: str) -> EmbeddingIndex:
             return index
     except (ValueError, RecursionError):
         pass
-    raise ShardError("damaged index of a teacher's vectors", where=uri, fix="Delete its folder: they are made again.")
+    raise ShardError(
+        "damaged index of a teacher's embeddings", where=uri, fix="Delete its folder: they are computed again."
+    )
 
 
 class EmbeddingReader:
-    """A teacher's vectors for a store's rows, each file checked by its digest.
+    """A teacher's embeddings of a store's rows; each file is checked by its digest.
 
     Args:
-        folder: That ``read_index`` or ``write_index`` was given.
+        folder: With ``index.json``.
 
     Raises:
         ShardError: The index is missing or damaged.
@@ -196,16 +200,18 @@ class EmbeddingReader:
 
 
 def vectors(column: pa.ChunkedArray, dim: int) -> NDArray[np.float32]:
-    """A column as float32 (n, dim), 0 where there is none.
+    """A column as float32 (n, dim), 0 where null.
 
     Raises:
-        StoreError: A vector of another length.
+        StoreError: A vector has another length.
     """
-    found = np.zeros((len(column), dim), np.float32)
+    result = np.zeros((len(column), dim), np.float32)
     for row, value in enumerate(column.to_pylist()):
         if value is None:
             continue
         if len(value) != 4 * dim:
-            raise StoreError(f"a teacher's vector has {len(value)} bytes, not {4 * dim}", fix="Delete its embeddings.")
-        found[row] = np.frombuffer(value, "<f4")
-    return found
+            raise StoreError(
+                f"a teacher's embedding has {len(value)} bytes, not {4 * dim}", fix="Delete its embeddings."
+            )
+        result[row] = np.frombuffer(value, "<f4")
+    return result

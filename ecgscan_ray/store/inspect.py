@@ -1,4 +1,4 @@
-"""What a store holds, counted from its rows rather than believed: for ``ecgscan inspect``."""
+"""Contents of a store, counted from its rows instead of read from the manifest: for ``ecgscan inspect``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_FREQUENT = 20
 
 
 def inspect(store_uri: str) -> dict[str, Any]:
-    """Read every row of a store and say what is there.
+    """Read and count every row of a store.
 
     Returns:
         ``digest``, ``source``, ``licence``, ``settings``, ``schema`` (column -> type), ``shards``, ``bytes``,
@@ -34,9 +34,9 @@ def inspect(store_uri: str) -> dict[str, Any]:
         StoreError: There is no store.
     """
     manifest = read_manifest(store_uri)
-    tally = _Tally()
-    damaged = [shard.path for shard in manifest.shards if not _count(store_uri, shard, tally)]
-    residual = np.array(tally.residual_uv or [0.0])
+    counts = _StoreCounts()
+    damaged = [shard.path for shard in manifest.shards if not _count(store_uri, shard, counts)]
+    residual = np.array(counts.residual_uv or [0.0])
     size = sum(shard.bytes for shard in manifest.shards)
     return {
         "digest": manifest.digest(),
@@ -48,18 +48,18 @@ def inspect(store_uri: str) -> dict[str, Any]:
         "shards": len(manifest.shards),
         "bytes": size,
         "bytes_per_row": round(size / max(1, _rows(manifest)), 1),
-        "splits": {split: tally.split(split) for split in SPLITS},
+        "splits": {split: counts.split(split) for split in SPLITS},
         "quarantined": manifest.quarantined,
-        "patients_in_two_splits": tally.leaks(),
-        "rows_without_patient": tally.without_patient.total(),
-        "missing_share": tally.missing / max(1, tally.samples),
-        "flat_leads": tally.flat,
+        "patients_in_two_splits": counts.leaks(),
+        "rows_without_patient": counts.without_patient.total(),
+        "missing_share": counts.missing / max(1, counts.samples),
+        "flat_leads": counts.flat,
         "lead_residual_uv": {
             "median": float(np.median(residual)),
             "max": float(residual.max()),
             "recordings_above_2": int((residual > _LAW_UV).sum()),
         },
-        "rounding_uv": tally.rounding_uv,
+        "rounding_uv": counts.rounding_uv,
         "damaged": damaged,
     }
 
@@ -68,18 +68,18 @@ def _rows(manifest: Manifest) -> int:
     return sum(shard.rows for shard in manifest.shards)
 
 
-def _count(store_uri: str, shard: Shard, tally: _Tally) -> bool:
-    """Add a shard's rows to the tally; False if they are not those of the manifest."""
+def _count(store_uri: str, shard: Shard, counts: _StoreCounts) -> bool:
+    """Add a shard's rows to the counts; False if the shard is damaged."""
     try:
         tables = [read_row_groups(store_uri, shard, [group]) for group in range(len(shard.row_groups))]
     except ShardError:
         return False
     for table in tables:
-        tally.add(shard.split, table)
+        counts.add(shard.split, table)
     return True
 
 
-class _Tally:
+class _StoreCounts:
     """Running counts over the rows of a store."""
 
     def __init__(self) -> None:
@@ -132,4 +132,6 @@ class _Tally:
 
     def leaks(self) -> int:
         """Patients in more than one split."""
-        return sum(count > 1 for count in Counter(who for split in SPLITS for who in self.patients[split]).values())
+        return sum(
+            count > 1 for count in Counter(patient for split in SPLITS for patient in self.patients[split]).values()
+        )

@@ -1,4 +1,4 @@
-"""The table of contents of a store: written last, so that a store without one is not a store."""
+"""The table of contents of a store: written last, so that a folder without one is not a store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUARANTINE_NAME = "quarantine.parquet"
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 
 MAX_ROW_GROUP = 2**20
-"""Rows: far above what is written, so that a damaged number cannot fill the memory."""
+"""Rows; far above what is written, so that a damaged number cannot exhaust memory."""
 MAX_SHARD_BYTES = 2**40
 _NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9._-]*")
 
@@ -58,11 +58,11 @@ class Manifest(BaseModel):
     Attributes:
         schema_version: Of the rows; another version is refused.
         source: Name of the source, e.g. ``ptbxl``.
-        licence: Of the recordings, where the source knows it.
-        settings: What ``prepare`` was asked for (rate, folds, seed, ...).
-        shards: All Parquet files with rows, in the order of split and number.
+        licence: Of the recordings, where the source states it.
+        settings: Arguments of ``prepare`` (rate, folds, seed, ...).
+        shards: All Parquet files with rows, ordered by split and number.
         counts: Rows by split, facet and value.
-        quarantined: Recordings left out, by reason.
+        quarantined: Rejected recordings, by reason.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -76,7 +76,7 @@ class Manifest(BaseModel):
     quarantined: dict[str, int] = {}
 
     def digest(self) -> str:
-        """sha256 of the content: equal for stores with equal rows in equal order, whichever revision their names carry."""
+        """sha256 of the content: equal for stores with equal rows in equal order, whatever their revision."""
         shards = [(_REVISION.sub("", s.path), s.split, s.row_groups, s.sha256) for s in self.shards]
         content = [self.schema_version, self.source, shards]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -131,7 +131,7 @@ def _first_fault(error: ValidationError) -> str:
 
 
 def _fault(shard: Shard) -> str | None:
-    """What no shard of ours has: a path out of the store, an unknown split, numbers that do not agree."""
+    """What is wrong with a shard's entry: a path out of the store, an unknown split, inconsistent numbers."""
     if not all(_NAME.fullmatch(part) for part in shard.path.split("/")):
         return "not a path within the store"
     if shard.split not in SPLITS:
@@ -146,7 +146,7 @@ def _fault(shard: Shard) -> str | None:
 
 
 def write_manifest(store_uri: str, manifest: Manifest) -> None:
-    """Write the manifest, whole or not at all. Call it when everything else of the store is in place.
+    """Write the manifest, whole or not at all, after all other files of the store.
 
     Raises:
         StoreError: It cannot be written, or another command took the store over.

@@ -1,4 +1,4 @@
-"""A store that is replaced stays whole until the new one is: the shards of each revision have names of their own."""
+"""Replacing a store: the old one stays valid until the new one is complete, since shards of each revision have other names."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from ecgscan_ray import filesystem
 from ecgscan_ray.errors import StoreError
 from ecgscan_ray.store.manifest import MANIFEST_NAME, QUARANTINE_NAME, SPLITS, Manifest, read_manifest
 
-_STORE_FILE = re.compile(
+STORE_FILE = re.compile(
     rf"((?P<split>{'|'.join(SPLITS)})-\d{{5}}(-r(?P<revision>\d{{1,6}}))?\.parquet"
     rf"|{re.escape(QUARANTINE_NAME)}|{re.escape(MANIFEST_NAME)})(\.tmp-\w+)?"
 )
 
 
 def check_files(store: str, manifest: Manifest) -> None:
-    """Every shard is there and as long as the manifest says.
+    """Check that every shard exists with the size in the manifest.
 
     Raises:
-        StoreError: One is not.
+        StoreError: One is missing or has another size.
     """
     sizes = filesystem.list_sizes(store)
     for shard in manifest.shards:
@@ -30,26 +30,26 @@ def check_files(store: str, manifest: Manifest) -> None:
 
 
 def file_names(manifest: Manifest) -> set[str]:
-    """All files of a store."""
+    """Names of all files of a store."""
     return {MANIFEST_NAME, QUARANTINE_NAME, *(shard.path for shard in manifest.shards)}
 
 
 def files_to_keep(store: str) -> set[str]:
-    """Files of the store that is to be replaced; all that look like ours where its manifest cannot be read."""
+    """Files of the store that is to be replaced; all with the name of a store's file where its manifest is unreadable."""
     try:
         return file_names(read_manifest(store))
     except StoreError:
-        return {name for name in filesystem.list_files(store) if _STORE_FILE.fullmatch(name)}
+        return {name for name in filesystem.list_files(store) if STORE_FILE.fullmatch(name)}
 
 
-def unused_revision(kept: set[str]) -> int:
-    """The first number that no shard among these carries."""
-    used = {int(match["revision"] or 0) for name in kept if (match := _STORE_FILE.fullmatch(name)) and match["split"]}
+def unused_revision(keep: set[str]) -> int:
+    """The first revision number that no shard among these files has."""
+    used = {int(match["revision"] or 0) for name in keep if (match := STORE_FILE.fullmatch(name)) and match["split"]}
     return next(number for number in range(len(used) + 1) if number not in used)
 
 
-def clear(store: str, kept: set[str]) -> None:
-    """Delete what other attempts and revisions left."""
+def delete_other_files(store: str, keep: set[str]) -> None:
+    """Delete files of other attempts and revisions."""
     for name in filesystem.list_files(store):
-        if _STORE_FILE.fullmatch(name) and name not in kept:
+        if STORE_FILE.fullmatch(name) and name not in keep:
             filesystem.delete_file(filesystem.join(store, name))

@@ -1,9 +1,9 @@
-"""One row a recording: the Parquet schema, and the coding of twelve leads into few bytes.
+"""One row per recording: the Parquet schema, and the coding of twelve leads into few bytes.
 
-A signal is coded as integers on a common step. For I, II and V1..V6 the difference to the sample before is kept; for
-III, aVR, aVL and aVF the small amount by which they miss the lead laws. Both are zigzag-coded (small amounts of either
-sign become small numbers) and split into planes of low and high bytes, one column each, which Zstandard then presses
-to less than a third. Missing samples repeat the one before and are listed as runs.
+A signal is coded as integers on a common step. For I, II and V1..V6 the difference to the previous sample is stored; for
+III, aVR, aVL and aVF the deviation from the lead laws. Both are zigzag-coded (small values of either sign become small
+numbers) and split into planes of low and high bytes, one column each, which Zstandard compresses to less than a third.
+Missing samples repeat the one before and are listed as runs.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ SCHEMA = pa.schema(
     ]
 )
 _CHEST = slice(6, 12)
-_STEPS = (1000.0, 2000.0, 4000.0)  # tried where the reader knows no common step: 1, 1/2, 1/4 uV
+_STEPS = (1000.0, 2000.0, 4000.0)  # tried where the reader states no common step: 1, 1/2, 1/4 uV
 _FINEST_STEPS = 20000.0  # 1/20 uV; finer ones are not worth their bytes
 _MIN_FS, _MAX_FS, _MAX_SECONDS = 10.0, 100_000.0, 86_400.0
-_MIN_STEPS, _MAX_STEPS = 1e-6, 1e12  # a mV; what is outside gives infinite samples or none
+_MIN_STEPS, _MAX_STEPS = 1e-6, 1e12  # per mV; outside, samples would be infinite or all 0
 _Ints = NDArray[np.int64]
 
 
 def pack(recordings: Sequence[Recording], split: str = "") -> pa.Table:
-    """Rows of ``SCHEMA``, one a recording.
+    """Rows of ``SCHEMA``, one per recording.
 
     Samples come back exactly where all leads share one step (``steps_per_mv``, or 1, 1/2, 1/4 uV). Otherwise they are
-    rounded to ``steps_per_mv``, or to 1 uV where that is unknown (as after resampling), and ``rounding_uv`` says by how
-    much at most.
+    rounded to ``steps_per_mv``, or to 1 uV where that is unknown (as after resampling), and ``rounding_uv`` is the largest
+    error.
 
     Raises:
         RecordingError: A sample is infinite.
@@ -87,12 +87,12 @@ def _row(recording: Recording, split: str) -> dict[str, object]:
         "steps_per_mv": steps,
         "rounding_uv": rounding_uv,
         "missing": runs.ravel(),
-        **_encode(_hold(counts, known) if len(runs) else counts),
+        **_encode(_repeat_last_known(counts, known) if len(runs) else counts),
     }
 
 
 def _quantise(signal: NDArray[np.float32], declared: float | None) -> tuple[float, _Ints, float]:
-    """Steps a mV, samples in steps (0 where missing), and the largest rounding error in uV."""
+    """Steps per mV, samples in steps (0 where missing), and the largest rounding error in uV."""
     known = np.isfinite(signal)
     values = np.where(known, signal, 0).astype(np.float64)
 
@@ -118,11 +118,11 @@ def _runs(missing: NDArray[np.bool_]) -> NDArray[np.int32]:
     return np.stack([lead, start, np.nonzero(edges == -1)[1]], axis=1).astype(np.int32)
 
 
-def _hold(counts: _Ints, known: NDArray[np.bool_]) -> _Ints:
-    """Missing samples repeat the last known one (0 at the start), so that their difference costs nothing."""
+def _repeat_last_known(counts: _Ints, known: NDArray[np.bool_]) -> _Ints:
+    """Missing samples repeat the last known one (0 at the start), so that their difference is 0."""
     last = np.maximum.accumulate(np.where(known, np.arange(counts.shape[1]), -1), axis=1)
-    held = np.take_along_axis(counts, np.maximum(last, 0), axis=1)
-    return np.where(last < 0, 0, held)
+    repeated = np.take_along_axis(counts, np.maximum(last, 0), axis=1)
+    return np.where(last < 0, 0, repeated)
 
 
 def _encode(counts: _Ints) -> dict[str, bytes]:
@@ -141,31 +141,31 @@ def _encode(counts: _Ints) -> dict[str, bytes]:
 
 
 def check_rows(table: pa.Table) -> None:
-    """Refuse rows that ``pack`` cannot have written, so that they can be unpacked.
+    """Check that rows are as ``pack`` writes them and can be unpacked.
 
     Raises:
-        ValueError: With the first such recording.
+        ValueError: A row is not; names its recording.
     """
     lengths, fs, steps = (table[name].to_numpy() for name in ("sig_len", "fs", "steps_per_mv"))
     size = {name: _Blobs(table[name]).size for name in PLANES}
     low = 8 * lengths.astype(np.int64)
     wide = size["leads_high"] == 3 * low
-    good = (lengths > 0) & (fs >= _MIN_FS) & (fs <= _MAX_FS) & (lengths <= fs * _MAX_SECONDS)
-    good &= (steps >= _MIN_STEPS) & (steps <= _MAX_STEPS)
-    good &= (size["leads_low"] == low) & (size["laws_low"] == low // 2)
-    good &= wide | (size["leads_high"] == low)
-    good &= size["laws_high"] == np.where(wide, 3, 1) * (low // 2)
-    good &= np.array(
+    valid = (lengths > 0) & (fs >= _MIN_FS) & (fs <= _MAX_FS) & (lengths <= fs * _MAX_SECONDS)
+    valid &= (steps >= _MIN_STEPS) & (steps <= _MAX_STEPS)
+    valid &= (size["leads_low"] == low) & (size["laws_low"] == low // 2)
+    valid &= wide | (size["leads_high"] == low)
+    valid &= size["laws_high"] == np.where(wide, 3, 1) * (low // 2)
+    valid &= np.array(
         [_runs_fit(runs, length) for runs, length in zip(table["missing"].to_pylist(), lengths, strict=True)], bool
     )
-    good &= ~np.array([table[field.name].is_null().to_numpy() for field in SCHEMA if not field.nullable]).any(axis=0)
-    if not good.all():
-        bad = int(np.flatnonzero(~good)[0])
-        raise ValueError(f"recording {str(table['id'][bad].as_py())[:40]!r} is damaged")
+    valid &= ~np.array([table[field.name].is_null().to_numpy() for field in SCHEMA if not field.nullable]).any(axis=0)
+    if not valid.all():
+        first = int(np.flatnonzero(~valid)[0])
+        raise ValueError(f"recording {str(table['id'][first].as_py())[:40]!r} is damaged")
 
 
 def _runs_fit(runs: list[int | None], length: int) -> bool:
-    """Whether they are triples of lead, start and stop within the signal."""
+    """Whether runs are triples of lead, start and stop within the signal."""
     if not runs:
         return True
     if len(runs) % 3 or None in runs:
@@ -175,7 +175,7 @@ def _runs_fit(runs: list[int | None], length: int) -> bool:
 
 
 def unpack(table: pa.Table) -> list[Recording]:
-    """The recordings behind rows of ``SCHEMA``, in order."""
+    """The recordings of rows of ``SCHEMA``, in order."""
     columns = table.drop_columns([*PLANES, "missing"]).to_pylist()
     return [
         Recording(
@@ -184,7 +184,7 @@ def unpack(table: pa.Table) -> list[Recording]:
             patient_id=row["patient_id"],
             signal_mv=signal,
             fs=row["fs"],
-            report=repaired(row["report"], row["source"]),  # older stores hold it as published
+            report=repaired(row["report"], row["source"]),  # older stores have it as published
             labels=dict(row["labels"]),
             age=row["age"],
             sex=row["sex"],
@@ -198,7 +198,7 @@ def unpack(table: pa.Table) -> list[Recording]:
 def unpack_signals(table: pa.Table) -> list[NDArray[np.float32]]:
     """Only the signals of packed rows: (12, T) float32 in mV each, NaN where missing.
 
-    Rows of equal length and width are decoded together; those signals share one array.
+    Rows of equal length and code width are decoded together; their signals share one array.
     """
     planes = {name: _Blobs(table[name]) for name in PLANES}
     steps = table["steps_per_mv"].to_numpy()
@@ -242,7 +242,7 @@ def _decode(low: NDArray[np.uint8], high: NDArray[np.uint8], channels: int, sig_
 
 
 class _Blobs:
-    """A binary column as equal slices of one buffer, without a Python object a row."""
+    """A binary column as slices of one buffer, without a Python object per row."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         array = column.combine_chunks()

@@ -21,24 +21,24 @@ from ecgscan_ray.store.manifest import QUARANTINE_NAME, Manifest, Shard
 from ecgscan_ray.store.schema import PLANES, SCHEMA, check_rows, pack, unpack
 
 COMPRESSION_LEVEL = 15
-"""Of Zstandard: 7.4 kB and 2.5 ms a 100 Hz recording; 19 wins 0.3 % more for four times the time."""
+"""Of Zstandard: 7.4 kB and 2.5 ms per 100 Hz recording; 19 saves another 0.3 % in four times the time."""
 
 _MAX_EXPANSION = 4096
-"""Bytes that a byte of a file may unpack to: flat leads reach hundreds, a file made to fill the memory millions."""
+"""Largest expansion of a file in memory: flat leads reach hundreds, a decompression bomb millions."""
 _CHUNK = 8 * 2**20
 
 QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "origin", "reason", "detail")])
 
 
 class ShardWriter:
-    """Gathers row groups of one shard in memory and writes the file in one piece.
+    """Collects row groups of one shard in memory and writes the file in one piece.
 
     Args:
         store_uri: The store.
         split: ``train``, ``validation`` or ``test``.
         number: Of the shard within its split.
         compression_level: Of Zstandard.
-        revision: Of the store in its place; 0 for the first one.
+        revision: Of the store at this URI; 0 for the first.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class ShardWriter:
         self._writer = parquet_writer(self._sink, SCHEMA, compression_level)
 
     def add(self, recordings: Sequence[Recording]) -> None:
-        """Append the recordings as one row group; none is no row group."""
+        """Append the recordings as one row group; without recordings, nothing."""
         self.add_table(pack(recordings, self._split))
 
     def add_table(self, table: pa.Table) -> None:
@@ -61,7 +61,7 @@ class ShardWriter:
             self._row_groups.append(len(table))
 
     def close(self) -> Shard | None:
-        """Write the file and say what it holds; a shard without rows is not written and is ``None``.
+        """Write the file; a shard without rows is not written and gives ``None``.
 
         Raises:
             StoreError: The store cannot be written.
@@ -82,31 +82,31 @@ class ShardWriter:
 
 
 def parquet_writer(sink: pa.NativeFile, schema: pa.Schema, compression_level: int) -> pq.ParquetWriter:
-    """A Parquet writer with Zstandard; no dictionaries and no statistics on the signal's bytes."""
-    plain = [name for name in schema.names if name not in PLANES]
+    """A Parquet writer with Zstandard; no dictionaries or statistics for the signal's bytes."""
+    text_columns = [name for name in schema.names if name not in PLANES]
     return pq.ParquetWriter(
         sink,
         schema,
         compression="zstd",
         compression_level=compression_level,
-        use_dictionary=[name for name in plain if name in ("source", "split", "language", "sex")],
-        write_statistics=["id"] if "id" in plain else False,
+        use_dictionary=[name for name in text_columns if name in ("source", "split", "language", "sex")],
+        write_statistics=["id"] if "id" in text_columns else False,
     )
 
 
 class ShardError(StoreError):
-    """A file of a store that is missing, damaged, or another one than the manifest says. Trying again does not help."""
+    """A file of a store is missing, damaged, or not the one in the manifest. A retry does not help."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What is known of a Parquet file before it is opened.
+    """What a Parquet file must be, known before it is opened.
 
     Attributes:
         sha256: Of the whole file.
         row_groups: Rows of each row group.
         schema: Of its columns.
-        bytes: Size, where it is known.
+        bytes: Size, where known.
     """
 
     sha256: str
@@ -116,16 +116,16 @@ class Expected:
 
 
 _checked: dict[tuple[str, str, object], pq.FileMetaData] = {}
-"""Footers of the files whose digest this process has checked, by URI, digest and what the file system says of the file."""
+"""Footers of the files whose digest this process has checked, by URI, digest and the file system's state of the file."""
 
 
 @contextmanager
 def open_checked(uri: str, expected: Expected) -> Iterator[pq.ParquetFile]:
-    """A Parquet file that is what it should be.
+    """Open a Parquet file and check that it is the expected one.
 
-    A process reads a file whole when it opens it first, and compares size and sha256; again where a local file has changed
-    since. Otherwise it compares the footer alone, which is read anyway: another object in a bucket is noticed, without
-    reading everything for each row group.
+    At the first opening, and after a local file has changed, the process reads the whole file and compares size and
+    sha256. Later it compares the footer, which is read anyway: a replaced object in a bucket is noticed without reading
+    everything for each row group.
 
     Raises:
         ShardError: The file is missing, damaged, or another one.
@@ -152,11 +152,11 @@ def open_checked(uri: str, expected: Expected) -> Iterator[pq.ParquetFile]:
 
 
 def _state(files: fs.FileSystem, path: str) -> object:
-    """What changes with a local file; nothing for an object, which would cost a request each time."""
+    """Changes whenever a local file does; ``None`` for an object, where it would cost a request each time."""
     if not isinstance(files, fs.LocalFileSystem):
         return None
-    found = os.stat(path)
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    status = os.stat(path)
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _check_bytes(uri: str, stream: pa.NativeFile, expected: Expected) -> None:
@@ -180,18 +180,18 @@ def _check_footer(uri: str, file: pq.ParquetFile, expected: Expected, size: int)
     if not schema.equals(expected.schema):
         raise _damaged(uri, "has other columns")
     if rows != list(expected.row_groups):
-        raise _damaged(uri, f"has row groups of {_some(rows)} rows, not {_some(expected.row_groups)}")
+        raise _damaged(uri, f"has row groups of {_first_few(rows)} rows, not {_first_few(expected.row_groups)}")
     if not 0 <= unpacked <= _MAX_EXPANSION * size:
         raise _damaged(uri, f"would unpack to {unpacked / 1e6:.0f} MB")
 
 
-def _some(rows: Sequence[int]) -> str:
+def _first_few(rows: Sequence[int]) -> str:
     return ", ".join(map(str, rows[:4])) + (", ..." if len(rows) > 4 else "")
 
 
 @contextmanager
 def _parsing(uri: str) -> Iterator[None]:
-    """Whatever a parser raises on a file of the right digest, but written wrongly."""
+    """Translate whatever a parser raises on a malformed file of the right digest."""
     try:
         yield
     except (
@@ -210,7 +210,7 @@ def _parsing(uri: str) -> Iterator[None]:
 
 
 def _damaged(uri: str, what: str) -> ShardError:
-    return ShardError(f"shard {what}", where=uri, fix="Bring the file back, or prepare the store again.")
+    return ShardError(f"shard {what}", where=uri, fix="Restore the file, or prepare the store again.")
 
 
 def read_row_groups(
@@ -232,14 +232,14 @@ def read_row_groups(
 
 
 def expected(shard: Shard) -> Expected:
-    """What the manifest says of a shard."""
+    """The manifest's entry of a shard, as expectation of its file."""
     return Expected(shard.sha256, shard.row_groups, SCHEMA, shard.bytes)
 
 
 def read_groups(
     uri: str, file: pq.ParquetFile, row_groups: Sequence[int], columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """Row groups of an open file, in the order given, with as many rows as the footer says."""
+    """Row groups of an open file, in the order given, checked against the footer's number of rows."""
     rows = [file.metadata.row_group(k).num_rows for k in range(file.metadata.num_row_groups)]
     if not all(0 <= group < len(rows) for group in row_groups):
         raise _damaged(uri, f"has {len(rows)} row groups, asked for {list(row_groups)}")
@@ -260,18 +260,18 @@ def iterate_rows(store_uri: str, manifest: Manifest, split: str, limit: int | No
     Raises:
         ShardError: A shard is missing, damaged, or another one.
     """
-    left = manifest.rows(split) if limit is None else limit
+    remaining = manifest.rows(split) if limit is None else limit
     for shard in manifest.shards_of(split):
         for group in range(len(shard.row_groups)):
-            if left <= 0:
+            if remaining <= 0:
                 return
-            recordings = unpack(read_row_groups(store_uri, shard, [group]))[:left]
-            left -= len(recordings)
+            recordings = unpack(read_row_groups(store_uri, shard, [group]))[:remaining]
+            remaining -= len(recordings)
             yield from recordings
 
 
 def iterate_reports(store_uri: str, manifest: Manifest, split: str) -> Iterator[str | None]:
-    """Reports of one split in the store's order, shard by shard; of a shard only what they need is decoded.
+    """Reports of one split in the store's order, shard by shard; only the columns needed are decoded.
 
     Raises:
         ShardError: A shard is missing, damaged, or another one.
@@ -282,7 +282,7 @@ def iterate_reports(store_uri: str, manifest: Manifest, split: str) -> Iterator[
 
 
 def write_quarantine(store_uri: str, rows: Sequence[dict[str, str]]) -> None:
-    """The table of recordings left out: ``id``, ``origin``, ``reason``, ``detail`` each."""
+    """Write the table of rejected recordings: ``id``, ``origin``, ``reason``, ``detail``."""
     sink = pa.BufferOutputStream()
     table = pa.Table.from_pylist(sorted(rows, key=lambda row: (row["reason"], row["id"])), schema=QUARANTINE_SCHEMA)
     pq.write_table(table, sink, compression="zstd")
@@ -290,7 +290,7 @@ def write_quarantine(store_uri: str, rows: Sequence[dict[str, str]]) -> None:
 
 
 def read_quarantine(store_uri: str) -> pa.Table:
-    """The table of recordings left out."""
+    """The table of rejected recordings."""
     uri = filesystem.join(store_uri, QUARANTINE_NAME)
     content = filesystem.read_bytes(uri)
     with _parsing(uri):

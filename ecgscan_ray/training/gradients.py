@@ -1,29 +1,29 @@
-"""Gradients of one step: the loss of the whole batch, with the towers working on all of it or on a few rows at a time.
+"""Gradients of one step: the loss of the whole batch, with the towers working on all rows or on a few at a time.
 
-The loss is taken of the towers' joined output as if that were its input. What it asks of the output is then handed down
-through the towers: at once, or micro-batch by micro-batch, each run anew with the same random numbers (GradCache, arXiv
-2101.06983). Both give the same gradient; the second holds the activations of one micro-batch only.
+The loss is computed on the towers' joined output as if that were its input. Its gradient in that output is then propagated
+through the towers: at once, or micro-batch by micro-batch, each computed again with the same random numbers (GradCache,
+arXiv 2101.06983). Both give the same gradient; the second holds the activations of one micro-batch only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ecgscan_ray.batch import DeviceBatch
 from ecgscan_ray.distributed import global_sum, world_size
 from ecgscan_ray.errors import ConfigError
-from ecgscan_ray.model.ecgscan import ECGScan
-from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.training.precision import Precision
+from ecgscan_ray.training.task import Loss, Tensors
 
-Tensors = dict[str, Tensor]
-Loss = Callable[[Any, Tensors, float], Tensors]
-"""(model's output, batch, progress in [0, 1]) -> every term and their weighted sum ``loss``."""
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether the statistics of any layer are those of the rows that it sees at once."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 class GradCache:
@@ -32,7 +32,7 @@ class GradCache:
     Args:
         model: What is trained.
         parallel: The same, data-parallel where there are several workers.
-        objective: The loss.
+        loss: Of the whole batch.
         micro_batch: Rows that the towers see at once; ``None`` = all.
         precision: Arithmetic of the towers.
 
@@ -41,121 +41,151 @@ class GradCache:
     """
 
     def __init__(
-        self,
-        model: ECGScan | Teacher,
-        parallel: nn.Module,
-        objective: Loss,
-        micro_batch: int | None,
-        precision: Precision,
+        self, model: nn.Module, parallel: nn.Module, loss: Loss, micro_batch: int | None, precision: Precision
     ) -> None:
-        self._model, self._parallel, self._objective = model, parallel, objective
+        self._model, self._parallel, self._loss = model, parallel, loss
         self._micro_batch, self._precision = micro_batch, precision
-        if micro_batch and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        if micro_batch and has_batch_norm(model):
             raise ConfigError(
                 "the model has batch norm, which would see a few rows at a time",
                 where="training.micro_batch",
                 fix="Use a model with layer or group norm (e.g. convnext_atto), or no micro-batches.",
             )
 
-    def __call__(
-        self, tensors: Tensors, progress: float, seed: int, per_term_norms: bool
-    ) -> tuple[Tensors, Tensors, Tensors]:
+    def __call__(self, batch: DeviceBatch, progress: float, seed: int) -> tuple[Tensors, Tensors]:
         """One step's gradients; the optimiser has emptied ``grad`` before.
 
+        Where a term of this rank's loss is not finite, all gradients of this rank are NaN. Data-parallel averaging then
+        makes those of every rank NaN: the norm of the gradient tells all ranks, without a message of its own.
+
         Args:
-            tensors: This rank's rows of the batch.
+            batch: This rank's rows.
             progress: In [0, 1] of the run.
             seed: Of dropout and augmentation.
-            by_term: Measure each term's gradient norm at the image tower, too; of a teacher, at its signal side.
 
         Returns:
-            The model's output (without gradient), the objective's losses, ``*_gradient_norm`` of each unweighted term.
+            The model's output (without gradient), and the terms of the loss.
         """
-        rows = len(tensors["has_signal"])
-        size = self._micro_batch or rows
-        parts = [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
+        parts = self._parts(batch)
         if len(parts) == 1:
-            outputs = [self._forward(self._parallel, tensors, seed)]
+            outputs = [self._forward(self._parallel, batch, seed)]
         else:
             with torch.no_grad():
-                outputs = [self._forward(self._model, _rows(tensors, part), seed + k) for k, part in enumerate(parts)]
+                outputs = [self._forward(self._model, _rows(batch, part), seed + k) for k, part in enumerate(parts)]
         joint = _concat_outputs(outputs)
-        losses = self._objective(joint, tensors, progress)
-        norms = self._norms(tensors, parts, outputs, joint, losses, seed) if per_term_norms else {}
-        asked = _output_grads(joint, losses["loss"])
+        losses = self._loss(joint, batch, progress)
+        output_grads = _output_grads(joint, losses["loss"], _nan_unless_finite(losses))
         if len(parts) == 1:
-            torch.autograd.backward(*_backward_targets(outputs[0], asked, parts[0]))
+            torch.autograd.backward(*_backward_targets(outputs[0], output_grads, parts[0]))
         else:
             for k, part in enumerate(parts):
                 with nullcontext() if k == len(parts) - 1 else self._no_sync():
-                    output = self._forward(self._parallel, _rows(tensors, part), seed + k)
-                    torch.autograd.backward(*_backward_targets(output, asked, part))
-        return {name: value.detach() for name, value in joint.items()}, losses, norms
+                    output = self._forward(self._parallel, _rows(batch, part), seed + k)
+                    torch.autograd.backward(*_backward_targets(output, output_grads, part))
+        return {name: value.detach() for name, value in joint.items()}, losses
 
-    def _forward(self, model: nn.Module, tensors: Tensors, seed: int) -> Tensors:
-        torch.manual_seed(seed)
-        with torch.autocast(tensors["has_signal"].device.type, torch.bfloat16, enabled=self._precision == "bf16"):
-            return model(tensors)
+    def per_term_norms(self, module: nn.Module, batch: DeviceBatch, progress: float, seed: int) -> Tensors:
+        """Diagnostic: the norm of each unweighted term's gradient in the parameters of a module. Leaves ``grad`` alone.
 
-    def _no_sync(self) -> AbstractContextManager[None]:
-        """Gradients are added up on each rank; the last micro-batch averages the sum."""
-        parallel = self._parallel
-        return parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else nullcontext()
+        Args:
+            module: Part of the model.
+            batch: This rank's rows.
+            progress: In [0, 1] of the run.
+            seed: Of dropout and augmentation, as in the step.
 
-    def _norms(
-        self, tensors: Tensors, parts: list[slice], outputs: list[Tensors], joint: Tensors, losses: Tensors, seed: int
-    ) -> Tensors:
-        """Norm of each unweighted term's gradient in the tower's parameters, averaged over ranks as in training."""
-        measured = self._model.signal_encoder if isinstance(self._model, Teacher) else self._model.page.tower
-        tower = [p for p in measured.parameters() if p.requires_grad]
-        asked = {
-            name: _output_grads(joint, losses[name], keep=True) for name in losses if name.endswith("_loss") and tower
+        Returns:
+            ``<term>_gradient_norm`` of the gradient averaged over ranks, the same on all; empty if nothing of the module
+            is trained.
+        """
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        if not parameters:
+            return {}
+        parts = self._parts(batch)
+        with torch.set_grad_enabled(len(parts) == 1):
+            outputs = [self._forward(self._model, _rows(batch, part), seed + k) for k, part in enumerate(parts)]
+        joint = _concat_outputs(outputs)
+        losses = self._loss(joint, batch, progress)
+        output_grads = {
+            name: _output_grads(joint, loss, keep=True) for name, loss in losses.items() if name.endswith("_loss")
         }
-        sums: dict[str, Tensor] = {}
+        sums: Tensors = {}
         for k, part in enumerate(parts):
-            output = outputs[0] if len(parts) == 1 else self._forward(self._model, _rows(tensors, part), seed + k)
-            for name in asked:
-                found, demands = _backward_targets(output, asked[name], part)
-                grads = torch.autograd.grad(found, tower, demands, retain_graph=True, allow_unused=True)
-                flat = torch.cat(
-                    [
-                        (p.new_zeros(()).expand_as(p) if g is None else g).flatten()
-                        for p, g in zip(tower, grads, strict=True)
-                    ]
+            output = outputs[0] if len(parts) == 1 else self._forward(self._model, _rows(batch, part), seed + k)
+            for name, grads in output_grads.items():
+                targets, target_grads = _backward_targets(output, grads, part)
+                part_grads = torch.autograd.grad(
+                    targets, parameters, target_grads, retain_graph=True, allow_unused=True
                 )
+                flat = _flatten(parameters, part_grads)
                 sums[name] = sums[name] + flat if name in sums else flat
         return {
             f"{name.removesuffix('_loss')}_gradient_norm": global_sum(total).norm() / world_size()
             for name, total in sums.items()
         }
 
+    def _parts(self, batch: DeviceBatch) -> list[slice]:
+        rows = len(batch["has_signal"])
+        size = self._micro_batch or rows
+        return [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
 
-def _rows(tensors: Tensors, part: slice) -> Tensors:
-    return {name: value[part] for name, value in tensors.items()}
+    def _forward(self, model: nn.Module, batch: DeviceBatch, seed: int) -> Tensors:
+        torch.manual_seed(seed)
+        with torch.autocast(batch["has_signal"].device.type, torch.bfloat16, enabled=self._precision == "bf16"):
+            return cast(Tensors, model(batch))
+
+    def _no_sync(self) -> AbstractContextManager[None]:
+        """Gradients are added up on each rank; the last micro-batch averages the sum."""
+        parallel = self._parallel
+        return parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else nullcontext()
+
+
+def _rows(batch: DeviceBatch, part: slice) -> DeviceBatch:
+    tensors = cast(Tensors, batch)
+    return cast(DeviceBatch, {name: value[part] for name, value in tensors.items()})
 
 
 def _concat_outputs(outputs: list[Tensors]) -> Tensors:
     """The outputs of all micro-batches as new leaves: rows joined; scalars, which are the same in all, once."""
     joint = {}
     for name, value in outputs[0].items():
-        whole = value if value.ndim == 0 or len(outputs) == 1 else torch.cat([output[name] for output in outputs])
-        joint[name] = whole.detach().requires_grad_(whole.is_floating_point())
+        rows = value if value.ndim == 0 or len(outputs) == 1 else torch.cat([output[name] for output in outputs])
+        joint[name] = rows.detach().requires_grad_(rows.is_floating_point())
     return joint
 
 
-def _output_grads(joint: Tensors, loss: Tensor, keep: bool = False) -> Tensors:
-    """The loss's gradient in each output that it looks at."""
+def _nan_unless_finite(losses: Tensors) -> Tensor:
+    """The gradient of the loss in itself: 1, or NaN where a term is not finite. Decided on the device."""
+    finite = torch.stack([value.detach() for value in losses.values()]).isfinite().all()
+    loss = losses["loss"].detach()
+    return torch.where(finite, torch.ones_like(loss), torch.full_like(loss, float("nan")))
+
+
+def _output_grads(joint: Tensors, loss: Tensor, loss_grad: Tensor | None = None, keep: bool = False) -> Tensors:
+    """The loss's gradient in each output that it uses; ``loss_grad`` is that in the loss itself, 1 by default."""
     leaves = {name: value for name, value in joint.items() if value.requires_grad}
-    grads = torch.autograd.grad(loss, list(leaves.values()), retain_graph=keep, allow_unused=True)
+    grads = torch.autograd.grad(loss, list(leaves.values()), loss_grad, retain_graph=keep, allow_unused=True)
     return {name: grad for name, grad in zip(leaves, grads, strict=True) if grad is not None}
 
 
-def _backward_targets(output: Tensors, asked: Tensors, part: slice) -> tuple[list[Tensor], list[Tensor]]:
-    """What is asked of one micro-batch's output: tensors and their gradients.
+def _backward_targets(output: Tensors, output_grads: Tensors, part: slice) -> tuple[list[Tensor], list[Tensor]]:
+    """Where backward starts in one micro-batch's output: tensors and their gradients.
 
-    A scalar is asked once for all; later micro-batches get 0 for it, as DDP wants every parameter in the last one.
+    The gradient of a scalar is that of the whole batch: it is given once, and later micro-batches get 0 for it, as DDP needs
+    every parameter in the last one.
     """
-    names = [name for name in asked if output[name].requires_grad]
+    names = [name for name in output_grads if output[name].requires_grad]
     first = part.start == 0
-    demands = [asked[name][part] if asked[name].ndim else asked[name] * float(first) for name in names]
-    return [output[name] for name in names], demands
+    grads = [
+        output_grads[name][part] if output_grads[name].ndim else output_grads[name] * float(first) for name in names
+    ]
+    return [output[name] for name in names], grads
+
+
+def _flatten(parameters: list[nn.Parameter], grads: tuple[Tensor | None, ...]) -> Tensor:
+    """One vector of all gradients; 0 for parameters that were not used."""
+    return torch.cat(
+        [
+            (parameter.new_zeros(()).expand_as(parameter) if grad is None else grad).flatten()
+            for parameter, grad in zip(parameters, grads, strict=True)
+        ]
+    )

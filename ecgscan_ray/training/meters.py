@@ -1,114 +1,113 @@
-"""What a run writes of itself while it trains: metric lines, TensorBoard, and one small file on progress.
-
-Buckets cannot append, so lines are kept and written as numbered parts with each checkpoint; ``report/metrics.py`` joins
-the parts and drops what a resumed run did again.
-"""
+"""Values that a run logs: summed on the device, averaged over steps and ranks, and read with one transfer."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
-from tensorboardX import SummaryWriter
 from torch import Tensor
 
 from ecgscan_ray.distributed import global_sum, world_size
-from ecgscan_ray.filesystem import exists, join, write_bytes_atomic
+from ecgscan_ray.training.task import Tensors
 
 
 class Meter:
-    """Running sums on the device; one transfer, and with several ranks one reduction, when read."""
+    """Running sums on the device."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._finite: list[Tensor] = []
+        self._sums: Tensors = {}
+        self._steps = 0
 
-    def add(self, values: dict[str, Tensor]) -> None:
+    def add(self, values: Tensors) -> None:
         """One step's values: the same names on every rank."""
         for name, value in values.items():
             value = value.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
-        self._finite.append(torch.stack([value.detach() for value in values.values()]).isfinite().all())
+        self._steps += 1
 
-    def read(self) -> tuple[dict[str, float], int]:
-        """Means over steps and ranks since the last call; empties the meter.
-
-        Returns:
-            The means, and how many steps before the last one the first value that is not finite came; 0 without one.
-        """
-        if not self._finite:
-            return {}, 0
-        count = len(self._finite)
-        finite = torch.stack(self._finite).float()
-        values = _mean_over_ranks(torch.cat([torch.stack(list(self._sums.values())) / count, finite])).tolist()
-        means, good = dict(zip(self._sums, values, strict=False)), values[-count:]
-        self._sums, self._finite = {}, []
-        return means, next((count - 1 - step for step, share in enumerate(good) if share < 1), 0)
+    def means(self) -> Tensors:
+        """This rank's means over the steps since the last call, still on the device; empties the meter."""
+        means = {name: total / self._steps for name, total in self._sums.items()}
+        self._sums, self._steps = {}, 0
+        return means
 
 
-def _mean_over_ranks(values: Tensor) -> Tensor:
-    return global_sum(values) / world_size()
-
-
-def mean_over_ranks(values: Mapping[str, Tensor | float], device: torch.device) -> dict[str, float]:
-    """Each value's mean over the ranks, all of which give the same names."""
-    if not values:
-        return {}
-    stacked = torch.stack([torch.as_tensor(value, dtype=torch.float32, device=device) for value in values.values()])
-    return dict(zip(values, _mean_over_ranks(stacked).tolist(), strict=True))
-
-
-class RunLog:
-    """Metric lines of one worker group's life, written to the run folder. Only rank 0 has one.
+def read_values(means: Mapping[str, Tensor | float], same: Tensors, device: torch.device) -> dict[str, float]:
+    """Values on the host: one reduction over the ranks and one transfer.
 
     Args:
-        out: URI of the run folder.
-        local: Folder on this machine for TensorBoard's files.
+        means: Values of this rank, whose mean over the ranks is read; the same names on every rank.
+        same: Values that are the same on every rank already; read as they are.
+        device: Where collectives take place.
+    """
+    local = [torch.as_tensor(value, dtype=torch.float64, device=device) for value in means.values()]
+    reduced = global_sum(torch.stack(local)) / world_size() if local else torch.empty(0, device=device)
+    exact = [value.detach().double().reshape(1) for value in same.values()]
+    return dict(zip([*means, *same], torch.cat([reduced.double(), *exact]).tolist(), strict=True))
+
+
+class FiniteCheck:
+    """Whether the gradient of each step was finite, read one step later.
+
+    The norm is the same on every rank (gradients are averaged, and ``GradCache`` makes them NaN where any loss is not
+    finite), so all ranks stop at the same step. Its flag is copied to the host without waiting. Before the next optimiser
+    step the copy is read: by then the device has passed it, or is about to with the next step's work already queued, so the
+    device never idles for it. The step that was not finite is the last one made, and nothing was saved since.
     """
 
-    def __init__(self, out: str, local: Path) -> None:
-        self._out = out
-        self._lines: list[str] = []
-        self._part = 0
-        while exists(join(out, "metrics", f"part-{self._part:05d}.jsonl")):
-            self._part += 1
-        self._local = local / "tensorboard"
-        self._board = SummaryWriter(str(self._local), flush_secs=3600)
-        self._last_progress = 0.0
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._pending: Tensor | None = None
+        self._copied: torch.cuda.Event | None = None
 
-    def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """Keep a line of metrics until the next ``flush``."""
-        self._lines.append(json.dumps({"step": step, "kind": kind, "time": time.time(), **values}))
-        for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name.removeprefix(kind + '.')}", value, step)
+    def add(self, grad_norm: Tensor) -> None:
+        """Start the copy of one step's flag."""
+        flag = grad_norm.detach().isfinite()
+        if self._cuda:
+            host = torch.empty((), dtype=torch.bool, pin_memory=True)
+            self._pending = host.copy_(flag, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+        else:
+            self._pending = flag
 
-    def progress(self, values: Mapping[str, float | str]) -> None:
-        """Say where the run stands in ``progress.json``, at most once a second."""
-        if time.monotonic() - self._last_progress > 1:
-            self._last_progress = time.monotonic()
-            write_bytes_atomic(join(self._out, "progress.json"), json.dumps({"time": time.time(), **values}).encode())
+    def is_finite(self) -> bool:
+        """Whether the step added last was finite; true before the first one."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._pending is None or bool(self._pending)
 
-    def stalled(self, text: str) -> None:
-        """Say in ``progress.json`` why nothing moves."""
-        write_bytes_atomic(
-            join(self._out, "progress.json"), json.dumps({"time": time.time(), "stalled": text}).encode()
-        )
 
-    def flush(self) -> None:
-        """Write what was kept as the next part, and the TensorBoard file."""
-        if not self._lines:
-            return
-        write_bytes_atomic(
-            join(self._out, "metrics", f"part-{self._part:05d}.jsonl"), "\n".join([*self._lines, ""]).encode()
-        )
-        self._part, self._lines = self._part + 1, []
-        self._board.flush()
-        for path in self._local.iterdir():
-            write_bytes_atomic(join(self._out, "tensorboard", path.name), path.read_bytes())
+class Clock:
+    """Throughput, and the share of time spent waiting for data."""
 
-    def close(self) -> None:
-        self.flush()
-        self._board.close()
+    def __init__(self) -> None:
+        self._restart()
+
+    def _restart(self) -> None:
+        self._rows, self._steps, self._waited, self._start = 0, 0, 0.0, time.perf_counter()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The block waits for data."""
+        entered = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - entered
+
+    def tick(self, rows: int) -> None:
+        """A step of so many rows was made."""
+        self._rows, self._steps = self._rows + rows, self._steps + 1
+
+    def read(self) -> dict[str, float]:
+        """Figures since the last call."""
+        passed = time.perf_counter() - self._start
+        figures = {
+            "images_per_s": self._rows / passed,
+            "data_wait_share": self._waited / passed,
+            "step_s": passed / max(self._steps, 1),
+            "seconds": passed,
+        }
+        self._restart()
+        return figures

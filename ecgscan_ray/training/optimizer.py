@@ -1,4 +1,4 @@
-"""AdamW with warm-up and cosine; matrices decay, vectors (norms, biases, scales, embeddings of places) do not."""
+"""AdamW with warm-up and cosine; matrices decay, vectors (norms, biases, scales, position embeddings) do not."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ Precision = Literal["fp32", "bf16"]
 
 
 def _matmul_seconds(device: torch.device, size: int) -> dict[torch.dtype, float]:
-    """The shortest of several products each, in turn: a machine that is busy for a moment decides nothing."""
+    """The shortest of several products of each type, in turn: a machine that is busy for a moment does not decide."""
     best: dict[torch.dtype, float] = {}
     for _ in range(5):
         for dtype in (torch.float32, torch.bfloat16):

@@ -1,7 +1,7 @@
-"""Temporary folders of a run: one for each of its processes, removed with it, or by the next command if it was killed.
+"""Temporary folders of a run: one for each of its processes, removed at its end, or by the next command if it was killed.
 
-A folder is locked while its process lives, and the system drops the lock however the process ends. So whatever is not
-locked was left behind.
+A folder is locked while its process lives, and the system releases the lock however the process ends. A folder without a
+lock is a leftover.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def clear_scratch(run: str | None = None) -> None:
     Args:
         run: Also those of this run that are still held: it has ended, and its last workers are about to.
     """
-    mine = None if run is None else _prefix(run)
+    prefix = None if run is None else _prefix(run)
     for folder in Path(gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):
             if folder.lstat().st_uid == os.getuid() and not folder.is_symlink():
-                _remove(folder, held=mine is not None and folder.name.startswith(mine))
+                _remove(folder, held=prefix is not None and folder.name.startswith(prefix))
 
 
 def _prefix(run: str) -> str:
@@ -54,7 +54,7 @@ def _prefix(run: str) -> str:
 
 
 def _make(run: str) -> tuple[Path, int]:
-    """The folder gets its name once it is locked, so that nobody takes it for left behind."""
+    """The folder gets its name after it is locked, so that no other process takes it for a leftover."""
     new = Path(mkdtemp(prefix=f".{PREFIX}"))
     lock = os.open(new, os.O_RDONLY)
     with suppress(OSError):  # a file system without locks: the folder is removed with its process alone

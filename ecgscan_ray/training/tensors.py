@@ -1,12 +1,14 @@
-"""A numpy batch to tensors on the device: widened, normalised, its masks expanded."""
+"""A numpy batch to tensors on the device: signals in mV, masks expanded."""
 
 from __future__ import annotations
+
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ecgscan_ray.batch import Batch
+from ecgscan_ray.batch import Batch, DeviceBatch
 
 NUM_LIMB_LEADS = 6
 
@@ -24,7 +26,7 @@ def shown_and_derivable(windows: Tensor, fs: float, sig_len: int) -> tuple[Tenso
     """Which samples a page shows, and which follow from these by the lead laws.
 
     Args:
-        windows: (N, S, 3): lead index (-1 = unused), start and stop in seconds.
+        windows: (N, S, 3): lead index (-1 = no strip), start and end in s.
         fs: Samples a second.
         sig_len: T.
 
@@ -32,33 +34,32 @@ def shown_and_derivable(windows: Tensor, fs: float, sig_len: int) -> tuple[Tenso
         Two bool masks (N, 12, T). A limb lead that is not shown is derivable where two other limb leads are.
     """
     time = (torch.arange(sig_len, device=windows.device) + 0.5) / fs
-    inside = (windows[:, :, 1, None] <= time) & (time < windows[:, :, 2, None])  # (N, S, T)
+    in_strip = (windows[:, :, 1, None] <= time) & (time < windows[:, :, 2, None])  # (N, S, T)
     is_lead = windows[:, :, 0, None] == torch.arange(12, device=windows.device)  # (N, S, 12)
-    shown = torch.einsum("nst,nsl->nlt", inside.float(), is_lead.float()) > 0
+    shown = torch.einsum("nst,nsl->nlt", in_strip.float(), is_lead.float()) > 0
     enough = shown[:, :NUM_LIMB_LEADS].sum(1, keepdim=True) >= 2
     derivable = torch.zeros_like(shown)
     derivable[:, :NUM_LIMB_LEADS] = enough & ~shown[:, :NUM_LIMB_LEADS]
     return shown, derivable
 
 
-def to_device(batch: Batch, device: torch.device | str, fs: float) -> dict[str, Tensor]:
-    """Tensors of a batch.
+def to_device(batch: Batch, device: torch.device | str, fs: float) -> DeviceBatch:
+    """The batch as tensors.
 
-    Returns:
-        ``signal_mv``, ``centred_mv`` float32 (N, 12, T); ``valid`` bool (N, 12, T); where there are pages ``image``
-        uint8 (N, C, H, W) and ``shown``, ``derivable``, ``unseen`` bool (N, 12, T); the other entries as they are.
+    Args:
+        batch: From the stream or a ``BatchMaker``.
+        device: Of the model.
+        fs: Samples a second of the batch's signals.
     """
     longest = max(int(batch["attention_mask"].any(0).sum()), 1)  # padding that no row needs costs attention time
-    batch = {**batch, **{name: batch[name][:, :longest] for name in ("token_ids", "attention_mask")}}
+    arrays = cast(dict[str, np.ndarray], batch)
+    arrays = {**arrays, **{name: arrays[name][:, :longest] for name in ("token_ids", "attention_mask")}}
     tensors = {
         name: torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
-        for name, array in batch.items()
+        for name, array in arrays.items()
     }
     signal = tensors.pop("signal").float() * tensors.pop("signal_scale_mv")[:, None, None]
-    sig_len = signal.shape[-1]
-    bits = tensors.pop("valid_bits")
-    place = torch.arange(7, -1, -1, device=bits.device, dtype=torch.uint8)
-    valid = ((bits[..., None] >> place) & 1).flatten(2)[..., :sig_len].bool()
+    valid = _unpack_bits(tensors.pop("valid_bits"), signal.shape[-1])
     tensors |= {
         "token_ids": tensors["token_ids"].long(),
         "signal_mv": signal,
@@ -66,7 +67,13 @@ def to_device(batch: Batch, device: torch.device | str, fs: float) -> dict[str, 
         "valid": valid,
     }
     if "image" in tensors:
-        shown, derivable = shown_and_derivable(tensors["windows"], fs, sig_len)
+        shown, derivable = shown_and_derivable(tensors["windows"], fs, signal.shape[-1])
         tensors |= {"shown": shown, "derivable": derivable, "unseen": ~(shown | derivable)}
         tensors["image"] = tensors["image"].permute(0, 3, 1, 2)
-    return tensors
+    return cast(DeviceBatch, tensors)
+
+
+def _unpack_bits(bits: Tensor, sig_len: int) -> Tensor:
+    """``numpy.packbits`` undone: uint8 (N, 12, ceil(T / 8)) -> bool (N, 12, T)."""
+    shifts = torch.arange(7, -1, -1, device=bits.device, dtype=torch.uint8)
+    return ((bits[..., None] >> shifts) & 1).flatten(2)[..., :sig_len].bool()

@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecgscan_ray.training.checkpoint import FILES, WEIGHTS, load_run, restore
+from ecgscan_ray.runs.names import CHECKPOINT_FILES as FILES
+from ecgscan_ray.runs.names import WEIGHTS
+from ecgscan_ray.tasks.loading import load_run
+from ecgscan_ray.training.checkpoint import restore
 from ecgscan_ray.training.optimizer import build_optimizer
 from tests.checkpoints import sign, tiny_model, write_checkpoint
 from tests.fuzz.harness import fuzz, mutate

@@ -51,7 +51,8 @@ logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
 from ecgscan_ray.config import ResourceConfig
 from ecgscan_ray.errors import EcgscanError
 from ecgscan_ray.runtime.cluster import start_ray
-from ecgscan_ray.runtime.demand import Need, await_room
+from ecgscan_ray.runs.needs import Need
+from ecgscan_ray.runtime.demand import await_room
 import ray
 start_ray(ResourceConfig())
 before = ray.cluster_resources().get("CPU", 0)

@@ -48,7 +48,7 @@ def test_render_into_a_bucket(
 def test_dry_run_says_the_cost_and_writes_nothing(
     sample_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ecgscan_ray.runtime.dry_run.TIMING_S", 0.1)
+    monkeypatch.setattr("ecgscan_ray.tasks.dry_run.TIMING_S", 0.1)
     small = ["--set", "training.global_batch_size=24", "--set", "stream.unit_rows=24", "--set", "training.steps=50"]
     printed = run("pretrain", "--preset", "laptop", "--store", sample_store, "--dry-run", *small)
     figures = {line[:28].strip(): line[28:].strip() for line in printed.splitlines()}

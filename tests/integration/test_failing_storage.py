@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from ecgscan_ray.filesystem import exists, join, list_files, read_bytes
-from ecgscan_ray.report.metrics import read_metrics
+from ecgscan_ray.runs.metrics import read_metrics
 from ecgscan_ray.store.manifest import read_manifest
 from tests.conftest import _free_port
 from tests.tiny import TINY

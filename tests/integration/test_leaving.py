@@ -20,7 +20,7 @@ from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.verify
 
-PROGRESS = re.compile(r"images/s|\d+ of \d+ (pages|recordings)$")
+PROGRESS = re.compile(r"images/s|Ray's messages go to|\d+ of \d+ (pages|recordings)$")
 GOES_ON = "the same command goes on from the last checkpoint"
 
 

@@ -15,7 +15,9 @@ from ecgscan_ray.config import Config, PageConfig, build, dump_yaml
 from ecgscan_ray.encoder import embed_folder, export, fit_page, load_encoder, read_picture
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.recording.leads import LEAD_LAWS, LEADS
-from ecgscan_ray.training.checkpoint import TrainingState, build_model, save_checkpoint
+from ecgscan_ray.runs.checkpoints import TrainingState
+from ecgscan_ray.tasks.pretrain import Pretrain
+from ecgscan_ray.training.checkpoint import save_checkpoint
 
 HEIGHT, WIDTH = 64, 96
 
@@ -34,11 +36,11 @@ def make_run(folder: Path, in_chans: int, name: str, image: dict, fit: str = "st
     }
     config = build(Config, content, where="test")
     tokenizer = text.fit_tokenizer(["sinusrhythmus"], 100)
-    model = build_model(config, tokenizer)
+    model = Pretrain().build_model(config, tokenizer)
     checkpoint = folder / "checkpoints" / "checkpoint_000000001"
     checkpoint.mkdir(parents=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    state = TrainingState(1, 24, 24, 1, config.digest(), "digest")
+    state = TrainingState(1, 24, 24, 1, config.digest(), "digest", "pretrain")
     save_checkpoint(checkpoint, model, optimizer, config, tokenizer.to_str(), state)
     (folder / "config.yaml").write_text(dump_yaml(config))
     (folder / "environment.json").write_text(json.dumps({"store": str(folder / "gone"), "git_revision": "abc123"}))

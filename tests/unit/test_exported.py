@@ -128,7 +128,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "deep": (lambda f: (f / "config.json").write_text("[" * 100_000), "not readable as JSON"),
     "no text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe{}"), "not readable as JSON|no encoder"),
     "timm's own": (lambda f: edit(f, lambda c: c.pop("ecgscan"), False), "no section 'ecgscan'"),
-    "other version": (lambda f: edit(f, lambda c: c["ecgscan"].update(schema_version=3)), "schema version 3, not 4"),
+    "other version": (lambda f: edit(f, lambda c: c["ecgscan"].update(schema_version=3)), "schema version 3, not 5"),
     "signed: NaN": (lambda f: spoil_weights(f, "model.safetensors", float("nan")), "not finite"),
     "signed: other width": (lambda f: edit(f, lambda c: c["ecgscan"]["model"].update(embed_dim=24)), "does not fit"),
     "signed: huge": (lambda f: edit(f, lambda c: c["ecgscan"]["model"].update(embed_dim=10**8)), "does not fit"),
@@ -206,3 +206,28 @@ def test_no_encoder_and_no_device_are_said_in_one_line(exported: Path, tmp_path:
             load_encoder(exported, device="cuda")
     with pytest.raises(InputError, match="no such device"):
         load_encoder(exported, device="abacus")
+
+
+def test_an_encoder_as_onnx_gives_what_torch_gives(run: Path, tmp_path: Path) -> None:
+    import onnxruntime
+
+    out = Path(export(str(run), tmp_path / "encoder", onnx=True))
+    encoder = load_encoder(out)
+    session = onnxruntime.InferenceSession(out / "encoder.onnx")
+    stated = json.loads((out / "config.json").read_text())["ecgscan"]["onnx"]["max_relative_error"]
+    assert 0 < stated < 1e-3
+    for count in (1, 5):
+        image = np.random.default_rng(count).integers(0, 256, (count, 64, 96, 1), dtype=np.uint8)
+        projected, features, redrawn_mv = session.run(None, {"image": image.transpose(0, 3, 1, 2)})
+        np.testing.assert_allclose(projected, encoder.embed(image, projected=True), atol=1e-3)
+        np.testing.assert_allclose(features, encoder.embed(image), atol=1e-3)
+        np.testing.assert_allclose(redrawn_mv, encoder.redraw(image).signal_mv, atol=1e-3)
+
+
+def test_onnx_without_its_extra_says_what_to_install(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'ecgscan_ray\[onnx\]'"):
+        export(str(run), tmp_path / "encoder", onnx=True)
+    assert not (tmp_path / "encoder").exists()

@@ -1,9 +1,9 @@
-"""One's own folder of WFDB records, with an optional table of reports and labels.
+"""Any folder of WFDB records, with an optional table of reports and labels.
 
 The table is ``recordings.csv``, or the only CSV file with a column ``record``, at the top of the folder. Of its columns
 only ``record`` is required: the record's path from the folder, without ending. ``patient_id``, ``report``, ``labels``
 (``NORM;SR``, ``['NORM', 'SR']`` or ``{'NORM': 100, 'SR': 0}``), ``age``, ``sex`` (male, female), ``fold`` and ``split``
-(train, validation, test) are used where present. Records that the table lacks are read without them.
+(train, validation, test) are used where present. Records missing from the table are read without them.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 TABLE = "recordings.csv"
 COLUMNS = ("record", "patient_id", "report", "labels", "age", "sex", "fold", "split")
 MAX_AGE, MAX_FOLD = 130, 9999
-_DECISIVE = ("patient_id", "report", "labels", "fold", "split")
-"""A column that is nearly called so is refused: left out unseen, it would change what is trained or who is tested."""
+_CRITICAL_COLUMNS = ("patient_id", "report", "labels", "fold", "split")
+"""A column with nearly such a name is refused: ignoring it would change training or the test split."""
 _ONE_LETTER = 0.82
 """Similarity of words of six letters that differ in one."""
 _ENDING = re.compile(r"\.(hea|dat|mat)$", re.IGNORECASE)
@@ -48,7 +48,7 @@ class Folder:
     """Reads every WFDB record below a folder.
 
     Args:
-        rate: Taken for the sake of one signature; records have rates of their own.
+        rate: Unused; records have rates of their own.
     """
 
     name = "folder"
@@ -98,11 +98,11 @@ class Folder:
 
 @dataclasses.dataclass(frozen=True)
 class _Header:
-    """What a header says that must be known before recordings are split."""
+    """The part of a header that is needed before recordings are split."""
 
     patient_id: str | None = None
     segments: tuple[str, ...] = ()
-    """Records that this one is made of, which are none of their own."""
+    """Records that are segments of this one, and no recordings by themselves."""
 
     @classmethod
     def read(cls, path: Path) -> _Header:
@@ -110,7 +110,7 @@ class _Header:
             with open(path, "rb") as file:
                 text = file.read(_HEADER_BYTES).decode("utf-8", errors="replace")
         except OSError:
-            return cls()  # reading the recording will say so
+            return cls()  # reading the recording raises the error
         patient = _PATIENT.search(text)
         names = (line.split()[0] for line in text.splitlines() if line.strip() and not line.startswith("#"))
         master = _MASTER.fullmatch(next(names, ""))
@@ -119,7 +119,7 @@ class _Header:
 
 
 def _parts(headers: Mapping[str, _Header]) -> set[str]:
-    """Records that a master header names as its segments; a master is no segment itself."""
+    """Records that a master header names as its segments; a master itself is no segment."""
     named = {
         os.path.join(os.path.dirname(path), segment) for path, head in headers.items() for segment in head.segments
     }
@@ -129,30 +129,30 @@ def _parts(headers: Mapping[str, _Header]) -> set[str]:
 def _records(root: Path) -> Iterator[str]:
     """Paths of all records from ``root``, without ending.
 
-    Linked folders are followed once everything else has been seen, and no folder is read twice: a link that leads back, or
-    to another part of the archive, adds nothing. Hidden files and folders (``._a.hea`` of macOS) are no records.
+    Linked folders are followed last, and no folder is read twice: a link back, or to another part of the archive, adds
+    nothing. Hidden files and folders (``._a.hea`` of macOS) are no records.
     """
     seen: set[tuple[int, int]] = set()
-    waiting, links, closed = [str(root)], list[str](), list[str]()
-    while waiting or links:
-        folder = waiting.pop() if waiting else links.pop(0)
+    folders, links, unreadable = [str(root)], list[str](), list[str]()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
         try:
-            place, entries = os.stat(folder), sorted(os.scandir(folder), key=lambda entry: entry.name)
+            status, entries = os.stat(folder), sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            closed.append(f"{folder} ({error.strerror})")
+            unreadable.append(f"{folder} ({error.strerror})")
             continue
-        if (place.st_dev, place.st_ino) in seen:
+        if (status.st_dev, status.st_ino) in seen:
             continue
-        seen.add((place.st_dev, place.st_ino))
+        seen.add((status.st_dev, status.st_ino))
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             if _is_folder(entry):
-                (links if entry.is_symlink() else waiting).append(entry.path)
+                (links if entry.is_symlink() else folders).append(entry.path)
             elif entry.name.endswith(".hea"):
                 yield os.path.relpath(entry.path, root).removesuffix(".hea")
-    if closed:
-        logger.warning("%s not read: %s", _count(len(closed), "folder"), printable(closed[0]))
+    if unreadable:
+        logger.warning("%s not read: %s", _count(len(unreadable), "folder"), printable(unreadable[0]))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -163,7 +163,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _by_name(paths: Iterable[str]) -> dict[str, str]:
-    """Name in one spelling of its letters -> path as the file system has it."""
+    """Normalised name (NFC) -> path as the file system has it."""
     names: dict[str, str] = {}
     for path in sorted(paths):
         name = unicodedata.normalize("NFC", path)
@@ -203,12 +203,12 @@ def _report_other_files(root: Path, files: list[Path]) -> None:
 
 
 def _report_unused_columns(table: Table) -> None:
-    """One line on the columns without a meaning here; a training_identity one under a similar name is refused."""
+    """Log columns that are not used; one with nearly the name of a critical column is refused."""
     unused = [name for name in table.columns if name not in COLUMNS]
     absent = [name for name in COLUMNS if name not in table.columns]
     for name in unused:
         for column in absent:
-            if column in _DECISIVE and _nearly(name, column):
+            if column in _CRITICAL_COLUMNS and _nearly(name, column):
                 fix = f"Did you mean '{column}'? Rename it to that, or to something else if it is none."
                 raise InputError(f"column '{name}' is not used", where=table.path, fix=fix)
     if unused:
@@ -220,9 +220,9 @@ def _report_unused_columns(table: Table) -> None:
 
 def _nearly(name: str, column: str) -> bool:
     """``Patient ID`` and ``patient`` mean ``patient_id``, ``label`` and ``labals`` mean ``labels``."""
-    ours, theirs = (re.sub(r"[^a-z]", "", text) for text in (column, name))
-    stems = {text.removesuffix("s").removesuffix("id") for text in (ours, theirs)}
-    return len(stems) == 1 or difflib.SequenceMatcher(None, ours, theirs).ratio() > _ONE_LETTER
+    given, known = (re.sub(r"[^a-z]", "", text) for text in (name, column))
+    stems = {word.removesuffix("s").removesuffix("id") for word in (given, known)}
+    return len(stems) == 1 or difflib.SequenceMatcher(None, known, given).ratio() > _ONE_LETTER
 
 
 def _rows_by_record(table: Table, paths: Mapping[str, str]) -> dict[str, Row]:
@@ -254,22 +254,22 @@ def _record(row: Row, paths: Mapping[str, str]) -> str:
     if not text.strip() or record == ".":
         row.refuse("names no record", "Write its path from the folder, without ending.")
     if record.startswith("/") or record.split("/")[0] == ".." or re.match(r"[A-Za-z]:/", record):
-        row.refuse(f"record '{text[:100]}' lies outside the folder", "Paths in the table start at the folder.")
+        row.refuse(f"record '{text[:100]}' is outside the folder", "Paths in the table start at the folder.")
     return record
 
 
-def _refuse_swallowed(row: Row, place: int, paths: Mapping[str, str]) -> None:
-    """A quotation mark too many joins rows: a line inside a field then looks like the row of a record that is here."""
+def _refuse_swallowed(row: Row, column: int, paths: Mapping[str, str]) -> None:
+    """An unbalanced quotation mark joins rows: a line inside a field then looks like the row of a record of this folder."""
     lines = (line for value in row.values.values() for line in value.splitlines()[1:])
     for fields in (re.split(r"[,;\t]", line) for line in lines):
-        name = _ENDING.sub("", fields[place].strip(' "')) if len(fields) > max(place, 1) else ""
+        name = _ENDING.sub("", fields[column].strip(' "')) if len(fields) > max(column, 1) else ""
         if name in paths:
             fix = 'Is a quotation mark (") missing, or one too many?'
             row.refuse(f"holds the row of {name} inside a quotation", fix)
 
 
 def _match(table: Table, rows: Mapping[str, Row], paths: Mapping[str, str]) -> None:
-    """Say which rows have no file, and which files no row.
+    """Log which rows have no file, and which files no row.
 
     Raises:
         InputError: No row has a file.
@@ -290,11 +290,11 @@ def _match(table: Table, rows: Mapping[str, Row], paths: Mapping[str, str]) -> N
 
 
 def _warn_about_similar_ids(items: Iterable[Item]) -> None:
-    """Programs that take names for numbers lose the zeros in front: then one patient has two names."""
+    """Programs that read ids as numbers drop leading zeros: then one patient has two ids."""
     names: dict[str, set[str]] = defaultdict(set)
     for patient in {item.patient_id for item in items if item.patient_id}:
         names[patient.lstrip("0")].add(patient)
-    similar = [sorted(together) for together in names.values() if len(together) > 1]
+    similar = [sorted(ids) for ids in names.values() if len(ids) > 1]
     if similar:
         example = printable(" and ".join(similar[0]))
         count = _count(len(similar), "patient")
@@ -313,11 +313,11 @@ def _item(root: Path, path: str, row: Row | None, headers: Mapping[str, _Header]
 
 def _with_row(item: Item, row: Row) -> Item:
     age = row.number_between("age", 0, MAX_AGE)
-    said = {"report": row.text("report"), "labels": row.text("labels"), "sex": row.word("sex", _SEXES)}
+    texts = {"report": row.text("report"), "labels": row.text("labels"), "sex": row.word("sex", _SEXES)}
     return dataclasses.replace(
         item,
         patient_id=row.identifier("patient_id") or item.patient_id,
         fold=row.whole_number("fold", 0, MAX_FOLD),
         split=row.word("split", _SPLITS),
-        details={name: text for name, text in said.items() if text} | ({} if age is None else {"age": f"{age:g}"}),
+        details={name: text for name, text in texts.items() if text} | ({} if age is None else {"age": f"{age:g}"}),
     )

@@ -17,11 +17,11 @@ _BARE_KEY = re.compile(r"([{,]\s*)(\d+)(\s*:)")
 def parse_labels(text: str) -> dict[str, float]:
     """Code -> likelihood in percent; 100 where the text states none.
 
-    Codes are separated by semicolons, commas or bars, by one kind throughout; blanks inside a code belong to it. Empty
-    codes and words for nothing are skipped, and a code that is there twice counts once.
+    Codes are separated by semicolons, commas or bars, one kind throughout; blanks inside a code belong to it. Empty codes
+    and words for a missing value are skipped; duplicate codes count once.
 
     Raises:
-        ValueError: The text is nothing of the kind, or states two likelihoods for one code.
+        ValueError: The text has none of these forms, or two likelihoods for one code.
     """
     try:
         return _parse(text.strip())

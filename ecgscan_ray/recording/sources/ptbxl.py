@@ -26,7 +26,7 @@ class PTBXL:
     """Reads PTB-XL at 100 or 500 Hz.
 
     Args:
-        rate: Which of the two published rates, Hz.
+        rate: One of the two published rates, Hz.
 
     Raises:
         InputError: Another rate.
@@ -37,23 +37,23 @@ class PTBXL:
 
     def __init__(self, rate: float | None = 100) -> None:
         if rate not in _FILENAME:
-            asked = "a rate of each recording's own" if rate is None else f"{rate:g} Hz"
-            raise InputError(f"PTB-XL is not published at {asked}", fix="Choose rate 100 or 500.")
+            requested = "a rate of each recording's own" if rate is None else f"{rate:g} Hz"
+            raise InputError(f"PTB-XL is not published at {requested}", fix="Choose rate 100 or 500.")
         self.rate = int(rate)
 
     def list_records(self, folder: str | Path) -> list[Item]:
         """All rows of the table; see ``Source``."""
         root, column = Path(folder), _FILENAME[self.rate]
-        self._look_for_files(root)
+        self._check_files(root)
         table, statements = (
             read_table(root / TABLE, (*_COLUMNS, column)),
             read_table(root / STATEMENTS, ("diagnostic_class",)),
         )
         known = {row.values[statements.columns[0]].strip() for row in statements.rows}  # the first column has no name
-        _refuse_two_rows_of_one(table.rows)
+        _refuse_duplicate_ids(table.rows)
         return [_item(root, row, column, known) for row in table.rows]
 
-    def _look_for_files(self, root: Path) -> None:
+    def _check_files(self, root: Path) -> None:
         other = next(rate for rate in _FILENAME if rate != self.rate)
         for name in (TABLE, STATEMENTS, f"records{self.rate}"):
             if (root / name).exists():
@@ -83,14 +83,14 @@ def parse_codes(text: str) -> dict[str, float]:
     """``"{'NORM': 100.0, 'SR': 0.0}"`` -> code -> likelihood in percent.
 
     Raises:
-        ValueError: The text is no such mapping.
+        ValueError: The text is not such a mapping.
     """
     if not text.lstrip().startswith("{"):
         raise ValueError("no mapping")
     return parse_labels(text)
 
 
-def _refuse_two_rows_of_one(rows: list[Row]) -> None:
+def _refuse_duplicate_ids(rows: list[Row]) -> None:
     first: dict[str, Row] = {}
     for row in rows:
         other = first.setdefault(row.identifier("ecg_id") or "", row)
@@ -102,7 +102,7 @@ def _item(root: Path, row: Row, column: str, known: set[str]) -> Item:
     age = 90.0 if row.text("age") in _OVER_89 else row.number_between("age", 0, 130)
     path = os.path.normpath(row.values[column].strip().replace("\\", "/"))
     if path.startswith("/") or path.split("/")[0] in ("..", "."):
-        row.refuse(f"{column} '{row.values[column][:100]}' lies outside the folder", "Paths start at the folder.")
+        row.refuse(f"{column} '{row.values[column][:100]}' is outside the folder", "Paths start at the folder.")
     return Item(
         id=printable(row.identifier("ecg_id") or path),
         path=str(root / path),

@@ -1,4 +1,4 @@
-"""What a source of recordings is: it lists small work items, and reads one of them anywhere in a cluster."""
+"""The interface of a source of recordings: it lists small items, and reads one of them anywhere in a cluster."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Item:
     """One recording to read: a few hundred bytes.
 
     Attributes:
-        id: Unique within the source; printable, whatever the file is called.
+        id: Unique within the source; printable, whatever the file's name.
         path: Of the WFDB record, without ending.
         patient_id: ``None`` = unknown.
         fold: Of the source, where it has folds.
-        split: ``train``, ``validation`` or ``test``, where the source says so itself.
-        details: What else the source's table says, as text.
+        split: ``train``, ``validation`` or ``test``, where the source states it.
+        details: Other columns of the source's table, as text.
     """
 
     id: str
@@ -31,16 +31,16 @@ class Item:
 
 
 class Source(Protocol):
-    """An archive of one shape. Another archive is another small file in this folder and a line in ``SOURCES``."""
+    """One kind of archive. To add another, add a small file to this folder and a line to ``SOURCES``."""
 
     name: str
     licence: str | None
 
     def list_records(self, folder: str | Path) -> list[Item]:
-        """Everything there is to read. What was not understood or not used is logged in one line.
+        """All recordings of the archive. Unused parts of its table are logged in one line.
 
         Raises:
-            InputError: The folder has no recordings of this shape, or its table is not understood as a whole.
+            InputError: The folder is not such an archive, or its table is malformed.
         """
         ...
 
@@ -48,6 +48,6 @@ class Source(Protocol):
         """One recording.
 
         Raises:
-            RecordingError: It cannot be read; the others can.
+            RecordingError: It cannot be read; others may be.
         """
         ...

@@ -1,6 +1,6 @@
-"""Tables that people and spreadsheets write: a CSV file is understood as a whole, or refused with file and row.
+"""Tables from people and spreadsheets: a CSV file is parsed completely, or refused with file and row.
 
-Rows are numbered as a spreadsheet does: the header is row 1, and empty rows count.
+Rows are numbered as in a spreadsheet: the header is row 1, and empty rows count.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Row:
 
     Attributes:
         table: File, for errors.
-        number: As a spreadsheet shows it.
-        values: Column (small letters, without outer blanks) -> text as it stands.
+        number: As in a spreadsheet.
+        values: Column (lower case, without outer blanks) -> text as written.
     """
 
     table: Path
@@ -45,7 +45,7 @@ class Row:
     values: Mapping[str, str]
 
     def text(self, column: str) -> str:
-        """Without outer blanks; empty where the column is absent or the text stands for no value."""
+        """Without outer blanks; empty where the column is absent or the text means a missing value."""
         value = plain(self.values.get(column, ""))
         return "" if nothing(value) else value
 
@@ -85,7 +85,7 @@ class Row:
         return None if number is None else int(number)
 
     def word(self, column: str, meanings: Mapping[str, str]) -> str | None:
-        """What a word in any case means; ``None`` where there is none.
+        """The meaning of a word in any case; ``None`` where there is none.
 
         Raises:
             InputError: The word is not among ``meanings``.
@@ -107,7 +107,7 @@ class Table:
 
     Attributes:
         path: Of the file.
-        columns: In the file's order, in small letters without outer blanks; empty where unnamed.
+        columns: In the file's order, in lower case without outer blanks; empty where unnamed.
         separator: In words: ``commas``, ``semicolons``, ``tabs``.
         rows: Without empty ones.
     """
@@ -123,11 +123,11 @@ def read_table(path: Path, required: tuple[str, ...]) -> Table:
 
     Args:
         path: Of the file.
-        required: Columns that must be there; they also decide which separator is meant.
+        required: Columns that must exist; they also decide the separator.
 
     Raises:
-        InputError: A row has more or fewer fields than the header, a quotation does not end, a column is missing or there
-            twice, the encoding is another one, a field is longer than ``MAX_FIELD``, or there are no rows.
+        InputError: A row has more or fewer fields than the header, a quotation does not end, a column is missing or
+            doubled, the encoding is another one, a field is longer than ``MAX_FIELD``, or there are no rows.
     """
     text = _decode(path)
     columns, delimiter = _header(path, text, required)
@@ -183,9 +183,9 @@ def _decode(path: Path) -> str:
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        at = f"byte 0x{data[min(error.start, len(data) - 1)]:02x} in line {data.count(10, 0, error.start) + 1}"
-        name = "UTF-16, as its first bytes say" if encoding == "utf-16" else "UTF-8"
-        raise InputError(f"not in {name}: {at} (byte {error.start} of the file)", where=path, fix=_SAVE) from None
+        position = f"byte 0x{data[min(error.start, len(data) - 1)]:02x} in line {data.count(10, 0, error.start) + 1}"
+        name = "UTF-16, as its first bytes state" if encoding == "utf-16" else "UTF-8"
+        raise InputError(f"not in {name}: {position} (byte {error.start} of the file)", where=path, fix=_SAVE) from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise InputError(f"a zero byte in line {line}: damaged, or in another encoding", where=path, fix=_SAVE)
@@ -200,7 +200,7 @@ def _header(path: Path, text: str, required: tuple[str, ...]) -> tuple[list[str]
     for delimiter in [stated["delimiter"]] if stated else _DELIMITERS:
         try:
             _, fields = next(_records(path, text[: 2 * MAX_FIELD], delimiter), (0, []))
-        except InputError as fault:  # quotations end at the true separator alone
+        except InputError as fault:  # quotations end only at the right separator
             faults.append(fault)
             continue
         candidates.append(([field.strip(_BLANKS).lower() for field in fields], delimiter))

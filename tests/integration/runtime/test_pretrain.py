@@ -14,9 +14,10 @@ import psutil
 import pytest
 
 from ecgscan_ray.errors import ConfigError, RunError
-from ecgscan_ray.report.metrics import read_metrics
+from ecgscan_ray.runs.checkpoints import find_checkpoint
+from ecgscan_ray.runs.metrics import read_metrics
 from ecgscan_ray.runtime.pretrain import pretrain
-from ecgscan_ray.training.checkpoint import find_checkpoint, load_run
+from ecgscan_ray.tasks.loading import load_run
 from ecgscan_ray.training.scratch import PREFIX
 from tests.tiny import tiny_config
 

@@ -19,10 +19,10 @@ from ray.train import UserCallback
 
 from ecgscan_ray.config import Config, dump_yaml
 from ecgscan_ray.errors import EcgscanError, StoreError
-from ecgscan_ray.report.metrics import read_metrics
+from ecgscan_ray.runs.checkpoints import find_checkpoint
+from ecgscan_ray.runs.metrics import read_metrics
 from ecgscan_ray.runtime.pretrain import pretrain
 from ecgscan_ray.store.manifest import read_manifest
-from ecgscan_ray.training.checkpoint import find_checkpoint
 from ecgscan_ray.training.scratch import PREFIX
 from tests.checkpoints import damage
 from tests.tiny import tiny_config

@@ -23,18 +23,18 @@ RATES = (1.0, 50.0, 98.0, 175.0, 257.0, 360.0, 389.0, 500.0, 977.5, 1e5)
 
 def settings(rng: np.random.Generator, **fixed: Any) -> PageConfig:
     """Any settings that ``PageConfig`` takes, but for those that are fixed."""
-    some = rng.choice(LAYOUT_NAMES, rng.integers(1, 4), replace=False)
-    chosen = rng.choice(sorted(EFFECTS), rng.integers(0, 6), replace=False)
+    layouts = rng.choice(LAYOUT_NAMES, rng.integers(1, 4), replace=False)
+    effects = rng.choice(sorted(EFFECTS), rng.integers(0, 6), replace=False)
     odd = rng.random() < 0.3
     values: dict[str, Any] = {
         "height": int(rng.integers(64, 420)),
         "width": int(rng.integers(64, 420)),
         "channels": int(rng.choice([1, 3])),
         "fit": str(rng.choice(["pad", "stretch"])),
-        "layouts": {str(name): float(rng.uniform(0.1, 1)) for name in some},
+        "layouts": {str(name): float(rng.uniform(0.1, 1)) for name in layouts},
         "effects": str(rng.choice(sorted(PRESETS))),
         "strength": float(rng.choice([0.0, 0.5, 1.0, 1.0, 2.0, 3.0])),
-        "effect_probabilities": {str(name): float(rng.choice([0.0, 0.5, 1.0])) for name in chosen},
+        "effect_probabilities": {str(name): float(rng.choice([0.0, 0.5, 1.0])) for name in effects},
         "keep_leads": bool(rng.random() < 0.8),
         "paper_speed_mm_per_s": float(rng.choice([10.0, 12.5, 25.0, 50.0, 100.0])),
         "gain_mm_per_mv": float(rng.choice([2.5, 5.0, 10.0, 20.0, 40.0])),

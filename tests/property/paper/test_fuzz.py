@@ -36,11 +36,11 @@ def _outcome(seed):
     rng = np.random.default_rng(seed)
     page, one = settings(rng), recording(rng, seed)
     try:
-        found = Renderer(page).render([one], np.array([rng.integers(2**63)], np.uint64))
+        pages = Renderer(page).render([one], np.array([rng.integers(2**63)], np.uint64))
     except RecordingError as error:
         named, reason = f"fuzz/{seed}" in str(error), error.reason
     else:
-        _check(found, page, one, seed)
+        _check(pages, page, one, seed)
         return "page"
     assert named and reason in REASONS, (seed, reason)
     assert reason == "empty" or not _drawable(one), (seed, reason)
@@ -53,19 +53,19 @@ def _drawable(one) -> bool:
     return known and 1 <= one.fs <= 1e5 and not np.isnan(signal).all()
 
 
-def _check(found, page, one, seed):
+def _check(pages, page, one, seed):
     assert _drawable(one), seed
-    assert found.image.shape == (1, page.height, page.width, page.channels)
-    assert found.image.std() > 0, seed
-    assert np.isfinite(found.px_per_mm).all() and (found.px_per_mm > 0).all()
-    text = found.truth[0].to_json()
+    assert pages.image.shape == (1, page.height, page.width, page.channels)
+    assert pages.image.std() > 0, seed
+    assert np.isfinite(pages.px_per_mm).all() and (pages.px_per_mm > 0).all()
+    text = pages.truth[0].to_json()
     assert len(text.encode()) < 1000, (seed, text)
     truth = PageTruth.from_json(text)
     expanded = expand(truth, one.signal_mv.astype(np.float32), one.fs)
     for lead, points, numbers in zip(expanded.leads, expanded.points, expanded.samples, strict=True):
         if lead >= 0:
             np.testing.assert_array_equal(np.isfinite(points).all(1), ~np.isnan(one.signal_mv[lead, numbers]))
-    shown = found.windows[0][found.windows[0, :, 0] >= 0]
+    shown = pages.windows[0][pages.windows[0, :, 0] >= 0]
     assert (shown[:, 2] > shown[:, 1]).all(), seed
 
 

@@ -16,8 +16,10 @@ from benchmarks.realism_sheet import may_be_shown
 from ecgscan_ray import text
 from ecgscan_ray.encoder import load_encoder
 from ecgscan_ray.errors import InputError
+from ecgscan_ray.runs.checkpoints import TrainingState
 from ecgscan_ray.store.manifest import Manifest
-from ecgscan_ray.training.checkpoint import TrainingState, build_model, save_checkpoint
+from ecgscan_ray.tasks.pretrain import Pretrain
+from ecgscan_ray.training.checkpoint import save_checkpoint
 from tests.tiny import tiny_config
 
 CORNERS = np.array([(0.1, 0.2), (0.8, 0.1), (0.9, 0.8), (0.2, 0.9)])
@@ -117,9 +119,9 @@ def test_a_run_is_asked_for_each_photograph(data: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "run" / "checkpoints" / "checkpoint_000000001"
     checkpoint.mkdir(parents=True)
 
-    model = build_model(config, tokenizer)
+    model = Pretrain().build_model(config, tokenizer)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    state = TrainingState(1, 24, 24, 1, config.digest(), "digest")
+    state = TrainingState(1, 24, 24, 1, config.digest(), "digest", "pretrain")
     save_checkpoint(checkpoint, model, optimizer, config, tokenizer.to_str(), state)
     photos = photographs(data)
     encoder = load_encoder(tmp_path / "run")

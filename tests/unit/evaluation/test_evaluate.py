@@ -11,12 +11,13 @@ from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config, build
 from ecgscan_ray.evaluation.bootstrap import PatientBootstrap
 from ecgscan_ray.evaluation.classes import label_task
-from ecgscan_ray.evaluation.evaluate import _Bench, _probe_figures, evaluate_run
+from ecgscan_ray.evaluation.evaluate import evaluate_run
+from ecgscan_ray.evaluation.evaluators import EVALUATORS, EvaluationData, LinearProbe, Results
 from ecgscan_ray.evaluation.features import EVALUATION_EPOCH, Features, extract
-from ecgscan_ray.evaluation.score import validation_score
+from ecgscan_ray.evaluation.score import page_score
 from ecgscan_ray.recording.labels import SUPERCLASSES
 from ecgscan_ray.recording.recording import Recording
-from ecgscan_ray.training.checkpoint import build_model
+from ecgscan_ray.tasks.pretrain import Pretrain
 from ecgscan_ray.training.tensors import to_device
 
 CODES = ("NORM", "IMI", "NDT", "LAFB", "LVH")
@@ -71,8 +72,8 @@ def maker(config, tokenizer):
 def test_evaluation_has_every_figure_of_the_report(config, tokenizer, maker):
     splits = {"train": range(20), "validation": range(20, 32), "test": range(32, 52)}
     evaluation = evaluate_run(
-        build_model(config, tokenizer),
-        build_model(config.model_copy(update={"seed": 1}), tokenizer),
+        Pretrain().build_model(config, tokenizer),
+        Pretrain().build_model(config.model_copy(update={"seed": 1}), tokenizer),
         maker,
         lambda split: (recording(n) for n in splits[split]),
     )
@@ -128,7 +129,7 @@ def test_labels_of_the_archive_are_probed(config, tokenizer, maker):
     assert content["retrieval.page_to_text.mrr"]["value"] is not None
 
 
-def test_a_label_that_the_page_shows_is_found():
+def test_a_label_that_the_page_shows_is_found(maker):
     """The probe's protocol, on features made up for it: the mark of a label is found, chance is not."""
     rng = np.random.default_rng(0)
 
@@ -141,8 +142,11 @@ def test_a_label_that_the_page_shows_is_found():
     train, validation, test = part(300), part(80), part(200)
     task, too_few = label_task(train, test)
     assert (task.names, too_few) == (("AFIB", "LBBB"), ["ECG"])
-    bench = _Bench(test, PatientBootstrap(np.arange(200), 50), ("", "random."))
-    figures = _probe_figures(bench, task, [train], validation, {}, {})
+    bootstrap = PatientBootstrap(np.arange(200), 50)
+    data = EvaluationData(test, [train], validation, bootstrap, models={"": None, "random.": None}, maker=maker)
+    probe = LinearProbe("label")
+    assert probe.unmet(data).keys() == {"linear_probe.label.ECG"}
+    figures = probe.run(data).figures
     assert figures["linear_probe.label.AFIB.auroc"].value > 0.95
     assert figures["linear_probe.label.LBBB.auroc"].value == pytest.approx(0.5, abs=0.12)
     assert figures["random.linear_probe.label.AFIB.auroc"].value == pytest.approx(0.5, abs=0.12)
@@ -172,6 +176,32 @@ def test_without_reports_labels_patients_and_validation(config, tokenizer, maker
     assert not [name for name in content if "text" in name and name not in reasons]
 
 
+def test_an_evaluator_of_ones_own_stands_in_the_report(config, tokenizer, maker):
+    class Spread:
+        name = "spread"
+
+        def unmet(self, data):
+            return {"spread.text": "not needed"}
+
+        def run(self, data):
+            return Results({"spread.page": data.bootstrap.mean(data.test["page"].std(1))})
+
+    splits = {"train": range(3), "validation": range(3, 6), "test": range(6, 12)}
+    model = Pretrain().build_model(config, tokenizer)
+    evaluation = evaluate_run(
+        model, model, maker, lambda split: (recording(n) for n in splits[split]), evaluators=[Spread()]
+    )
+    content = evaluation.as_dict()
+    assert content.keys() == {"spread.page", "spread.text"}
+    assert content["spread.page"]["n"] == 6 and content["spread.text"]["reason"] == "not needed"
+
+
+def test_figures_begin_with_the_name_of_their_evaluator(config, tokenizer, maker):
+    content = evaluated(config, tokenizer, maker, recording).as_dict()
+    names = {evaluator.name for evaluator in EVALUATORS} | {"random", "projected", "mean_beat", "lead_residual_mv"}
+    assert {name.partition(".")[0] for name in content} <= names | {"training"}
+
+
 def test_one_class_alone_has_no_auroc(config, tokenizer, maker):
     content = evaluated(config, tokenizer, maker, lambda n: replace(recording(n), labels={"NORM": 100.0})).as_dict()
     for task, split in (("linear_probe", "training"), ("zero_shot", "tested")):
@@ -189,15 +219,15 @@ def own_labels(number: int) -> dict[str, float]:
 def evaluated(config, tokenizer, maker, recording_of, validation=range(20, 32)):
     splits = {"train": range(20), "validation": validation, "test": range(32, 52)}
     return evaluate_run(
-        build_model(config, tokenizer),
-        build_model(config.model_copy(update={"seed": 1}), tokenizer),
+        Pretrain().build_model(config, tokenizer),
+        Pretrain().build_model(config.model_copy(update={"seed": 1}), tokenizer),
         maker,
         lambda split: (recording_of(n) for n in splits[split]),
     )
 
 
 def test_features_do_not_depend_on_batch_size_and_pages_are_not_those_of_training(config, tokenizer, maker):
-    models = {"trained": build_model(config, tokenizer).eval()}
+    models = {"trained": Pretrain().build_model(config, tokenizer).eval()}
     recordings = [recording(n) for n in range(9)]
     one, other = (extract(models, maker, recordings, batch_size=size, fs=100) for size in (9, 4))
     assert one.ids == other.ids == [r.id for r in recordings]
@@ -242,7 +272,7 @@ def test_validation_score_is_one_for_a_perfect_model(config, maker, right):
             model.truth = batch["centred_mv"] if right else batch["centred_mv"].flip(0)
             yield batch
 
-    scores = validation_score(model, in_order())
+    scores = page_score(model, in_order())
     assert model.training
     if right:
         assert scores["validation.mrr_page_to_signal"] == scores["validation.mrr_page_to_text"] == 1
@@ -253,11 +283,11 @@ def test_validation_score_is_one_for_a_perfect_model(config, maker, right):
 
 
 def test_validation_score_without_reports_and_without_rows(config, tokenizer, maker):
-    model = build_model(config, tokenizer)
+    model = Pretrain().build_model(config, tokenizer)
     batch = to_device(maker.make([recording(n) for n in range(4)], range(4), [0] * 4), "cpu", 100.0)
     batch["has_text"] = torch.zeros(4, dtype=torch.bool)
-    scores = validation_score(model, [batch])
+    scores = page_score(model, [batch])
     assert "validation.mrr_page_to_text" not in scores
     parts = [scores["validation.mrr_page_to_signal"], scores["validation.r_shown"]]
     assert scores["validation.score"] == pytest.approx(np.mean(parts))
-    assert validation_score(model, []) == {}
+    assert page_score(model, []) == {}

@@ -18,7 +18,8 @@ from ecgscan_ray.config import ExternalEncoderConfig, build
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.model.external import OTHER_ORDERS, ExternalSignalEncoder, load_external, trust, trusted
 from ecgscan_ray.recording.leads import LEADS
-from ecgscan_ray.training.checkpoint import build_model, build_teacher
+from ecgscan_ray.tasks.pretrain import Pretrain
+from ecgscan_ray.tasks.teach import Teach
 from ecgscan_ray.training.tensors import to_device
 from tests.records import recording
 from tests.tiny import tiny_config
@@ -32,8 +33,8 @@ def batch_of(count: int = 6) -> dict[str, torch.Tensor]:
 
 
 def test_stored_embeddings_replace_the_teacher() -> None:
-    config, batch = tiny_config(teacher__digest="x"), batch_of()
-    model, teacher = build_model(config, TOKENIZER), build_teacher(tiny_config(task="teach", seed=3), TOKENIZER)
+    config, batch = tiny_config(teacher__run="x"), batch_of()
+    model, teacher = Pretrain().build_model(config, TOKENIZER), Teach().build_model(tiny_config(seed=3), TOKENIZER)
     assert model.teacher is not None
     model.teacher.load_teacher(teacher, torch.full((16,), 0.1), torch.full((12,), -0.1))
     expected = model.eval()(batch)
@@ -50,7 +51,7 @@ def test_stored_embeddings_replace_the_teacher() -> None:
 
 
 def test_the_teacher_stays_and_the_projections_train() -> None:
-    model, batch = build_model(tiny_config(teacher__digest="x"), TOKENIZER), batch_of()
+    model, batch = Pretrain().build_model(tiny_config(teacher__run="x"), TOKENIZER), batch_of()
     assert model.teacher is not None
     model.train()
     assert not model.teacher.signal_encoder.training and not model.teacher.text_encoder.training, (
@@ -111,8 +112,8 @@ def test_an_external_encoder_answers_from_either_file(
 
     sys.modules.setdefault(__name__, sys.modules[make_encoder.__module__])
     config = config_of(external, path=str(tmp_path / f"encoder.{kind}"), factory=factory)
-    teacher_config = tiny_config(task="teach", teacher__encoder=config.model_dump())
-    teacher = build_teacher(teacher_config, TOKENIZER).train()
+    teacher_config = tiny_config(teacher__encoder=config.model_dump())
+    teacher = Teach().build_model(teacher_config, TOKENIZER).train()
     assert isinstance(teacher.signal_encoder, ExternalSignalEncoder)
     batch = batch_of()
     output = teacher(batch)

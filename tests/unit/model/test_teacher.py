@@ -13,7 +13,7 @@ from ecgscan_ray.evaluation.score import teacher_score
 from ecgscan_ray.model.output import TeacherOutput
 from ecgscan_ray.model.teacher import SignalReconstructionHead, mask_spans
 from ecgscan_ray.objective.teacher import TeacherObjective, teacher_metrics
-from ecgscan_ray.training.checkpoint import build_teacher
+from ecgscan_ray.tasks.teach import Teach
 from ecgscan_ray.training.tensors import to_device
 from tests.records import recording
 from tests.tiny import tiny_config
@@ -24,7 +24,7 @@ TOKENIZER = text.fit_tokenizer(REPORTS, 300)
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-    return tiny_config(task="teach")
+    return tiny_config()
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_each_position_of_the_map_gives_its_own_stretch(positions: int) -> None:
 
 
 def test_the_loss_falls_and_every_part_learns(config: Config, batch: dict[str, torch.Tensor]) -> None:
-    model, objective = build_teacher(config, TOKENIZER).train(), TeacherObjective(config)
+    model, objective = Teach().build_model(config, TOKENIZER).train(), TeacherObjective(config)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     course = []
     for step in range(30):
@@ -83,7 +83,7 @@ def test_the_loss_falls_and_every_part_learns(config: Config, batch: dict[str, t
 def test_hidden_samples_alone_count_and_only_where_they_were_recorded(
     config: Config, batch: dict[str, torch.Tensor]
 ) -> None:
-    model = build_teacher(config, TOKENIZER).eval()
+    model = Teach().build_model(config, TOKENIZER).eval()
     with torch.no_grad():
         output = model(batch)
         objective = TeacherObjective(config)
@@ -95,7 +95,7 @@ def test_hidden_samples_alone_count_and_only_where_they_were_recorded(
 
 
 def test_the_score_is_the_same_at_every_call(config: Config, batch: dict[str, torch.Tensor]) -> None:
-    model = build_teacher(config, TOKENIZER).train()
+    model = Teach().build_model(config, TOKENIZER).train()
     one, other = teacher_score(model, [batch]), teacher_score(model, [batch])
     assert one == other
     assert set(one) == {f"validation.{n}" for n in ("score", "mrr_signal_to_text", "mrr_hidden_to_signal", "r_hidden")}

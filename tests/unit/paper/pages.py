@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ecgscan_ray.config import PageConfig
+from ecgscan_ray.paper import page_key
 from ecgscan_ray.paper.layout import Geometry, Layout, Strip, layout_geometry, page_to_image, timed
 from ecgscan_ray.paper.trace import Ink, pen, sub_columns
 from ecgscan_ray.paper.truth import strip_tables
@@ -114,3 +115,8 @@ def centroids(cover: np.ndarray) -> np.ndarray:
     weight = cover.astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
         return (weight * np.arange(len(cover))[:, None]).sum(0) / weight.sum(0)
+
+
+def sheets_and_keys(count: int) -> tuple[list[Sheet], np.ndarray]:
+    sheets = [sheet(seed=i, name=f"made/{i}") for i in range(count)]
+    return sheets, np.array([page_key(1, 0, s.id, 0) for s in sheets], np.uint64)

@@ -107,7 +107,7 @@ def test_a_layout_can_be_written_out():
     ("name", "fault"),
     [
         ("I II | III", "columns differ"),
-        ("I II | II III", "lead II stands twice"),
+        ("I II | II III", "lead II occurs twice"),
         ("I II V9", "unknown lead 'V9'"),
         ("I II + V10", "unknown lead 'V10'"),
         (" + II", "no lead outside"),
@@ -137,7 +137,7 @@ def test_labels_have_the_face_and_place_that_was_asked_for(faces, places):
     for truth in Renderer(page).render([sheet()] * 20, np.arange(20, dtype=np.uint64)).truth:
         face, _, right, up = truth.label
         assert face == next(iter(faces))
-        near, far, low, _ = marks.PLACES[next(iter(places))]
+        near, far, low, _ = marks.LABEL_POSITIONS[next(iter(places))]
         assert near <= right < far
         assert (up > 0) == (low > 0)
 

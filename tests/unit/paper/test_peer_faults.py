@@ -29,8 +29,8 @@ def test_columns_of_two_and_of_four_stand_under_the_same_seconds_of_the_rhythm_s
     signal[:, 50::100] = 1.0  # a spike a second
     for name in ("3x4+1", "6x2+1"):
         page = PageConfig(height=1700, width=2200, effects="clean", layouts={name: 1.0})
-        found = Renderer(page).render([Sheet("s", signal, 100.0)], KEY).truth[0]
-        points, layout = expand(found, signal, 100.0), found.layout_at_speed()
+        truth = Renderer(page).render([Sheet("s", signal, 100.0)], KEY).truth[0]
+        points, layout = expand(truth, signal, 100.0), truth.layout_at_speed()
         rhythm = {int(n): p[0] for n, p in zip(points.samples[-1], points.points[-1], strict=True)}
         for strip, samples, places in zip(layout.strips, points.samples, points.points, strict=True):
             assert samples[0] == round(strip.start_s * 100)
@@ -57,11 +57,11 @@ def test_a_lead_without_samples_is_no_flat_line():
     signal = beats()
     signal[7, 500:] = np.nan
     page = PageConfig(effects="clean", layouts={"3x4": 1.0}, height=850, width=1100)
-    drawn = Renderer(page).render([Sheet("s", signal, 100.0)], KEY)
+    pages = Renderer(page).render([Sheet("s", signal, 100.0)], KEY)
     signal[7] = np.nan
     nothing = Renderer(page).render([Sheet("s", signal, 100.0)], KEY)
-    np.testing.assert_array_equal(drawn.image, nothing.image)
-    assert drawn.windows[0, 7, 0] == -1
+    np.testing.assert_array_equal(pages.image, nothing.image)
+    assert pages.windows[0, 7, 0] == -1
 
 
 @pytest.mark.parametrize("factor", [0.001, 1.0, 1000.0])

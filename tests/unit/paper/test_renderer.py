@@ -3,7 +3,6 @@ import random
 import subprocess
 import sys
 
-import cv2
 import numpy as np
 import pytest
 
@@ -13,21 +12,16 @@ from ecgscan_ray.paper import Renderer, effects, marks, page_key, windows_of
 from ecgscan_ray.paper.key import SLOTS, Draws, uniforms
 from ecgscan_ray.paper.layout import layout_geometry, page_to_image, timed
 from ecgscan_ray.paper.truth import expand
-from tests.unit.paper.pages import Sheet, sheet
+from tests.unit.paper.pages import Sheet, sheet, sheets_and_keys
 
 MANY = {"3x4": 1.0, "3x4+1": 1.0, "3x4+3": 1.0, "6x2": 1.0, "12x1": 1.0, "6x2/cabrera": 1.0}
-
-
-def some(count: int) -> tuple[list[Sheet], np.ndarray]:
-    sheets = [sheet(seed=i, name=f"made/{i}") for i in range(count)]
-    return sheets, np.array([page_key(1, 0, s.id, 0) for s in sheets], np.uint64)
 
 
 @pytest.mark.parametrize("effects", sorted(effects.PRESETS))
 @pytest.mark.parametrize(("height", "width", "channels"), [(160, 208, 1), (336, 336, 3)])
 def test_same_key_same_bytes_in_any_order_and_batch(effects, height, width, channels):
     page = PageConfig(height=height, width=width, channels=channels, effects=effects, layouts=MANY)
-    sheets, keys = some(6)
+    sheets, keys = sheets_and_keys(6)
     first = Renderer(page).render(sheets, keys)
     assert first.image.shape == (6, height, width, channels)
     renderer = Renderer(page)
@@ -40,17 +34,17 @@ def test_same_key_same_bytes_in_any_order_and_batch(effects, height, width, chan
 
 def test_same_bytes_in_another_process():
     code = (
-        "import hashlib; from tests.unit.paper.test_renderer import *; s, k = some(4);"
+        "import hashlib; from tests.unit.paper.test_renderer import *; s, k = sheets_and_keys(4);"
         "p = Renderer(PageConfig(layouts=MANY)).render(s, k); print(hashlib.sha256(p.image.tobytes()).hexdigest())"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    sheets, keys = some(4)
-    assert found == hashlib.sha256(Renderer(PageConfig(layouts=MANY)).render(sheets, keys).image.tobytes()).hexdigest()
+    digest = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    sheets, keys = sheets_and_keys(4)
+    assert digest == hashlib.sha256(Renderer(PageConfig(layouts=MANY)).render(sheets, keys).image.tobytes()).hexdigest()
 
 
 def test_numpy_pages_are_numba_pages():
     pytest.importorskip("numba")
-    sheets, keys = some(3)
+    sheets, keys = sheets_and_keys(3)
     for kind in ("clean", "photo"):
         page = PageConfig(effects=kind, layouts=MANY)
         one, other = (Renderer(page, drawing).render(sheets, keys).image for drawing in ("compiled", "plain"))
@@ -61,7 +55,7 @@ def test_global_random_states_are_left_alone():
     random.seed(5)
     np.random.seed(5)  # noqa: NPY002 - the legacy state is what is guarded here
     before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
-    sheets, keys = some(2)
+    sheets, keys = sheets_and_keys(2)
     Renderer(PageConfig()).render(sheets, keys)
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
 
@@ -84,7 +78,7 @@ def test_uniforms_are_uniform_and_slots_unique():
 
 
 def test_windows_and_scale():
-    sheets, keys = some(2)
+    sheets, keys = sheets_and_keys(2)
     pages = Renderer(PageConfig(effects="clean")).render(sheets, keys)
     np.testing.assert_array_equal(pages.windows[0, :13], windows_of("3x4+1"))
     assert (pages.windows[0, 13:, 0] == -1).all()
@@ -164,11 +158,11 @@ def test_speeds_and_gains_vary_by_their_shares_and_are_recorded_printed_and_draw
     assert {s[0] for s in scales} == {25.0, 50.0} and {s[1] for s in scales} == {5.0, 10.0, 20.0}
     assert {s[2] for s in scales} == {1.0, 0.5}
     for n, truth in enumerate(pages.truth):
-        where, found = truth.geometry, expand(truth, signal, 100.0)
+        where, expanded = truth.geometry, expand(truth, signal, 100.0)
         assert pages.windows[n, 3, 2] == (5.0 if where.speed == 25 else 2.5)
         sx, sy, _, _ = page_to_image(page)
         for lead, share in ((0, 1.0), (6, where.chest)):
-            points = found.points[lead]
+            points = expanded.points[lead]
             assert np.ptp(points[:, 1]) == pytest.approx(0.5 * where.gain * share * sy, rel=1e-3) or lead == 6
             step = np.diff(points[:, 0]).mean()
             assert step == pytest.approx(where.speed / 100 * sx, rel=1e-3)
@@ -224,10 +218,10 @@ def test_traces_can_be_cut_off_half_way_to_the_next_row():
 
 
 def test_an_effect_can_be_asked_for_and_left_out():
-    sheets, keys = some(40)
+    sheets, keys = sheets_and_keys(40)
     asked = PageConfig(effect_probabilities={"turn": 1.0, "curl": 1.0, "jpeg": 0.0})
     applied = [truth.effects for truth in Renderer(asked).render(sheets, keys).truth]
-    assert all({"turn", "curl"} <= set(found) and "jpeg" not in found for found in applied)
+    assert all({"turn", "curl"} <= set(names) and "jpeg" not in names for names in applied)
     ways = set()
     for truth in Renderer(asked).render(sheets, keys).truth:
         (a, b, c, _), size = truth.frame_corners(), truth.size[::-1]
@@ -248,7 +242,7 @@ def test_a_size_alone_does_not_switch_an_effect_on():
         str(caught.value)
         == "page.effect_ranges: 'jpeg' is not among the effects of 'clean'. Give page.effect_probabilities.jpeg too."
     )
-    size, (sheets, keys) = {"jpeg": (30.0, 40.0)}, some(2)
+    size, (sheets, keys) = {"jpeg": (30.0, 40.0)}, sheets_and_keys(2)
     asked = Renderer(PageConfig(effects="clean", effect_ranges=size, effect_probabilities={"jpeg": 1.0})).render(
         sheets, keys
     )
@@ -262,7 +256,7 @@ def test_a_size_alone_does_not_switch_an_effect_on():
 def test_the_sample_pages_of_the_laptop_preset_keep_their_pixels():
     """Figures were measured on these pages; clean pages are the same bytes everywhere, so a digest can hold them."""
     saws = np.stack([(np.arange(1000) * (lead + 3) % 97) / 97 for lead in range(12)]).astype(np.float32)
-    sheets, keys = [Sheet(f"made/{n}", saws, 100.0) for n in range(4)], some(4)[1]
+    sheets, keys = [Sheet(f"made/{n}", saws, 100.0) for n in range(4)], sheets_and_keys(4)[1]
     laptop = load(Config, "laptop").page
     clean = laptop.model_copy(update={"effects": "clean", "effect_probabilities": {}})
     digest = hashlib.sha256(Renderer(clean).render(sheets, keys).image.tobytes()).hexdigest()
@@ -302,7 +296,7 @@ def test_a_millivolt_is_ten_millimetres_and_the_pulse_too():
     ],
 )
 def test_what_cannot_be_drawn_is_named(signal, fs, reason):
-    renderer, (sheets, keys) = Renderer(PageConfig()), some(1)
+    renderer, (sheets, keys) = Renderer(PageConfig()), sheets_and_keys(1)
     with pytest.raises(RecordingError, match="made/bad") as caught:
         renderer.render([Sheet("made/bad", signal, fs)], np.array([1], np.uint64))
     assert caught.value.reason == reason
@@ -329,7 +323,7 @@ def test_an_empty_batch_is_an_empty_batch():
 
 
 def test_strength_zero_is_clean():
-    sheets, keys = some(2)
+    sheets, keys = sheets_and_keys(2)
     one, other = (
         Renderer(page).render(sheets, keys).image for page in (PageConfig(strength=0), PageConfig(effects="clean"))
     )
@@ -337,7 +331,7 @@ def test_strength_zero_is_clean():
 
 
 def test_mixed_is_as_degraded_as_promised():
-    sheets, _ = some(1)
+    sheets, _ = sheets_and_keys(1)
     keys = np.arange(300, dtype=np.uint64) * 31
     truths = Renderer(PageConfig()).render(sheets * 300, keys).truth
     share = {name: np.mean([name in t.effects for t in truths]) for name in ("warp", "light", "blur", "noise", "jpeg")}
@@ -349,105 +343,23 @@ def test_mixed_is_as_degraded_as_promised():
 def test_opencv_without_its_system_libraries_is_explained(tmp_path):
     (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import ecgscan_ray.paper"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "libGL.so.1" in found.stderr.splitlines()[-1]
-    assert "opencv-python-headless" in found.stderr.splitlines()[-1]
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "libGL.so.1" in completed.stderr.splitlines()[-1]
+    assert "opencv-python-headless" in completed.stderr.splitlines()[-1]
 
 
 def test_without_numba_numpy_draws(tmp_path):
     (tmp_path / "numba.py").write_text("raise ImportError('no numba')")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from tests.unit.paper.test_renderer import *;"
-        "s, k = some(2); p = Renderer(PageConfig()).render(s, k); print(hashlib.sha256(p.image.tobytes()).hexdigest())"
+        "s, k = sheets_and_keys(2); p = Renderer(PageConfig()).render(s, k); print(hashlib.sha256(p.image.tobytes()).hexdigest())"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    sheets, keys = some(2)
-    assert found == hashlib.sha256(Renderer(PageConfig()).render(sheets, keys).image.tobytes()).hexdigest()
+    digest = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    sheets, keys = sheets_and_keys(2)
+    assert digest == hashlib.sha256(Renderer(PageConfig()).render(sheets, keys).image.tobytes()).hexdigest()
 
 
 def test_importing_the_paper_loads_no_heavy_library():
     code = "import sys, ecgscan_ray.paper; print([m for m in ('torch', 'ray', 'pyarrow', 'numba') if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
-
-
-def _drawn_with(
-    channels: int = 1, number: int = 0, **effect_probabilities: float
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """A page that only lies straight, with these effects, and what was done to it."""
-    still = dict.fromkeys(effects.EFFECTS, 0.0) | {"page_scale": 1.0} | effect_probabilities
-    sizes = {"page_scale": (1.0, 1.0), "pale_ink": (0.4, 0.4), "rim": (6.0, 6.0), "dither": (0.2, 0.2)}
-    page = PageConfig(
-        height=640, width=828, channels=channels, effects="scan", effect_probabilities=still, effect_ranges=sizes
-    )
-    sheets, keys = some(number + 1)
-    found = Renderer(page).render(sheets[number:], keys[number:])
-    return found.image[0, ..., 0] if channels == 1 else found.image[0], found.truth[0].effects
-
-
-def test_pale_ink_leaves_the_grid_as_it_is():
-    plain, pale = _drawn_with()[0], _drawn_with(pale_ink=1.0)[0]
-    assert pale.min() > plain.min() + 50
-    assert (pale >= plain).all()
-    grid_alone = np.s_[100:-100, 3:15]
-    assert np.array_equal(plain[grid_alone], pale[grid_alone])
-
-
-def test_a_rim_has_no_grid():
-    plain, bare = _drawn_with()[0], _drawn_with(rim=1.0)[0]
-    left = np.s_[100:-100, 3:15]  # the rim is 6 mm, 18 px
-    assert np.ptp(plain[left]) > 20
-    assert np.ptp(bare[left]) <= 1
-    middle = np.s_[100:-100, 100:-100]
-    assert np.array_equal(plain[middle], bare[middle])
-
-
-def test_dots_make_grey_of_black():
-    page, applied = _drawn_with(dither=1.0)
-    assert "dither" in applied
-    plain = _drawn_with()[0]
-    assert abs(float(page[100:-100, 100:-100].mean()) - float(plain[100:-100, 100:-100].mean())) < 12
-    assert page[100:-100, 100:-100].std() > plain[100:-100, 100:-100].std()
-
-
-@pytest.mark.parametrize("effect", ["panels", "crumple"])
-def test_bent_paper_is_lit_and_shaded_about_its_mean(effect):
-    for number in range(3):
-        plain, (bent, applied) = (
-            _drawn_with(number=number)[0].astype(float),
-            _drawn_with(number=number, **{effect: 1.0}),
-        )
-        assert effect in applied
-        light = cv2.blur(bent.astype(float), (15, 15)) / cv2.blur(plain, (15, 15))
-        assert abs(light.mean() - 1) < 0.1
-        assert np.ptp(light[40:-40, 40:-40]) > 0.03, "parts lie brighter than others"
-
-
-def test_soft_colour_spreads_colours_and_leaves_light():
-    sharp, soft = (_drawn_with(3, soft_colour=chance)[0] for chance in (0.0, 1.0))
-    before, after = (cv2.cvtColor(page, cv2.COLOR_RGB2YCrCb)[40:-40, 40:-40].astype(float) for page in (sharp, soft))
-    assert np.abs(after[..., 0] - before[..., 0]).mean() < 1.5
-    steps = [np.abs(np.diff(page[..., 1])).mean() for page in (before, after)]
-    assert steps[1] < 0.7 * steps[0]
-
-
-def test_grain_is_cloudy_and_noise_is_not():
-    plain = _drawn_with()[0].astype(float)
-    likeness = {}
-    for effect in ("grain", "noise"):
-        rest = (_drawn_with(**{effect: 1.0})[0] - plain)[40:-40, 40:-40]
-        assert abs(rest.mean()) < 0.5 and rest.std() > 0.4
-        likeness[effect] = np.corrcoef(rest[:, 1:].ravel(), rest[:, :-1].ravel())[0, 1]
-    assert likeness["grain"] > 0.25 > 0.1 > abs(likeness["noise"])
-
-
-def test_pages_have_prints_of_their_own():
-    pages = [_drawn_with(3, number, print=1.0)[0] for number in range(12)]
-    colours = {tuple(np.round(page[100:-100, 3:15].reshape(-1, 3).mean(0) / 8).astype(int)) for page in pages}
-    assert len(colours) >= 6
-
-
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (64, 300), (300, 64)])
-def test_small_photographs_lie_on_every_desk(height, width):
-    page = PageConfig(height=height, width=width, channels=3, effects="photo")
-    assert Renderer(page).render([sheet()] * 40, np.arange(40, dtype=np.uint64)).image.std() > 0
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert completed.stdout.strip() == "[]"

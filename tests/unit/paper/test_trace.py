@@ -39,7 +39,7 @@ def test_numpy_sets_boxes_paths_and_text_like_numba():
 
     rng = np.random.default_rng(1)
     face, image = face_at("serif", 3.0, 3.1, 2.7), rng.integers(0, 256, (90, 120, 3)).astype(np.uint8)
-    drawn = []
+    rendered = []
     for kind in ("compiled", "plain"):
         ink = Ink(90, 120, 4, kind)
         ink.boxes(np.array([[-3.0, 4.2, 7.7, 9.9], [50.1, 50.1, 50.6, 80.0], [110.0, 85.0, 140.0, 99.0]]))
@@ -49,10 +49,10 @@ def test_numpy_sets_boxes_paths_and_text_like_numba():
         ink.text(face.pixels, face.table, ["aVR Qg|~", "outside"], np.array([[40.3, 30.7], [100.0, 3.0]]))
         copy = image.copy()
         ink.compose(copy, np.array([7, 90, 200], np.uint8))
-        drawn.append(copy)
+        rendered.append(copy)
         assert not ink.cover().any(), "composing must leave an empty plane"
-    assert (drawn[0] != image).any()
-    np.testing.assert_array_equal(*drawn)
+    assert (rendered[0] != image).any()
+    np.testing.assert_array_equal(*rendered)
 
 
 def test_medians_agree_and_are_medians():
@@ -72,11 +72,11 @@ def test_medians_agree_and_are_medians():
 def test_ink_and_grey_of_a_sixteenfold_reference(height, width, pen_px, fs):
     page = PageConfig(height=height, width=width)
     signal = beats(fs)
-    drawn, layout, where = traces_only(signal, fs, page, "3x4+1", pen_px)
-    wanted = reference(signal, fs, page, layout, where, pen_px)
-    assert drawn.sum() / wanted.sum() == pytest.approx(1.0, abs=0.05)
-    assert np.sqrt(np.mean((drawn - wanted) ** 2)) < 3.0  # grey levels over the whole page
-    assert np.sqrt(np.mean((drawn - wanted)[wanted > 0] ** 2)) < 12.0
+    rendered, layout, geometry = traces_only(signal, fs, page, "3x4+1", pen_px)
+    expected = reference(signal, fs, page, layout, geometry, pen_px)
+    assert rendered.sum() / expected.sum() == pytest.approx(1.0, abs=0.05)
+    assert np.sqrt(np.mean((rendered - expected) ** 2)) < 3.0  # grey levels over the whole page
+    assert np.sqrt(np.mean((rendered - expected)[expected > 0] ** 2)) < 12.0
 
 
 @pytest.mark.parametrize(("height", "width"), [(336, 336), (384, 512)])
@@ -84,16 +84,19 @@ def test_decodes_as_well_as_the_reference(height, width):
     """The trace read back from each column's centroid misses the signal no more than it does on a 16x drawing."""
     page = PageConfig(height=height, width=width)
     signal = beats()
-    drawn, layout, where = traces_only(signal, 100.0, page, "3x4+1", 0.875)
-    wanted = reference(signal, 100.0, page, layout, where, 0.875)
+    rendered, layout, geometry = traces_only(signal, 100.0, page, "3x4+1", 0.875)
+    expected = reference(signal, 100.0, page, layout, geometry, 0.875)
     sx, sy, _, _ = page_to_image(page)
     rhythm = layout.strips[12]
-    middle = where.baseline(rhythm) * sy
+    middle = geometry.baseline(rhythm) * sy
     band = slice(round(middle - 18 * sy), round(middle + 18 * sy))
-    columns = np.arange(round((where.left + 2) * sx), round((where.left + 248) * sx))
-    truth = np.interp(((columns + 0.5) / sx - where.left) / where.speed, np.arange(1000) / 100.0, signal[rhythm.lead])
+    columns = np.arange(round((geometry.left + 2) * sx), round((geometry.left + 248) * sx))
+    truth = np.interp(
+        ((columns + 0.5) / sx - geometry.left) / geometry.speed, np.arange(1000) / 100.0, signal[rhythm.lead]
+    )
     errors = [
-        (middle - 0.5 - band.start - centroids(c[band][:, columns])) / sy / where.gain - truth for c in (drawn, wanted)
+        (middle - 0.5 - band.start - centroids(c[band][:, columns])) / sy / geometry.gain - truth
+        for c in (rendered, expected)
     ]
     one, other = (np.sqrt(np.mean(error**2)) for error in errors)
     assert one <= 1.1 * other
@@ -110,10 +113,10 @@ def test_no_half_pixel_of_bias():
     _, sy, _, _ = page_to_image(page)
     errors = []
     for mv in np.linspace(-0.4, 0.4, 65):
-        drawn, layout, where = traces_only(np.full((12, 1000), mv, np.float32), 100.0, page, "3x4", 0.875)
-        truth = (where.baseline(layout.strips[0]) - mv * where.gain) * sy - 0.5
+        rendered, layout, geometry = traces_only(np.full((12, 1000), mv, np.float32), 100.0, page, "3x4", 0.875)
+        truth = (geometry.baseline(layout.strips[0]) - mv * geometry.gain) * sy - 0.5
         rows = slice(round(truth) - 8, round(truth) + 9)
-        errors.append(centroids(drawn[rows, 40:80]) + rows.start - truth)
+        errors.append(centroids(rendered[rows, 40:80]) + rows.start - truth)
     assert abs(np.mean(errors)) < 0.005
     assert np.abs(errors).max() < 0.1
 
@@ -125,9 +128,9 @@ def test_a_single_sample_keeps_its_height():
     for at in range(300, 340, 3):
         signal = np.zeros((12, 5000), np.float32)
         signal[0, at] = 1.5
-        drawn, layout, where = traces_only(signal, 500.0, page, "3x4", 0.875)
-        top = (where.baseline(layout.strips[0]) - 1.5 * where.gain) * sy
-        rows = np.flatnonzero(drawn[: round(where.baseline(layout.strips[0]) * sy) - 3].any(1))
+        rendered, layout, geometry = traces_only(signal, 500.0, page, "3x4", 0.875)
+        top = (geometry.baseline(layout.strips[0]) - 1.5 * geometry.gain) * sy
+        rows = np.flatnonzero(rendered[: round(geometry.baseline(layout.strips[0]) * sy) - 3].any(1))
         assert rows[0] <= top <= rows[0] + 2
 
 
@@ -135,12 +138,12 @@ def test_a_gap_has_no_ink_and_no_bridge():
     signal = beats()
     signal[:, 100:150] = np.nan
     page = PageConfig(height=336, width=336)
-    drawn, _layout, where = traces_only(signal, 100.0, page, "3x4", 0.875)
+    rendered, _layout, geometry = traces_only(signal, 100.0, page, "3x4", 0.875)
     sx, _, _, _ = page_to_image(page)
-    begin, end = ((where.left + t * 25) * sx for t in (0.99, 1.5))
-    assert not drawn[:, int(begin) + 2 : int(end) - 1].any()
-    assert drawn[:, int(begin) - 2].any()
-    assert drawn[:, int(end) + 2].any()
+    begin, end = ((geometry.left + t * 25) * sx for t in (0.99, 1.5))
+    assert not rendered[:, int(begin) + 2 : int(end) - 1].any()
+    assert rendered[:, int(begin) - 2].any()
+    assert rendered[:, int(end) + 2].any()
 
 
 @pytest.mark.parametrize("fs", [98.0, 175.0, 257.0, 360.0, 389.0, 977.5])
@@ -150,13 +153,13 @@ def test_odd_sampling_rates_keep_their_time(fs):
     sx, sy, _, _ = page_to_image(page)
     t = np.arange(int(10 * fs)) / fs
     signal = np.tile((0.04 * (t - 5)).astype(np.float32), (12, 1))
-    drawn, layout, where = traces_only(signal, fs, page, "12x1", 0.9)
+    rendered, layout, geometry = traces_only(signal, fs, page, "12x1", 0.9)
     strip = layout.strips[11]
     columns = np.arange(60, 440)
-    seconds = ((columns + 0.5) / sx - where.left) / where.speed
-    wanted = (where.baseline(strip) - 0.04 * (seconds - 5) * where.gain) * sy - 0.5
-    rows = slice(round(wanted.min()) - 5, round(wanted.max()) + 6)
-    error = centroids(drawn[rows][:, columns]) + rows.start - wanted
+    seconds = ((columns + 0.5) / sx - geometry.left) / geometry.speed
+    expected = (geometry.baseline(strip) - 0.04 * (seconds - 5) * geometry.gain) * sy - 0.5
+    rows = slice(round(expected.min()) - 5, round(expected.max()) + 6)
+    error = centroids(rendered[rows][:, columns]) + rows.start - expected
     assert abs(error.mean()) < 0.01
     assert np.abs(error).max() < 0.1
 
@@ -166,9 +169,9 @@ def test_huge_amplitudes_are_clipped_at_the_page_edge_only(value):
     signal = np.zeros((12, 1000), np.float32)
     signal[7, 600:620] = value
     page = PageConfig(height=336, width=336)
-    drawn, layout, where = traces_only(signal, 100.0, page, "3x4", 0.875)
+    rendered, layout, geometry = traces_only(signal, 100.0, page, "3x4", 0.875)
     sx, sy, _, _ = page_to_image(page)
-    edge = int((where.left + 6.0 * 25) * sx)
-    column = np.flatnonzero(drawn[:, edge - 2 : edge + 3].max(1))
-    end = np.clip((where.baseline(layout.strips[7]) - value * where.gain) * sy, 0, 335)
+    edge = int((geometry.left + 6.0 * 25) * sx)
+    column = np.flatnonzero(rendered[:, edge - 2 : edge + 3].max(1))
+    end = np.clip((geometry.baseline(layout.strips[7]) - value * geometry.gain) * sy, 0, 335)
     assert abs((column[0] if value > 0 else column[-1]) - end) <= 1.5, "the stroke crosses its neighbours' rows"

@@ -15,7 +15,7 @@ from tests.unit.paper.pages import centroids, sheet
 
 @pytest.fixture
 def bare(monkeypatch):
-    """Black ink on white paper without a grid, header or footer, so that ink can be told by its grey."""
+    """Black ink on white paper without a grid, header or footer, so that ink is known by its grey."""
     white = (255.0, 255.0, 255.0)
     monkeypatch.setattr(grid, "grid_style", lambda index: grid.GridStyle("none", white, white, white, 0.2, 0.1))
     monkeypatch.setattr(renderer, "ink_colour", lambda draws, channels, pale: np.zeros(channels, np.uint8))
@@ -61,7 +61,7 @@ def test_points_lie_on_the_ink_after_every_transform(effects, height, width, fit
 
 @pytest.mark.usefixtures("bare")
 def test_no_half_pixel_between_warped_ink_and_truth():
-    """Flat traces through warps alone: the mean distance of ink and truth across the line is nought."""
+    """Flat traces through warps alone: the mean distance of ink and truth across the line is 0."""
     others = dict.fromkeys(EFFECTS.keys() - {"rotation", "perspective", "page_scale", "shift"}, 0.0)
     page = PageConfig(height=336, width=336, effects="scan", layouts={"12x1": 1.0})
     drawer = Renderer(page.model_copy(update={"effect_probabilities": others}))
@@ -86,13 +86,13 @@ def test_masks_cover_the_traces():
     page = PageConfig(height=336, width=336, effects="photo", layouts={"3x4+1": 1.0})
     recording = sheet()
     pages = Renderer(page).render([recording], np.array([11], np.uint64))
-    found = masks(pages.truth[0], recording.signal_mv, recording.fs)
-    assert found.shape == (13, 336, 336)
+    covers = masks(pages.truth[0], recording.signal_mv, recording.fs)
+    assert covers.shape == (13, 336, 336)
     image = pages.image[0, ..., 0].astype(float)
     darker = cv2.blur(image, (31, 31)) - image
-    for mask in found:
+    for mask in covers:
         assert darker[mask > 128].mean() > 25
-    assert abs(darker[found.max(0) == 0].mean()) < 6
+    assert abs(darker[covers.max(0) == 0].mean()) < 6
 
 
 def test_nothing_of_a_lead_is_cropped_at_any_strength():

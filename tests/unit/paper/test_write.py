@@ -74,9 +74,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         write_pages([sheet()], OutputOptions(tmp_path / "file"), PageConfig(), 0)
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("../../etc/x", "etc_x"), ("", "recording"), ("ptbxl/7", "ptbxl_7")])
-def test_file_names_stay_in_their_folder(name, wanted):
-    assert file_name(name) == wanted
+@pytest.mark.parametrize(("name", "expected"), [("../../etc/x", "etc_x"), ("", "recording"), ("ptbxl/7", "ptbxl_7")])
+def test_file_names_stay_in_their_folder(name, expected):
+    assert file_name(name) == expected
 
 
 def test_contact_sheet_shows_every_preset():

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from ecgscan_ray.evaluation.bootstrap import Estimate
 from ecgscan_ray.evaluation.evaluate import Evaluation
 from ecgscan_ray.evaluation.features import Example
 from ecgscan_ray.report.card import _without_patient
+from ecgscan_ray.report.figures import learning_curves, scatter_grid, trial_curves
 from ecgscan_ray.report.run import RunFacts, patients_sentence, write_run_report
-from ecgscan_ray.report.sweep import Trial, compare_best, csv_row, ranked, write_sweep_report
+from ecgscan_ray.report.sweep import compare_best, csv_row, ranked, write_sweep_report
+from ecgscan_ray.runs.trials import Trial
 from ecgscan_ray.store.manifest import Manifest
 
 METRIC = "validation.score"
@@ -88,6 +91,62 @@ def test_run_report(tmp_path):
         "rows.safetensors",
     ]
     assert (tmp_path / "redrawn.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_report_explains_its_figures_and_fits_a_dark_screen_and_a_phone(tmp_path):
+    write_run_report(str(tmp_path), evaluation(), LINES, RunFacts("demo", Config(), 20, 480))
+    html = (tmp_path / "report.html").read_text()
+    for term in ("r", "MRR", "hub share", "volume", "AUROC", "NORM, MI, STTC, CD, HYP"):
+        assert f"<dt>{term}</dt>" in html
+    assert "prefers-color-scheme: dark" in html
+    assert re.search(r"\.scroll tr > :first-child \{ position: sticky; left: 0; background: var\(--paper\)", html)
+
+
+def drawn_figures(monkeypatch):
+    """The figures that are drawn from now on, instead of their images."""
+    drawn = []
+    monkeypatch.setattr("ecgscan_ray.report.figures.data_uri", lambda figure, *_: drawn.append(figure))
+    return drawn
+
+
+def test_no_legend_lies_on_a_curve(monkeypatch):
+    drawn = drawn_figures(monkeypatch)
+    names = ("validation.score", "validation.mrr_page_to_signal", "validation.mrr_page_to_text", "validation.r_shown")
+    lines = [
+        {"kind": "validation", "step": step, **{name: number + step / 9 for number, name in enumerate(names)}}
+        for step in range(9)
+    ]
+    learning_curves([*LINES, *lines])
+    trial_curves({"a": ([1, 2, 3], [0.1, 0.5, 0.9]), "b": ([1, 2, 3], [0.2, 0.3, 0.1])}, best="a", ylabel="score")
+    for figure in drawn:
+        figure.draw_without_rendering()
+        legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
+        assert legends
+        for legend in legends:
+            assert not any(legend.get_window_extent().overlaps(axes.get_window_extent()) for axes in figure.axes)
+            assert figure.bbox.padded(1).fully_contains(*legend.get_window_extent().min)
+            assert figure.bbox.padded(1).fully_contains(*legend.get_window_extent().max)
+
+
+def test_tick_labels_do_not_overlap(monkeypatch):
+    drawn = drawn_figures(monkeypatch)
+    points = {
+        "narrow": [(value, 0.1) for value in (0.0003, 0.0005, 0.001, 0.003)],
+        "wide": [(value, 0.1) for value in (1e-6, 1e-4, 0.003, 1.0)],
+        "linear": [(value, 0.1) for value in (0.00012, 0.00015, 0.00017)],
+        "names": [(name, 0.1) for name in ("volume of the Gram matrix", "pairwise cosine", "none")],
+    }
+    scatter_grid(points, {"narrow": True, "wide": True}, "score")
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text() and axes.bbox.width]
+        boxes = [
+            box for box in boxes if axes.bbox.x0 - 1 <= (box.x0 + box.x1) / 2 <= axes.bbox.x1 + 1 or box.width > 60
+        ]
+        if axes.get_xlabel() != "names":  # those are turned, and their boxes overlap where the words do not
+            assert len(boxes) >= 2
+            assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 def test_what_was_not_measured_stands_in_the_report_with_its_reason(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ecgscan_ray.errors import InputError
-from ecgscan_ray.runtime import cluster, ray_folder
+from ecgscan_ray.runtime import cluster, local_cluster
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_a_token_is_made_and_kept_off_the_disk(no_token: Path) -> None:
-    cluster._need_token()
+    local_cluster.need_token()
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
     assert not list(no_token.iterdir())
 
@@ -72,7 +72,7 @@ def test_the_users_own_token_is_kept(no_token: Path, monkeypatch: pytest.MonkeyP
         (no_token / ".ray" / "auth_token").write_text("f" * 64)
     else:
         monkeypatch.setenv(name, str(no_token / "elsewhere"))
-    cluster._need_token()
+    local_cluster.need_token()
     assert "RAY_AUTH_TOKEN" not in os.environ
 
 
@@ -80,7 +80,7 @@ def test_the_users_own_mode_is_kept_and_said(
     no_token: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    cluster._need_token()
+    local_cluster.need_token()
     assert "RAY_AUTH_TOKEN" not in os.environ and os.environ["RAY_AUTH_MODE"] == "disabled"
     assert "any user of this machine can use Ray here" in caplog.text
 
@@ -88,26 +88,26 @@ def test_the_users_own_mode_is_kept_and_said(
 def test_too_few_open_files_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
     with pytest.raises(InputError, match="only 64 files"):
-        cluster._allow_open_files()
+        local_cluster.allow_open_files()
 
 
 def test_open_files_are_raised_as_far_as_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
-    cluster._allow_open_files()
+    local_cluster.allow_open_files()
     assert asked == [(4096, 4096)]
 
 
 def test_rays_folder_is_the_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = Path(os.path.relpath(tmp_path, "/"))
-    monkeypatch.setattr(ray_folder, "MAX_LENGTH", 200)
+    monkeypatch.setattr(local_cluster, "MAX_LENGTH", 200)
     monkeypatch.setenv("RAY_TMPDIR", f"/{short}")
-    closed = Path(ray_folder.folder()).parent
+    closed = Path(local_cluster.ray_folder()).parent
     assert closed.parent == tmp_path
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
     closed.chmod(0o777)
-    assert Path(ray_folder.folder()).parent == closed
+    assert Path(local_cluster.ray_folder()).parent == closed
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
 
 
@@ -115,19 +115,19 @@ def test_a_deep_tmpdir_gives_way_to_tmp(tmp_path: Path, monkeypatch: pytest.Monk
     deep = tmp_path / ("deep" * 20)
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", str(deep))
-    assert Path(ray_folder.folder()) == Path("/tmp") / f"ecgscan-{os.getuid()}" / "ray"
+    assert Path(local_cluster.ray_folder()) == Path("/tmp") / f"ecgscan-{os.getuid()}" / "ray"
     monkeypatch.setenv("RAY_TMPDIR", str(deep))
     with pytest.raises(InputError, match=r"RAY_TMPDIR: no folder .* too long, at most \d+ bytes"):
-        ray_folder.folder()
+        local_cluster.ray_folder()
 
 
 def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_folder, "MAX_LENGTH", 200)
+    monkeypatch.setattr(local_cluster, "MAX_LENGTH", 200)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     (tmp_path / "theirs").mkdir()
     (tmp_path / f"ecgscan-{os.getuid()}").symlink_to(tmp_path / "theirs")
     with pytest.raises(InputError, match="belongs to another user"):
-        ray_folder.folder()
+        local_cluster.ray_folder()
 
 
 def test_only_old_sessions_of_ended_processes_are_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,5 +139,5 @@ def test_only_old_sessions_of_ended_processes_are_cleared(tmp_path: Path, monkey
         if pid != young:
             for path in (session / "logs" / "raylet.out", session / "logs", session):
                 os.utime(path, (0, 0))
-    ray_folder._clear(tmp_path)
+    local_cluster._clear(tmp_path)
     assert [pid for pid, session in sessions.items() if session.exists()] == [mine, young]

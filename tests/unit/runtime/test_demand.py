@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from ecgscan_ray.errors import ConfigError, WorkError
+from ecgscan_ray.runs.needs import Need
 from ecgscan_ray.runtime import demand
-from ecgscan_ray.runtime.demand import Need, _matches, _Node, await_room, unplaced
+from ecgscan_ray.runtime.demand import _matches, _Node, await_room, unplaced
 
 TRAIN = Need("trainer", {"CPU": 4, "GPU": 1}, {"role": "train"})
 RENDER = Need("renderer", {"CPU": 1}, {"role": "render"})
@@ -75,7 +76,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cluster:
     cluster = Cluster(node(0))
     monkeypatch.setattr(demand.ray, "nodes", lambda: cluster.present)
     monkeypatch.setattr(demand, "request_resources", cluster.request)
-    monkeypatch.setattr(demand, "_grows", lambda: cluster.grows)
+    monkeypatch.setattr(demand, "has_autoscaler", lambda: cluster.grows)
     monkeypatch.setattr(demand, "BOOTSTRAP", tmp_path / "bootstrap.yaml")
     monkeypatch.setattr(demand.time, "sleep", lambda _: cluster.passed())
     return cluster

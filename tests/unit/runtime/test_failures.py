@@ -18,14 +18,14 @@ from ecgscan_ray.errors import (
     UnreachableError,
     WorkError,
 )
-from ecgscan_ray.runtime.cluster import root_cause
-from ecgscan_ray.runtime.failures import _EndWhatLasts, lasting
+from ecgscan_ray.runtime.failures import permanent_failure, root_cause
+from ecgscan_ray.runtime.ray_quirks import failure_policy
 
 LOST = RuntimeError("[enforce fail] Connection closed by peer [127.0.0.1]:3211")
 
 
 def decide(*failures: BaseException) -> FailureDecision:
-    policy = _EndWhatLasts(FailureConfig(max_failures=3))
+    policy = failure_policy(FailureConfig(max_failures=3), permanent_failure)
     return policy.make_decision(WorkerGroupError("text", dict(enumerate(failures))))  # type: ignore[arg-type]
 
 
@@ -50,8 +50,8 @@ def behind_a_task(error: Exception) -> BaseException:
 )
 def test_what_cannot_go_away_ends_at_once(error: Exception) -> None:
     assert decide(LOST, error) is FailureDecision.RAISE
-    told = lasting(WorkerGroupError("text", {0: LOST, 1: error}))
-    assert isinstance(told, EcgscanError) and "\n" not in str(told)
+    failure = permanent_failure(WorkerGroupError("text", {0: LOST, 1: error}))
+    assert isinstance(failure, EcgscanError) and "\n" not in str(failure)
 
 
 def test_what_a_task_raised_is_told_in_our_words() -> None:
@@ -71,4 +71,4 @@ def test_what_a_task_raised_is_told_in_our_words() -> None:
 )
 def test_what_may_go_away_is_tried_again(error: Exception) -> None:
     assert decide(error) is FailureDecision.RETRY
-    assert lasting(WorkerGroupError("text", {0: error})) is None
+    assert permanent_failure(WorkerGroupError("text", {0: error})) is None

@@ -29,28 +29,28 @@ def where(by_split: dict[str, list[Item]]) -> dict[str, str]:
 
 def test_folds_and_explicit_splits() -> None:
     listed = items({"fold": 1}, {"fold": 8}, {"fold": 9}, {"fold": 9, "split": "train"}, {"fold": 0})
-    by_split, left = assign_splits(listed, (8,), (9, 10))
+    by_split, rejected = assign_splits(listed, (8,), (9, 10))
     assert where(by_split) == {"0": "train", "1": "validation", "2": "test", "3": "train", "4": "train"}
-    assert left == []
+    assert rejected == []
 
 
 def test_a_patient_in_two_splits_is_left_out_whole() -> None:
     listed = items(
         {"fold": 1, "patient_id": "a"}, {"fold": 9, "patient_id": "a"}, {"fold": 9, "patient_id": "b"}, {"fold": 1}
     )
-    by_split, left = assign_splits(listed, (8,), (9,))
+    by_split, rejected = assign_splits(listed, (8,), (9,))
     assert where(by_split) == {"2": "test", "3": "train"}
-    assert [(row["id"], row["reason"]) for row in left] == [
+    assert [(row["id"], row["reason"]) for row in rejected] == [
         ("0", "patient_in_two_splits"),
         ("1", "patient_in_two_splits"),
     ]
-    assert left[0]["detail"] == "patient a is in test and train"
+    assert rejected[0]["detail"] == "patient a is in test and train"
 
 
 def test_without_folds_patients_are_hashed() -> None:
     listed = items(*({"patient_id": f"p{k // 2}"} for k in range(2000)))
-    by_split, left = assign_splits(listed, (9,), (10,))
-    assert not left
+    by_split, rejected = assign_splits(listed, (9,), (10,))
+    assert not rejected
     again, _ = assign_splits(listed[::-1], (9,), (10,))
     assert where(by_split) == where(again)
     assert 140 < len(by_split["validation"]) < 260
@@ -62,9 +62,9 @@ def test_without_folds_patients_are_hashed() -> None:
 
 
 def test_doubled_ids() -> None:
-    by_split, left = assign_splits(items({"id": "x"}, {"id": "x"}), (9,), (10,))
+    by_split, rejected = assign_splits(items({"id": "x"}, {"id": "x"}), (9,), (10,))
     assert len(where(by_split)) == 1
-    assert [row["reason"] for row in left] == ["duplicate_id"]
+    assert [row["reason"] for row in rejected] == ["duplicate_id"]
 
 
 @pytest.mark.parametrize(
@@ -86,10 +86,10 @@ def test_one_shard_with_resampling(tmp_path: Path) -> None:
         write_record(tmp_path / "in", name, heart_uv(fs=500), fs=500)
     listed = [Item(id=name, path=str(tmp_path / "in" / name)) for name in ("a", "b", "c", "d")]
     (job,) = shard_jobs({"train": listed}, str(tmp_path / "out"), "folder", 100.0, 4)
-    shard, left, counts = write_shard(job)
+    shard, rejected, counts = write_shard(job)
     assert shard is not None
     assert shard.row_groups == [3]
-    assert [(row["id"], row["reason"]) for row in left] == [("d", "missing_file")]
+    assert [(row["id"], row["reason"]) for row in rejected] == [("d", "missing_file")]
     assert counts["fs"] == {"100": 3}
     table = read_row_groups(str(tmp_path / "out"), shard, [0])
     assert table["sig_len"].to_pylist() == [1000] * 3
@@ -135,13 +135,13 @@ def test_an_odd_recording_is_its_own_reason(tmp_path: Path) -> None:
     listed["half"] = replace(listed["good"], id="half", details={"report": "half a letter: \udcfc"})
     (tmp_path / "in/odd.hea").write_bytes(b"\xff\xfe\0\x1b[31m")
     job = ShardJob(str(tmp_path / "out"), "folder", 100.0, "train", 0, 0, 2, list(listed.values()))
-    shard, left, _ = write_shard(job)
+    shard, rejected, _ = write_shard(job)
     assert shard is not None and shard.row_groups == [1]
-    assert {row["id"] for row in left} == {"bad-labels", "half", "odd"}
-    assert all(text.isprintable() for row in left for text in row.values())
-    reasons = {row["id"]: row["detail"] for row in left}
+    assert {row["id"] for row in rejected} == {"bad-labels", "half", "odd"}
+    assert all(text.isprintable() for row in rejected for text in row.values())
+    reasons = {row["id"]: row["detail"] for row in rejected}
     assert "Write NORM;SR" in reasons["bad-labels"], "the reason says what to do"
-    write_quarantine(str(tmp_path / "out"), left)
+    write_quarantine(str(tmp_path / "out"), rejected)
 
 
 def test_rows_packed_one_by_one_are_the_same_bytes(tmp_path: Path) -> None:

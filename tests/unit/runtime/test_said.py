@@ -5,20 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
-import torch
 
 from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker, stable_key
-from ecgscan_ray.errors import RunError
-from ecgscan_ray.runtime.embeddings import with_teacher_settings
 from ecgscan_ray.runtime.stream import make_unit, read_span
 from ecgscan_ray.store.embeddings import EmbeddingIndex, EmbeddingReader, EmbeddingWriter, write_index
 from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.store.plan import EpochPlan
 from ecgscan_ray.store.shards import ShardWriter
-from ecgscan_ray.training.loop import _shuffle_pairs
-from tests.checkpoints import write_checkpoint
 from tests.records import recording
 from tests.tiny import tiny_config
 
@@ -49,35 +43,3 @@ def test_vectors_are_those_of_their_recordings(tmp_path: Path) -> None:
     np.testing.assert_array_equal(batch["teacher_report"][:, 11], np.where(ids % 4 > 0, -ids, 0))
     assert batch["teacher_signal"].dtype == np.float32
     assert "teacher_signal" not in make_unit(maker, read_span(store, plan, 0, 6))
-
-
-def test_shuffled_pairs_take_the_teachers_words_along() -> None:
-    names = ("signal_mv", "centred_mv", "valid", "token_ids", "attention_mask", "has_text", "has_signal")
-    tensors = {name: torch.arange(4) for name in (*names, "teacher_signal", "teacher_report", "image")}
-    _shuffle_pairs(tensors)
-    assert {name for name, value in tensors.items() if not torch.equal(value, torch.arange(4))} == tensors.keys() - {
-        "image"
-    }
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        (None, "empty, or not there"),
-        ("manifest.json", "a store"),
-        ("model.safetensors", "an exported encoder"),
-        ("environment.json", "a run without a checkpoint yet"),
-        ("thesis.txt", "a folder of something else"),
-    ],
-)
-def test_what_is_no_teacher_is_named(tmp_path: Path, name: str | None, kind: str) -> None:
-    if name:
-        (tmp_path / name).write_text("{}")
-    with pytest.raises(RunError, match=f"is no teacher: it is {kind}. Give the folder of a finished 'ecgscan teach'"):
-        with_teacher_settings(tiny_config(teacher__run=str(tmp_path)))
-
-
-def test_a_page_encoder_is_no_teacher(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path, 2)
-    with pytest.raises(RunError, match="it is a run of 'ecgscan pretrain', a page encoder"):
-        with_teacher_settings(tiny_config(teacher__run=str(tmp_path)))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +76,35 @@ def test_a_command_that_is_done_is_not_taken_down_with_its_interpreter(status: i
     program = BEGIN.format(signal="SIGINT") + ENDED.format(status=status)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (status, "done", closed)
+
+
+DIVERTED = """
+import logging, pathlib, sys, warnings
+ours = logging.getLogger("ecgscan_ray")
+ours.addHandler(logging.StreamHandler(sys.stderr))
+ours.setLevel(logging.INFO)
+ray_logger = logging.getLogger("ray")
+ray_logger.addHandler(logging.StreamHandler(sys.stderr))
+tune_logger = logging.getLogger("ray.tune.execution")
+log = pathlib.Path(sys.argv[1])
+terminal.divert(log)
+terminal.divert_loggers(["ray", "py.warnings"])
+terminal.divert_loggers(["ray", "py.warnings"])
+os.write(1, b"native on 1\\n")
+os.write(2, b"native on 2\\n")
+ray_logger.error("a logger of Ray")
+tune_logger.warning("a logger of Tune")
+warnings.warn("a warning of Python")
+ours.info("ours")
+print("printed")
+"""
+
+
+def test_rays_messages_go_to_a_file_that_is_named_once(tmp_path: Path) -> None:
+    log = tmp_path / "ray.log"
+    program = BEGIN.format(signal="SIGINT") + DIVERTED
+    done = subprocess.run([sys.executable, "-c", program, str(log)], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "printed\n" and done.stderr == f"Ray's messages go to {log}\nours\n"
+    messages = ["native on 1", "native on 2", "a logger of Ray", "a logger of Tune", "a warning of Python"]
+    assert [log.read_text().count(message) for message in messages] == [1, 1, 1, 1, 1]
+    assert log.stat().st_mode & 0o077 == 0

@@ -1,4 +1,4 @@
-"""A teacher's vectors beside a store: found again whole and of the right teacher and store, or not at all."""
+"""A teacher's embeddings of a store: read back complete and of the right teacher and store, or not at all."""
 
 from __future__ import annotations
 

@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ecgscan_ray.errors import RunError
-from ecgscan_ray.training.checkpoint import DamagedCheckpoint, find_checkpoint, load_run, restore
+from ecgscan_ray.runs.checkpoints import DamagedCheckpoint, find_checkpoint
+from ecgscan_ray.tasks.loading import load_run
+from ecgscan_ray.training.checkpoint import restore
 from ecgscan_ray.training.optimizer import build_optimizer
 from tests.checkpoints import damage, sign, tiny_model, write_checkpoint
 from tests.tiny import tiny_config

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -22,7 +21,7 @@ from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.objective.contrastive import gather_features, pair_losses, triplet_loss
 from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.training.gradients import GradCache
-from ecgscan_ray.training.meters import Meter
+from ecgscan_ray.training.meters import Meter, read_values
 from ecgscan_ray.training.tensors import to_device
 from tests.records import recording
 from tests.tiny import tiny_config
@@ -58,6 +57,11 @@ class Toy(nn.Module):
 
 
 class ToyObjective:
+    """``constant`` is a further term, which has no gradient."""
+
+    def __init__(self, constant: float = 0.0) -> None:
+        self.constant = constant
+
     def __call__(self, output: dict[str, Tensor], batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
         items = gather_features(output, batch)
         drawn = (output["redrawn_mv"].abs().sum(-1) * batch["page_ok"]).sum()
@@ -66,7 +70,8 @@ class ToyObjective:
             "pair_loss": pair_losses(items, output["scale"])["image_text"],
             "reconstruction_loss": global_mean(drawn, batch["page_ok"].sum()),
         }
-        return {**losses, "loss": sum(losses.values())}
+        loss = sum(losses.values())
+        return {**losses, "constant": torch.tensor(self.constant), "loss": loss}
 
 
 def toy_batch() -> dict[str, Tensor]:
@@ -78,7 +83,8 @@ def toy_batch() -> dict[str, Tensor]:
 def toy_gradients(micro_batch: int | None, per_term_norms: bool = False) -> tuple[list[Tensor], dict[str, Tensor]]:
     model = Toy()
     gradients = GradCache(model, model, ToyObjective(), micro_batch, "fp32")  # type: ignore[arg-type]
-    _, losses, norms = gradients(toy_batch(), 0.0, 0, per_term_norms)
+    norms = gradients.per_term_norms(model.page.tower, toy_batch(), 0.0, 0) if per_term_norms else {}
+    _, losses = gradients(toy_batch(), 0.0, 0)
     return [p.grad for p in model.parameters()] + [losses["loss"].detach()], norms  # type: ignore[misc]
 
 
@@ -104,7 +110,7 @@ def test_norms_of_terms_are_those_of_their_gradients_and_change_nothing(micro_ba
 
 def test_both_passes_draw_the_same_dropout() -> None:
     model, batch = Toy(dropout=0.5), toy_batch()
-    GradCache(model, model, ToyObjective(), 4, "fp32")(batch, 0.0, 7, False)  # type: ignore[arg-type]
+    GradCache(model, model, ToyObjective(), 4, "fp32")(batch, 0.0, 7)  # type: ignore[arg-type]
     found = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
     model.zero_grad()
     outputs = []
@@ -127,13 +133,19 @@ def _process(index: int, world: int, port: int, folder: str) -> None:
     for micro_batch in (None, 1, 3):
         model.zero_grad()
         gradients = GradCache(model, parallel, ToyObjective(), micro_batch, "fp32")  # type: ignore[arg-type]
-        _, losses, norms = gradients(batch, 0.0, 0, per_term_norms=True)
+        norms = gradients.per_term_norms(model.page.tower, batch, 0.0, 0)
+        _, losses = gradients(batch, 0.0, 0)
         meter = Meter()
         meter.add(losses)
-        logged, _ = meter.read()
+        logged = read_values(meter.means(), {}, torch.device("cpu"))
         if index == 0:
             grads = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
             torch.save((grads, norms, logged), Path(folder) / f"{micro_batch}.pt")
+    spoiled = ToyObjective(float("inf") if index == 1 else 0.0)  # of one rank alone, and without a gradient
+    model.zero_grad()
+    GradCache(model, parallel, spoiled, None, "fp32")(batch, 0.0, 0)
+    grad_norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    torch.save(grad_norm, Path(folder) / f"norm-{index}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -143,9 +155,11 @@ def test_two_workers_with_micro_batches_give_gradient_and_logged_loss_of_one(tmp
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     mp.spawn(_process, (2, port, str(tmp_path)), nprocs=2)
+    for index in range(2):
+        assert torch.load(tmp_path / f"norm-{index}.pt").isnan(), "both ranks know that one rank's loss is not finite"
     expected, expected_norms = toy_gradients(None, per_term_norms=True)
     alone = GradCache(Toy(), Toy(), ToyObjective(), None, "fp32")  # type: ignore[arg-type]
-    _, losses, _ = alone(toy_batch(), 0.0, 0, per_term_norms=False)
+    _, losses = alone(toy_batch(), 0.0, 0)
     for micro_batch in (None, 1, 3):
         found, norms, logged = torch.load(tmp_path / f"{micro_batch}.pt")
         for name, loss in losses.items():
@@ -154,6 +168,14 @@ def test_two_workers_with_micro_batches_give_gradient_and_logged_loss_of_one(tmp
             torch.testing.assert_close(mine, reference, rtol=1e-10, atol=1e-10)
         for name, norm in norms.items():
             torch.testing.assert_close(norm, expected_norms[name], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 3])
+@pytest.mark.parametrize("constant", [float("inf"), float("nan")])
+def test_a_term_that_is_not_finite_spoils_every_gradient(constant: float, micro_batch: int | None) -> None:
+    model = Toy()
+    GradCache(model, model, ToyObjective(constant), micro_batch, "fp32")(toy_batch(), 0.0, 0)
+    assert all(p.grad is not None and p.grad.isnan().all() for p in model.parameters())
 
 
 def test_the_real_model_in_micro_batches() -> None:
@@ -167,7 +189,7 @@ def test_the_real_model_in_micro_batches() -> None:
         torch.manual_seed(0)
         model = ECGScan(config, tokenizer.get_vocab_size()).train()
         model.page.dropout.p = 0.0
-        output, _, _ = GradCache(model, model, Objective(config.objective), micro_batch, "fp32")(tensors, 0.5, 0, False)
+        output, _ = GradCache(model, model, Objective(config.objective), micro_batch, "fp32")(tensors, 0.5, 0)
         assert output["redrawn_mv"].shape == (6, 12, 1000) and not output["redrawn_mv"].requires_grad
         found.append({name: p.grad for name, p in model.named_parameters()})
     largest = max(
@@ -183,16 +205,3 @@ def test_batch_norm_and_micro_batches_do_not_go_together() -> None:
     with pytest.raises(ConfigError, match=r"training\.micro_batch: the model has batch norm"):
         GradCache(model, model, ToyObjective(), 2, "fp32")  # type: ignore[arg-type]
     GradCache(model, model, ToyObjective(), None, "fp32")  # type: ignore[arg-type]
-
-
-def test_withheld_signals_are_whole_patients_and_always_the_same() -> None:
-    from ecgscan_ray.training.loop import _drop_signals
-
-    patients = torch.from_numpy(np.random.default_rng(0).integers(0, 2**62, 400)).repeat_interleave(2)
-    tensors = {"patient_key": patients, "has_signal": torch.ones(800).bool()}
-    _drop_signals(tensors, 0.5)
-    kept = tensors["has_signal"]
-    assert 0.4 < kept.float().mean() < 0.6 and torch.equal(kept[::2], kept[1::2])
-    unknown = {"patient_key": torch.tensor([-1]), "has_signal": torch.tensor([True])}
-    _drop_signals(unknown, 1.0)
-    assert unknown["has_signal"].all()

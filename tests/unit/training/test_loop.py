@@ -16,10 +16,14 @@ from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import NotFiniteError, RunError, WorkError
 from ecgscan_ray.recording.recording import Recording
+from ecgscan_ray.runs.checkpoints import verify
+from ecgscan_ray.runs.spec import RunSpec
+from ecgscan_ray.store.manifest import Manifest
+from ecgscan_ray.tasks.loading import load_checkpoint
+from ecgscan_ray.tasks.pretrain import Pretrain
 from ecgscan_ray.training import loop, meters
-from ecgscan_ray.training.checkpoint import build_model, load_checkpoint, read_state
-from ecgscan_ray.training.loop import Job, train
-from ecgscan_ray.training.meters import Meter
+from ecgscan_ray.training.loop import train
+from ecgscan_ray.training.meters import Meter, read_values
 from ecgscan_ray.training.optimizer import learning_rate
 from ecgscan_ray.training.tensors import shown_and_derivable
 from tests.tiny import tiny_config
@@ -70,9 +74,10 @@ class Keeper:
 
 
 def run(config: Config, batches, keeper: Keeper) -> torch.nn.Module:
-    model = build_model(config, TOKENIZER)
-    job = Job(config, 6, TOKENIZER.to_str(), "digest")
-    train(job, model, iter(batches), keeper, device=torch.device("cpu"))
+    model = Pretrain().build_model(config, TOKENIZER)
+    manifest = Manifest(source="test", shards=[])
+    spec = RunSpec("pretrain", config, "/store", manifest, TOKENIZER.to_str(), 6, "/run")
+    train(spec, Pretrain(), model, iter(batches), keeper, device=torch.device("cpu"))
     return model
 
 
@@ -82,7 +87,7 @@ def test_stop_and_resume_equals_a_run_without_a_break(batches, tmp_path: Path) -
     broken = Keeper(tmp_path / "b", stop_at=4)
     run(config, batches, broken)
     assert [p.name for p in broken.kept] == ["step2", "step4"]
-    assert read_state(broken.kept[-1]).cursor == 4 * config.training.global_batch_size
+    assert verify(str(broken.kept[-1])).cursor == 4 * config.training.global_batch_size
     resumed = run(config, batches[4:], Keeper(tmp_path / "c", start=broken.kept[-1]))
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
@@ -90,7 +95,7 @@ def test_stop_and_resume_equals_a_run_without_a_break(batches, tmp_path: Path) -
 
 def test_it_learns_these_rows(batches, tmp_path: Path) -> None:
     config = tiny_config(training__log_every=1)
-    before = build_model(config, TOKENIZER)
+    before = Pretrain().build_model(config, TOKENIZER)
     after = run(config, batches, Keeper(tmp_path))
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
 
@@ -131,22 +136,16 @@ def test_weights_that_are_not_finite_are_not_saved(batches, tmp_path: Path, monk
     assert [folder.name for folder in keeper.kept] == ["step2"]
 
 
-def test_metrics_are_means_over_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two ranks, of which the other has seen a loss of 3, 5 and one NaN."""
-    theirs = {1: torch.tensor([4.0, 1.0, 1.0]), 2: torch.tensor([float("nan"), 1.0, 0.0])}
+def test_metrics_are_means_over_steps_and_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks, of which the other has seen mean losses of 4."""
     monkeypatch.setattr(meters, "world_size", lambda: 2)
+    monkeypatch.setattr(meters, "global_sum", lambda value: value + 4)
     meter = Meter()
-    for reading, mine in ((1, (1.0, 3.0)), (2, (1.0, 1.0))):
-        monkeypatch.setattr(meters, "global_sum", lambda value, reading=reading: value + theirs[reading])
-        for loss in mine:
-            meter.add({"loss": torch.tensor(loss)})
-        means, steps_ago = meter.read()
-        assert means["loss"] == pytest.approx(3.0) if reading == 1 else np.isnan(means["loss"])
-        assert steps_ago == 0
-    monkeypatch.setattr(meters, "global_sum", lambda value: value + torch.tensor([float("nan"), 1.0, 0.0, 0.0]))
-    for _ in range(3):
-        meter.add({"loss": torch.tensor(1.0)})
-    assert meter.read()[1] == 1, "the other rank's second step of three"
+    for loss in (1.0, 3.0):
+        meter.add({"loss": torch.tensor(loss)})
+    values = read_values(meter.means(), {"fingerprint": torch.tensor(2**53 - 1)}, torch.device("cpu"))
+    assert values == {"loss": 3.0, "fingerprint": 2**53 - 1}, "what is the same on all ranks is read as it is"
+    assert meter.means() == {}
 
 
 def test_damaged_checkpoints_are_refused(batches, tmp_path: Path) -> None:

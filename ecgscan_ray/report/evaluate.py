@@ -12,14 +12,15 @@ from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config, build
 from ecgscan_ray.errors import RunError, StoreError
 from ecgscan_ray.evaluation.evaluate import evaluate_run
-from ecgscan_ray.filesystem import exists, join
 from ecgscan_ray.recording.recording import Recording
-from ecgscan_ray.report.metrics import read_metrics
 from ecgscan_ray.report.run import UNKNOWN_PATIENTS, RunFacts, patients_sentence, write_run_report
-from ecgscan_ray.runtime.run_folder import read_environment
+from ecgscan_ray.runs.folder import RunFolder
+from ecgscan_ray.runs.metrics import read_metrics
+from ecgscan_ray.runs.names import CONFIG
 from ecgscan_ray.store.manifest import SPLITS, Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows
-from ecgscan_ray.training.checkpoint import build_model, load_run
+from ecgscan_ray.tasks.loading import load_run
+from ecgscan_ray.tasks.pretrain import Pretrain
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +49,10 @@ def evaluate(
         RunError: No run, or no checkpoint in it.
         StoreError: The store is not there, or has no recordings to measure on.
     """
-    if not exists(join(run, "config.yaml")):
-        raise RunError("not a run folder: it has no config.yaml", where=run, fix="Make a run by 'ecgscan pretrain'.")
-    environment = read_environment(run)
+    folder = RunFolder(run)
+    if not folder.is_run():
+        raise RunError(f"not a run folder: it has no {CONFIG}", where=run, fix="Make a run by 'ecgscan pretrain'.")
+    environment = folder.environment()
     store = store or environment.get("store")
     if not store:
         raise RunError("does not say which store it was trained on", where=run, fix="Give --store.")
@@ -72,13 +74,13 @@ def evaluate(
 
     evaluation = evaluate_run(
         loaded.model.to(device),
-        build_model(config, loaded.tokenizer).to(device),
+        Pretrain().build_model(config, loaded.tokenizer).to(device),
         BatchMaker(config, loaded.tokenizer),
         recordings_of,
         device=device,
     )
     facts = RunFacts(
-        name=run.rstrip("/").rpartition("/")[2],
+        name=folder.name,
         config=config,
         step=loaded.state.step,
         samples_seen=loaded.state.samples_seen,

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ecgscan_ray.runtime import dry_run
-from ecgscan_ray.runtime.dry_run import LEAST_TIMINGS, MOST_TIMINGS, Timing
+from ecgscan_ray.tasks import dry_run
+from ecgscan_ray.tasks.dry_run import LEAST_TIMINGS, MOST_TIMINGS, Timing
 
 
 @pytest.mark.parametrize(

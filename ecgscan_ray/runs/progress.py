@@ -1,34 +1,42 @@
-"""One live line on the driver: step, loss terms, images/s, share of time waiting for data, time left."""
+"""The progress of a run: rank 0 writes a small file, the driver shows it as one live line."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
 
 from ecgscan_ray.errors import EcgscanError
-from ecgscan_ray.filesystem import exists, join, read_bytes
+from ecgscan_ray.filesystem import exists, join, read_bytes, write_bytes_atomic
+from ecgscan_ray.runs.folder import RunFolder
+from ecgscan_ray.runs.names import PROGRESS
 
 PLAIN_EVERY_S = 10.0
 """Without a terminal, a line this often."""
 
 
-class ProgressLine:
-    """Shows what rank 0 writes to ``progress.json`` of the run folder while the block runs.
+def write_progress(folder: RunFolder, values: Mapping[str, float | str]) -> None:
+    """Replace the progress file: figures of the last step, or ``stalled`` with a reason."""
+    write_bytes_atomic(join(folder.uri, PROGRESS), json.dumps({"time": time.time(), **values}).encode())
 
-    A file serves every arrangement (a driver on the head, workers elsewhere, a bucket between them) without a further
-    process or an open port.
+
+class ProgressLine:
+    """Shows the progress file on stderr while the block runs: step, loss terms, images/s, data wait, time left.
+
+    A file works with a driver on the head, workers on other nodes and a bucket between them, without another process or
+    an open port.
 
     Args:
-        out: URI of the run folder.
+        folder: Of the run.
         enabled: Whether to show anything.
     """
 
-    def __init__(self, out: str, enabled: bool = True) -> None:
-        self._uri, self._enabled = join(out, "progress.json"), enabled
+    def __init__(self, folder: RunFolder, enabled: bool = True) -> None:
+        self._uri, self._enabled = join(folder.uri, PROGRESS), enabled
         self._stop, self._console = threading.Event(), Console(stderr=True, highlight=False)
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -77,9 +85,8 @@ def describe(state: dict) -> str:
         for name, value in state.items()
         if name.endswith("_loss")
     )
-    rows = "recordings" if state.get("task") == "teach" else "images"
     return (
         f"step {state['step']}/{state['total_steps']}  loss {state['loss']:.3f} ({terms})  "
-        f"{state['images_per_s']:.0f} {rows}/s  waiting for data {100 * state['data_wait_share']:.0f} %  "
+        f"{state['images_per_s']:.0f} {state.get('rows', 'rows')}/s  waiting for data {100 * state['data_wait_share']:.0f} %  "
         f"{int(left // 60)}:{int(left % 60):02d} left"
     )

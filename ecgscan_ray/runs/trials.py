@@ -1,24 +1,25 @@
-"""The book of a sweep: which trials there are, how each one stands, and when one stops itself. No Ray in it.
+"""The trials of a sweep: state of each, and the rule by which one stops itself.
 
-A trial's id is the digest of its settings, so that the same settings are the same trial in whatever process or session.
-Layout: ``trials/<id>.json`` (settings and standing), ``trials/<id>.stopped.json`` (why), ``trials/<id>/`` (its run).
+A trial's id is the digest of its settings, so the same settings are the same trial in any process or session. Layout:
+``trials/<id>.json`` (settings and state), ``trials/<id>.stopped.json`` (why), ``trials/<id>/`` (its run).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
 from ecgscan_ray.errors import RunError
 from ecgscan_ray.filesystem import exists, join, list_files, write_bytes_atomic
-from ecgscan_ray.report.metrics import read_metrics, series
-from ecgscan_ray.report.sweep import Trial
-from ecgscan_ray.runtime.run_folder import read_json
+from ecgscan_ray.runs.folder import read_json
+from ecgscan_ray.runs.metrics import read_metrics, series
+from ecgscan_ray.runs.names import TRIALS
 
 STATES = ("running", "done", "failed")
 
@@ -32,8 +33,43 @@ def trial_id(settings: dict[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """One trial of a sweep.
+
+    Attributes:
+        id: Short and stable.
+        state: ``done``, ``stopped`` (pruned, or at the deadline), ``failed``, or ``running``.
+        config: Dotted key -> value, what this trial changed.
+        reports: Metrics of each report in order; each with ``step``.
+        error: One line, if it failed.
+        reason: Why it was stopped.
+    """
+
+    id: str
+    state: Literal["done", "stopped", "failed", "running"]
+    config: dict[str, Any]
+    reports: list[dict[str, float]] = field(default_factory=list)
+    error: str | None = None
+    reason: str | None = None
+
+    def curve(self, metric: str) -> tuple[list[int], list[float]]:
+        """Steps and finite values of ``metric``."""
+        pairs = [(int(r["step"]), float(r[metric])) for r in self.reports if is_finite(r.get(metric))]
+        return [step for step, _ in pairs], [value for _, value in pairs]
+
+    def score(self, metric: str) -> float | None:
+        """The best value it reported."""
+        return max(self.curve(metric)[1], default=None)
+
+
+def is_finite(value: object) -> bool:
+    """Whether a figure of a report is a finite number."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+@dataclass(frozen=True)
 class TrialStore:
-    """What is known of a sweep's trials, in its folder.
+    """The files of a sweep's trials.
 
     Attributes:
         out: URI of the sweep's folder.
@@ -45,10 +81,10 @@ class TrialStore:
 
     def run_folder(self, name: str) -> str:
         """URI of the trial's run."""
-        return join(self.out, "trials", name)
+        return join(self.out, TRIALS, name)
 
     def write(self, settings: dict[str, Any], state: str, error: str | None = None) -> None:
-        """Note how the trial with these settings stands: ``running``, ``done`` or ``failed``."""
+        """Write the state of the trial with these settings: ``running``, ``done`` or ``failed``."""
         content = {"config": settings, "state": state, "error": error}
         write_bytes_atomic(f"{self.run_folder(trial_id(settings))}.json", json.dumps(content, indent=1).encode())
 
@@ -58,7 +94,7 @@ class TrialStore:
 
     def names(self) -> list[str]:
         """Ids of all trials that began."""
-        files = list_files(join(self.out, "trials"))
+        files = list_files(join(self.out, TRIALS))
         return [
             file[: -len(".json")] for file in files if file.endswith(".json") and not file.endswith(".stopped.json")
         ]
@@ -113,8 +149,8 @@ class StopRule:
     def _reason(self, step: int, metrics: dict[str, float]) -> str | None:
         if time.time() > self.deadline:
             return f"the sweep's deadline came at step {step}"
-        mine = metrics.get(self.book.metric)
-        if not self.quantile or mine is None:
+        score = metrics.get(self.book.metric)
+        if not self.quantile or score is None:
             return None
         if len(self._curve(self.name)) <= self.prune_grace:
             return None
@@ -123,10 +159,10 @@ class StopRule:
         if len(scores) < MIN_PEERS:
             return None
         threshold = float(np.quantile(scores, self.quantile))
-        if mine >= threshold:
+        if score >= threshold:
             return None
         return (
-            f"{mine:.4f} at step {step} lies below {threshold:.4f}, quantile {self.quantile:g} of {len(scores)} trials"
+            f"{score:.4f} at step {step} lies below {threshold:.4f}, quantile {self.quantile:g} of {len(scores)} trials"
         )
 
     def _curve(self, name: str) -> dict[int, float]:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ecgscan_ray.report.metrics import join_parts, read_metrics, series, training_figures
+from ecgscan_ray.runs.metrics import join_parts, read_metrics, series, training_figures
 
 
 def part(*lines) -> str:

@@ -11,8 +11,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 
@@ -21,15 +22,15 @@ from ecgscan_ray.batch import Batch, BatchMaker, concatenate
 from ecgscan_ray.config import Config
 from ecgscan_ray.cores import set_torch_threads, usable_cores
 from ecgscan_ray.errors import StoreError
-from ecgscan_ray.objective.objective import Objective
+from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.recording.recording import Recording
-from ecgscan_ray.runtime.embeddings import with_teacher_settings
-from ecgscan_ray.runtime.fit_to_store import fit_to_store
-from ecgscan_ray.runtime.run_folder import total_steps
-from ecgscan_ray.runtime.stream import needs
+from ecgscan_ray.runs.needs import needs
+from ecgscan_ray.runs.spec import total_steps
 from ecgscan_ray.store.manifest import read_manifest
 from ecgscan_ray.store.shards import iterate_rows
-from ecgscan_ray.training.checkpoint import build_model
+from ecgscan_ray.tasks.fit_to_store import fit_to_store
+from ecgscan_ray.tasks.frozen import with_teacher_settings
+from ecgscan_ray.tasks.pretrain import Pretrain
 from ecgscan_ray.training.gradients import GradCache
 from ecgscan_ray.training.optimizer import build_optimizer
 from ecgscan_ray.training.precision import choose_precision
@@ -79,22 +80,22 @@ def dry_run(config: Config, store: str) -> dict[str, Any]:
     """
     set_torch_threads(config.resources.torch_threads)
     manifest = read_manifest(store)
-    config = with_teacher_settings(config) if config.teacher.run else config
+    config = with_teacher_settings(config)[0] if config.teacher.run else config
     batch, workers = config.training.global_batch_size, config.resources.num_workers
     rows = list(iterate_rows(store, manifest, "train", limit=min(batch // workers, TOKENIZER_REPORTS)))
     if not rows:
         raise StoreError("has no training recordings", where=store)
     steps = total_steps(config, manifest)
-    config = fit_to_store(config, store, manifest)
+    config = fit_to_store(config, Pretrain(), store, manifest)
     epochs = steps * batch / manifest.rows("train")
     tokenizer = _tokenizer(config, rows)
-    model = build_model(config, tokenizer)
+    model = Pretrain().build_model(config, tokenizer)
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     parameters = sum(p.numel() for p in model.parameters())
     maker = BatchMaker(config, tokenizer)
     rendering, unit = _render(maker, rows[: config.stream.unit_rows])
     pages_per_s = len(unit["position"]) / rendering.fastest
-    row_bytes = sum(array.nbytes for array in unit.values()) / len(unit["position"])
+    row_bytes = sum(array.nbytes for array in cast(dict[str, np.ndarray], unit).values()) / len(unit["position"])
     train_bytes = sum(shard.bytes for shard in manifest.shards_of("train"))
     rendered_per_s = pages_per_s * _render_cores(config)
     estimate: dict[str, Any] = {
@@ -168,7 +169,7 @@ def _render(maker: BatchMaker, rows: list[Recording]) -> tuple[Timing, Batch]:
     return Timing.of(draw), batch
 
 
-def _time_step(config: Config, model: Any, maker: BatchMaker, rows: list[Recording], size: int) -> Timing | None:
+def _time_step(config: Config, model: ECGScan, maker: BatchMaker, rows: list[Recording], size: int) -> Timing | None:
     """Optimiser steps on one worker's share of the batch, or ``None`` without the hardware."""
     if config.resources.use_gpu and not torch.cuda.is_available():
         return None
@@ -177,13 +178,13 @@ def _time_step(config: Config, model: Any, maker: BatchMaker, rows: list[Recordi
     parts = [some[k : k + 64] for k in range(0, size, 64)]
     batch = concatenate([maker.make(part, range(len(part)), [0] * len(part)) for part in parts])
     tensors = to_device(batch, device, config.model.signal_fs)
-    model = model.to(device, memory_format=torch.channels_last).train()
+    model = model.to(device).to(memory_format=torch.channels_last).train()
     optimizer, precision = build_optimizer(model, config.training), choose_precision(config.training.precision, device)
-    gradients = GradCache(model, model, Objective(config.objective), config.training.micro_batch, precision)
+    gradients = GradCache(model, model, Pretrain().build_loss(config), config.training.micro_batch, precision)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        _, losses, _ = gradients(tensors, 0.0, 0, per_term_norms=False)
+        _, losses = gradients(tensors, 0.0, 0)
         optimizer.step()
         losses["loss"].item()  # waits for the device
 

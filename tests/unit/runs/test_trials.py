@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ecgscan_ray.runtime.trials import StopRule, TrialStore, trial_id
+from ecgscan_ray.runs.trials import StopRule, TrialStore, trial_id
 
 METRIC = "validation.score"
 

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from ecgscan_ray.errors import InputError, RunError
-from ecgscan_ray.runtime.run_folder import open_run, read_config, remove_unfinished_writes
+from ecgscan_ray.runs.opening import check_run, take_run
+from ecgscan_ray.runs.checkpoints import read_config
+from ecgscan_ray.runs.folder import RunFolder
+from ecgscan_ray.runs.spec import RunSpec
 from ecgscan_ray.store.manifest import Manifest, Shard
 from tests.checkpoints import write_checkpoint
 from tests.tiny import tiny_config
@@ -19,8 +22,15 @@ SHARD = Shard(path="train-00000.parquet", split="train", rows=120, row_groups=[1
 MANIFEST = Manifest(source="test", shards=[SHARD])
 
 
+def spec(out: Path, manifest: Manifest = MANIFEST, store: str = "/store", **changes: Any) -> RunSpec:
+    return RunSpec("pretrain", tiny_config(**changes), store, manifest, "{}", 0, str(out))
+
+
 def take(out: Path, fresh: bool = False, manifest: Manifest = MANIFEST, **changes: Any) -> str:
-    return open_run(str(out), tiny_config(**changes), manifest, "/store", fresh)
+    run = spec(out, manifest, **changes)
+    status = check_run(run.out, run.config, manifest, fresh, run.facts)
+    take_run(run)
+    return status
 
 
 def test_a_folder_is_taken_recognised_and_refused_to_others(tmp_path: Path) -> None:
@@ -47,7 +57,7 @@ def test_a_command_cut_while_it_took_the_folder_takes_it_again(tmp_path: Path, l
 def test_a_credential_in_the_stores_uri_is_not_kept(tmp_path: Path) -> None:
     uri = "abfs://:HUSHHUSH@account.blob.core.windows.net/c/store"
     with pytest.raises(InputError, match="a credential") as raised:
-        open_run(str(tmp_path), tiny_config(), MANIFEST, uri, False)
+        take_run(spec(tmp_path, store=uri))
     assert "HUSH" not in str(raised.value) and list(tmp_path.iterdir()) == []
 
 
@@ -71,7 +81,10 @@ def test_settings_that_saved_no_step_are_replaced(tmp_path: Path, caplog: pytest
     assert "training.learning_rate: 1.5 -> 0.0015" in caplog.text
     assert read_config(str(tmp_path)) == tiny_config()
     assert not (tmp_path / "tokenizer.json").exists() and not (half / "model.safetensors").exists()
-    assert take(tmp_path) == "unfinished", "and now they are the folder's"
+    with caplog.at_level(logging.INFO, "ecgscan_ray"):
+        caplog.clear()
+        take(tmp_path)
+    assert not caplog.text, "and now they are the folder's"
     (tmp_path / "config.yaml").write_text("seed: [")
     assert take(tmp_path) == "new"
 
@@ -102,7 +115,7 @@ def test_what_a_killed_write_left_is_removed(tmp_path: Path) -> None:
     kept = ["progress.json", "metrics/part-00000.jsonl", "notes.tmp-mine"]
     for name in [*kept, f"progress.json.tmp-{'0f' * 16}", f"metrics/part-00001.jsonl.tmp-{'a1' * 16}"]:
         (tmp_path / name).write_text("{")
-    remove_unfinished_writes(str(tmp_path))
+    RunFolder(str(tmp_path)).remove_unfinished_writes()
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")) == sorted(kept)
 
 

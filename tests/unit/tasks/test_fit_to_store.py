@@ -8,10 +8,12 @@ import pytest
 
 from ecgscan_ray.config import Config, SweepConfig
 from ecgscan_ray.errors import ConfigError
-from ecgscan_ray.runtime.fit_to_store import fit_to_store
 from ecgscan_ray.runtime.sweep import _check_store
 from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.store.shards import ShardWriter
+from ecgscan_ray.tasks.fit_to_store import fit_to_store
+from ecgscan_ray.tasks.pretrain import Pretrain
+from ecgscan_ray.tasks.teach import Teach
 from tests.records import recording
 from tests.tiny import tiny_config
 
@@ -27,7 +29,7 @@ def store_of(folder: Path, reports: list[str | None], validation: int = 3) -> tu
 
 def fitted(config: Config, store: tuple[str, Manifest], caplog: pytest.LogCaptureFixture) -> Config:
     caplog.clear()
-    return fit_to_store(config, *store)
+    return fit_to_store(config, Pretrain(), *store)
 
 
 @pytest.mark.parametrize("nothing", [None, "", "trace only requested."])
@@ -51,15 +53,15 @@ def test_one_report_is_enough_to_change_nothing(tmp_path: Path, caplog: pytest.L
 def test_what_is_left_must_align_pages(tmp_path: Path) -> None:
     store = store_of(tmp_path, [None] * 12)
     with pytest.raises(ConfigError, match=r"pair_weight=0 leaves nothing.*Set objective.pair_weight above 0"):
-        fit_to_store(tiny_config(objective__pair_weight=0), *store)
+        fit_to_store(tiny_config(objective__pair_weight=0), Pretrain(), *store)
 
 
 def test_a_teacher_says_what_it_needs(tmp_path: Path) -> None:
     store = store_of(tmp_path, [None] * 12)
     with pytest.raises(ConfigError, match=r"no training recording has a report.*ecgscan pretrain"):
-        fit_to_store(tiny_config(task="teach"), *store)
-    alone = tiny_config(task="teach", teacher__report_weight=0.0)
-    assert fit_to_store(alone, *store) == alone
+        fit_to_store(tiny_config(), Teach(), *store)
+    alone = tiny_config(teacher__report_weight=0.0)
+    assert fit_to_store(alone, Teach(), *store) == alone
 
 
 def test_without_validation_recordings_nothing_is_validated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

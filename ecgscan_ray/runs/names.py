@@ -1,0 +1,32 @@
+"""Names of the files in the folders of runs and sweeps. No other room spells them."""
+
+CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
+TOKENIZER = "tokenizer.json"
+FINISHED = "finished.json"
+PROGRESS = "progress.json"
+METRICS = "metrics"
+TENSORBOARD = "tensorboard"
+WANDB = "wandb"
+MLFLOW = "mlruns"
+SINKS = "sinks.json"
+"""Ids of the run at external trackers (W&B, MLflow)."""
+CHECKPOINTS = "checkpoints"
+
+STATE = "state.json"
+WEIGHTS = "model.safetensors"
+OPTIMIZER = "optimizer.pt"
+CHECKPOINT_FILES = (WEIGHTS, OPTIMIZER, CONFIG, TOKENIZER)
+"""Files of a checkpoint besides ``STATE``."""
+
+REPORT_HTML = "report.html"
+REPORT_JSON = "report.json"
+REDRAWN_PICTURE = "redrawn.png"
+ROWS = "rows.safetensors"
+"""Figures of each recording, from which runs are compared."""
+
+SWEEP = "sweep.json"
+TRIALS = "trials"
+BEST_CONFIG = "best.yaml"
+SHARED_TEACHER = "teacher"
+TUNE = "tune"

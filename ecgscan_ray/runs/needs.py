@@ -1,0 +1,33 @@
+"""The processes of a run and what each of them holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ecgscan_ray.config import Config
+
+
+@dataclass(frozen=True)
+class Need:
+    """One process of the run.
+
+    Attributes:
+        part: What it does, for messages.
+        resources: ``CPU`` and ``GPU`` that it holds.
+        labels: Selectors of the node that it may run on: ``x``, ``!x``, ``in(x,y)``, ``!in(x,y)``.
+    """
+
+    part: str
+    resources: dict[str, float]
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def needs(config: Config) -> list[Need]:
+    """The processes that train, render and read, all at the same time."""
+    resources = config.resources
+    worker = {"CPU": resources.cpus_per_worker, "GPU": float(resources.use_gpu)}
+    return [
+        *[Need("trainer", worker, resources.train_label)] * resources.num_workers,
+        *[Need("renderer", {"CPU": resources.cpus_per_render_actor}, resources.render_label)] * resources.render_actors,
+        *[Need("reader", {"CPU": resources.cpus_per_read}, resources.render_label)] * resources.read_actors,
+    ]

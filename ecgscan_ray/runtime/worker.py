@@ -1,0 +1,146 @@
+"""One training worker: model, stream and reporter for the step loop, on Ray Train."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, cast
+
+import ray
+import ray.train
+import ray.train.collective
+import torch
+from ray.train import Checkpoint
+from ray.train.torch import get_device
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ecgscan_ray import text
+from ecgscan_ray.batch import BatchMaker
+from ecgscan_ray.cores import set_torch_threads
+from ecgscan_ray.evaluation.model import PageModel
+from ecgscan_ray.model.external import trust
+from ecgscan_ray.report.validation import validation_pictures
+from ecgscan_ray.runs.metrics import RunLog
+from ecgscan_ray.runs.spec import RunSpec
+from ecgscan_ray.runtime import stream
+from ecgscan_ray.store.shards import iterate_rows
+from ecgscan_ray.tasks.task import FirstWeights, Task, get_task
+from ecgscan_ray.training.loop import train
+from ecgscan_ray.training.scratch import scratch
+from ecgscan_ray.training.tensors import to_device
+
+logger = logging.getLogger(__name__)
+
+VALIDATION_EPOCH = 2**31
+"""Epoch number in the keys of validation pages: the same pages at every checkpoint, none of them trained on."""
+
+StopRule = Callable[[int, dict[str, float]], bool]
+"""(step, metrics) -> whether the run should end here; asked with every checkpoint."""
+
+
+def work(loop_config: dict[str, Any]) -> None:
+    """Train on this worker; Ray Train calls it with ``spec`` and ``stop_rule``."""
+    spec: RunSpec = loop_config["spec"]
+    with scratch(spec.out) as local:
+        _train(spec, loop_config["stop_rule"], local)
+
+
+def _train(spec: RunSpec, stop_rule: StopRule | None, local: Path) -> None:
+    config, context = spec.config, ray.train.get_context()
+    trust(spec.trusted)
+    set_torch_threads(config.resources.torch_threads)
+    device = get_device()
+    task = get_task(spec.task)
+    model = task.build_model(config, text.parse_tokenizer(spec.tokenizer_json))
+    if ray.train.get_checkpoint() is None:
+        task.init_weights(model, _first_weights(spec))
+    model = model.to(device).to(memory_format=torch.channels_last)
+    log = RunLog(config, spec.folder, local) if context.get_world_rank() == 0 else None
+    units = ray.train.get_dataset_shard("train")
+    train(
+        spec,
+        task,
+        model,
+        stream.batches(units, config, context.get_world_size(), log.stalled if log else logger.warning),
+        RayReporter(stop_rule, local),
+        device=device,
+        wrap=_data_parallel if context.get_world_size() > 1 else lambda module: module,
+        validate=_validator(spec, task, device, log) if log and config.training.validation_rows else None,
+        log=log,
+    )
+
+
+def _first_weights(spec: RunSpec) -> FirstWeights:
+    embeddings = spec.teacher_embeddings
+    if embeddings is None:
+        return FirstWeights(spec.init_from)
+    return FirstWeights(spec.init_from, spec.config.teacher.run, embeddings.signal_mean, embeddings.report_mean)
+
+
+def _data_parallel(model: nn.Module) -> nn.Module:
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
+
+def _validator(
+    spec: RunSpec, task: Task[Any], device: torch.device, log: RunLog
+) -> Callable[[nn.Module], dict[str, float]]:
+    """Measures ``validation.score`` on pages that are rendered once, and logs pictures of some."""
+    config = spec.config
+    rows = list(iterate_rows(spec.store, spec.manifest, "validation", limit=config.training.validation_rows))
+    maker = BatchMaker(config, text.parse_tokenizer(spec.tokenizer_json), with_pages=task.needs_pages)
+    size, fs = config.evaluation.batch_size, config.model.signal_fs
+    batches = []
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        batches.append(maker.make(part, range(start, start + len(part)), [VALIDATION_EPOCH] * len(part)))
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        scores = task.validation_score(model, (to_device(batch, device, fs) for batch in batches))
+        if task.needs_pages and config.training.sinks:
+            log.images(validation_pictures(cast(PageModel, model), to_device(batches[0], device, fs), fs))
+        return scores
+
+    return validate
+
+
+class RayReporter:
+    """The loop's link to Ray Train.
+
+    Args:
+        stop_rule: Ends the run early.
+        local: Folder on this machine for checkpoints on their way.
+    """
+
+    def __init__(self, stop_rule: StopRule | None, local: Path) -> None:
+        self._stop_rule, self._local = stop_rule, local
+        self._resumed: Path | None = None
+
+    def last_checkpoint(self) -> Path | None:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint:
+            self._resumed = Path(checkpoint.to_directory(str(self._local / Path(checkpoint.path).name)))
+        return self._resumed
+
+    def new_folder(self) -> Path:
+        return Path(mkdtemp(dir=self._local))
+
+    def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
+        if self._resumed:  # restored before
+            shutil.rmtree(self._resumed, ignore_errors=True)
+        saved = Checkpoint.from_directory(str(checkpoint)) if checkpoint else None
+        ray.train.report(metrics, checkpoint=saved, checkpoint_dir_name=f"checkpoint_{int(metrics['step']):09d}")
+        if checkpoint:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+    def should_stop(self, step: int, metrics: dict[str, float]) -> bool:
+        if self._stop_rule is None:
+            return False
+        stop = self._stop_rule(step, metrics) if ray.train.get_context().get_world_rank() == 0 else False
+        return bool(ray.train.collective.broadcast_from_rank_zero(stop))

@@ -1,0 +1,122 @@
+"""Trained models read back from checkpoints and run folders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from ecgscan_ray import text
+from ecgscan_ray.config import Config, build
+from ecgscan_ray.errors import EcgscanError, RunError
+from ecgscan_ray.filesystem import is_local, join, list_files, open_filesystem, read_bytes
+from ecgscan_ray.model.ecgscan import ECGScan
+from ecgscan_ray.model.teacher import Teacher
+from ecgscan_ray.runs.checkpoints import (
+    MAX_TEXT_BYTES,
+    DamagedCheckpoint,
+    TrainingState,
+    Which,
+    read_config,
+    use_first_whole,
+    verify,
+)
+from ecgscan_ray.runs.names import CONFIG, STATE, TOKENIZER, WEIGHTS
+from ecgscan_ray.tasks.task import get_task
+from ecgscan_ray.training.checkpoint import check_shapes, readable, restore_weights
+from ecgscan_ray.training.scratch import scratch
+from ecgscan_ray.training.task import ModelT
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint(Generic[ModelT]):
+    """A checkpoint read back: the model has its trained weights and is in evaluation mode."""
+
+    config: Config
+    model: ModelT
+    tokenizer: Tokenizer
+    state: TrainingState
+
+
+def load_run(run: str, which: Which = "best") -> LoadedCheckpoint[ECGScan]:
+    """The best or last whole checkpoint of a run folder of ``pretrain``, local or in a bucket.
+
+    Raises:
+        RunError: The run has no checkpoint, none that is whole, or those of another task.
+    """
+    return _load_task(run, which, "pretrain", "Give a run of 'ecgscan pretrain'.")
+
+
+def load_teacher(run: str, which: Which = "best") -> LoadedCheckpoint[Teacher]:
+    """The best or last whole checkpoint of a run folder of ``teach``; raises as ``load_run``."""
+    return _load_task(run, which, "teach", "Make a teacher by 'ecgscan teach'.")
+
+
+def _load_task(run: str, which: Which, task: str, fix: str) -> LoadedCheckpoint[Any]:
+    def load(uri: str) -> LoadedCheckpoint[Any]:
+        trained = verify(uri, ()).task
+        if trained != task:
+            raise RunError(f"holds {get_task(trained).contents}", where=run, fix=fix)
+        return _load(uri)
+
+    return use_first_whole(run, which, load)
+
+
+def _load(uri: str) -> LoadedCheckpoint[Any]:
+    if is_local(uri):
+        return load_checkpoint(Path(open_filesystem(uri)[1]))
+    with scratch(uri) as folder:
+        for name in sorted({WEIGHTS, CONFIG, TOKENIZER, STATE} & set(list_files(uri))):
+            (folder / name).write_bytes(read_bytes(join(uri, name)))
+        return load_checkpoint(folder)
+
+
+def load_checkpoint(folder: Path) -> LoadedCheckpoint[Any]:
+    """The model of a checkpoint folder on a local disk; its class is that of the checkpoint's task.
+
+    Raises:
+        RunError: No valid checkpoint there.
+    """
+    state = verify(str(folder), (WEIGHTS, CONFIG, TOKENIZER))
+    config, tokenizer = read_config(str(folder)), _read_tokenizer(folder / TOKENIZER)
+    model = _build_fitting(state.task, _without_downloads(config), tokenizer, folder / WEIGHTS)
+    restore_weights(folder, model)
+    return LoadedCheckpoint(config, model.eval(), tokenizer, state)
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    try:
+        content = path.read_bytes()
+        if len(content) <= MAX_TEXT_BYTES:
+            return text.parse_tokenizer(content, where=path)
+    except (OSError, EcgscanError):
+        pass
+    raise DamagedCheckpoint("damaged", where=path)
+
+
+def _build_fitting(task: str, config: Config, tokenizer: Tokenizer, weights: Path) -> nn.Module:
+    """The model, after its shapes (on a device without memory) were found to be those of the weights.
+
+    Towers with pretrained weights cannot be built on that device; their size comes from their own files.
+    """
+    build_model = partial(get_task(task).build_model, config, tokenizer)
+    if config.model.text.name == "small" and config.teacher.encoder is None:
+        with readable(weights.with_name(CONFIG)), torch.device("meta"):
+            expected = build_model().state_dict()
+        check_shapes(weights, expected)
+    model: nn.Module = build_model()
+    return model
+
+
+def _without_downloads(config: Config) -> Config:
+    """The same settings with the image tower built from its name: its weights are in the checkpoint."""
+    if config.model.image.path is None:
+        return config
+    content = config.model_dump(mode="json")
+    content["model"]["image"]["path"] = None
+    return build(Config, content, where="checkpoint")
