@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from ecgscan_ray.paper import Renderer, page_key, windows_of
 from ecgscan_ray.recording.leads import LEADS
 from tests.unit.paper.pages import Sheet
 
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "clean_336": {"height": 336, "width": 336, "channels": 3, "effects": "clean"},
     "mixed_336": {"height": 336, "width": 336, "channels": 3, "effects": "mixed"},
     "laptop": {"strength": 0.5, "jitter": 0.5},

@@ -1,11 +1,11 @@
-"""How well can pages of ours be told from real photographs and scans of the same recordings? 0.5 is not at all.
+"""How well can our pages be distinguished from real photographs and scans of the same recordings? 0.5 is not at all.
 
 ``ECGSCAN_PHOTOS=DATA/photos make -s bench ONLY=realism``, with the recordings in ``DATA/ptbxl``. A photograph's recording
 is drawn with the preset ``photo``, a scan's with ``scan``, each at the picture's own size; both are cut into crops at the
-same places. Two classifiers tell the crops apart, in folds by recording: boosted trees on statistics of colour and
+same places. Two classifiers distinguish the crops, in folds by recording: boosted trees on statistics of colour and
 gradients, and a small convolutional network. The higher area under the ROC curve counts. ``clean`` pages against real
 ones show that the classifiers can see: below 0.95 they would be too weak. The real pages are of one program: thin dark
-red lines each 5 mm, ours of many, which alone tells most of them apart; ``same_print`` draws ours on that one grid too, and
+red lines each 5 mm, ours of many, which alone identifies most of them; ``same_print`` draws ours on that one grid too, and
 so asks about what happened to the page alone. Intervals are over recordings.
 """
 
@@ -58,19 +58,19 @@ _ASKED: dict[str, tuple[dict[str, str], dict[str, GridStyle] | None]] = {
 
 def run() -> dict[str, float]:
     """Flat figures; none, and a line that says why, where no photographs are given."""
-    place = os.environ.get("ECGSCAN_PHOTOS")
-    if not place:
+    uri = os.environ.get("ECGSCAN_PHOTOS")
+    if not uri:
         print("realism: not measured; set ECGSCAN_PHOTOS to the folder with photos.csv", file=sys.stderr)
         return {}
     try:
-        photos, shown = load(Path(place).resolve().parent)
+        photos, shown = load(Path(uri).resolve().parent)
     except EcgscanError as error:
         sys.exit(f"error: {error}")
     real = crops([sized(photo.pixels()) for photo in photos])
     figures: dict[str, float] = {}
     for name, (presets, grids) in _ASKED.items():
-        ours = crops(drawn(photos, shown, presets, grids))
-        estimates = {kind: told_apart(real, ours, photos, *steps) for kind, steps in CLASSIFIERS.items()}
+        ours = crops(render_pages(photos, shown, presets, grids))
+        estimates = {kind: classifier_auroc(real, ours, photos, *steps) for kind, steps in CLASSIFIERS.items()}
         for kind, estimate in [*estimates.items(), ("", max(estimates.values(), key=lambda e: e.value))]:
             key = ".".join(part for part in (name, kind, "auroc") if part)
             figures |= {key: estimate.value, f"{key}.low": estimate.low or 0.0, f"{key}.high": estimate.high or 0.0}
@@ -90,7 +90,7 @@ def sized(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def drawn(
+def render_pages(
     photos: Sequence[Photograph],
     shown: Sequence[Recording],
     presets: dict[str, str],
@@ -131,8 +131,8 @@ def crops(images: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack(cut)
 
 
-def told_apart(
-    real: np.ndarray, ours: np.ndarray, photos: Sequence[Photograph], prepare: Callable, tell: Callable
+def classifier_auroc(
+    real: np.ndarray, ours: np.ndarray, photos: Sequence[Photograph], prepare: Callable, classify: Callable
 ) -> Estimate:
     """Area under the ROC curve of real crops against ours, each scored by a classifier that never saw its recording."""
     ids = np.array([int(photo.ecg_id) for photo in photos])
@@ -143,7 +143,7 @@ def told_apart(
     scores = np.zeros(len(seen))
     for held_out in range(FOLDS):
         test = fold == held_out
-        scores[test] = tell(seen[~test], is_real[~test], seen[test])
+        scores[test] = classify(seen[~test], is_real[~test], seen[test])
     return PatientBootstrap(recording).macro_auroc(scores[:, None], is_real[:, None])
 
 
@@ -188,51 +188,51 @@ def table(images: np.ndarray) -> np.ndarray:
 
 def statistics(image: np.ndarray) -> dict[str, float]:
     """What is measured of one crop: light, colour, gradients at three scales, fine grain and what is left of JPEG."""
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     planes = image.astype(np.float32)
     grey, lab = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
     for percent, value in zip((1, 10, 50, 90, 99), np.percentile(grey, (1, 10, 50, 90, 99)), strict=True):
-        found[f"light {percent} %"] = value
+        figures[f"light {percent} %"] = value
     for name, plane in (("red", planes[..., 0]), ("blue", planes[..., 2])):
-        found[f"{name} to green"] = float(plane.mean() / (planes[..., 1].mean() + 1))
+        figures[f"{name} to green"] = float(plane.mean() / (planes[..., 1].mean() + 1))
     for name, plane in (("a", lab[..., 1]), ("b", lab[..., 2])):
         for percent, value in zip((2, 50, 98), np.percentile(plane, (2, 50, 98)), strict=True):
-            found[f"colour {name} {percent} %"] = value
-        found[f"colour {name} spread"] = float(plane.std())
+            figures[f"colour {name} {percent} %"] = value
+        figures[f"colour {name} spread"] = float(plane.std())
     level = grey.astype(np.float32)
     for scale in (1, 2, 4):
         small = cv2.resize(level, None, fx=1 / scale, fy=1 / scale, interpolation=cv2.INTER_AREA)
         across, down = cv2.Sobel(small, -1, 1, 0) / 8, cv2.Sobel(small, -1, 0, 1) / 8
         steep = np.hypot(across, down)
         for percent, value in zip((10, 50, 75, 90, 99), np.percentile(steep, (10, 50, 75, 90, 99)), strict=True):
-            found[f"gradient {percent} % at 1/{scale}"] = value
+            figures[f"gradient {percent} % at 1/{scale}"] = value
         angle = ((np.arctan2(down, across) / np.pi) % 1.0 * 8).astype(int) % 8
         share = np.bincount(angle.ravel(), steep.ravel(), 8) / (steep.sum() + 1e-6)
-        found[f"direction at 1/{scale}"] = float(share.max())
-        found[f"levels per gradient at 1/{scale}"] = float(small.std() / (steep.mean() + 0.1))
-    found["shading"] = float(cv2.resize(level, (6, 6), interpolation=cv2.INTER_AREA).std())
-    return found | _grain(planes)
+        figures[f"direction at 1/{scale}"] = float(share.max())
+        figures[f"levels per gradient at 1/{scale}"] = float(small.std() / (steep.mean() + 0.1))
+    figures["shading"] = float(cv2.resize(level, (6, 6), interpolation=cv2.INTER_AREA).std())
+    return figures | _grain(planes)
 
 
 def _grain(planes: np.ndarray) -> dict[str, float]:
     """The finest detail: strength, likeness of neighbours, of colours, tails, and steps at every eighth pixel."""
     rest = planes - cv2.blur(planes, (3, 3))
     fine = rest.mean(-1)
-    found = {"grain": float(fine.std()), "grain of quiet half": float(np.median(np.abs(fine)))}
+    figures = {"grain": float(fine.std()), "grain of quiet half": float(np.median(np.abs(fine)))}
     quiet = np.abs(fine) < 3 * np.median(np.abs(fine)) + 0.1
     masked = np.where(quiet, fine, 0)
     power = float((masked**2).mean()) + 1e-3
     for name, (dy, dx) in {"x": (0, 1), "y": (1, 0), "xy": (1, 1), "x 2": (0, 2), "y 2": (2, 0)}.items():
         product = masked[dy:, dx:] * masked[: CROP - dy or None, : CROP - dx or None]
-        found[f"grain neighbours {name}"] = float(product.mean() / power)
+        figures[f"grain neighbours {name}"] = float(product.mean() / power)
     colour = rest[..., 0] - rest[..., 2]
-    found["grain colour"] = float(np.median(np.abs(colour)) / (found["grain of quiet half"] + 0.1))
-    found["grain tails"] = float((fine**4).mean() / ((fine**2).mean() ** 2 + 1e-3))
+    figures["grain colour"] = float(np.median(np.abs(colour)) / (figures["grain of quiet half"] + 0.1))
+    figures["grain tails"] = float((fine**4).mean() / ((fine**2).mean() ** 2 + 1e-3))
     spectrum = np.abs(np.fft.rfft2(planes.mean(-1) - planes.mean())) ** 2
     radius = np.hypot(*np.meshgrid(np.fft.fftfreq(CROP), np.fft.rfftfreq(CROP), indexing="ij"))
     for low, high in ((0.02, 0.06), (0.06, 0.12), (0.12, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5)):
-        found[f"spectrum {low}-{high}"] = float(np.log(spectrum[(radius >= low) & (radius < high)].mean() + 1))
-    return found
+        figures[f"spectrum {low}-{high}"] = float(np.log(spectrum[(radius >= low) & (radius < high)].mean() + 1))
+    return figures
 
 
 CLASSIFIERS: dict[str, tuple[Callable, Callable]] = {"boosting": (table, by_trees), "cnn": (normalised, by_network)}

@@ -9,7 +9,7 @@ import numpy as np
 
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.paper import Renderer
-from ecgscan_ray.paper.layout import page_to_image
+from ecgscan_ray.paper.layout import Geometry, page_to_image
 from ecgscan_ray.paper.truth import masks, sample_ranges
 from tests.unit.paper.pages import Sheet, beats, centroids, reference, strip_reference, traces_only
 
@@ -29,7 +29,7 @@ def small_page(height: int, width: int) -> dict[str, float]:
     page, fs = PageConfig(height=height, width=width), 500.0
     sx, sy, _, _ = page_to_image(page)
     signal = noisy(fs)
-    drawn, layout, where = traces_only(signal, fs, page, "3x4+1", PEN_PX)
+    cover, layout, where = traces_only(signal, fs, page, "3x4+1", PEN_PX)
     wanted = reference(signal, fs, page, layout, where, PEN_PX)
     rhythm = layout.strips[12]
     middle = where.baseline(rhythm) * sy
@@ -39,14 +39,14 @@ def small_page(height: int, width: int) -> dict[str, float]:
     truth = np.interp(at, np.arange(signal.shape[1]) / fs, signal[rhythm.lead])
     errors = [
         1e3 * ((middle - 0.5 - band.start - centroids(c[band][:, columns])) / sy / where.gain - truth)
-        for c in (drawn, wanted)
+        for c in (cover, wanted)
     ]
     ours, own = (float(np.sqrt(np.mean(error**2))) for error in errors)
     edges = np.arange(columns[0], columns[-1] + 2) / sx
     number = np.clip(((edges - where.left) / where.speed * fs).astype(int), 0, signal.shape[1] - 1)
     extreme = np.array([signal[rhythm.lead, a : b + 1].max() for a, b in itertools.pairwise(number)])
     top = middle - extreme * where.gain * sy - band.start
-    first = (drawn[band][:, columns] > 0).argmax(0)
+    first = (cover[band][:, columns] > 0).argmax(0)
     flat = []
     for mv in np.linspace(-0.4, 0.4, 65):
         cover, _, _ = traces_only(np.full((12, 1000), mv, np.float32), 100.0, page, "3x4", PEN_PX)
@@ -54,8 +54,8 @@ def small_page(height: int, width: int) -> dict[str, float]:
         rows = slice(round(row) - 8, round(row) + 9)
         flat.append(centroids(cover[rows, 60:90]).mean() + rows.start - row)
     return {
-        "ink_ratio": float(drawn.sum() / wanted.sum()),
-        "grey_rms": float(np.sqrt(np.mean((drawn - wanted) ** 2))),
+        "ink_ratio": float(cover.sum() / wanted.sum()),
+        "grey_rms": float(np.sqrt(np.mean((cover - wanted) ** 2))),
         "decode_rmse_uv": ours,
         "decode_rmse_ratio": ours / own,
         "decode_median_uv": float(np.median(np.abs(errors[0]))),
@@ -64,7 +64,7 @@ def small_page(height: int, width: int) -> dict[str, float]:
     }
 
 
-def where_of(page: PageConfig):
+def where_of(page: PageConfig) -> Geometry:
     """Geometry of ``traces_only``'s 3x4 page."""
     return traces_only(np.zeros((12, 10), np.float32), 1.0, page, "3x4", PEN_PX)[2]
 
@@ -88,12 +88,12 @@ def large_page() -> dict[str, float]:
         cover, y, x = strip_reference(shifted, 100.0, page, strip, where, pen_px)
         number = np.arange(first[s] + 3, last[s] - 3)
         at = (where.start(strip) + (number / 100.0 - strip.start_s) * where.speed) * sx - 0.5
-        for found, image, top, left in ((errors[0], mask, 0, 0), (errors[1], cover, y, x)):
+        for residuals, image, top, left in ((errors[0], mask, 0, 0), (errors[1], cover, y, x)):
             line = centroids(image)
             row = np.interp(at - left, np.arange(len(line)), np.nan_to_num(line)) + top + 0.5
             mv = (where.baseline(strip) - row / sy) / where.gain_of(strip)
-            found.append(1e3 * (mv - shifted[strip.lead, number]))
-    ours, own = (np.concatenate(found) for found in errors)
+            residuals.append(1e3 * (mv - shifted[strip.lead, number]))
+    ours, own = (np.concatenate(residuals) for residuals in errors)
     rmse = [float(np.sqrt(np.mean(error**2))) for error in (ours, own)]
     return {
         "decode_median_uv": float(np.median(np.abs(ours))),

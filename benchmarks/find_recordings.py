@@ -45,30 +45,30 @@ def gallery(data: Path, photos: Sequence[Photograph], others: int, seed: int = 0
     pool = [row for patient, row in sorted(first.items()) if patient not in left_out]
     if len(pool) < others:
         raise InputError(f"only {len(pool)} other patients in fold {FOLD}", where=data)
-    drawn = np.random.default_rng(seed).permutation(len(pool))[:others]
-    return recordings(data, [*shown, *(pool[k] for k in drawn)])
+    picks = np.random.default_rng(seed).permutation(len(pool))[:others]
+    return recordings(data, [*shown, *(pool[k] for k in picks)])
 
 
-def check_strangers(found: Sequence[Recording], store: str) -> None:
-    """No patient in ``found`` may have been trained or validated on.
+def check_strangers(candidates: Sequence[Recording], store: str) -> None:
+    """No patient in ``candidates`` may have been trained or validated on.
 
     Raises:
         InputError: One was.
     """
     manifest = read_manifest(store)
-    known = {r.patient_id for split in ("train", "validation") for r in iterate_rows(store, manifest, split)}
-    if met := sorted(known & {r.patient_id for r in found}):
-        raise InputError(f"{len(met)} patients of the gallery were trained on, first {met[0]}", where=store)
+    seen = {r.patient_id for split in ("train", "validation") for r in iterate_rows(store, manifest, split)}
+    if met := sorted(r.patient_id for r in candidates if r.patient_id and r.patient_id in seen):
+        raise InputError(f"{len(set(met))} patients of the gallery were trained on, first {met[0]}", where=store)
 
 
 @torch.inference_mode()
-def embed_signals(encoder: Encoder, found: Sequence[Recording]) -> np.ndarray:
+def embed_signals(encoder: Encoder, candidates: Sequence[Recording]) -> np.ndarray:
     """Aligned features (N, D) of recordings."""
     decoder = encoder.module.decoder
     length = decoder.samples_per_column * decoder.columns
     parts = []
-    for start in range(0, len(found), _BATCH):
-        batch = [r.resampled(length / 10.0).signal_mv[:, :length] for r in found[start : start + _BATCH]]
+    for start in range(0, len(candidates), _BATCH):
+        batch = [r.resampled(length / 10.0).signal_mv[:, :length] for r in candidates[start : start + _BATCH]]
         padded = np.stack([np.pad(s, ((0, 0), (0, length - s.shape[1])), constant_values=np.nan) for s in batch])
         signal = torch.from_numpy(padded)
         valid = torch.isfinite(signal)
@@ -76,11 +76,11 @@ def embed_signals(encoder: Encoder, found: Sequence[Recording]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def measure(encoder: Encoder, photos: Sequence[Photograph], found: Sequence[Recording]) -> dict[str, Estimate]:
+def measure(encoder: Encoder, photos: Sequence[Photograph], candidates: Sequence[Recording]) -> dict[str, Estimate]:
     """Recall at 1 and 10 and the median rank of photographs, cut-out pages and rendered ones."""
-    signals, place = embed_signals(encoder, found), {r.id: k for k, r in enumerate(found)}
-    own = np.array([place[photo.ecg_id] for photo in photos])
-    shown = [found[k] for k in own]
+    signals, row_of = embed_signals(encoder, candidates), {r.id: k for k, r in enumerate(candidates)}
+    own = np.array([row_of[photo.ecg_id] for photo in photos])
+    shown = [candidates[k] for k in own]
     keys = np.array([page_key(0, EVALUATION_EPOCH, r.id, 0) for r in shown], np.uint64)
     pages = {
         "photo": (photo.pixels(headless=True) for photo in photos),
@@ -92,12 +92,12 @@ def measure(encoder: Encoder, photos: Sequence[Photograph], found: Sequence[Reco
     figures = {}
     for name, images in pages.items():
         queries = encoder.embed(images, projected=True)
-        ranking = rank_matches(queries, signals, own, np.arange(len(found)))
+        ranking = rank_matches(queries, signals, own, np.arange(len(candidates)))
         for k in RECALL_AT:
             figures[f"{name}.recall_at_{k}"] = bootstrap.mean(ranking.hits(k))
             figures[f"{name}.chance_at_{k}"] = Estimate(ranking.chance(k), n=len(photos))
         figures[f"{name}.median_rank"] = bootstrap.median(ranking.rank)
-    figures["gallery"] = Estimate(float(len(found)), n=len(photos))
+    figures["gallery"] = Estimate(float(len(candidates)), n=len(photos))
     return figures
 
 
@@ -110,9 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         photos = photographs(options.data)
-        found = gallery(options.data, photos, options.others)
-        check_strangers(found, options.store)
-        figures = measure(load_encoder(options.run), photos, found)
+        candidates = gallery(options.data, photos, options.others)
+        check_strangers(candidates, options.store)
+        figures = measure(load_encoder(options.run), photos, candidates)
     except EcgscanError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

@@ -9,14 +9,15 @@ import io
 import json
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 
 LEADS = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
 
 
-def ecg_plot(signal: np.ndarray, fs: float):
-    import ecg_plot as peer
+def ecg_plot(signal: np.ndarray, fs: float) -> Callable[[], None]:
+    import ecg_plot as peer  # type: ignore[import-not-found]
     import matplotlib
 
     matplotlib.use("Agg")
@@ -30,13 +31,13 @@ def ecg_plot(signal: np.ndarray, fs: float):
     return page
 
 
-def pmecg(signal: np.ndarray, fs: float):
+def pmecg(signal: np.ndarray, fs: float) -> Callable[[], None]:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     import pandas
-    import pmecg as peer
+    import pmecg as peer  # type: ignore[import-not-found]
 
     frame, rows = pandas.DataFrame(signal.T, columns=LEADS), [LEADS[row::3] for row in range(3)]
 
@@ -51,7 +52,7 @@ def pmecg(signal: np.ndarray, fs: float):
 
 def main() -> None:
     signal, fs = np.load(sys.argv[1]), float(sys.argv[2])
-    found = {}
+    times = {}
     for make in (ecg_plot, pmecg):
         try:
             page = make(signal, fs)
@@ -61,10 +62,10 @@ def main() -> None:
                 start = time.thread_time()
                 page()
                 taken.append(time.thread_time() - start)
-            found[make.__name__] = 1e3 * sorted(taken)[2]
+            times[make.__name__] = 1e3 * sorted(taken)[2]
         except Exception as error:  # an interpreter without it, or another version of it
             print(f"{make.__name__}: {type(error).__name__}: {error}", file=sys.stderr)
-    print(json.dumps(found))
+    print(json.dumps(times))
 
 
 if __name__ == "__main__":

@@ -73,12 +73,13 @@ class Photograph:
 
     def _page_to_image(self, image: np.ndarray) -> np.ndarray:
         """Homography from shares of the page to pixels."""
-        corners = _corners().get(self.path.name, _WHOLE) * (image.shape[1], image.shape[0])
+        corners = page_corners().get(self.path.name, _WHOLE) * (image.shape[1], image.shape[0])
         return cv2.getPerspectiveTransform(_WHOLE.astype(np.float32), corners.astype(np.float32))
 
 
 @cache
-def _corners() -> dict[str, np.ndarray]:
+def page_corners() -> dict[str, np.ndarray]:
+    """File name -> corners of its page (4, 2), shares of the picture's width and height."""
     with open(Path(__file__).with_name("photo_pages.csv"), newline="") as file:
         rows = [list(row.values()) for row in csv.DictReader(file)]
     return {name: np.array(numbers, np.float64).reshape(4, 2) for name, *numbers in rows}

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks.bench_realism import PRESETS, drawn, load, sized
+from benchmarks.bench_realism import PRESETS, load, render_pages, sized
 from benchmarks.photographs import Photograph
 from ecgscan_ray.errors import EcgscanError
 
@@ -41,7 +41,7 @@ def sheet(data: Path) -> np.ndarray:
     pairs = [pair for pair in zip(*load(data), strict=True) if pair[0].path.name in SHOWN and may_be_shown(pair[0])]
     photos, shown = (list(part) for part in zip(*pairs, strict=True))
     real = [sized(photo.pixels(headless=True)) for photo in photos]
-    ours = drawn(photos, shown, PRESETS)
+    ours = render_pages(photos, shown, PRESETS)
     rows = [
         _row(tiles) for images in (real, ours) for tiles in ([_whole(i) for i in images], [_piece(i) for i in images])
     ]

@@ -1,4 +1,4 @@
-"""Run folders with checkpoints, made without training: what the commands find there."""
+"""Run folders with checkpoints, made without training, and digests that fit what was changed by hand."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def write_checkpoint(
     folder = run / "checkpoints" / f"checkpoint_{step:09d}"
     folder.mkdir(parents=True)
     config = config or tiny_config()
-    state = TrainingState(step, step * 12, step * 12, 1, config.digest(), "manifest", task, score)
+    state = TrainingState(step, step * 12, config.digest(), task, score)
     save_checkpoint(folder, tiny_model(task), tiny_optimizer(task), config, TOKENIZER.to_str(), state)
     return folder
 
@@ -62,3 +62,13 @@ def sign(folder: Path) -> None:
     state = json.loads((folder / "state.json").read_text())
     state["digests"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
     (folder / "state.json").write_text(json.dumps(state))
+
+
+def sign_encoder(folder: Path) -> None:
+    """Make an exported encoder's digests fit what is there: of the files, and of ``config.json`` without its own."""
+    content = json.loads((folder / "config.json").read_text())
+    ours = content["ecgscan"]
+    ours["sha256"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ours["sha256"]}
+    ours.pop("digest", None)
+    ours["digest"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    (folder / "config.json").write_text(json.dumps(content))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,9 +10,15 @@ import urllib.request
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+from tests.ports import free_port
+
+if TYPE_CHECKING:
+    from tests.processes import ProcessPool
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("untimed")
@@ -22,6 +27,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 S3_BUCKET = "ecgscan-tests"
+RAY_FIXTURES = {"ray_cluster", "alone"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if RAY_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("ray")
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +75,16 @@ def sample_store(ray_cluster: None, sample_tree: Path, tmp_path_factory: pytest.
     return store
 
 
+@pytest.fixture(scope="session")
+def process_pool() -> Iterator[ProcessPool]:
+    """Four processes that form process groups (gloo by default)."""
+    from tests.processes import ProcessPool
+
+    pool = ProcessPool(4)
+    yield pool
+    pool.close()
+
+
 @pytest.fixture
 def alone() -> Iterator[None]:
     """Without the suite's own cluster: on one machine two clusters mistake each other's placement groups."""
@@ -78,12 +100,6 @@ def alone() -> Iterator[None]:
         start_ray(ResourceConfig(local_cpus=4, object_store_mb=400))
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """A real S3 server over HTTP (moto in a process of its own), named by the usual AWS variables.
@@ -91,7 +107,7 @@ def s3_server() -> Iterator[str]:
     Yields:
         URI of a bucket, which tests share: each writes under a prefix of its own.
     """
-    port = _free_port()
+    port = free_port()
     endpoint = f"http://127.0.0.1:{port}"
     settings = {
         "AWS_ENDPOINT_URL": endpoint,

@@ -11,19 +11,30 @@ from numpy.typing import NDArray
 from ecgscan_ray.recording.leads import LEADS, derive_limb_leads
 from ecgscan_ray.recording.recording import Recording
 
-_BUMPS = ((0.16, 0.03, 0.12), (0.26, 0.010, -0.1), (0.28, 0.012, 1.0), (0.31, 0.010, -0.25), (0.5, 0.05, 0.25))
-_AXES = {"I": 0.6, "II": 1.0, "V1": -0.7, "V2": -0.9, "V3": 0.4, "V4": 1.2, "V5": 1.1, "V6": 0.9}
+_WAVES = ((0.16, 0.03, 0.12), (0.26, 0.010, -0.1), (0.28, 0.012, 1.0), (0.31, 0.010, -0.25), (0.5, 0.05, 0.25))
+"""P, Q, R, S and T of one beat: seconds after its start, width in s, height in mV."""
+R_PEAK_S = 0.28
+_GAINS = {"I": 0.6, "II": 1.0, "V1": -0.7, "V2": -0.9, "V3": 0.4, "V4": 1.2, "V5": 1.1, "V6": 0.9}
+
+
+def beat_mv(since_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """One beat at seconds since its start; its R wave has 1 mV at ``R_PEAK_S``."""
+    return np.sum([height * np.exp(-(((since_s - at) / width) ** 2)) for at, width, height in _WAVES], axis=0)
 
 
 def heart_uv(seconds: float = 10.0, fs: float = 100.0, seed: int = 0) -> NDArray[np.int16]:
-    """Beats, wander and noise in steps of 1 uV: (12, T). The lead laws hold but for rounding."""
-    rng = np.random.default_rng(seed)
+    """Beats, wander and noise in steps of 1 uV: (12, T). The lead laws hold but for rounding.
+
+    The seed decides rhythm and heights, so that recordings of other seeds differ in both.
+    """
+    rng, gains = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     t = np.arange(round(seconds * fs)) / fs
-    phase = (t + rng.uniform(0, 1)) % rng.uniform(0.7, 1.1)
-    beat = sum(height * np.exp(-(((phase - at) / width) ** 2)) for at, width, height in _BUMPS)
+    beat = beat_mv((t + rng.uniform(0, 1)) % rng.uniform(0.7, 1.1))
     measured = {
-        lead: np.rint(1000 * (gain * beat + 0.05 * np.sin(t + k) + rng.normal(0, 0.005, len(t))))
-        for k, (lead, gain) in enumerate(_AXES.items())
+        lead: np.rint(
+            1000 * (gain * gains.uniform(0.3, 1.7) * beat + 0.05 * np.sin(t + k) + rng.normal(0, 0.005, len(t)))
+        )
+        for k, (lead, gain) in enumerate(_GAINS.items())
     }
     leads = measured | {name: np.floor(lead) for name, lead in derive_limb_leads(measured["I"], measured["II"]).items()}
     return np.stack([leads[lead] for lead in LEADS]).astype(np.int16)

@@ -67,23 +67,23 @@ def choose(rows: list[Row]) -> list[Row]:
     Each split is drawn at random until none of MI, STTC, CD and HYP is rarer than in the data, and NORM by at most a
     twentieth. In validation and test each patient occurs once and each recording has a real report.
     """
-    wanted, rng, chosen = shares(rows), np.random.default_rng(SEED), []
-    wanted[SUPERCLASSES.index("NORM")] *= 0.95
+    target, rng, sample = shares(rows), np.random.default_rng(SEED), []
+    target[SUPERCLASSES.index("NORM")] *= 0.95
     for split, (folds, count) in SPLITS.items():
         pool = [row for row in rows if int(row["strat_fold"]) in folds]
         if split != "train":
             pool = [row for row in pool if row["report"].strip() and not row["report"].startswith("trace only")]
         for _ in range(10000):
-            drawn = [pool[k] for k in rng.permutation(len(pool))]
+            picks = [pool[k] for k in rng.permutation(len(pool))]
             if split != "train":
-                drawn = list({row["patient_id"]: row for row in drawn}.values())
-            drawn = drawn[:count]
-            if len(drawn) == count and (shares(drawn) >= wanted).all():
+                picks = list({row["patient_id"]: row for row in picks}.values())
+            picks = picks[:count]
+            if len(picks) == count and (shares(picks) >= target).all():
                 break
         else:
             raise InputError(f"no draw of {count} recordings for '{split}' has the data's shares of superclasses")
-        chosen += sorted(drawn, key=lambda row: int(row["ecg_id"]))
-    return chosen
+        sample += sorted(picks, key=lambda row: int(row["ecg_id"]))
+    return sample
 
 
 def read_samples(data: Path, rows: Sequence[Row]) -> dict[str, NDArray[np.int16]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -12,14 +12,14 @@ from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config, build
 from ecgscan_ray.errors import RunError, StoreError
 from ecgscan_ray.evaluation.evaluate import evaluate_run
-from ecgscan_ray.recording.recording import Recording
+from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.report.run import UNKNOWN_PATIENTS, RunFacts, patients_sentence, write_run_report
 from ecgscan_ray.runs.folder import RunFolder
 from ecgscan_ray.runs.metrics import read_metrics
 from ecgscan_ray.runs.names import CONFIG
 from ecgscan_ray.store.manifest import SPLITS, Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows
-from ecgscan_ray.tasks.loading import load_run
+from ecgscan_ray.tasks.loading import LoadedCheckpoint, load_run
 from ecgscan_ray.tasks.pretrain import Pretrain
 
 logger = logging.getLogger(__name__)
@@ -49,52 +49,69 @@ def evaluate(
         RunError: No run, or no checkpoint in it.
         StoreError: The store is not there, or has no recordings to measure on.
     """
-    folder = RunFolder(run)
-    if not folder.is_run():
-        raise RunError(f"not a run folder: it has no {CONFIG}", where=run, fix="Make a run by 'ecgscan pretrain'.")
-    environment = folder.environment()
-    store = store or environment.get("store")
-    if not store:
-        raise RunError("does not say which store it was trained on", where=run, fix="Give --store.")
-    manifest = read_manifest(store)
+    environment = _read_environment(run)
+    store, manifest = _open_store(run, store or environment.get("store"))
     same_store = manifest.digest() == environment.get("manifest_digest")
     if not same_store:
         logger.warning("%s is not the store that %s was trained on: its patients may have been trained on", store, run)
     loaded = load_run(run, which)
     config = _with_evaluation(loaded.config, settings or {})
-    for split in ("train", config.evaluation.split):
-        if not manifest.rows(split):
-            raise StoreError(
-                f"has no recordings in the split '{split}'", where=store, fix=_fix_of_split(split, manifest)
-            )
+    _check_splits(config, store, manifest)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-
-    def recordings_of(split: str) -> Iterator[Recording]:
-        return iterate_rows(store, manifest, split)
-
     evaluation = evaluate_run(
         loaded.model.to(device),
         Pretrain().build_model(config, loaded.tokenizer).to(device),
         BatchMaker(config, loaded.tokenizer),
-        recordings_of,
+        partial(iterate_rows, store, manifest),
         device=device,
     )
-    facts = RunFacts(
-        name=folder.name,
+    facts = _facts(run, which, loaded, config, manifest, environment)
+    unknown = sum(evaluation.figures[name].value for name in UNKNOWN_PATIENTS)
+    if unknown and same_store:
+        logger.warning("%s", patients_sentence(evaluation.figures))
+    return write_run_report(run, evaluation, read_metrics(run), facts)
+
+
+def _facts(
+    run: str,
+    which: Literal["best", "last"],
+    loaded: LoadedCheckpoint[ECGScan],
+    config: Config,
+    manifest: Manifest,
+    environment: dict[str, Any],
+) -> RunFacts:
+    return RunFacts(
+        name=RunFolder(run).name,
         config=config,
         step=loaded.state.step,
         samples_seen=loaded.state.samples_seen,
         checkpoint=which,
         source=manifest.source,
-        same_store=same_store,
+        same_store=manifest.digest() == environment.get("manifest_digest"),
         licence=manifest.licence,
         rows={split: manifest.rows(split) for split in SPLITS},
         environment=_printable_environment(environment),
     )
-    unknown = sum(evaluation.figures[name].value for name in UNKNOWN_PATIENTS)
-    if unknown and same_store:
-        logger.warning("%s", patients_sentence(evaluation.figures))
-    return write_run_report(run, evaluation, read_metrics(run), facts)
+
+
+def _read_environment(run: str) -> dict[str, Any]:
+    folder = RunFolder(run)
+    if not folder.is_run():
+        raise RunError(f"not a run folder: it has no {CONFIG}", where=run, fix="Make a run by 'ecgscan pretrain'.")
+    return folder.environment()
+
+
+def _open_store(run: str, store: str | None) -> tuple[str, Manifest]:
+    if not store:
+        raise RunError("does not say which store it was trained on", where=run, fix="Give --store.")
+    return store, read_manifest(store)
+
+
+def _check_splits(config: Config, store: str, manifest: Manifest) -> None:
+    for split in ("train", config.evaluation.split):
+        if not manifest.rows(split):
+            fix = _fix_of_split(split, manifest)
+            raise StoreError(f"has no recordings in the split '{split}'", where=store, fix=fix)
 
 
 def _fix_of_split(split: str, manifest: Manifest) -> str:

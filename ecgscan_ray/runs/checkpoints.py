@@ -39,21 +39,15 @@ class TrainingState:
 
     Attributes:
         step: Optimiser steps done.
-        cursor: Plan positions consumed by optimiser steps.
-        samples_seen: Recordings in these steps, over all workers.
-        world_size: Number of workers.
+        samples_seen: Plan positions that these steps have consumed, over all workers.
         config_digest: Of the run's settings.
-        manifest_digest: Of the store's manifest.
         task: Name of what the run trains (``tasks/``).
         score: ``validation.score``, where it was measured.
     """
 
     step: int
-    cursor: int
     samples_seen: int
-    world_size: int
     config_digest: str
-    manifest_digest: str
     task: str
     score: float | None = None
 
@@ -63,13 +57,10 @@ class StateFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int
     step: int = Field(ge=0, le=2**53)
-    cursor: int = Field(ge=0, le=2**62)
     samples_seen: int = Field(ge=0, le=2**62)
-    world_size: int = Field(ge=1, le=2**31)
     config_digest: str
-    manifest_digest: str
     task: str
     score: float | None = Field(None, allow_inf_nan=False)
     digests: dict[str, str]

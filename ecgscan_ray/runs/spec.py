@@ -49,9 +49,9 @@ class RunSpec:
         total_steps: Optimiser steps of the whole run.
         out: URI of the run folder.
         teacher_digest: sha256 of the frozen teacher's weights, if the run has one.
-        teacher_embeddings: Of that teacher.
         init_from: Run folder of the first weights, if they are not random.
         trusted: Modules whose code the settings may run.
+        teacher_embeddings: Of the frozen teacher.
     """
 
     task: str
@@ -62,9 +62,9 @@ class RunSpec:
     total_steps: int
     out: str
     teacher_digest: str | None = None
-    teacher_embeddings: TeacherEmbeddings | None = None
     init_from: str | None = None
     trusted: tuple[str, ...] = ()
+    teacher_embeddings: TeacherEmbeddings | None = None
 
     @property
     def facts(self) -> Facts:

@@ -48,7 +48,8 @@ def start_ray(resources: ResourceConfig, *, dashboard: bool = True) -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if not ray.is_initialized():
-        terminal.divert(local_cluster.log_file())
+        if terminal.is_taken():
+            terminal.divert(local_cluster.log_file())
         address = os.environ.get("RAY_ADDRESS", "")
         with ray_quirks.sigterm_kept():
             if address in ("", "local"):

@@ -93,12 +93,12 @@ def _unusable(path: Path) -> str | None:
 
 def log_file() -> Path:
     """Where this process puts Ray's messages to the terminal."""
-    return Path(ray_folder()) / f"ecgscan-{os.getpid()}.log"
+    return Path(ray_folder()).parent / f"ray-{os.getpid()}.log"
 
 
 def _clear(path: Path) -> None:
     """Remove sessions and logs of earlier commands."""
-    for log in path.glob("ecgscan-*.log"):
+    for log in path.parent.glob("ray-*.log"):
         if not Path(f"/proc/{log.stem.rpartition('-')[2]}").exists() and _age_s(log) > OLD_S:
             log.unlink(missing_ok=True)
     for session in _sessions(path):

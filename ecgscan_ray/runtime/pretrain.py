@@ -90,36 +90,34 @@ def pretrain(
     """
     check_address()
     store, out, init_from = absolute(store), absolute(out), absolute(init_from) if init_from else None
-    manifest, teacher_digest = read_manifest(store), None
-    training_plan(config, manifest)
-    if get_task(task).needs_pages and config.teacher.run:
-        config, teacher_digest = with_teacher_settings(config)
-    config = fit_to_store(config, get_task(task), store, manifest)
-    check_sinks(config.training.sinks)
-    check_unit_size(config)
+    manifest = read_manifest(store)
+    config, teacher_digest = _fitting_settings(config, task, store, manifest)
     with exclusive(out, f"ecgscan {task}"):
         status = check_run(out, config, manifest, fresh, run_facts(task, teacher_digest))
         if status == "finished":
             logger.info("%s: finished already; nothing to do", out)
             return
-        tokenizer_json = RunFolder(out).tokenizer() if status == "unfinished" else None
-        spec = RunSpec(
-            task=task,
-            config=config,
-            store=store,
-            manifest=manifest,
-            tokenizer_json=tokenizer_json or _make_tokenizer(config, teacher_digest, store, manifest),
-            total_steps=total_steps(config, manifest),
-            out=out,
-            teacher_digest=teacher_digest,
-            init_from=init_from,
-            trusted=trusted(),
-        )
+        tokenizer = RunFolder(out).tokenizer() if status == "unfinished" else None
+        tokenizer = tokenizer or _make_tokenizer(config, teacher_digest, store, manifest)
+        steps = total_steps(config, manifest)
+        spec = RunSpec(task, config, store, manifest, tokenizer, steps, out, teacher_digest, init_from, trusted())
         clear_scratch()
         try:
             _run(_prepare(spec), list(callbacks), stop_rule, quiet)
         finally:
             clear_scratch(out)
+
+
+def _fitting_settings(config: Config, task: str, store: str, manifest: Manifest) -> tuple[Config, str | None]:
+    """Checked settings that fit the store, and the digest of the frozen teacher."""
+    training_plan(config, manifest)
+    teacher_digest = None
+    if get_task(task).needs_pages and config.teacher.run:
+        config, teacher_digest = with_teacher_settings(config)
+    config = fit_to_store(config, get_task(task), store, manifest)
+    check_sinks(config.training.sinks)
+    check_unit_size(config)
+    return config, teacher_digest
 
 
 def _prepare(spec: RunSpec) -> RunSpec:

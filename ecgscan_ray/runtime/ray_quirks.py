@@ -1,12 +1,14 @@
 """Every workaround of Ray, with the version it was seen in, its symptom, and when it can go.
 
-Ray is imported inside the functions: the first one runs before Ray is imported. Two workarounds are the shape of other
+Ray is imported inside the functions: the first one runs before Ray is imported. Some workarounds are the shape of other
 files, since they are more than a call:
 
 - ``attend.py`` (2.60): in the main thread Ray Train handles Ctrl-C itself and exits with status 1, and a lost cluster ends
   the process after 60 s without an error. Can go when ``fit`` leaves signals alone and raises when the head is gone.
 - ``registered.py`` (2.60): Ray Train resumes from the last checkpoint in its list, even if it is damaged or gone, and
   writes the list in place. Can go when Ray checks the list against the storage.
+- ``spans.py`` (2.60): ``from_items`` makes a block of each item before the first one is read, and a read task that takes
+  a CPU is fused with the next stage. Can go when a dataset can be made from a generator.
 - ``sweep.py`` (2.60): a trial that is killed from outside leaks its placement group, so trials stop themselves. Can go
   when ``tune`` frees what a killed trial has started.
 - ``cluster.py`` (2.60): ``ray.init`` tries an address where nobody answers for 15 minutes, so a socket asks first; Ray

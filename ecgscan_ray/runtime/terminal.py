@@ -52,6 +52,11 @@ def _interrupt_again(*_: Any) -> None:
         raise KeyboardInterrupt
 
 
+def is_taken() -> bool:
+    """Whether this process is a command, whose terminal is ours."""
+    return _taken
+
+
 def divert(log: Path) -> None:
     """Send to a log file what native code (Ray's) writes to the terminal, and Python's warnings.
 
@@ -59,7 +64,7 @@ def divert(log: Path) -> None:
         log: The file; it is made, for its owner alone.
     """
     global _ray_log
-    if not _taken or _ray_log is not None:
+    if _ray_log is not None:
         return
     _ray_log = log
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

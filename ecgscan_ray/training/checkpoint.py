@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ecgscan_ray.config import Config, dump_yaml
 from ecgscan_ray.errors import EcgscanError, WorkError
-from ecgscan_ray.runs.checkpoints import DamagedCheckpoint, StateFile, TrainingState, sha256, verify
+from ecgscan_ray.runs.checkpoints import SCHEMA_VERSION, DamagedCheckpoint, StateFile, TrainingState, sha256, verify
 from ecgscan_ray.runs.names import CHECKPOINT_FILES, CONFIG, OPTIMIZER, STATE, TOKENIZER, WEIGHTS
 
 
@@ -47,7 +47,9 @@ def save_checkpoint(
         (folder / CONFIG).write_text(dump_yaml(config))
         (folder / TOKENIZER).write_text(tokenizer_json)
         digests = {name: sha256(str(folder / name)) for name in CHECKPOINT_FILES}
-        (folder / STATE).write_text(StateFile(**asdict(state), digests=digests).model_dump_json(indent=1))
+        (folder / STATE).write_text(
+            StateFile(schema_version=SCHEMA_VERSION, **asdict(state), digests=digests).model_dump_json(indent=1)
+        )
 
 
 @contextmanager

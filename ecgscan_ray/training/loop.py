@@ -54,7 +54,7 @@ def train(
         spec: Of the run.
         task: Loss, metrics and batch transforms.
         model: On the device.
-        batches: This rank's batches from the checkpoint's cursor on; positions are checked.
+        batches: This rank's batches after the checkpoint's; positions are checked.
         reporter: Where metrics and checkpoints go.
         device: Of the model.
         wrap: Makes the model data-parallel.
@@ -213,14 +213,10 @@ class _Trainer:
         return scores
 
     def _state(self, score: float | None) -> TrainingState:
-        rows = self.step * self.training.global_batch_size
         return TrainingState(
             step=self.step,
-            cursor=rows,
-            samples_seen=rows,
-            world_size=world_size(),
+            samples_seen=self.step * self.training.global_batch_size,
             config_digest=self.config.digest(),
-            manifest_digest=self.spec.manifest.digest(),
             task=self.task.name,
             score=score,
         )

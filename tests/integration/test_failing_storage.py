@@ -20,7 +20,7 @@ import yaml
 from ecgscan_ray.filesystem import exists, join, list_files, read_bytes
 from ecgscan_ray.runs.metrics import read_metrics
 from ecgscan_ray.store.manifest import read_manifest
-from tests.conftest import _free_port
+from tests.ports import free_port
 from tests.tiny import TINY
 
 pytestmark = pytest.mark.verify
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def failing_endpoint(s3_server: str) -> Iterator[str]:
     """A second address of the S3 server, through a proxy in a process of its own."""
-    port, upstream = _free_port(), urlsplit(os.environ["AWS_ENDPOINT_URL"]).port
+    port, upstream = free_port(), urlsplit(os.environ["AWS_ENDPOINT_URL"]).port
     command = [sys.executable, "-m", "tests.failing_server", str(port), str(upstream), str(SHARE)]
     proxy = subprocess.Popen(command, cwd=ROOT)
     try:

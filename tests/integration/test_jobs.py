@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,18 +21,13 @@ import yaml
 
 from ecgscan_ray.filesystem import join, list_files, read_bytes
 from ecgscan_ray.store.manifest import read_manifest
+from tests.ports import free_port
 
 pytestmark = pytest.mark.verify
 
 ROOT = Path(__file__).parents[2]
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 Submit = Callable[..., tuple[int, str]]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture

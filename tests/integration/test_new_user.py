@@ -15,7 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from ecgscan_ray.cli import app
-from ecgscan_ray.data.unpack import SAMPLE, _write_record
+from ecgscan_ray.data.unpack import SAMPLE
 from ecgscan_ray.store.schema import unpack_signals
 from tests.records import heart_uv, write_record
 from tests.tiny import TINY
@@ -34,12 +34,11 @@ def make_archive(root: Path) -> Path:
     signals = unpack_signals(table.take(picked))
     rows = []
     for number, (k, signal) in enumerate(zip(picked, signals, strict=True)):
-        record = f"ward{number % 3}/ecg{number:03d}"
-        (root / record).parent.mkdir(parents=True, exist_ok=True)
-        _write_record(root / record, np.rint(signal * 1000).astype("<i2"))
-        labels = [name for name, code in (("AFIB", "AFIB"), ("LBBB", "CLBBB")) if code in codes[k]] or ["OTHER"]
+        ward, name = f"ward{number % 3}", f"ecg{number:03d}"
+        write_record(root / ward, name, np.rint(signal * 1000).astype(np.int16))
+        labels = [label for label, code in (("AFIB", "AFIB"), ("LBBB", "CLBBB")) if code in codes[k]] or ["OTHER"]
         split = "train" if number < 30 else "validation" if number < 40 else "test"
-        rows.append({"record": record, "labels": ";".join(labels), "split": split})
+        rows.append({"record": f"{ward}/{name}", "labels": ";".join(labels), "split": split})
     with open(root / "recordings.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["record", "labels", "split"], delimiter=";")
         writer.writeheader()

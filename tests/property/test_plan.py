@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import time
 import tracemalloc
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from hypothesis import strategies as st
 from ecgscan_ray.errors import StoreError
 from ecgscan_ray.store.manifest import Manifest, Shard
 from ecgscan_ray.store.plan import EpochPlan
+from ecgscan_ray.training import loop
+from ecgscan_ray.training.loop import expected_positions
+from tests.tiny import tiny_config
 
 
 def manifest(shards: list[list[int]]) -> Manifest:
@@ -140,10 +144,16 @@ def test_no_rows_is_an_error() -> None:
         EpochPlan(manifest([[3]]), "validation", 0, 1)
 
 
-def test_positions_of_ranks_partition_the_batch() -> None:
-    """Unit j goes to rank j mod W; together the ranks hold the batch, whatever W."""
-    unit, batch = 4, 24
-    for workers in (1, 2, 3):
-        units = np.arange(batch // unit).reshape(-1, workers)
-        held = [np.concatenate([np.arange(u * unit, (u + 1) * unit) for u in units[:, r]]) for r in range(workers)]
-        assert sorted(np.concatenate(held)) == list(range(batch))
+@settings(max_examples=40)
+@given(unit=st.integers(1, 5), units=st.integers(2, 4), workers=st.integers(1, 4), step=st.integers(0, 10**6))
+def test_positions_of_ranks_partition_the_batch(unit: int, units: int, workers: int, step: int) -> None:
+    """What the loop expects of each rank: unit j of the run at rank j mod W, and together the global batch, whatever W."""
+    batch = unit * units * workers
+    config = tiny_config(stream__unit_rows=unit, training__global_batch_size=batch)
+    held = []
+    for rank in range(workers):
+        with patch.object(loop, "world_size", lambda: workers), patch.object(loop, "rank", lambda rank=rank: rank):
+            positions = expected_positions(config, step)
+        assert set(positions // unit % workers) == {rank}
+        held += positions.tolist()
+    assert sorted(held) == list(range(step * batch, (step + 1) * batch))

@@ -19,7 +19,19 @@ from ecgscan_ray.cli import app
 from ecgscan_ray.config import Config, PageConfig, SweepConfig, build
 from ecgscan_ray.paper.effects import PRESETS, enabled_effects
 
-VERBS = ("prepare", "inspect", "render", "pretrain", "evaluate", "sweep", "embed", "export", "config", "doctor")
+VERBS = (
+    "prepare",
+    "inspect",
+    "render",
+    "teach",
+    "pretrain",
+    "evaluate",
+    "sweep",
+    "embed",
+    "export",
+    "config",
+    "doctor",
+)
 ROOT = Path(__file__).parents[2]
 
 
@@ -39,6 +51,7 @@ def test_help_names_every_verb_without_heavy_imports() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
     assert all(f"\n  {verb} " in found.stdout for verb in VERBS)
+    assert {command.name for command in typer.main.get_group(app).commands.values()} == set(VERBS)
     assert found.stderr.strip() == "[]"
 
 
@@ -149,7 +162,7 @@ def test_a_job_is_the_command_of_its_name(tmp_path: Path) -> None:
         assert f"Usage: ecgscan {job.stem} " in found.stdout
 
 
-@pytest.mark.parametrize("verb", [*VERBS, "teach"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_an_interrupt_is_said_in_one_line_in_every_verb(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_: object, ctx: Any) -> None:
         ctx.invoked_subcommand = verb

@@ -11,36 +11,27 @@ import torch
 from PIL import Image
 
 from ecgscan_ray import text
-from ecgscan_ray.config import Config, PageConfig, build, dump_yaml
+from ecgscan_ray.config import PageConfig, dump_yaml
 from ecgscan_ray.encoder import embed_folder, export, fit_page, load_encoder, read_picture
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.recording.leads import LEAD_LAWS, LEADS
 from ecgscan_ray.runs.checkpoints import TrainingState
 from ecgscan_ray.tasks.pretrain import Pretrain
 from ecgscan_ray.training.checkpoint import save_checkpoint
+from tests.tiny import tiny_config
 
 HEIGHT, WIDTH = 64, 96
 
 
 def make_run(folder: Path, in_chans: int, name: str, image: dict, fit: str = "stretch") -> tuple[Path, torch.nn.Module]:
-    content = {
-        "page": {"height": HEIGHT, "width": WIDTH, "channels": in_chans, "fit": fit},
-        "model": {
-            "image": {"name": name, "kwargs": image},
-            "embed_dim": 16,
-            "timing_dim": 4,
-            "signal": {"width": 8, "depth": 2},
-            "text": {"width": 16, "depth": 1, "heads": 2, "vocab_size": 100},
-            "decoder": {"width": 16, "columns_per_s": 25, "sample_rows": 24},
-        },
-    }
-    config = build(Config, content, where="test")
+    page = {"height": HEIGHT, "width": WIDTH, "channels": in_chans, "fit": fit}
+    config = tiny_config(page=page, model__image={"name": name, "kwargs": image})
     tokenizer = text.fit_tokenizer(["sinusrhythmus"], 100)
     model = Pretrain().build_model(config, tokenizer)
     checkpoint = folder / "checkpoints" / "checkpoint_000000001"
     checkpoint.mkdir(parents=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    state = TrainingState(1, 24, 24, 1, config.digest(), "digest", "pretrain")
+    state = TrainingState(1, 24, config.digest(), "pretrain")
     save_checkpoint(checkpoint, model, optimizer, config, tokenizer.to_str(), state)
     (folder / "config.yaml").write_text(dump_yaml(config))
     (folder / "environment.json").write_text(json.dumps({"store": str(folder / "gone"), "git_revision": "abc123"}))

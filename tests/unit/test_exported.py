@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
 from ecgscan_ray.encoder import export, load_encoder
-from ecgscan_ray.encoder.exported import _digest, _sha256
 from ecgscan_ray.errors import InputError
+from tests.checkpoints import sign_encoder
 from tests.unit.test_encoder import SMALL, make_run, pages
 
 
@@ -105,10 +105,9 @@ def spoil_bit(folder: Path, name: str) -> None:
 def edit(folder: Path, change: Callable[[dict[str, Any]], None], sign: bool = True) -> None:
     content = json.loads((folder / "config.json").read_text())
     change(content)
-    if sign:
-        content["ecgscan"]["sha256"] = {name: _sha256(folder / name) for name in content["ecgscan"]["sha256"]}
-        content["ecgscan"]["digest"] = _digest(content)
     (folder / "config.json").write_text(json.dumps(content))
+    if sign:
+        sign_encoder(folder)
 
 
 def spoil_weights(folder: Path, name: str, value: float) -> None:
@@ -208,6 +207,7 @@ def test_no_encoder_and_no_device_are_said_in_one_line(exported: Path, tmp_path:
         load_encoder(exported, device="abacus")
 
 
+@pytest.mark.verify  # the export alone takes about half a minute of a core
 def test_an_encoder_as_onnx_gives_what_torch_gives(run: Path, tmp_path: Path) -> None:
     import onnxruntime
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ ROOT = Path(__file__).parents[2]
         ("ecgscan_ray.paper.renderer", {"torch", "ray", "pyarrow"}),
         ("ecgscan_ray.text", {"torch", "ray", "transformers"}),
         ("ecgscan_ray.store.shards", {"torch", "ray"}),
+        ("ecgscan_ray.runs.opening", {"torch", "ray"}),
+        ("ecgscan_ray.runs.metrics", {"torch", "ray", "wandb", "mlflow"}),
         ("ecgscan_ray.encoder", {"ray"}),
         ("ecgscan_ray", {"torch", "ray", "numpy", "typer"}),
         ("ecgscan_ray.cli", {"torch", "ray", "numpy", "pydantic"}),
@@ -39,3 +42,9 @@ def test_the_package_offers_its_two_front_doors() -> None:
     assert {"load_encoder", "Renderer"} <= set(dir(ecgscan_ray))
     with pytest.raises(AttributeError, match="no attribute 'load_model'"):
         ecgscan_ray.load_model  # noqa: B018
+
+
+def test_rays_internals_are_used_in_one_file() -> None:
+    pattern = re.compile(r"\bray\b[\w.]*\._(private|internal)")
+    files = [path.name for path in (ROOT / "ecgscan_ray").rglob("*.py") if pattern.search(path.read_text())]
+    assert files == ["ray_quirks.py"]

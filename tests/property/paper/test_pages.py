@@ -1,7 +1,6 @@
 """What holds for pages of any settings."""
 
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -42,7 +41,6 @@ def test_a_page_depends_on_its_key_alone(seed, key, other):
 @quietly(25)
 @given(seed=seeds, key=keys)
 def test_numpy_and_numba_agree_on_whole_pages(seed, key):
-    pytest.importorskip("numba")
     page, recording = settings(np.random.default_rng(seed)), Sheet("a", beats(), 100.0)
     one, other = (
         Renderer(page, kind).render([recording], np.array([key], np.uint64)).image for kind in ("compiled", "plain")

@@ -59,7 +59,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         writer.writerows(people)
     ids = {"photo.parquet": [1, 2], "fold9.parquet": [p[0] for p in people if p[3] == "fold9.parquet"]}
     (tmp_path / "ptbxl" / "read.py").write_text(READ.format(ids=ids))
-    monkeypatch.setattr("benchmarks.photographs._corners", lambda: {"p1.png": CORNERS})
+    monkeypatch.setattr("benchmarks.photographs.page_corners", lambda: {"p1.png": CORNERS})
     return tmp_path
 
 
@@ -121,7 +121,7 @@ def test_a_run_is_asked_for_each_photograph(data: Path, tmp_path: Path) -> None:
 
     model = Pretrain().build_model(config, tokenizer)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    state = TrainingState(1, 24, 24, 1, config.digest(), "digest", "pretrain")
+    state = TrainingState(1, 24, config.digest(), "pretrain")
     save_checkpoint(checkpoint, model, optimizer, config, tokenizer.to_str(), state)
     photos = photographs(data)
     encoder = load_encoder(tmp_path / "run")
@@ -149,7 +149,7 @@ def test_crops_are_scored_by_classifiers_that_never_saw_their_recording(data: Pa
         return (asked < count).astype(float)
 
     blank = np.zeros((count, 1, 1, 3), np.uint8)
-    estimate = bench_realism.told_apart(blank, blank, photos, lambda images: np.arange(len(images)), tell)
+    estimate = bench_realism.classifier_auroc(blank, blank, photos, lambda images: np.arange(len(images)), tell)
     assert sorted(seen) == list(range(2 * count))
     assert (estimate.value, estimate.low, estimate.high) == (1.0, 1.0, 1.0)
 
@@ -166,8 +166,8 @@ def test_classifiers_tell_grain_from_none_and_not_equal_from_equal(
         rng.normal(128, spread, (8 * bench_realism.CROPS, side, side, 3)).clip(0, 255).astype(np.uint8)
         for spread in (20, 20, 5)
     )
-    assert bench_realism.told_apart(real, soft, photos, *bench_realism.CLASSIFIERS[kind]).value > 0.99
-    assert 0.3 < bench_realism.told_apart(real, same, photos, *bench_realism.CLASSIFIERS[kind]).value < 0.7
+    assert bench_realism.classifier_auroc(real, soft, photos, *bench_realism.CLASSIFIERS[kind]).value > 0.99
+    assert 0.3 < bench_realism.classifier_auroc(real, same, photos, *bench_realism.CLASSIFIERS[kind]).value < 0.7
 
 
 def test_without_photographs_the_bench_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -13,6 +13,7 @@ from ecgscan_ray.evaluation.redraw import (
     recording_rmse,
 )
 from ecgscan_ray.recording.leads import LEADS
+from tests.records import R_PEAK_S, beat_mv
 
 FS = 100.0
 
@@ -32,9 +33,7 @@ def beats(rr_s=0.8, jitter_s=0.0, seed=0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     peaks = np.cumsum(rr_s + jitter_s * rng.uniform(-1, 1, 14)) - 0.5
     time = np.arange(1000) / FS
-    shape = np.zeros(1000)
-    for peak in peaks:
-        shape += np.exp(-(((time - peak) / 0.02) ** 2)) + 0.2 * np.exp(-(((time - peak - 0.25) / 0.06) ** 2))
+    shape = np.sum([beat_mv(time - peak + R_PEAK_S) for peak in peaks], axis=0)
     heights = np.array([0.8, 1.2, 0.4, -1.0, 0.2, 0.8, -0.6, -0.9, 0.5, 1.1, 1.3, 1.0])
     return heights[:, None] * shape, np.round(peaks[peaks < 10] * FS).astype(int)
 

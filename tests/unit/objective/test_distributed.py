@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from ecgscan_ray.config import ObjectiveConfig
 from ecgscan_ray.objective.objective import Objective
+from tests.processes import ProcessPool
 from tests.unit.objective.batches import DIM, joint_batch
 
 SHARES = {1: [[8]], 2: [[4, 4], [5, 3]], 4: [[2, 2, 2, 2], [3, 1, 1, 3]]}
@@ -55,49 +53,41 @@ def gradients(
     return {name: {k: v for k, v in parts.items() if v is not None} for name, parts in terms.items()}
 
 
-def _process(index: int, world: int, port: int, folder: str, backend: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(backend, init_method=f"tcp://127.0.0.1:{port}", rank=index, world_size=world)
-    device = torch.device("cpu")
+def averaged_gradients(backend: str) -> dict[tuple[str, tuple[int, ...]], dict[str, dict[str, torch.Tensor]]]:
+    """Of every setting and sharing of rows, averaged over the ranks as DDP does."""
+    index, world, device = dist.get_rank(), dist.get_world_size(), torch.device("cpu")
     if backend == "nccl":
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
     raw, batch = ({name: value.to(device) for name, value in part.items()} for part in joint_batch())
-    results = {}
+    averages = {}
     for shares in SHARES[world]:
         rows = slice(sum(shares[:index]), sum(shares[: index + 1]))
         local = {k: v[rows] for k, v in raw.items()}, {k: v[rows] for k, v in batch.items()}
         for name, config in settings():
             result = gradients(config, *local, equal_rows=len(set(shares)) == 1)
             for parts in result.values():
-                for value in parts.values():  # DDP averages gradients over ranks
+                for value in parts.values():
                     dist.all_reduce(value)
                     value /= world
-            results[name, tuple(shares)] = {k: {n: v.cpu() for n, v in parts.items()} for k, parts in result.items()}
-    if index == 0:
-        torch.save(results, Path(folder) / "results.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+            averages[name, tuple(shares)] = {k: {n: v.cpu() for n, v in parts.items()} for k, parts in result.items()}
+    return averages
 
 
 @pytest.mark.parametrize("backend", ["gloo", "nccl"])
 @pytest.mark.parametrize("world", SHARES)
-def test_gradients_equal_a_single_process(world: int, backend: str, tmp_path: Path) -> None:
+def test_gradients_equal_a_single_process(world: int, backend: str, process_pool: ProcessPool) -> None:
     if backend == "nccl" and torch.cuda.device_count() < world:
         pytest.skip(f"NCCL needs a GPU for each of {world} workers; with gloo the same test runs everywhere")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_process, (world, port, str(tmp_path), backend), nprocs=world)
-    results = torch.load(tmp_path / "results.pt")
+    averages = process_pool.run(world, averaged_gradients, backend, backend=backend)[0]
     for name, config in settings():
         expected = gradients(config, *joint_batch())
         for shares in SHARES[world]:
-            assert results[name, tuple(shares)].keys() == expected.keys() and len(expected) == 6
+            assert averages[name, tuple(shares)].keys() == expected.keys() and len(expected) == 6
             for term, parts in expected.items():
                 for part, value in parts.items():
                     torch.testing.assert_close(
-                        results[name, tuple(shares)][term][part],
+                        averages[name, tuple(shares)][term][part],
                         value,
                         rtol=1e-10,
                         atol=1e-10,

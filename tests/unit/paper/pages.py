@@ -12,6 +12,7 @@ from ecgscan_ray.paper import page_key
 from ecgscan_ray.paper.layout import Geometry, Layout, Strip, layout_geometry, page_to_image, timed
 from ecgscan_ray.paper.trace import Ink, pen, sub_columns
 from ecgscan_ray.paper.truth import strip_tables
+from tests.records import beat_mv
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,8 @@ class Sheet:
 
 def beats(fs: float = 100.0, seconds: float = 10.0, seed: int = 0, bpm: float = 72.0) -> np.ndarray:
     """float32 (12, T): twelve made-up leads with P, QRS and T waves."""
-    t = np.arange(round(fs * seconds)) / fs
-    phase = (t * bpm / 60) % 1.0
-    waves = [(0.18, 0.025, 0.12), (0.29, 0.008, -0.12), (0.31, 0.009, 1.0), (0.335, 0.009, -0.25), (0.58, 0.05, 0.28)]
-    rng = np.random.default_rng(seed)
-    leads = []
-    for _ in range(12):
-        size = rng.uniform(-1.2, 1.6)
-        leads.append(sum(size * a * np.exp(-0.5 * ((phase - m) / s) ** 2) for m, s, a in waves))
-    return np.array(leads, np.float32)
+    beat = beat_mv(np.arange(round(fs * seconds)) / fs % (60 / bpm))
+    return (np.random.default_rng(seed).uniform(-1.2, 1.6, (12, 1)) * beat).astype(np.float32)
 
 
 def sheet(fs: float = 100.0, seconds: float = 10.0, seed: int = 0, name: str = "made/1") -> Sheet:

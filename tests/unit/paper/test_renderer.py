@@ -43,7 +43,6 @@ def test_same_bytes_in_another_process():
 
 
 def test_numpy_pages_are_numba_pages():
-    pytest.importorskip("numba")
     sheets, keys = sheets_and_keys(3)
     for kind in ("clean", "photo"):
         page = PageConfig(effects=kind, layouts=MANY)
@@ -151,7 +150,8 @@ def test_speeds_and_gains_vary_by_their_shares_and_are_recorded_printed_and_draw
         update={"half_gain_precordial_probability": 0.5, "height": 850, "width": 1100, "layouts": {"3x4": 1.0}}
     )
     signal = np.zeros((12, 1000), np.float32)
-    signal[:, 60:100] = 0.5
+    for start in (60, 275, 560):  # seen in lead I, and in V1 at 50 and at 25 mm/s
+        signal[:, start : start + 40] = 0.5
     keys = np.arange(60, dtype=np.uint64) * 7919
     pages = Renderer(page).render([Sheet("s", signal, 100.0)] * 60, keys)
     scales = {truth.scale[:3] for truth in pages.truth}
@@ -163,7 +163,7 @@ def test_speeds_and_gains_vary_by_their_shares_and_are_recorded_printed_and_draw
         sx, sy, _, _ = page_to_image(page)
         for lead, share in ((0, 1.0), (6, where.chest)):
             points = expanded.points[lead]
-            assert np.ptp(points[:, 1]) == pytest.approx(0.5 * where.gain * share * sy, rel=1e-3) or lead == 6
+            assert np.ptp(points[:, 1]) == pytest.approx(0.5 * where.gain * share * sy, rel=1e-3)
             step = np.diff(points[:, 0]).mean()
             assert step == pytest.approx(where.speed / 100 * sx, rel=1e-3)
         text = marks.scale_text(where, Draws(int(keys[n]))).replace(" ", "")

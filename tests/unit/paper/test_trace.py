@@ -23,7 +23,6 @@ def wild(seed: int) -> np.ndarray:
 @pytest.mark.parametrize("k", [2, 4, 8])
 @pytest.mark.parametrize("layout", ["3x4+1", "12x1"])
 def test_numpy_draws_the_bytes_of_numba(k, layout):
-    pytest.importorskip("numba")
     page = PageConfig(height=200, width=260)
     for seed in range(3):
         one, other = (
@@ -34,7 +33,6 @@ def test_numpy_draws_the_bytes_of_numba(k, layout):
 
 
 def test_numpy_sets_boxes_paths_and_text_like_numba():
-    pytest.importorskip("numba")
     from ecgscan_ray.paper.marks import face_at
 
     rng = np.random.default_rng(1)
@@ -56,13 +54,13 @@ def test_numpy_sets_boxes_paths_and_text_like_numba():
 
 
 def test_medians_agree_and_are_medians():
-    pytest.importorskip("numba")
     signal = wild(3)
     places = np.array([[lead, 0, 1000, 0, 0, 0, 0] for lead in range(12)])
     one, other = (kernels(kind).strip_medians(signal, places) for kind in ("compiled", "plain"))
     np.testing.assert_array_equal(one, other)
     assert np.isnan(one[1])
-    np.testing.assert_allclose(one[5:], np.nanmedian(signal[5:].astype(float), axis=1), atol=0.011)
+    looked_at = signal[5:, ::3].astype(float)  # about 256 of the strip's samples, to the nearest 0.02 mV
+    np.testing.assert_allclose(one[5:], np.nanquantile(looked_at, 0.5, axis=1, method="lower"), atol=0.01001)
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_wandb_offline_keeps_one_run_over_a_resume(tmp_path: Path, offline: None
     assert ids == {folder.sink_id("wandb", lambda: "another")}
     for part in records:
         keys = {item.key or "/".join(item.nested_key) for r in part for item in r.history.item}
-        assert {"step", "train/loss", "validation/score", "validation/page"} <= keys
+        assert {"step", "train/loss", "validation/score", "validation/page/path"} <= keys
 
 
 def test_tensorboard_gets_scalars_and_pictures(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_any_state_is_one_line(tmp_path: Path, content: str) -> None:
         ("step", "2"),
         ("step", -1),
         ("step", 1e300),
-        ("cursor", None),
+        ("samples_seen", None),
         ("score", float("nan")),
         ("score", [1]),
         ("more", 1),

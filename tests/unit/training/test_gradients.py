@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -23,6 +19,7 @@ from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.training.gradients import GradCache
 from ecgscan_ray.training.meters import Meter, read_values
 from ecgscan_ray.training.tensors import to_device
+from tests.processes import ProcessPool
 from tests.records import recording
 from tests.tiny import tiny_config
 from tests.unit.objective.batches import flags
@@ -123,9 +120,13 @@ def test_both_passes_draw_the_same_dropout() -> None:
         torch.testing.assert_close(mine, parameter.grad, rtol=1e-12, atol=1e-12)
 
 
-def _process(index: int, world: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=index, world_size=world)
+Shares = dict[int | None, tuple[list[Tensor], dict[str, Tensor], dict[str, float]]]
+
+
+def gradients_of_shares() -> tuple[Shares, Tensor]:
+    """micro_batch -> gradients, norms of terms and logged losses, the rows split over the ranks; a spoiled gradient's norm."""
+    index, world = dist.get_rank(), dist.get_world_size()
+    results: Shares = {}
     own = slice(index * ROWS // world, (index + 1) * ROWS // world)
     batch = {name: value[own] for name, value in toy_batch().items()}
     model = Toy()
@@ -138,33 +139,26 @@ def _process(index: int, world: int, port: int, folder: str) -> None:
         meter = Meter()
         meter.add(losses)
         logged = read_values(meter.means(), {}, torch.device("cpu"))
-        if index == 0:
-            grads = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
-            torch.save((grads, norms, logged), Path(folder) / f"{micro_batch}.pt")
+        grads = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
+        results[micro_batch] = grads, norms, logged
     spoiled = ToyObjective(float("inf") if index == 1 else 0.0)  # of one rank alone, and without a gradient
     model.zero_grad()
-    GradCache(model, parallel, spoiled, None, "fp32")(batch, 0.0, 0)
-    grad_norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    torch.save(grad_norm, Path(folder) / f"norm-{index}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    GradCache(model, parallel, spoiled, None, "fp32")(batch, 0.0, 0)  # type: ignore[arg-type]
+    return results, nn.utils.clip_grad_norm_(model.parameters(), 1.0)
 
 
-def test_two_workers_with_micro_batches_give_gradient_and_logged_loss_of_one(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_process, (2, port, str(tmp_path)), nprocs=2)
-    for index in range(2):
-        assert torch.load(tmp_path / f"norm-{index}.pt").isnan(), "both ranks know that one rank's loss is not finite"
+def test_two_workers_with_micro_batches_give_gradient_and_logged_loss_of_one(process_pool: ProcessPool) -> None:
+    of_ranks = process_pool.run(2, gradients_of_shares)
+    assert all(norm.isnan() for _, norm in of_ranks), "both ranks know that one rank's loss is not finite"
+    results, _ = of_ranks[0]
     expected, expected_norms = toy_gradients(None, per_term_norms=True)
     alone = GradCache(Toy(), Toy(), ToyObjective(), None, "fp32")  # type: ignore[arg-type]
     _, losses = alone(toy_batch(), 0.0, 0)
     for micro_batch in (None, 1, 3):
-        found, norms, logged = torch.load(tmp_path / f"{micro_batch}.pt")
+        grads, norms, logged = results[micro_batch]
         for name, loss in losses.items():
             assert logged[name] == pytest.approx(loss.item(), rel=1e-6), "logged is the loss of the whole batch"
-        for mine, reference in zip(found, expected[:-1], strict=True):
+        for mine, reference in zip(grads, expected[:-1], strict=True):
             torch.testing.assert_close(mine, reference, rtol=1e-10, atol=1e-10)
         for name, norm in norms.items():
             torch.testing.assert_close(norm, expected_norms[name], rtol=1e-10, atol=1e-10)

@@ -15,7 +15,6 @@ from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import NotFiniteError, RunError, WorkError
-from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.runs.checkpoints import verify
 from ecgscan_ray.runs.spec import RunSpec
 from ecgscan_ray.store.manifest import Manifest
@@ -26,27 +25,17 @@ from ecgscan_ray.training.loop import train
 from ecgscan_ray.training.meters import Meter, read_values
 from ecgscan_ray.training.optimizer import learning_rate
 from ecgscan_ray.training.tensors import shown_and_derivable
+from tests.records import recording
 from tests.tiny import tiny_config
 
 TOKENIZER = text.fit_tokenizer(["sinusrhythmus normales ekg", "linksschenkelblock"], 300)
-
-
-def recordings(count: int) -> list[Recording]:
-    rng = np.random.default_rng(0)
-    found = []
-    for n in range(count):
-        one, two = (np.cumsum(rng.normal(0, 0.02, 1000)) for _ in range(2))
-        limb = [one, two, two - one, -(one + two) / 2, one - two / 2, two - one / 2]
-        signal = np.stack(limb + [rng.normal(0, 0.2, 1000) for _ in range(6)]).astype(np.float32)
-        found.append(Recording(str(n), "test", f"p{n}", signal, 100.0, report=f"sinusrhythmus {n}"))
-    return found
 
 
 @pytest.fixture(scope="module")
 def batches() -> list[dict[str, np.ndarray]]:
     config = tiny_config()
     maker, size = BatchMaker(config, TOKENIZER), config.training.global_batch_size
-    rows = recordings(size)
+    rows = [recording(str(n), seed=n, report=f"sinusrhythmus {n}") for n in range(size)]
     return [maker.make(rows, range(s * size, (s + 1) * size), [s] * size) for s in range(6)]
 
 
@@ -87,7 +76,7 @@ def test_stop_and_resume_equals_a_run_without_a_break(batches, tmp_path: Path) -
     broken = Keeper(tmp_path / "b", stop_at=4)
     run(config, batches, broken)
     assert [p.name for p in broken.kept] == ["step2", "step4"]
-    assert verify(str(broken.kept[-1])).cursor == 4 * config.training.global_batch_size
+    assert verify(str(broken.kept[-1])).samples_seen == 4 * config.training.global_batch_size
     resumed = run(config, batches[4:], Keeper(tmp_path / "c", start=broken.kept[-1]))
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
