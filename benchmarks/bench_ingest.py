@@ -23,7 +23,7 @@ BARE_ROUNDS = 12
 def _bare(store: str, tokenizer_json: str) -> tuple[int, float]:
     """Pages and seconds of one process that renders the same rows again and again."""
     config = load(Config, "laptop")
-    unit = config.stream.unit_rows
+    unit = config.unit_rows
     maker = BatchMaker(config, text.parse_tokenizer(tokenizer_json))
     rows = list(iterate_rows(store, read_manifest(store), "train", limit=4 * unit))
     maker.make(rows[:unit], range(unit), [0] * unit)
@@ -57,7 +57,7 @@ def run() -> dict[str, float]:
             parts = list(pool.map(_bare, [store] * cores, [tokenizer_json] * cores))
         bare = sum(pages / seconds for pages, seconds in parts)
         start_ray(config.resources)
-        unit = config.stream.unit_rows
+        unit = config.unit_rows
         spec = RunSpec("pretrain", config, store, manifest, tokenizer_json, total_steps=0, out="")
         dataset = stream.build(spec, 0, UNITS * unit)
         dataset.context.execution_options = stream.execution_options(config)

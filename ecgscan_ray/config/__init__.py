@@ -4,8 +4,19 @@ One way to change a value: ``merge`` takes dotted keys (``objective.gram_weight=
 YAML file or from a sweep's trial alike. Unknown keys are refused with the nearest known one.
 """
 
-from ecgscan_ray.config.loading import build, by_key, dump_yaml, load, merge, parse_overrides, preset_names, read_yaml
+from ecgscan_ray.config.loading import (
+    build,
+    by_key,
+    dump_yaml,
+    load,
+    merge,
+    parse_overrides,
+    preset_names,
+    read_yaml,
+    unknown_setting,
+)
 from ecgscan_ray.config.settings import (
+    MAX_UNIT_BYTES,
     AugmentConfig,
     Config,
     DecoderConfig,
@@ -27,6 +38,7 @@ from ecgscan_ray.config.settings import (
 from ecgscan_ray.config.sweep import SearchRange, SweepConfig
 
 __all__ = [
+    "MAX_UNIT_BYTES",
     "AugmentConfig",
     "Config",
     "DecoderConfig",
@@ -54,4 +66,5 @@ __all__ = [
     "parse_overrides",
     "preset_names",
     "read_yaml",
+    "unknown_setting",
 ]

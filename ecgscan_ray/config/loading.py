@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from types import UnionType
@@ -18,6 +18,30 @@ from ecgscan_ray.errors import ConfigError, near_miss
 from ecgscan_ray.uris import absolute, is_local
 
 Model = TypeVar("Model", bound=Section)
+
+RENAMED = {
+    "page.chances": "page.effect_probabilities",
+    "page.sizes": "page.effect_ranges",
+    "page.chest_half_gain": "page.half_gain_precordial_probability",
+    "page.deep_header": "page.max_extra_header",
+    "page.clip": "page.amplitude_clip",
+    "model.decoder.read_mv": "model.decoder.sample_range_mv",
+    "model.decoder.read_px": "model.decoder.sample_rows",
+    "model.decoder.segment_s": "model.decoder.cell_s",
+    "objective.pair_shares": "objective.pair_weights",
+    "objective.mask_same": "objective.mask_false_negatives",
+    "objective.centre_teachers": "objective.center_targets",
+    "objective.schedules.*.rise": "objective.schedules.*.warmup",
+    "objective.schedules.*.end": "objective.schedules.*.final_factor",
+    "teacher.view_weight": "teacher.masked_view_weight",
+    "teacher.hidden_share": "teacher.mask_ratio",
+    "training.withhold_signals": "training.drop_signal_fraction",
+    "against": "baseline",
+    "concurrent": "max_concurrent",
+    "stop_behind": "prune_quantile",
+    "grace_reports": "prune_grace",
+}
+"""Old key -> new key, of runs and sweeps; ``*`` stands for any one name."""
 
 
 def merge(base: Mapping[str, Any], dotted: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,13 +95,13 @@ def by_key(kind: type[BaseModel], content: Mapping[str, Any], prefix: str = "") 
 
 def _section(kind: type[BaseModel], key: str) -> type[BaseModel] | None:
     """The group of settings at a dotted key of ``kind``, ``None`` where it is a value or unknown."""
-    found: type[BaseModel] | None = kind
+    section: type[BaseModel] | None = kind
     for part in key.split("."):
-        field = found.model_fields.get(part) if found is not None else None
+        field = section.model_fields.get(part) if section is not None else None
         annotation = field.annotation if field is not None else None
         kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-        found = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
-    return found
+        section = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+    return section
 
 
 def parse_overrides(settings: list[str]) -> dict[str, Any]:
@@ -99,17 +123,39 @@ def build(kind: type[Model], content: Mapping[str, Any], where: object) -> Model
         fault = error.errors()[0]
         key = ".".join(str(part) for part in fault["loc"])[:120]
         if fault["type"] == "extra_forbidden":
-            raise ConfigError(
-                f"unknown setting '{key}'",
-                where=where,
-                fix=near_miss(str(fault["loc"][-1])[:80], _siblings(kind, fault["loc"])),
-            ) from None
+            raise _unknown(kind, fault["loc"], where) from None
         message = fault["msg"].removeprefix("Value error, ")
         given = "" if isinstance(fault["input"], dict) else f", got {repr(fault['input'])[:80]}"
         raise ConfigError(f"setting '{key}': {message}{given}" if key else message, where=where) from None
 
 
-def _siblings(kind: type[BaseModel], location: tuple) -> list[str]:
+def unknown_setting(key: str, known: Iterable[str], where: object) -> ConfigError:
+    """The error for a dotted key that is no setting: its new name where it was renamed, else the nearest known key."""
+    renamed = _renamed(key)
+    if renamed is not None:
+        return ConfigError(f"{key} is now {renamed}", where=where, fix="Use the new name.")
+    return ConfigError(f"unknown setting '{key}'", where=where, fix=near_miss(key, known))
+
+
+def _unknown(kind: type[BaseModel], location: tuple[int | str, ...], where: object) -> ConfigError:
+    key, last = ".".join(str(part) for part in location)[:120], str(location[-1])[:80]
+    if _renamed(key) is not None:
+        return unknown_setting(key, (), where)
+    return ConfigError(f"unknown setting '{key}'", where=where, fix=near_miss(last, _siblings(kind, location)))
+
+
+def _renamed(key: str) -> str | None:
+    """The new name of ``key`` or of the group that it was in; ``None`` where it has always been unknown."""
+    parts = key.split(".")
+    for old, new in RENAMED.items():
+        pattern = old.split(".")
+        if len(parts) >= len(pattern) and all(p in ("*", part) for p, part in zip(pattern, parts, strict=False)):
+            names = [part if p == "*" else p for p, part in zip(new.split("."), parts, strict=False)]
+            return ".".join(names + parts[len(pattern) :])
+    return None
+
+
+def _siblings(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     for part in location[:-1]:
         field = kind.model_fields.get(str(part))
         if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):

@@ -18,6 +18,10 @@ Speed = Annotated[float, Field(ge=1, le=400)]
 Gain = Annotated[float, Field(ge=0.1, le=400)]
 
 
+MAX_UNIT_BYTES = 32 * 2**20
+"""Of one block: Ray Data splits larger ones."""
+
+
 class Section(BaseModel):
     """A frozen group of settings; unknown keys are errors, and so are numbers that are not finite."""
 
@@ -78,7 +82,7 @@ class PageConfig(Section):
     a printed page can begin 90 mm below its edge."""
     baseline: Literal["median", "none"] = "median"
     """What each strip is drawn around: its own median, as a cart's high-pass filter does, or 0 mV."""
-    clip: Literal["page", "row"] = "page"
+    amplitude_clip: Literal["page", "row"] = "page"
     """Where huge amplitudes end: at the page's edge, over their neighbours, or half way to the next row."""
 
     @model_validator(mode="after")
@@ -92,8 +96,9 @@ class PageConfig(Section):
 class StreamConfig(Section):
     """How rows become batches (rooms ``store``, ``runtime``)."""
 
-    unit_rows: int = Field(24, ge=1)
-    """Rows a unit: what one rendering task turns into one block."""
+    unit_rows: int | None = Field(None, ge=1)
+    """Rows that one rendering task turns into one block; none = the largest divisor of a worker's share of the batch whose
+    block is at most 32 MB."""
     window_row_groups: int = Field(4, ge=1)
     """Parquet row groups gathered in one window, inside which rows are permuted."""
     prefetch_units: int = Field(8, ge=1)
@@ -415,19 +420,43 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _units_fit(self):
-        share = self.stream.unit_rows * self.resources.num_workers
-        if self.training.global_batch_size % share:
-            raise ValueError(
-                f"training.global_batch_size={self.training.global_batch_size} is no multiple of stream.unit_rows x "
-                f"resources.num_workers = {self.stream.unit_rows} x {self.resources.num_workers}"
+        batch, workers, rows = self.training.global_batch_size, self.resources.num_workers, self.stream.unit_rows
+        if batch % ((rows or 1) * workers):
+            factors = (
+                f"resources.num_workers = {workers}"
+                if rows is None
+                else f"stream.unit_rows x resources.num_workers = {rows} x {workers}"
             )
+            raise ValueError(f"training.global_batch_size={batch} is no multiple of {factors}")
         return self
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of a rendered block: page, leads with their masks, text and keys."""
+        return self.page.height * self.page.width * self.page.channels + 24 * self.model.sig_len + 2048
+
+    @property
+    def unit_rows(self) -> int:
+        """Rows of a unit: ``stream.unit_rows``, derived where it is not given."""
+        if self.stream.unit_rows is not None:
+            return self.stream.unit_rows
+        share = self.training.global_batch_size // self.resources.num_workers
+        most = max(1, MAX_UNIT_BYTES // self.row_bytes)
+        return max(rows for rows in range(1, min(share, most) + 1) if share % rows == 0)
+
     def training_identity(self) -> dict[str, Any]:
-        """What decides the run's outcome: not the number of workers and their CPUs, nor a teacher's URI, only whether
-        there is one."""
-        content = self.model_dump(mode="json", exclude={"resources", "evaluation"})
-        content["training"].pop("sinks")
+        """The settings that decide the run's outcome; a resumed run may differ in all others.
+
+        Left out: workers and CPUs, evaluation, logging, checkpoint frequency, prefetching, timeouts, and the teacher's URI
+        (not whether there is a teacher).
+        """
+        free = {
+            "resources": True,
+            "evaluation": True,
+            "stream": {"prefetch_units", "stall_timeout_s"},
+            "training": {"log_every", "term_gradients_every", "sinks", "checkpoint_every"},
+        }
+        content = self.model_dump(mode="json", exclude=free)
         content["teacher"]["run"] = "given" if self.teacher.run else None
         return content
 

@@ -169,7 +169,7 @@ class Renderer:
             speed=speed,
             gain=gain,
             chest=0.5 if draws.chance("chest", page.half_gain_precordial_probability) else 1.0,
-            reach=None if page.clip == "page" else geometry.pitch / 2,
+            reach=None if page.amplitude_clip == "page" else geometry.pitch / 2,
         )
         return PageStyle(
             layout,

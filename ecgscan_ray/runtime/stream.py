@@ -20,7 +20,7 @@ from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions
 
 from ecgscan_ray import text
 from ecgscan_ray.batch import Batch, BatchMaker, concatenate
-from ecgscan_ray.config import Config
+from ecgscan_ray.config import MAX_UNIT_BYTES, Config
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.runs.spec import RunSpec
 from ecgscan_ray.runtime import ray_quirks
@@ -42,9 +42,6 @@ TASKS_IN_FLIGHT = 8
 UNITS_AHEAD = 16
 """Units that a reading task may have ready before the next is fetched; Ray's own 2 makes the actors wait for it."""
 
-MAX_UNIT_BYTES = 32 * 2**20
-
-
 Columns = dict[str, np.ndarray]
 
 
@@ -57,7 +54,7 @@ class Read:
         self._embeddings = EmbeddingReader(embeddings.folder) if embeddings else None
 
     def __call__(self, spans: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-        unit = self._spec.config.stream.unit_rows
+        unit = self._spec.config.unit_rows
         for start, stop in zip(spans["start"].tolist(), spans["stop"].tolist(), strict=True):
             rows = read_span(self._spec.store, self._plan, start, stop, self._embeddings)
             for first in range(0, stop - start, unit):
@@ -128,7 +125,7 @@ def build(spec: RunSpec, start: int, stop: int) -> ray.data.Dataset:
     context.custom_execution_callback_classes = [ray_quirks.SchedulerThrottle]
     context.enable_progress_bars = context.enable_operator_progress_bars = False
     return (
-        read_spans(spec.plan(), start, stop, spec.config.stream.unit_rows)
+        read_spans(spec.plan(), start, stop, spec.config.unit_rows)
         .map_batches(
             Read,
             fn_constructor_args=(spec,),
@@ -169,7 +166,7 @@ def batches(
         num_workers: W.
         warn: Gets one line when no unit comes for ``stream.stall_timeout_s``.
     """
-    units_per_batch = config.training.global_batch_size // (config.stream.unit_rows * num_workers)
+    units_per_batch = config.training.global_batch_size // (config.unit_rows * num_workers)
     units: list[Batch] = []
     with StallWatch(config.stream.stall_timeout_s, warn) as watch:
         for row in shard.iter_batches(
@@ -245,11 +242,10 @@ def check_unit_size(config: Config) -> None:
     Raises:
         ConfigError: A unit is larger than ``MAX_UNIT_BYTES``.
     """
-    page, rows = config.page, config.stream.unit_rows
-    unit_bytes = rows * (page.height * page.width * page.channels + 24 * config.model.sig_len + 2048)
+    unit_bytes = config.unit_rows * config.row_bytes
     if unit_bytes > MAX_UNIT_BYTES:
         raise ConfigError(
             f"a unit would be {unit_bytes / 2**20:.0f} MB, at most {MAX_UNIT_BYTES // 2**20} MB",
             where="stream.unit_rows",
-            fix=f"Use at most {MAX_UNIT_BYTES * rows // unit_bytes} rows.",
+            fix=f"Use at most {MAX_UNIT_BYTES // config.row_bytes} rows.",
         )

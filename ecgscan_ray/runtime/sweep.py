@@ -21,7 +21,7 @@ from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from ecgscan_ray.config import Config, SearchRange, SweepConfig, build, dump_yaml, merge, read_yaml
+from ecgscan_ray.config import Config, SearchRange, SweepConfig, build, dump_yaml, merge, read_yaml, unknown_setting
 from ecgscan_ray.errors import ConfigError, RunError, WorkError, near_miss
 from ecgscan_ray.filesystem import absolute, delete_file, exists, join, open_filesystem, write_bytes_atomic
 from ecgscan_ray.filesystem.lease import LEASE_NAME, exclusive
@@ -136,7 +136,7 @@ def _check_space(config: SweepConfig, base: dict[str, Any]) -> None:
     known = flat(resolved.model_dump(mode="json"))
     for key, span in config.space.items():
         if key not in known:
-            raise ConfigError(f"unknown setting '{key}'", where="space", fix=near_miss(key, known))
+            raise unknown_setting(key, known, where="space")
         if span.choices is not None:
             values = span.choices
         else:
@@ -148,7 +148,7 @@ def _check_space(config: SweepConfig, base: dict[str, Any]) -> None:
     for arm, changes in config.arms.items():
         for key in changes:
             if key not in known:
-                raise ConfigError(f"unknown setting '{key}'", where=f"arm '{arm}'", fix=near_miss(key, known))
+                raise unknown_setting(key, known, where=f"arm '{arm}'")
         build(Config, merge(base, changes), where=f"arm '{arm}'")
 
 

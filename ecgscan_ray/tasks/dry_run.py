@@ -93,7 +93,7 @@ def dry_run(config: Config, store: str) -> dict[str, Any]:
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     parameters = sum(p.numel() for p in model.parameters())
     maker = BatchMaker(config, tokenizer)
-    rendering, unit = _render(maker, rows[: config.stream.unit_rows])
+    rendering, unit = _render(maker, rows[: config.unit_rows])
     pages_per_s = len(unit["position"]) / rendering.fastest
     row_bytes = sum(array.nbytes for array in cast(dict[str, np.ndarray], unit).values()) / len(unit["position"])
     train_bytes = sum(shard.bytes for shard in manifest.shards_of("train"))

@@ -31,7 +31,7 @@ from ecgscan_ray.training.tensors import to_device
 
 def expected_positions(config: Config, step: int) -> np.ndarray:
     """Plan positions of this rank's rows at ``step``: unit j of the run belongs to rank j mod W. int64 (rows,)."""
-    unit, batch, workers = config.stream.unit_rows, config.training.global_batch_size, world_size()
+    unit, batch, workers = config.unit_rows, config.training.global_batch_size, world_size()
     starts = step * batch + (np.arange(batch // (unit * workers)) * workers + rank()) * unit
     return (starts[:, None] + np.arange(unit)).reshape(-1)
 

@@ -194,7 +194,7 @@ def test_a_killed_sweep_goes_on_where_it_stopped(alone: None, store: str, tmp_pa
         ({"space": {"objective.temperature": {"low": -1.0, "high": 1.0}}}, r"objective\.temperature.*greater than 0"),
         ({"space": {"training.steps": {"low": 10, "high": 50}}}, r"training\.steps.*integer"),
         ({"base_overrides": {"training.validation_rows": 0}}, "validation_rows is 0"),
-        ({"concurrent": 50}, "50 trials at a time need"),
+        ({"max_concurrent": 50}, "50 trials at a time need"),
         (
             {"metric": "validation.r_show"},
             r"metric: no trial measures 'validation.r_show'. Did you mean 'validation.r_shown'",

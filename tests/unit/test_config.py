@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
-from ecgscan_ray.config import Config, SweepConfig, build, by_key, load, merge, read_yaml
+from ecgscan_ray.config import MAX_UNIT_BYTES, Config, SweepConfig, build, by_key, load, merge, read_yaml
+from ecgscan_ray.config.loading import RENAMED
+from ecgscan_ray.errors import ConfigError
 
 
 def base_of(settings: list[str], content: dict[str, Any] | None = None) -> Config:
@@ -45,21 +48,80 @@ def test_nested_yaml_in_a_sweep_says_the_same_as_dotted_keys() -> None:
 
 
 def test_the_command_line_overrides_what_the_file_says_in_another_form() -> None:
-    found = load(SweepConfig, "sweep-laptop", ["base_overrides.training.steps=7"])
-    assert found.base_overrides["training.steps"] == 7
-    assert list(found.base_overrides).count("training.steps") == 1
+    resolved = load(SweepConfig, "sweep-laptop", ["base_overrides.training.steps=7"])
+    assert resolved.base_overrides["training.steps"] == 7
+    assert list(resolved.base_overrides).count("training.steps") == 1
 
 
 def test_a_section_given_whole_keeps_what_it_does_not_name() -> None:
-    found = load(Config, "laptop", ["objective={gram_weight: 3}"])
-    assert found.objective == LAPTOP.objective.model_copy(update={"gram_weight": 3.0})
+    resolved = load(Config, "laptop", ["objective={gram_weight: 3}"])
+    assert resolved.objective == LAPTOP.objective.model_copy(update={"gram_weight": 3.0})
 
 
 def test_a_mapping_that_is_one_value_is_replaced_whole() -> None:
     assert load(Config, "laptop", ["page={layouts: {12x1: 1}}"]).page.layouts == {"12x1": 1.0}
-    assert by_key(Config, {"objective": {"schedules": {"gram": {"rise": 0.1}}}}) == {
-        "objective.schedules": {"gram": {"rise": 0.1}}
+    assert by_key(Config, {"objective": {"schedules": {"gram": {"warmup": 0.1}}}}) == {
+        "objective.schedules": {"gram": {"warmup": 0.1}}
     }
     encoder = {"teacher": {"encoder": {"path": "a", "dim": 3, "known": "b"}}}
     assert set(by_key(Config, encoder)) == {"teacher.encoder.path", "teacher.encoder.dim", "teacher.encoder.known"}
     assert build(Config, merge({"teacher": {"encoder": None}}, by_key(Config, encoder)), where="test").teacher.encoder
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_key_is_refused_with_its_new_name(old: str, new: str) -> None:
+    kind, preset = (Config, "laptop") if "." in old else (SweepConfig, "sweep-laptop")
+    old, new = old.replace("*", "gram"), new.replace("*", "gram")
+    nested: dict[str, Any] = {old.rpartition(".")[2]: 1}
+    for part in reversed(old.split(".")[:-1]):
+        nested = {part: nested}
+    with pytest.raises(ConfigError, match=f"^test: {re.escape(old)} is now {re.escape(new)}. Use the new name.$"):
+        build(kind, nested, where="test")  # as in an old config.yaml
+    if ".gram." not in old:  # a schedule is one value, which --set replaces whole
+        with pytest.raises(ConfigError, match=f"{re.escape(old)} is now {re.escape(new)}"):
+            load(kind, preset, [f"{old}=1"])
+
+
+def test_what_was_inside_a_renamed_group_has_its_new_key_in_the_error() -> None:
+    with pytest.raises(ConfigError, match=r"page\.chances is now page\.effect_probabilities"):
+        load(Config, "laptop", ["page.chances.turn=1"])
+    with pytest.raises(ConfigError, match=r"unknown setting 'page.chanzes'. Did you mean"):
+        load(Config, "laptop", ["page.chanzes=1"])
+
+
+@pytest.mark.parametrize(("name", "rows"), [("laptop", 72), ("gpu", 32), ("paper", 32)])
+def test_units_of_the_presets(name: str, rows: int) -> None:
+    assert load(Config, name).unit_rows == rows
+
+
+def test_a_unit_is_the_largest_part_of_a_workers_share_that_fits_a_block() -> None:
+    settings = ["stream.unit_rows=", "resources.num_workers=8"]
+    config = load(Config, "gpu", settings)
+    fitting = [rows for rows in range(1, 129) if 128 % rows == 0 and rows * config.row_bytes <= MAX_UNIT_BYTES]
+    assert config.unit_rows == fitting[-1] == 64
+    assert load(Config, "laptop", ["resources.num_workers=2"]).unit_rows == 36
+    assert load(Config, "laptop", ["page.height=4096", "page.width=4096", "page.channels=3"]).unit_rows == 1
+    with pytest.raises(ConfigError, match=r"72 is no multiple of resources\.num_workers = 5"):
+        load(Config, "laptop", ["resources.num_workers=5"])
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "training.log_every=7",
+        "training.checkpoint_every=7",
+        "training.term_gradients_every=7",
+        "training.sinks=[]",
+        "stream.prefetch_units=3",
+        "stream.stall_timeout_s=7",
+        "resources.num_workers=2",
+        "evaluation.bootstrap=20",
+    ],
+)
+def test_a_resumed_run_may_differ_in_what_does_not_decide_its_outcome(setting: str) -> None:
+    assert load(Config, "laptop", [setting]).digest() == LAPTOP.digest()
+
+
+@pytest.mark.parametrize("setting", ["seed=1", "training.learning_rate=1e-4", "stream.window_row_groups=2"])
+def test_a_resumed_run_may_not_differ_in_the_rest(setting: str) -> None:
+    assert load(Config, "laptop", [setting]).digest() != LAPTOP.digest()

@@ -204,7 +204,7 @@ def test_traces_can_be_cut_off_half_way_to_the_next_row():
     signal = np.zeros((12, 1000), np.float32)
     signal[4, 400:450] = 9.0
     signal[4, 450:500] = -9.0
-    page = PageConfig(effects="clean", height=850, width=1100, layouts={"12x1": 1.0}, clip="row")
+    page = PageConfig(effects="clean", height=850, width=1100, layouts={"12x1": 1.0}, amplitude_clip="row")
     key = np.array([5], np.uint64)
     for kind in ("auto", "plain"):
         cut, flat = (Renderer(page, kind).render([Sheet("s", s, 100.0)], key) for s in (signal, np.zeros_like(signal)))
