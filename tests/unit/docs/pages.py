@@ -35,14 +35,14 @@ class Block:
 def blocks(page: Path, language: str) -> list[Block]:
     """All blocks of one language on a page."""
     content = page.read_text(encoding="utf-8")
-    found = []
+    results = []
     for match in _BLOCK.finditer(content):
         if match["language"] == language:
             before = content[: match.start()]
             headings = re.findall(r"^#+ (.+)$", before, re.MULTILINE)
             name = str(page.relative_to(ROOT))
-            found.append(Block(name, before.count("\n") + 1, headings[-1] if headings else "", match["text"]))
-    return found
+            results.append(Block(name, before.count("\n") + 1, headings[-1] if headings else "", match["text"]))
+    return results
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,26 @@ class Command:
 
 
 def commands(program: str) -> list[Command]:
-    """Every command line of ``program`` in bash blocks and in code spans of more than two words."""
-    lines = []
-    for page in PAGES:
-        for block in blocks(page, "bash"):
-            lines += [(block.id, line) for line in block.text.replace("\\\n", " ").splitlines()]
-        if page.name != "CHANGELOG.md":
-            spans = re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8"))
-            lines += [(str(page.relative_to(ROOT)), span) for span in spans if len(span.split()) > 2]
+    """Every command line of ``program`` in bash blocks."""
+    lines = [
+        (block.id, line)
+        for page in PAGES
+        for block in blocks(page, "bash")
+        for line in block.text.replace("\\\n", " ").splitlines()
+    ]
+    return _parsed(lines, program)
+
+
+def commands_in_sentences(program: str) -> list[Command]:
+    """Every code span of the text that begins with ``program`` and a verb; it may be incomplete."""
+    spans = [
+        (str(page.relative_to(ROOT)), span)
+        for page in PAGES
+        for span in re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8"))
+    ]
+    return [command for command in _parsed(spans, program) if command.words and not command.words[0].startswith("-")]
+
+
+def _parsed(lines: list[tuple[str, str]], program: str) -> list[Command]:
     parsed = [(where, shlex.split(line, comments=True)) for where, line in lines if line.startswith(f"{program} ")]
     return [Command(f"{where} {' '.join(words)}", tuple(words[1:])) for where, words in parsed]

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from ecgscan_ray.cli import app
 from ecgscan_ray.config import Config, SweepConfig, load
-from tests.unit.docs.pages import PAGES, ROOT, Command, blocks, commands
+from tests.unit.docs.pages import PAGES, ROOT, Command, blocks, commands, commands_in_sentences
 
 VERBS = typer.main.get_command(app).commands
 ECGSCAN = commands("ecgscan")
@@ -27,13 +27,19 @@ def test_the_documentation_has_commands() -> None:
 
 @pytest.mark.parametrize("command", ECGSCAN, ids=lambda command: command.id)
 def test_every_command_is_understood(command: Command) -> None:
-    verb, *arguments = [word for word in command.words if word != "..."]
-    assert verb in VERBS
-    with VERBS[verb].make_context(verb, arguments, resilient_parsing=False) as context:
+    verb, *arguments = command.words
+    with VERBS[verb].make_context(verb, arguments) as context:
         values = context.params
     if values.get("preset"):
         kind = SweepConfig if verb == "sweep" else Config
         load(kind, values["preset"], list(values.get("settings") or []))
+
+
+@pytest.mark.parametrize("command", commands_in_sentences("ecgscan"), ids=lambda command: command.id)
+def test_options_named_in_a_sentence_exist(command: Command) -> None:
+    verb, *arguments = command.words
+    options = {name for parameter in VERBS[verb].params for name in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word for word in arguments if word.startswith("--")} <= options
 
 
 def test_every_make_target_exists() -> None:
@@ -55,7 +61,9 @@ def test_files_named_in_the_documentation_exist() -> None:
 
 
 def _runnable() -> list[Command]:
-    return [c for c in ECGSCAN if c.words[0] in ("config", "doctor", "inspect", "render") and "s3:" not in c.id]
+    """Each distinct command once; ``doctor``, which starts Ray, is run by tests/integration/test_commands.py."""
+    distinct = {c.words: c for c in ECGSCAN if c.words[0] in ("config", "inspect", "render") and "s3:" not in c.id}
+    return list(distinct.values())
 
 
 @pytest.mark.parametrize("command", _runnable(), ids=lambda command: command.id)

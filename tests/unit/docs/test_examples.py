@@ -56,7 +56,7 @@ def test_an_extension_runs(example: Block, tmp_path: Path, monkeypatch: pytest.M
 def test_the_renderer_alone_draws_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     (example,) = blocks(ROOT / "docs" / "pages.md", "python")
     pages = run(example, monkeypatch, recordings=[recording("1"), recording("2")])["pages"]
-    assert pages.images.shape == (2, 850, 1100, 3)
+    assert pages.image.shape == (2, 850, 1100, 3)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
