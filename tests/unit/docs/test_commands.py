@@ -15,7 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 from ecgscan_ray.cli import app
-from ecgscan_ray.config import Config, SweepConfig, load
+from ecgscan_ray.config import kind_of, load, read_yaml
 from tests.unit.docs.pages import PAGES, ROOT, Command, blocks, commands
 
 VERBS = typer.main.get_command(app)
@@ -34,8 +34,7 @@ def test_every_command_is_understood(command: Command) -> None:
     with VERBS.commands[verb].make_context(verb, arguments, resilient_parsing=False) as context:
         values = context.params
     if values.get("preset"):
-        kind = SweepConfig if verb == "sweep" else Config
-        load(kind, values["preset"], list(values.get("settings") or []))
+        load(kind_of(read_yaml(values["preset"])), values["preset"], list(values.get("settings") or []))
 
 
 def test_every_make_target_exists() -> None:
