@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -111,8 +112,8 @@ def markdown() -> str:
     lines = [
         "# Configuration",
         "",
-        "Every setting, generated from the code by `python -m ecgscan_ray.config.reference`. A value is changed by `--set key=value` or in a YAML",
-        "file for `--config`; a file may name a preset or another file as `base` and then changes only what it names.",
+        "Every setting, written by `python -m ecgscan_ray.config.reference`. Change a value by `--set key=value` or in a YAML file",
+        "for `--config`; a file may name a preset or another file as `base`, and then changes only what it names.",
         "`ecgscan config --explain KEY` prints the same in a terminal. `*` stands for a name.",
     ]
     for kind, title in TITLES.items():
@@ -176,4 +177,4 @@ def _default(field: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    print(markdown(), end="")
+    sys.stdout.write(markdown())
