@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import click
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -18,9 +17,8 @@ from ecgscan_ray.cli import app
 from ecgscan_ray.config import kind_of, load, read_yaml
 from tests.unit.docs.pages import PAGES, ROOT, Command, blocks, commands
 
-VERBS = typer.main.get_command(app)
+VERBS = typer.main.get_command(app).commands
 ECGSCAN = commands("ecgscan")
-assert isinstance(VERBS, click.Group)
 
 
 def test_the_documentation_has_commands() -> None:
@@ -30,8 +28,8 @@ def test_the_documentation_has_commands() -> None:
 @pytest.mark.parametrize("command", ECGSCAN, ids=lambda command: command.id)
 def test_every_command_is_understood(command: Command) -> None:
     verb, *arguments = [word for word in command.words if word != "..."]
-    assert verb in VERBS.commands
-    with VERBS.commands[verb].make_context(verb, arguments, resilient_parsing=False) as context:
+    assert verb in VERBS
+    with VERBS[verb].make_context(verb, arguments, resilient_parsing=False) as context:
         values = context.params
     if values.get("preset"):
         load(kind_of(read_yaml(values["preset"])), values["preset"], list(values.get("settings") or []))
@@ -75,4 +73,4 @@ def test_jobs_of_the_documentation_are_those_of_verbs() -> None:
     text = "".join(block.text for page in PAGES for block in blocks(page, "bash")).replace("\\\n", " ")
     for verb, arguments in re.findall(r"python jobs/(\w+)\.py +(.*)", text):
         assert (ROOT / "jobs" / f"{verb}.py").exists()
-        VERBS.commands[verb].make_context(verb, arguments.split())
+        VERBS[verb].make_context(verb, arguments.split())

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ecgscan_ray.tasks import task
 from PIL import Image
 
 from ecgscan_ray.config import dump_yaml
 from ecgscan_ray.encoder import export
 from ecgscan_ray.paper import layout
 from ecgscan_ray.recording import sources
+from ecgscan_ray.tasks import task
 from tests.checkpoints import write_checkpoint
 from tests.records import recording
 from tests.tiny import tiny_config

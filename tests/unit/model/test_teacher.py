@@ -30,7 +30,7 @@ def config() -> Config:
 @pytest.fixture(scope="module")
 def batch(config: Config) -> dict[str, torch.Tensor]:
     rows = [recording(str(n), seed=n, report=f"{REPORTS[n % 4]} {n}") for n in range(12)]
-    return to_device(BatchMaker(config, TOKENIZER).make(rows, range(12), [0] * 12), "cpu", 100)
+    return to_device(BatchMaker(config, TOKENIZER, with_pages=False).make(rows, range(12), [0] * 12), "cpu", 100)
 
 
 def test_no_page_is_drawn(batch: dict[str, torch.Tensor]) -> None:

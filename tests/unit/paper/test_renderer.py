@@ -250,7 +250,9 @@ def test_a_size_alone_does_not_switch_an_effect_on():
     left_out = PageConfig(effects="clean", effect_ranges=size, effect_probabilities={"jpeg": 0.0})
     clean = Renderer(left_out.model_copy(update={"effect_ranges": {}, "effect_probabilities": {}})).render(sheets, keys)
     np.testing.assert_array_equal(Renderer(left_out).render(sheets, keys).image, clean.image)
-    assert effects.planned(PageConfig(effect_ranges=size))["jpeg"] == effects.Effect(0.55, 30.0, 40.0), "mixed has it"
+    assert effects.enabled_effects(PageConfig(effect_ranges=size))["jpeg"] == effects.Effect(0.55, 30.0, 40.0), (
+        "mixed has it"
+    )
 
 
 def test_the_sample_pages_of_the_laptop_preset_keep_their_pixels():

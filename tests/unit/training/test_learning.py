@@ -15,8 +15,10 @@ from ecgscan_ray.evaluation.features import EVALUATION_EPOCH
 from ecgscan_ray.evaluation.retrieval import rank_matches
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.recording.recording import Recording
-from ecgscan_ray.training.checkpoint import build_model
-from ecgscan_ray.training.loop import Job, train
+from ecgscan_ray.runs.spec import RunSpec
+from ecgscan_ray.store.manifest import Manifest
+from ecgscan_ray.tasks.pretrain import Pretrain
+from ecgscan_ray.training.loop import train
 from ecgscan_ray.training.tensors import to_device
 from tests.records import recording
 from tests.tiny import tiny_config
@@ -98,9 +100,10 @@ def test_pages_find_signals_they_were_not_trained_on_unless_pairs_are_shuffled(
 ) -> None:
     training = CONFIG.training.model_copy(update={"shuffle_pairs": shuffled})
     config = CONFIG.model_copy(update={"training": training})
-    model = build_model(config, TOKENIZER)
-    job = Job(config, STEPS, TOKENIZER.to_str(), "digest")
-    train(job, model, iter(batches), Discarding(tmp_path), device=torch.device("cpu"))
+    model = Pretrain().build_model(config, TOKENIZER)
+    manifest = Manifest(source="test", shards=[])
+    spec = RunSpec("pretrain", config, "/store", manifest, TOKENIZER.to_str(), STEPS, "/run")
+    train(spec, Pretrain(), model, iter(batches), Discarding(tmp_path), device=torch.device("cpu"))
     recall = recall_at_10(model)
     if shuffled:
         assert abs(recall - CHANCE) < 0.12  # five standard deviations of a share of 128
