@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     Kind = TypeVar("Kind", bound=Section)
 
-Preset = Annotated[str | None, typer.Option(help="A preset that comes with the package (see 'ecgscan config').")]
+Preset = Annotated[str | None, typer.Option(help="A preset that comes with the package; laptop where a run has none.")]
 ConfigFile = Annotated[str | None, typer.Option("--config", help="A YAML file of settings, instead of a preset.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; can be repeated.")]
 Store = Annotated[str, typer.Option(help="URI of a prepared store: a folder or s3://bucket/prefix.")]
@@ -31,31 +32,46 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Require an empty --out instead of resuming in it.")]
 
 
-def preset_or_file(preset: str | None, config: str | None) -> str:
-    """The preset or file that was given.
+DEFAULT_PRESET = "laptop"
+
+
+def preset_or_file(preset: str | None, config: str | None, default: str | None = DEFAULT_PRESET) -> str:
+    """The preset or file that was given, else ``default``, which is named on stderr.
 
     Raises:
-        InputError: Both were given, or neither.
+        InputError: Both were given, or neither where there is no default.
     """
     if preset is not None and config is not None:
         raise InputError("--preset and --config exclude each other", fix="Give one of the two.")
     name = preset if preset is not None else config
-    if name is None:
-        raise InputError("no settings", fix="Give --preset NAME or --config FILE; 'ecgscan config' lists the presets.")
-    return name
+    if name is not None:
+        return name
+    from ecgscan_ray.config import preset_names
+
+    presets = ", ".join(preset_names())
+    if default is None:
+        raise InputError("no settings", fix=f"Give --preset NAME or --config FILE. Presets: {presets}.")
+    print(f"settings: preset {default} (--preset NAME or --config FILE for others: {presets})", file=sys.stderr)
+    return default
 
 
 def settings_options(preset: str | None, config: str | None, settings: list[str] | None) -> list[str]:
     """The options that gave a command its settings, as words of a command line."""
-    words = ["--preset", preset] if preset is not None else ["--config", config or ""]
+    words = ["--config", config] if config is not None else ["--preset", preset or DEFAULT_PRESET]
     return words + [word for setting in settings or [] for word in ("--set", setting)]
 
 
-def load_settings(kind: type[Kind], preset: str | None, config: str | None, settings: list[str] | None) -> Kind:
-    """Settings from a preset or file, changed by ``--set``."""
+def load_settings(
+    kind: type[Kind],
+    preset: str | None,
+    config: str | None,
+    settings: list[str] | None,
+    default: str | None = DEFAULT_PRESET,
+) -> Kind:
+    """Settings from a preset or file, else from the preset ``default``, changed by ``--set``."""
     from ecgscan_ray.config import load
 
-    return load(kind, preset_or_file(preset, config), settings)
+    return load(kind, preset_or_file(preset, config, default), settings)
 
 
 def check_uri(uri: str, fix: str = "Give an absolute path or s3://bucket/prefix.") -> str:

@@ -20,6 +20,7 @@ INTERRUPTED = {
     "teach": "the same command goes on from the last checkpoint",
     "evaluate": "no new report was written; the same command starts again",
     "sweep": "the same command goes on with the remaining trials",
+    "ablate": "the same command goes on with the remaining trials",
     "embed": "no file was written; the same command starts again",
     "export": "nothing was exported; the same command starts again",
     "config": "nothing was changed",

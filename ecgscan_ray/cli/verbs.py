@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -39,9 +38,6 @@ from ecgscan_ray.cli.output import (
 )
 from ecgscan_ray.cores import set_torch_threads, usable_cores
 from ecgscan_ray.errors import InputError
-
-if TYPE_CHECKING:
-    from ecgscan_ray.config import Section
 
 
 @app.command(epilog="Example: ecgscan prepare --source ptbxl --from ptb-xl-1.0.3 --to store --test-folds 10")
@@ -163,8 +159,8 @@ def pretrain(
 
     if teacher and joint:
         raise InputError("--teacher and --joint exclude each other", fix="Give one of the two.")
-    chosen = [f"teacher.run={check_uri(teacher)}"] if teacher else ["teacher.run="] if joint else []
-    resolved = load_settings(Config, preset, config, [*(settings or []), *chosen])
+    teacher_setting = [f"teacher.run={check_uri(teacher)}"] if teacher else ["teacher.run="] if joint else []
+    resolved = load_settings(Config, preset, config, [*(settings or []), *teacher_setting])
     setup_logging()
     if dry_run:
         from ecgscan_ray.tasks.dry_run import dry_run as estimate
@@ -264,25 +260,42 @@ def sweep(
     settings: Settings = None,
     fresh: Fresh = False,
 ) -> None:
-    """Search the space of a sweep's config for the best, or compare its arms; the same command resumes."""
+    """Search a space of settings for the best; the same command resumes."""
     from ecgscan_ray.config import SweepConfig
     from ecgscan_ray.errors import WorkError
     from ecgscan_ray.runtime.sweep import sweep as run
 
-    resolved = load_settings(SweepConfig, preset, config, settings)
+    resolved = load_settings(SweepConfig, preset, config, settings, default=None)
     setup_logging()
-    outcome = run(resolved, check_uri(store), check_uri(out), fresh=fresh)
-    print(outcome["text"] if resolved.arms else outcome["verdict"]["text"])
+    report = run(resolved, check_uri(store), check_uri(out), fresh=fresh)
+    print(report["verdict"]["text"])
     print(f"{out.rstrip('/')}/report.html")
-    if resolved.arms:
-        return
-    if not outcome["best"]:
-        why = next((f": {trial['error']}" for trial in outcome["trials"] if trial["error"]), "")
+    if not report["best"]:
+        why = next((f": {trial['error']}" for trial in report["trials"] if trial["error"]), "")
         raise WorkError(
             f"no trial finished{why}", where=out, fix="The report lists all. Fix the cause, and give another --out."
         )
-    print(f"{out.rstrip('/')}/best.yaml  ({resolved.metric} {outcome['best']['score']:.4f})")
+    print(f"{out.rstrip('/')}/best.yaml  ({resolved.metric} {report['best']['score']:.4f})")
     print_next("pretrain", "--config", f"{out.rstrip('/')}/best.yaml", "--store", store, "--out", "runs/best")
+
+
+@app.command(epilog="Example: ecgscan ablate --preset ablation-laptop --store runs/demo-store --out runs/ablation")
+def ablate(
+    store: Store,
+    out: Out,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    fresh: Fresh = False,
+) -> None:
+    """Train named arms with several seeds and compare them on test patients; the same command resumes."""
+    from ecgscan_ray.config import AblationConfig
+    from ecgscan_ray.runtime.ablation import ablate as run
+
+    resolved = load_settings(AblationConfig, preset, config, settings, default=None)
+    setup_logging()
+    print(run(resolved, check_uri(store), check_uri(out), fresh=fresh)["text"])
+    print(f"{out.rstrip('/')}/report.html")
 
 
 @app.command(epilog="Example: ecgscan embed encoder my-scans embeddings.parquet --device cuda --workers 4")
@@ -334,20 +347,24 @@ def export(
 
 @app.command(epilog="Example: ecgscan config --preset laptop --set training.steps=200 > mine.yaml")
 def config(
-    preset: Preset = None, config: ConfigFile = None, settings: Settings = None, as_json: AsJson = False
+    key: Annotated[str | None, typer.Argument(help="With --explain: only this setting or section.")] = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Unit, range, default and meaning of settings.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Print the resolved settings; without a preset or file, the names of all presets."""
-    from ecgscan_ray.config import Config, SweepConfig, dump_yaml, preset_names, read_yaml
+    """Print the resolved settings, or explain them; the names of all presets where none is given."""
+    from ecgscan_ray.config import dump_yaml, kind_of, read_yaml
+    from ecgscan_ray.config.reference import explain as explained
 
-    if preset is None and config is None:
-        if settings:
-            load_settings(Config, preset, config, settings)  # raises: neither was given
-        print(json.dumps(preset_names()) if as_json else "\n".join(preset_names()))
+    if explain:
+        print("\n\n".join(setting.text() for setting in explained(key)))
         return
-    kind: type[Section] = (
-        SweepConfig if {"space", "arms"} & read_yaml(preset_or_file(preset, config)).keys() else Config
-    )
-    resolved = load_settings(kind, preset, config, settings)
+    if key is not None:
+        raise InputError(f"'{key}' without --explain", fix=f"ecgscan config --explain {key}")
+    name = preset_or_file(preset, config)
+    resolved = load_settings(kind_of(read_yaml(name)), None, name, settings)
     print(resolved.model_dump_json(indent=1) if as_json else dump_yaml(resolved).rstrip())
 
 

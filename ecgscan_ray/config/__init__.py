@@ -4,6 +4,10 @@ One way to change a value: ``merge`` takes dotted keys (``objective.gram_weight=
 YAML file or from a sweep's trial alike. Unknown keys are refused with the nearest known one.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+from ecgscan_ray.config.ablation import AblationConfig
 from ecgscan_ray.config.loading import (
     build,
     by_key,
@@ -12,6 +16,7 @@ from ecgscan_ray.config.loading import (
     merge,
     parse_overrides,
     preset_names,
+    read_settings,
     read_yaml,
     unknown_setting,
 )
@@ -37,8 +42,15 @@ from ecgscan_ray.config.settings import (
 )
 from ecgscan_ray.config.sweep import SearchRange, SweepConfig
 
+
+def kind_of(content: Mapping[str, Any]) -> type[Config] | type[SweepConfig] | type[AblationConfig]:
+    """What a file with this content configures: a sweep has a ``space``, an ablation has ``arms``."""
+    return SweepConfig if "space" in content else AblationConfig if "arms" in content else Config
+
+
 __all__ = [
     "MAX_UNIT_BYTES",
+    "AblationConfig",
     "AugmentConfig",
     "Config",
     "DecoderConfig",
@@ -61,10 +73,12 @@ __all__ = [
     "build",
     "by_key",
     "dump_yaml",
+    "kind_of",
     "load",
     "merge",
     "parse_overrides",
     "preset_names",
+    "read_settings",
     "read_yaml",
     "unknown_setting",
 ]

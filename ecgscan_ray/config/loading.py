@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ecgscan_ray import strict_yaml
-from ecgscan_ray.config.settings import Section
+from ecgscan_ray.config.settings import Config, Section
 from ecgscan_ray.errors import ConfigError, near_miss
 from ecgscan_ray.uris import absolute, is_local
 
@@ -178,6 +178,23 @@ def read_yaml(name_or_path: str) -> dict[str, Any]:
     return content
 
 
+def read_settings(name_or_path: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The settings of a run in a preset or a YAML file, merged into those of its ``base`` where it names one.
+
+    Raises:
+        ConfigError: Not readable, or bases that name each other.
+    """
+    if name_or_path in seen:
+        raise ConfigError(f"is its own base ({' -> '.join((*seen, name_or_path))})", where=name_or_path)
+    content = read_yaml(name_or_path)
+    if "base" not in content:
+        return content
+    base = content.pop("base")
+    if not isinstance(base, str):
+        raise ConfigError("base is the name of a preset or the path of a file", where=name_or_path)
+    return merge(read_settings(base, (*seen, name_or_path)), by_key(Config, content))
+
+
 def _text_of(name_or_path: str) -> bytes:
     if name_or_path in preset_names():
         return (resources.files("ecgscan_ray") / "presets" / f"{name_or_path}.yaml").read_bytes()
@@ -195,9 +212,10 @@ def _text_of(name_or_path: str) -> bytes:
 
 
 def load(kind: type[Model], name_or_path: str, settings: list[str] | None = None) -> Model:
-    """Preset or file, then ``section.key=value`` overrides, as one frozen ``Config`` or ``SweepConfig``."""
+    """Preset or file, then ``section.key=value`` overrides, as one frozen object of ``kind``."""
     changes = by_key(kind, parse_overrides(settings or []))
-    return build(kind, merge(kind.mergeable(read_yaml(name_or_path)), changes), where=name_or_path)
+    content = read_settings(name_or_path) if issubclass(kind, Config) else kind.mergeable(read_yaml(name_or_path))
+    return build(kind, merge(content, changes), where=name_or_path)
 
 
 def dump_yaml(config: Section) -> str:

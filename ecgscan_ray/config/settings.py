@@ -11,7 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ecgscan_ray.uris import absolute
 
+
+class Unit(str):
+    """Unit of a setting whose key does not end in one; part of its type."""
+
+
 Weight = float
+Pixels = Annotated[int, Unit("px")]
+Seconds = Annotated[float, Unit("s")]
+Hertz = Annotated[float, Unit("Hz")]
 Share = Annotated[float, Field(ge=0)]
 Chance = Annotated[float, Field(ge=0, le=1)]
 Speed = Annotated[float, Field(ge=1, le=400)]
@@ -36,19 +44,19 @@ class Section(BaseModel):
 class PageConfig(Section):
     """What a page looks like and what happened to it (room ``paper``)."""
 
-    height: int = Field(160, ge=64, le=4096)
+    height: Pixels = Field(160, ge=64, le=4096)
     """Page height in pixels."""
-    width: int = Field(208, ge=64, le=4096)
+    width: Pixels = Field(208, ge=64, le=4096)
     """Page width in pixels."""
     channels: Literal[1, 3] = 1
     """1 = grey, 3 = RGB."""
     fit: Literal["pad", "stretch"] = "stretch"
     """How a page of other proportions fills the image: with a margin, or by unequal px/mm. Never by a crop."""
     layouts: dict[str, Share] = {"3x4+1": 1.0}
-    """Layout -> share of pages. A name (``3x4+1``, ``6x2/cabrera``, ``12x1``, ``3x4/simultaneous``), or one's own, column by
+    """Layout -> share of pages. A name (``3x4+1``, ``6x2/cabrera``, ``12x1``, ``3x4/simultaneous``), or your own, column by
     column: ``I II III | aVR aVL aVF | V1 V2 V3 | V4 V5 V6 + II``."""
     effects: Literal["clean", "scan", "photo", "fax", "screen", "mixed"] = "mixed"
-    """What happened to the page: nothing, a flat-bed scan, a phone's photograph, a fax or worn copy, the photograph of a
+    """What happened to the page: nothing, a flat-bed scan, a photograph by phone, a fax or worn copy, the photograph of a
     screen, or a mixture of all."""
     strength: float = Field(1.0, ge=0, le=3)
     """Factor on the size of every effect; 0 = none."""
@@ -56,7 +64,7 @@ class PageConfig(Section):
     """Effect -> probability, instead of the one of ``effects``: ``{turn: 0.25, curl: 0.3, writing: 0}``."""
     effect_ranges: dict[str, tuple[float, float]] = {}
     """Effect -> least and greatest size, instead of those of ``effects``, in the units of ``paper.effects.EFFECTS``. One that
-    is not in ``effects`` needs its chance in ``effect_probabilities`` too."""
+    is not in ``effects`` needs a probability in ``effect_probabilities`` too."""
     keep_leads: bool = True
     """Move and shrink the page until every lead lies in the image; else leads can be cropped (and are then not named)."""
     paper_speed_mm_per_s: float = Field(25.0, ge=1, le=400)
@@ -78,12 +86,12 @@ class PageConfig(Section):
     jitter: float = Field(1.0, ge=0, le=1)
     """How far position, pitch and margins of the rows vary from page to page; 0 = one fixed geometry."""
     max_extra_header: float = Field(0.15, ge=0, le=0.5)
-    """Share of the rows' room that a deeper header takes, at most, on every second page (less with less ``jitter``): rows of
+    """Share of the rows' height that a deeper header takes, at most, on every second page (less with less ``jitter``): rows of
     a printed page can begin 90 mm below its edge."""
     baseline: Literal["median", "none"] = "median"
     """What each strip is drawn around: its own median, as a cart's high-pass filter does, or 0 mV."""
     amplitude_clip: Literal["page", "row"] = "page"
-    """Where huge amplitudes end: at the page's edge, over their neighbours, or half way to the next row."""
+    """Where large amplitudes are cut: at the page's edge (they overlap other rows), or half way to the next row."""
 
     @model_validator(mode="after")
     def _ranges(self):
@@ -104,7 +112,7 @@ class StreamConfig(Section):
     prefetch_units: int = Field(8, ge=1)
     """Units fetched ahead by each trainer."""
     stall_timeout_s: float = Field(60.0, gt=0)
-    """After this time without a unit the stream says which stage waits for what."""
+    """After this time without a unit the log names the stage that waits, and what for."""
 
 
 class ImageTowerConfig(Section):
@@ -118,6 +126,7 @@ class ImageTowerConfig(Section):
 
 class SignalTowerConfig(Section):
     kind: Literal["resnet1d", "transformer1d"] = "resnet1d"
+    """Architecture of the signal encoder."""
     width: int = Field(48, ge=8)
     """Channels of the first stage (ResNet) or of every layer (transformer)."""
     depth: int = Field(4, ge=1)
@@ -128,16 +137,19 @@ class TextTowerConfig(Section):
     name: str = "small"
     """``small`` (trained from scratch with a tokenizer fitted on the corpus), or a transformers encoder's name or path."""
     width: int = Field(128, ge=16)
+    """Features of each token (``small`` only)."""
     depth: int = Field(2, ge=0)
     """Transformer layers (``small`` only); 0 = the mean of the tokens' embeddings."""
     heads: int = Field(4, ge=1)
+    """Attention heads (``small`` only)."""
     max_length: int = Field(64, ge=8)
     """Tokens a report is cut to."""
     vocab_size: int = Field(2000, ge=64)
     """Size of the fitted tokenizer (``small`` only)."""
     dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout in training (``small`` only)."""
     freeze: bool = False
-    """Keep a pretrained text tower fixed and train its projection alone."""
+    """Keep a pretrained text tower fixed and train only its projection."""
 
 
 class DecoderConfig(Section):
@@ -146,9 +158,9 @@ class DecoderConfig(Section):
     columns_per_s: int = Field(50, ge=5)
     """Columns read from each second of trace; divides ``model.signal_fs``."""
     sample_range_mv: float = Field(2.4, gt=0)
-    """A row is read this far up and down, mV."""
+    """A row is sampled this far above and below its baseline."""
     sample_rows: int = Field(64, ge=16)
-    """Places read in each column."""
+    """Samples of the image in each column."""
     cell_s: float = Field(0.4, gt=0)
     """Seconds of one lead in one cell of what is embedded."""
 
@@ -157,14 +169,15 @@ class ModelConfig(Section):
     """Towers, projections and decoder (room ``model``)."""
 
     embed_dim: int = Field(256, ge=8)
-    """Size of an embedding, level and timing together."""
+    """Size of an embedding, content and timing part together."""
     timing_dim: int = Field(64, ge=4)
-    """Of these, how many tell when things happen; reports have no say in them."""
+    """Dimensions of the timing part, which encodes when things happen; the text loss does not see it."""
     timing_share: float = Field(0.3, ge=0, lt=1)
-    """Their share in a cosine between page and signal."""
-    signal_fs: int = Field(100, ge=25)
-    """Sampling rate of the signal tower's input and of the redrawn leads, Hz."""
+    """Weight of the timing part in a cosine between page and signal."""
+    signal_fs: Annotated[int, Unit("Hz")] = Field(100, ge=25)
+    """Sampling rate of the signal tower's input and of the redrawn leads."""
     signal_seconds: float = Field(10.0, gt=0)
+    """Length of the signal tower's input and of the redrawn leads."""
     image: ImageTowerConfig = ImageTowerConfig()
     signal: SignalTowerConfig = SignalTowerConfig()
     text: TextTowerConfig = TextTowerConfig()
@@ -173,7 +186,7 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _fits(self):
         if self.timing_dim >= self.embed_dim:
-            raise ValueError(f"timing_dim={self.timing_dim} leaves nothing of embed_dim={self.embed_dim}")
+            raise ValueError(f"timing_dim={self.timing_dim} is not below embed_dim={self.embed_dim}")
         if self.signal_fs % self.decoder.columns_per_s:
             raise ValueError(
                 f"decoder.columns_per_s={self.decoder.columns_per_s} does not divide signal_fs={self.signal_fs}"
@@ -182,7 +195,7 @@ class ModelConfig(Section):
 
     @property
     def content_dim(self) -> int:
-        """Dimensions that tell what is there, whenever."""
+        """Dimensions of the content part."""
         return self.embed_dim - self.timing_dim
 
     @property
@@ -208,9 +221,9 @@ class ObjectiveConfig(Section):
     triple: Literal["gram", "triangle"] = "gram"
     """Volume of the three vectors, or area of the triangle of their ends."""
     pair_weight: Weight = Field(0.5, ge=0)
-    """Pairwise term that fixes the sign and keeps the text in."""
+    """Pairwise contrastive term: fixes the sign, and contrasts reports directly."""
     pair: Literal["infonce", "siglip"] = "infonce"
-    """Cross-entropy over the batch, or each pair by itself (the safer one in small batches)."""
+    """Cross-entropy over the batch, or a sigmoid for each pair (better in small batches)."""
     pair_weights: dict[Literal["image_signal", "image_text", "signal_text"], float] = {
         "image_signal": 1.0,
         "image_text": 1.0,
@@ -220,27 +233,30 @@ class ObjectiveConfig(Section):
     mask_false_negatives: bool = True
     """Recordings of one patient, or with the same report, are not each other's negatives."""
     center_targets: bool = False
-    """Subtract the batch's mean from signal and report features: a direction that all share makes hubs of the volume."""
+    """Subtract the batch's mean from signal and report features: a common direction makes hubs under the volume."""
     block_rows: int | None = Field(None, ge=1)
     """Rows of the score matrix held at once; none = all where they are few, else by size."""
     reconstruction_weight: Weight = Field(1.0, ge=0)
     """Redrawing the twelve leads in mV."""
     shown_weight: Weight = Field(1.0, ge=0)
+    """Within the reconstruction: samples that the page shows."""
     derivable_weight: Weight = Field(0.5, ge=0)
+    """Within the reconstruction: samples that follow from shown ones by the lead laws."""
     unseen_weight: Weight = Field(0.2, ge=0)
-    """Within the reconstruction: what the page shows, what lead algebra derives from it, and the rest."""
+    """Within the reconstruction: all other samples."""
     soft_lead_weight: Weight = Field(1.0, ge=0)
     """Residual of the four lead laws on the redrawn leads."""
     frame_weight: Weight = Field(0.3, ge=0)
-    """Finding where the traces lie in the picture, and the layout (truth from the renderer)."""
+    """Page frame and layout (truth from the renderer)."""
     soft_lead_delta_mv: float = Field(0.02, gt=0)
-    """Where the Huber penalty on the residual turns from square to linear, mV."""
+    """Where the Huber penalty on the residual turns from square to linear."""
     schedules: dict[Literal["gram", "pair", "reconstruction", "soft_lead", "frame"], Schedule] = {}
     """Term -> how its weight moves: ``{gram: {warmup: 0.1}, pair: {final_factor: 0.2}}``; none = constant. A volume gives a
     fresh embedding no direction, pairs do."""
     temperature: float = Field(0.07, gt=0)
     """Start of the learnable temperature (1 / logit scale)."""
     temperature_min: float = Field(0.01, gt=0)
+    """The learnable temperature is clamped here."""
     learn_temperature: bool = True
     """Off = the temperature stays where it starts."""
 
@@ -259,26 +275,27 @@ class ObjectiveConfig(Section):
 
 
 class ExternalEncoderConfig(Section):
-    """A signal encoder of others, frozen, as the signal side of a teacher."""
+    """An external signal encoder, frozen, as the signal side of a teacher."""
 
     path: str
-    """Its weights: TorchScript, or safetensors for a ``factory``. TorchScript is a program: it reaches no files, but nothing
-    stops it from looping for ever."""
+    """Its weights: TorchScript, or safetensors for a ``factory``. TorchScript is a program: it reaches no files, but it
+    may never return."""
     factory: str | None = None
     """``package.module:function`` that gives the module without weights; what it imports must be installed, and the command
     must name the module: ``--trust package.module``."""
     dim: int = Field(ge=1)
-    """Length of its answer, one vector a recording."""
-    fs: float = Field(500.0, gt=0)
-    """Sampling rate it wants, Hz."""
-    seconds: float = Field(10.0, gt=0)
+    """Dimensions of its embedding."""
+    fs: Hertz = Field(500.0, gt=0)
+    """Sampling rate of its input."""
+    seconds: Seconds = Field(10.0, gt=0)
+    """Length of its input."""
     leads: tuple[str, ...] | None = None
-    """Order of leads it wants, e.g. I II III aVR aVF aVL V1 ... V6; none = ours."""
+    """Order of its leads, e.g. I II III aVR aVF aVL V1 ... V6; none = ours."""
     units_per_mv: float = Field(1.0, gt=0)
     """Its unit: 1 = mV, 1000 = uV."""
     known: str
     """Safetensors file with ``signal_mv`` (K, 12, T), in mV, in our order of leads and at its rate, and ``embedding`` (K, E),
-    what its own code answers: these are checked whenever it is loaded."""
+    from its own code: they are compared whenever it is loaded."""
 
 
 class TeacherConfig(Section):
@@ -289,15 +306,15 @@ class TeacherConfig(Section):
     report_weight: Weight = Field(1.0, ge=0)
     """Contrast of recordings with their reports."""
     masked_view_weight: Weight = Field(0.5, ge=0)
-    """Contrast of a recording with itself, parts of it hidden."""
+    """Contrast of a recording with a masked view of itself."""
     hidden_weight: Weight = Field(1.0, ge=0)
-    """Filling in what was hidden, in mV (masked signal modelling)."""
+    """Reconstruction of the masked samples, in mV (masked signal modelling)."""
     mask_ratio: float = Field(0.5, gt=0, lt=1)
-    """Share of the samples that are hidden."""
+    """Share of the samples that are masked."""
     hidden_seconds: float = Field(0.6, gt=0)
-    """Length of a hidden stretch, s."""
+    """Length of a masked span."""
     encoder: ExternalEncoderConfig | None = None
-    """Signal encoder of others; none = ``model.signal``, trained from scratch."""
+    """External signal encoder; none = ``model.signal``, trained from scratch."""
 
     @field_validator("run")
     @classmethod
@@ -308,14 +325,14 @@ class TeacherConfig(Section):
 
 
 class AugmentConfig(Section):
-    """What is done to leads and reports before they are embedded, so that recordings are not learned by heart."""
+    """What is done to leads and reports before they are embedded, so that recordings are not memorised."""
 
     lead_dropout: float = Field(0.5, ge=0, le=1)
-    """Most leads that are missing, as a share; how many is drawn for each recording."""
+    """Largest share of leads that are dropped; drawn for each recording."""
     gain: float = Field(0.2, ge=0)
     """Standard deviation of the logarithm of the gain."""
     noise_mv: float = Field(0.05, ge=0)
-    """Most noise, mV (standard deviation)."""
+    """Largest standard deviation of the noise."""
     token_dropout: float = Field(0.1, ge=0, lt=1)
     """Share of a report's tokens that are left out."""
 
@@ -330,20 +347,26 @@ class TrainingConfig(Section):
     epochs: float | None = Field(None, gt=0)
     """Passes over the training rows."""
     learning_rate: float = Field(1.5e-3, gt=0)
+    """Highest learning rate, after the warm-up."""
     min_learning_rate_ratio: float = Field(0.01, ge=0, le=1)
     """Where the cosine ends, as a share of ``learning_rate``."""
     warmup_steps: int = Field(30, ge=0)
+    """Steps over which the learning rate rises from 0."""
     weight_decay: float = Field(0.05, ge=0)
+    """Of AdamW."""
     beta2: float = Field(0.98, gt=0, lt=1)
+    """Of AdamW."""
     grad_clip_norm: float = Field(1.0, gt=0)
+    """The gradient is scaled down to this norm where it is larger."""
     micro_batch: int | None = Field(None, ge=1)
-    """Rows that the towers of one worker see at once; none = all. Fewer rows want less memory and twice the forward work;
+    """Rows that the towers of one worker see at once; none = all. Fewer rows need less memory and twice the forward work;
     the loss is still that of the whole batch (GradCache)."""
     term_gradients_every: int = Field(100, ge=0)
     """Steps between measurements of each loss term's gradient norm at the image tower; 0 = never."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto`` = bf16 only where a probe shows that the hardware multiplies in bf16 faster than in fp32."""
     log_every: int = Field(10, ge=1)
+    """Steps between lines of metrics."""
     sinks: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
     """Where metrics go besides the run folder's own files."""
     checkpoint_every: int = Field(100, ge=1)
@@ -352,7 +375,7 @@ class TrainingConfig(Section):
     """``validation.score`` is measured on at most this many validation recordings with every checkpoint; 0 = never."""
     augment: AugmentConfig = AugmentConfig()
     drop_signal_fraction: float = Field(0.0, ge=0, le=1)
-    """Share of patients whose recorded signals the objective never sees, as if their pages alone had been found."""
+    """Share of patients whose recorded signals the objective never sees, as if only their pages were available."""
     shuffle_pairs: bool = False
     """Control: pair each page with another recording's signal and report, so that nothing can be learned."""
 
@@ -369,32 +392,38 @@ class ResourceConfig(Section):
     num_workers: int = Field(1, ge=1)
     """Ray Train workers."""
     use_gpu: bool = False
+    """One GPU for each training worker."""
     cpus_per_worker: float = Field(0.5, ge=0)
     """Ray's logical CPUs a training worker reserves."""
     torch_threads: int | None = Field(None, ge=1)
     """Threads of torch in a training worker; none = the machine's cores."""
     render_actors: int = Field(2, ge=1)
+    """Processes that render pages."""
     cpus_per_render_actor: float = Field(0.3, gt=0)
+    """Ray's logical CPUs that each of them reserves."""
     read_actors: int = Field(1, ge=1)
     """Processes that read the store; one feeds some ten rendering actors."""
     cpus_per_read: float = Field(0.25, gt=0)
+    """Ray's logical CPUs that each of them reserves."""
     local_cpus: int | None = Field(None, ge=1)
     """Logical CPUs of a cluster started by the command itself; none = at least 4."""
     object_store_mb: int = Field(400, ge=80)
     """Object store of a cluster started by the command itself, MB (for each trial that a sweep runs at a time)."""
     max_failures: int = Field(3, ge=-1)
-    """Restarts after a lost worker; -1 = without end."""
+    """Restarts after a lost worker; -1 = no limit."""
     train_label: dict[str, str] = {}
-    """Node labels that training workers want (empty on one machine)."""
+    """Node labels that training workers require (empty on one machine)."""
     render_label: dict[str, str] = {}
-    """Node labels that reading and rendering want (empty on one machine)."""
+    """Node labels that reading and rendering require (empty on one machine)."""
 
 
 class EvaluationConfig(Section):
     split: Literal["validation", "test"] = "test"
+    """Recordings that are measured."""
     bootstrap: int = Field(1000, ge=10)
     """Resamples of patients behind each 95 % interval."""
     batch_size: int = Field(64, ge=1)
+    """Recordings in one forward pass."""
     probe_views: int = Field(2, ge=1)
     """Pages drawn of each training recording for the linear probe."""
     probe_rows: int = Field(20_000, ge=1)
@@ -409,6 +438,7 @@ class Config(Section):
     """All settings of one run."""
 
     seed: int = Field(0, ge=0)
+    """Of weights, order, pages and dropout: the same seed gives the same run."""
     page: PageConfig = PageConfig()
     stream: StreamConfig = StreamConfig()
     model: ModelConfig = ModelConfig()
@@ -450,7 +480,7 @@ class Config(Section):
         Left out: workers and CPUs, evaluation, logging, checkpoint frequency, prefetching, timeouts, and the teacher's URI
         (not whether there is a teacher).
         """
-        free = {
+        free: dict[str, Any] = {
             "resources": True,
             "evaluation": True,
             "stream": {"prefetch_units", "stall_timeout_s"},

@@ -1,8 +1,8 @@
-"""Arms of an ablation set beside the first, or beside another: differences paired by seed, their intervals by patient.
+"""Arms of an ablation compared with a baseline: differences paired by seed, their intervals by patient.
 
 All runs are measured on the same test recordings. One draw of patients serves all arms and seeds; an arm's figure is the mean
-over its seeds, and its difference the mean over the seeds that both arms have. An interval by patients says nothing of the
-seeds: the differences of single seeds stand beside it.
+over its seeds, and its difference the mean over the seeds that both arms have. An interval by patients does not cover the
+variation between seeds: the difference of each seed is given, too.
 
 Letters: N recordings, B resamples, C classes.
 """
@@ -47,8 +47,8 @@ class Cell:
 
     Attributes:
         value: Mean over seeds, interval by patients.
-        difference: From the arm it is set beside, paired by seed; ``None`` for the first arm itself.
-        by_seed: Seed -> difference, where there is one (an AUROC wants both kinds of pages).
+        difference: From its baseline, paired by seed; ``None`` for the first arm itself.
+        by_seed: Seed -> difference, where there is one (an AUROC requires both kinds of pages).
     """
 
     value: Estimate
@@ -57,7 +57,7 @@ class Cell:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval of the difference leaves out 0, and every seed says the same."""
+        """Whether the interval of the difference excludes 0, and all seeds agree in sign."""
         d = self.difference
         if d is None or d.low is None or d.high is None:
             return False
@@ -84,11 +84,11 @@ def compare(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, dict[str, Cell]]:
-    """Set every arm beside the first, or beside the one that it is to be compared with.
+    """Compare every arm with the first, or with its own baseline.
 
     Args:
         runs: Arm -> seed -> rows of the run; arms without a run are left out.
-        baselines: Arm -> the other, for those that are not set beside the first.
+        baselines: Arm -> its baseline, for those that are not compared with the first.
         resamples: B.
         seed: Of the draw of patients.
 
@@ -111,15 +111,15 @@ def compare(
     weights = np.concatenate([np.ones((1, len(patients))), row_weights(patients, resamples, seed)])  # first, all once
     table: dict[str, dict[str, Cell]] = {arm: {} for arm in runs}
     for name in MEASURES:
-        found = {
+        figures = {
             arm: {s: statistic(name, rows, weights) for s, rows in of_seed.items() if _has(name, rows)}
             for arm, of_seed in runs.items()
         }
-        for arm, of_arm in found.items():
+        for arm, of_arm in figures.items():
             if not of_arm:
                 continue
             other = baselines.get(arm, first_arm)
-            of_other = {} if other == arm else found.get(other, {})
+            of_other = {} if other == arm else figures.get(other, {})
             paired = {s: of_arm[s] - of_other[s] for s in of_arm if s in of_other}
             difference = _estimate(list(paired.values()), len(patients)) if paired else None
             value = _estimate(list(of_arm.values()), len(patients))

@@ -1,4 +1,4 @@
-"""The report of an ablation: one table of arms, each figure beside its difference from the first arm."""
+"""The report of an ablation: one table of arms, each figure with its difference from the arm's baseline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ecgscan_ray.config import SweepConfig
+from ecgscan_ray.config import AblationConfig
 from ecgscan_ray.evaluation.ablation import MEASURES, Cell
 from ecgscan_ray.filesystem import join, write_bytes_atomic
 from ecgscan_ray.report.html import bounds, number, render, write_report
@@ -18,13 +18,15 @@ CSV_NAME = "ablation.csv"
 Table = Mapping[str, Mapping[str, Cell]]
 
 
-def write_ablation_report(out_uri: str, table: Table, config: SweepConfig, trials: Sequence[Trial]) -> dict[str, Any]:
+def write_ablation_report(
+    out_uri: str, table: Table, config: AblationConfig, trials: Sequence[Trial]
+) -> dict[str, Any]:
     """Write ``report.html``, ``report.json`` and ``ablation.csv``.
 
     Args:
-        out_uri: The sweep's folder.
+        out_uri: The ablation's folder.
         table: Arm -> figure -> cell, the baseline first.
-        config: The arms, what each is set beside, and the seeds that were asked for.
+        config: The arms, the baseline of each, and the seeds.
         trials: All, of any state.
 
     Returns:
@@ -83,6 +85,6 @@ def table_text(table: Table, baselines: Mapping[str, str]) -> str:
             if cell.difference is not None:
                 sign = "+" if cell.difference.value > 0 else ""
                 line += f"   {sign}{number(cell.difference.value, 4)} {bounds(cell.difference, 4)}{' *' * cell.clear}"
-                line += f"   beside {baselines[arm]}" if arm in baselines else ""
+                line += f"   compared with {baselines[arm]}" if arm in baselines else ""
             lines.append(line)
     return "\n".join(lines)

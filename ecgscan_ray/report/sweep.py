@@ -23,7 +23,7 @@ CSV_NAME = "trials.csv"
 def ranked(trials: Sequence[Trial], metric: str) -> list[Trial]:
     """Best first: finished trials by score, then stopped ones, then those without a score.
 
-    A stopped trial had fewer steps, so that its score cannot be set beside a finished one's.
+    A stopped trial had fewer steps, so that its score cannot be compared with a finished one's.
     """
     order = {"done": 0, "running": 1, "stopped": 1, "failed": 2}
 
@@ -35,11 +35,10 @@ def ranked(trials: Sequence[Trial], metric: str) -> list[Trial]:
 
 
 def noise(trials: Sequence[Trial], metric: str) -> float | None:
-    """Standard deviation of one trial's score as far as the trials tell, or ``None``.
+    """Standard deviation of one trial's score, estimated from the trials; ``None`` where they are too few.
 
-    Trials of equal settings (other seeds) tell it directly: pooled over groups of equal settings, seed left out. Else
-    it is estimated from how the score jitters from report to report about its own course (second differences over the
-    last half of each curve): a lower bound, as it knows nothing of seeds.
+    With repeated seeds: pooled over groups of trials that differ only in their seed. Otherwise from second differences
+    over the last half of each curve: a lower bound, since it does not include the variation between seeds.
     """
     groups: dict[str, list[float]] = {}
     for trial in trials:
@@ -70,7 +69,7 @@ class Comparison:
 
 
 def compare_best(trials: Sequence[Trial], metric: str) -> Comparison:
-    """The gap of the best two finished trials beside the noise of a difference of two scores (2 standard errors)."""
+    """The gap of the best two finished trials, compared with the noise of a difference (2 standard errors)."""
     best = [trial for trial in ranked(trials, metric) if trial.state == "done" and trial.score(metric) is not None][:2]
     if len(best) < 2:
         return Comparison("Fewer than two trials finished with a score: there is nothing to rank.")
@@ -78,10 +77,10 @@ def compare_best(trials: Sequence[Trial], metric: str) -> Comparison:
     level = noise(trials, metric)
     names = f"{best[0].id} leads {best[1].id} by {gap:.4f}"
     if level is None:
-        return Comparison(f"{names}. Too few reports and no repeated seeds: how large the noise is, is not known.", gap)
+        return Comparison(f"{names}. The noise is unknown: too few reports and no repeated seeds.", gap)
     margin = 2 * math.sqrt(2) * level
     within = gap <= margin
-    word = "within the noise: take them for equal" if within else "more than the noise"
+    word = "within the noise: they are not distinguishable" if within else "more than the noise"
     return Comparison(f"{names}, {word} (2 standard errors of a difference: {margin:.4f}).", gap, level, within)
 
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ecgscan_ray.config import Config, SweepConfig, dump_yaml, load, preset_names, read_yaml
+from ecgscan_ray.config import dump_yaml, kind_of, load, preset_names, read_yaml
 from ecgscan_ray.runtime.stream import read_span
 from ecgscan_ray.store.inspect import inspect
 from ecgscan_ray.store.manifest import Manifest, read_manifest, write_manifest
@@ -227,8 +227,7 @@ def mutated_settings(number: int, folder: Path) -> Path:
     """A preset with bytes changed, or values."""
     path, names, rng = folder / "mine.yaml", preset_names(), np.random.default_rng([3, number])
     name = names[number % len(names)]
-    kind = SweepConfig if {"space", "arms"} & read_yaml(name).keys() else Config
-    text = dump_yaml(load(kind, name))
+    text = dump_yaml(load(kind_of(read_yaml(name)), name))
     if number % 2:
         content = yaml.safe_load(text)
         _odd_values(content, rng)
@@ -239,9 +238,7 @@ def mutated_settings(number: int, folder: Path) -> Path:
 
 
 def as_settings(path: Path) -> str:
-    content = read_yaml(str(path))
-    kind = SweepConfig if {"space", "arms"} & content.keys() else Config
-    loaded = load(kind, str(path))
+    loaded = load(kind_of(read_yaml(str(path))), str(path))
     return "same" if dump_yaml(loaded).encode() == path.read_bytes() else "other"
 
 

@@ -10,9 +10,9 @@ import yaml
 from typer.testing import CliRunner
 
 from ecgscan_ray.cli import app
-from ecgscan_ray.config import SweepConfig, build, merge
+from ecgscan_ray.config import AblationConfig, build, merge
 from ecgscan_ray.errors import ConfigError
-from ecgscan_ray.runtime.sweep import sweep
+from ecgscan_ray.runtime.ablation import ablate
 from tests.tiny import TINY
 
 
@@ -28,9 +28,9 @@ def test_an_ablation_of_two_steps(ray_cluster: None, sample_store: str, tmp_path
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
     arms = {"whole": {}, "frozen teacher": {"teacher.run": "shared"}}
     content = {"base": str(tmp_path / "base.yaml"), "arms": arms, "seeds": [0, 1]}
-    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    (tmp_path / "ablation.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     out = tmp_path / "out"
-    command = ["sweep", "--config", str(tmp_path / "sweep.yaml"), "--store", sample_store, "--out", str(out)]
+    command = ["ablate", "--config", str(tmp_path / "ablation.yaml"), "--store", sample_store, "--out", str(out)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "MRR page to signal" in result.stdout
@@ -48,11 +48,11 @@ def test_an_ablation_of_two_steps(ray_cluster: None, sample_store: str, tmp_path
     assert len(finished) == 4
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 0, again.output
-    assert result.stdout.endswith(again.stdout)  # before it, Ray may have had its say
+    assert result.stdout.endswith(again.stdout)  # the first may begin with messages of Ray
     assert {path: path.stat().st_mtime_ns for path in out.glob("trials/*/finished.json")} == finished
 
 
 def test_an_unknown_setting_of_an_arm_is_refused_at_once(tmp_path: Path) -> None:
-    config = build(SweepConfig, {"arms": {"whole": {}, "less": {"objective.gram_wait": 0}}}, where="test")
+    config = build(AblationConfig, {"arms": {"whole": {}, "less": {"objective.gram_wait": 0}}}, where="test")
     with pytest.raises(ConfigError, match=r"arm 'less': unknown setting 'objective\.gram_wait'"):
-        sweep(config, str(tmp_path / "store"), str(tmp_path / "out"))
+        ablate(config, str(tmp_path / "store"), str(tmp_path / "out"))

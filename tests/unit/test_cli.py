@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from ecgscan_ray import __version__
 from ecgscan_ray.cli import app
-from ecgscan_ray.config import Config, PageConfig, SweepConfig, build
+from ecgscan_ray.config import AblationConfig, Config, PageConfig, SweepConfig, build, load
 from ecgscan_ray.paper.effects import PRESETS, enabled_effects
 
 VERBS = (
@@ -27,6 +27,7 @@ VERBS = (
     "pretrain",
     "evaluate",
     "sweep",
+    "ablate",
     "embed",
     "export",
     "config",
@@ -89,8 +90,8 @@ def test_a_verb_whose_package_is_not_installed_says_what_to_install(
 
 
 def test_config_prints_what_config_takes(tmp_path: Path) -> None:
-    assert "laptop" in run("config").split()
-    assert "laptop" in json.loads(run("config", "--json"))
+    assert run("config") == run("config", "--preset", "laptop")
+    assert json.loads(run("config", "--json"))["training"]["global_batch_size"] == 72
     first = run("config", "--preset", "laptop", "--set", "training.steps=7", "--set", "seed=3")
     resolved = build(Config, yaml.safe_load(first), where="test")
     assert (resolved.training.steps, resolved.seed) == (7, 3)
@@ -98,6 +99,25 @@ def test_config_prints_what_config_takes(tmp_path: Path) -> None:
     assert run("config", "--config", tmp_path / "mine.yaml") == first
     assert json.loads(run("config", "--config", tmp_path / "mine.yaml", "--json"))["seed"] == 3
     build(SweepConfig, yaml.safe_load(run("config", "--preset", "sweep-laptop")), where="test")
+    build(AblationConfig, yaml.safe_load(run("config", "--preset", "ablation-laptop")), where="test")
+
+
+def test_laptop_is_the_preset_where_none_is_given_and_a_line_says_so() -> None:
+    result = CliRunner().invoke(app, ["config", "--set", "seed=3"])
+    line = "settings: preset laptop (--preset NAME or --config FILE for others: ablation-extras, ablation-laptop, gpu,"
+    assert result.stderr.startswith(line) and result.stderr.count("\n") == 1
+    assert yaml.safe_load(result.stdout) == load(Config, "laptop", ["seed=3"]).model_dump(mode="json")
+    given = CliRunner().invoke(app, ["config", "--preset", "gpu"])
+    assert given.stderr == ""
+
+
+def test_config_explains_one_setting_a_section_or_all() -> None:
+    height = run("config", "--explain", "page.height")
+    assert height == "page.height  (integer, px, 64 to 4096, default 160)\n  Page height in pixels.\n"
+    assert run("config", "--explain", "page").count("\npage.") > 10
+    assert "prune_quantile" in run("config", "--explain") and "arms" in run("config", "--explain")
+    assert "Did you mean 'page.height'" in run("config", "--explain", "page.heigth", exit_status=2)
+    assert "page.chances is now page.effect" in run("config", "--explain", "page.chances", exit_status=2)
 
 
 @pytest.mark.parametrize(
@@ -108,14 +128,17 @@ def test_config_prints_what_config_takes(tmp_path: Path) -> None:
         (["config", "--preset", "laptop", "--config", "x.yaml"], "exclude each other"),
         (["config", "--preset", "laptop", "--set", "training.step=3"], "Did you mean 'steps'?"),
         (["config", "--preset", "laptop", "--set", "training.steps"], "not of the form"),
-        (["config", "--set", "foo"], "no settings"),
+        (["config", "--set", "foo"], "not of the form"),
+        (["config", "page.height"], "config --explain page.height"),
         (["config", "--preset", "laptop", "--set", "training.steps=-1"], "training.steps"),
-        (["pretrain", "--store", "store", "--out", "run"], "no settings"),
+        (["sweep", "--store", "store", "--out", "run"], "no settings"),
+        (["ablate", "--store", "store", "--out", "run"], "no settings"),
         (["pretrain", "--store", "store", "--preset", "laptop"], "no --out"),
         (["pretrain", "--store", "absent", "--preset", "laptop", "--out", "run"], "absent: not a store"),
         (["pretrain", "--store", "absent", "--preset", "laptop", "--dry-run"], "absent: not a store"),
         (["sweep", "--store", "absent", "--preset", "sweep-laptop", "--out", "run"], "not a store"),
-        (["sweep", "--store", "absent", "--preset", "laptop", "--out", "run"], "space"),
+        (["sweep", "--store", "absent", "--preset", "laptop", "--out", "run"], "unknown setting"),
+        (["ablate", "--store", "absent", "--preset", "ablation-laptop", "--out", "run"], "not a store"),
         (["inspect", "absent"], "absent: not a store"),
         (["render", "--store", "absent", "--out", "pages", "--preset", "laptop"], "absent: not a store"),
         (["evaluate", "absent"], "absent: not a run folder"),
@@ -171,7 +194,7 @@ def test_an_interrupt_is_said_in_one_line_in_every_verb(verb: str, monkeypatch: 
     monkeypatch.setattr(typer.core.TyperGroup, "invoke", interrupt)
     line = run(verb, exit_status=130)
     assert line.startswith("interrupted: ") and line.count("\n") == 1
-    assert ("goes on" in line) == (verb in ("pretrain", "teach", "sweep"))
+    assert ("goes on" in line) == (verb in ("pretrain", "teach", "sweep", "ablate"))
 
 
 def test_the_placeholder_of_the_examples_is_no_bucket() -> None:

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ecgscan_ray.config import MAX_UNIT_BYTES, Config, SweepConfig, build, by_key, load, merge, read_yaml
+from ecgscan_ray.config import (
+    MAX_UNIT_BYTES,
+    AblationConfig,
+    Config,
+    SweepConfig,
+    build,
+    by_key,
+    load,
+    merge,
+    read_settings,
+)
 from ecgscan_ray.config.loading import RENAMED
 from ecgscan_ray.errors import ConfigError
 
@@ -18,7 +29,7 @@ def base_of(settings: list[str], content: dict[str, Any] | None = None) -> Confi
         sweep = load(SweepConfig, "sweep-laptop", settings)
     else:
         sweep = build(SweepConfig, {"space": {"seed": {"choices": [1, 2]}}, **content}, where="test")
-    return build(Config, merge(read_yaml(sweep.base), sweep.base_overrides), where="test")
+    return build(Config, merge(read_settings(sweep.base), sweep.base_overrides), where="test")
 
 
 LAPTOP = load(Config, "laptop")
@@ -43,8 +54,8 @@ def test_nested_yaml_in_a_sweep_says_the_same_as_dotted_keys() -> None:
     assert base_of([], nested) == base_of([], dotted)
     assert base_of([], nested).training.warmup_steps == LAPTOP.training.warmup_steps
     arms = {"whole": {}, "less": {"objective": {"gram_weight": 0}}}
-    sweep = build(SweepConfig, {"arms": arms}, where="test")
-    assert sweep.arms["less"] == {"objective.gram_weight": 0}
+    ablation = build(AblationConfig, {"arms": arms}, where="test")
+    assert ablation.arms["less"] == {"objective.gram_weight": 0}
 
 
 def test_the_command_line_overrides_what_the_file_says_in_another_form() -> None:
@@ -125,3 +136,25 @@ def test_a_resumed_run_may_differ_in_what_does_not_decide_its_outcome(setting: s
 @pytest.mark.parametrize("setting", ["seed=1", "training.learning_rate=1e-4", "stream.window_row_groups=2"])
 def test_a_resumed_run_may_not_differ_in_the_rest(setting: str) -> None:
     assert load(Config, "laptop", [setting]).digest() != LAPTOP.digest()
+
+
+def test_a_file_changes_what_it_names_of_its_base(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: laptop\nobjective: {gram_weight: 3}\n")
+    (tmp_path / "more.yaml").write_text(f"base: {tmp_path}/mine.yaml\nseed: 4\n")
+    resolved = load(Config, str(tmp_path / "more.yaml"), ["training.steps=7"])
+    assert resolved == load(Config, "laptop", ["objective.gram_weight=3", "seed=4", "training.steps=7"])
+    sweep = build(SweepConfig, {"base": str(tmp_path / "more.yaml"), "space": {"seed": {"choices": [1]}}}, where="test")
+    assert read_settings(sweep.base)["objective"]["gram_weight"] == 3
+
+
+def test_bases_that_name_each_other_or_nothing_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"base: {tmp_path}/b.yaml\n")
+    (tmp_path / "b.yaml").write_text(f"base: {tmp_path}/a.yaml\n")
+    with pytest.raises(ConfigError, match="is its own base"):
+        load(Config, str(tmp_path / "a.yaml"))
+    (tmp_path / "a.yaml").write_text("base: lap-top\n")
+    with pytest.raises(ConfigError, match="Did you mean 'laptop'"):
+        load(Config, str(tmp_path / "a.yaml"))
+    (tmp_path / "a.yaml").write_text("base: 3\n")
+    with pytest.raises(ConfigError, match="base is the name of a preset"):
+        load(Config, str(tmp_path / "a.yaml"))

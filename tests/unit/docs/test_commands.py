@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from ecgscan_ray.cli import app
-from ecgscan_ray.config import Config, SweepConfig, load
+from ecgscan_ray.config import kind_of, load, read_yaml
 from tests.unit.docs.pages import PAGES, ROOT, Command, blocks, commands, commands_in_sentences
 
 VERBS = typer.main.get_command(app).commands
@@ -31,8 +31,7 @@ def test_every_command_is_understood(command: Command) -> None:
     with VERBS[verb].make_context(verb, arguments) as context:
         values = context.params
     if values.get("preset"):
-        kind = SweepConfig if verb == "sweep" else Config
-        load(kind, values["preset"], list(values.get("settings") or []))
+        load(kind_of(read_yaml(values["preset"])), values["preset"], list(values.get("settings") or []))
 
 
 @pytest.mark.parametrize("command", commands_in_sentences("ecgscan"), ids=lambda command: command.id)

@@ -1,4 +1,4 @@
-"""Arms set beside the first: differences paired by seed, intervals by patient."""
+"""Arms compared with a baseline: differences paired by seed, intervals by patient."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecgscan_ray.config import SweepConfig, build
+from ecgscan_ray.config import AblationConfig, build
 from ecgscan_ray.errors import ConfigError, InputError
 from ecgscan_ray.evaluation.ablation import MEASURES, compare, statistic
 from ecgscan_ray.report.ablation import table_csv, table_text, write_ablation_report
@@ -71,21 +71,21 @@ def test_only_seeds_that_both_arms_have_are_paired() -> None:
     assert lost["other"]["lead_residual_mv"].difference is None, "no other arm steps in for the first"
 
 
-def test_an_arm_is_set_beside_the_one_it_names(tmp_path: Path) -> None:
+def test_an_arm_is_compared_with_its_baseline(tmp_path: Path) -> None:
     runs = {"whole": {0: rows(1, 0)}, "half": {0: rows(0.5, 1)}, "half, tied": {0: rows(0.6, 2)}}
-    config = SweepConfig(arms={arm: {} for arm in runs}, baseline={"half, tied": "half"})
+    config = AblationConfig(arms={arm: {} for arm in runs}, baseline={"half, tied": "half"})
     name = "retrieval.page_to_text.mrr"
     table = compare(runs, config.baseline, resamples=20)
     value = {arm: table[arm][name].value.value for arm in runs}
     difference = table["half, tied"][name].difference
     assert difference is not None and difference.value == pytest.approx(value["half, tied"] - value["half"])
     assert write_ablation_report(str(tmp_path), table, config, [])["baselines"] == {"half, tied": "half"}
-    assert "beside half" in (tmp_path / "report.html").read_text()
+    assert "compared with half" in (tmp_path / "report.html").read_text()
     with pytest.raises(ConfigError, match="baseline names 'other', which is no arm"):
-        build(SweepConfig, {"arms": {"whole": {}}, "baseline": {"whole": "other"}}, where="test")
+        build(AblationConfig, {"arms": {"whole": {}}, "baseline": {"whole": "other"}}, where="test")
 
 
-def test_a_clear_difference_wants_every_seed() -> None:
+def test_a_clear_difference_requires_every_seed() -> None:
     runs = {"whole": {s: rows(1.0, s) for s in range(2)}, "mixed": {0: rows(0.2, 5), 1: rows(1.4, 6)}}
     cell = compare(runs, resamples=100)["mixed"]["retrieval.page_to_text.mrr"]
     assert cell.difference is not None and cell.difference.high is not None and cell.difference.high < 0
@@ -95,7 +95,7 @@ def test_a_clear_difference_wants_every_seed() -> None:
 def test_a_figure_that_is_none_is_null_in_the_report(tmp_path: Path) -> None:
     nothing_wrong = {"reconstruction.shown.rmse_mv": np.full(N, 0.05)}
     table = compare({"whole": {0: rows(1, 0) | nothing_wrong}, "less": {0: rows(0.2, 1) | nothing_wrong}}, resamples=20)
-    config = SweepConfig(arms={"whole": {}, "less": {"seed": 1}})
+    config = AblationConfig(arms={"whole": {}, "less": {"seed": 1}})
     content = write_ablation_report(str(tmp_path), table, config, [])
     assert json.loads((tmp_path / "report.json").read_text()) == content
     entry = content["arms"]["less"]["reject.lead_residual.auroc"]

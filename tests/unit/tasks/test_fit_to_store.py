@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ecgscan_ray.config import Config, SweepConfig
+from ecgscan_ray.config import Config
 from ecgscan_ray.errors import ConfigError
-from ecgscan_ray.runtime.sweep import _check_store
+from ecgscan_ray.runtime.trials import check_store
 from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.store.shards import ShardWriter
 from ecgscan_ray.tasks.fit_to_store import fit_to_store
@@ -88,16 +88,11 @@ def test_a_batch_that_repeats_recordings_is_mentioned(tmp_path: Path, caplog: py
     assert "11 training recordings are fewer than training.global_batch_size=12" in caplog.text
 
 
-def test_a_sweep_on_such_a_store_says_what_its_trials_would(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    space = {"objective.gram_weight": {"low": 0.1, "high": 1.0}}
+def test_trials_on_such_a_store_are_refused_where_they_cannot_be_ranked(tmp_path: Path) -> None:
     store, manifest = store_of(tmp_path / "store", [None] * 12)
-    config = SweepConfig.model_validate({"space": space})
-    _check_store(config, tiny_config(), store, manifest)
-    assert "objective.gram_weight is in the space, and has no effect without reports" in caplog.text
+    assert not check_store("validation.score", tiny_config(), store, manifest).objective.uses_text
     with pytest.raises(ConfigError, match=r"mrr_page_to_text' cannot be measured.*no reports; name another metric"):
-        _check_store(
-            config.model_copy(update={"metric": "validation.mrr_page_to_text"}), tiny_config(), store, manifest
-        )
+        check_store("validation.mrr_page_to_text", tiny_config(), store, manifest)
     store, manifest = store_of(tmp_path / "unvalidated", ["normal"] * 12, validation=0)
     with pytest.raises(ConfigError, match=r"cannot be measured on this store. Prepare it with validation recordings"):
-        _check_store(config, tiny_config(), store, manifest)
+        check_store("validation.score", tiny_config(), store, manifest)

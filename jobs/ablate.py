@@ -1,0 +1,12 @@
+"""``ecgscan ablate`` as a Ray job; paths must be absolute, or URIs.
+
+ray job submit --working-dir . -- python jobs/ablate.py --preset ablation-laptop --store s3://bucket/store --out s3://bucket/ablations/1
+"""
+
+import sys
+
+from ecgscan_ray.cli import main
+
+if __name__ == "__main__":
+    sys.argv[1:1] = ["ablate"]
+    main()
