@@ -30,7 +30,9 @@ def test_every_leaf_of_the_default_settings_is_explained() -> None:
         return {
             key
             for name, value in inner.items()
-            for key in (leaves(value, f"{prefix}{name}.") if hasattr(value, "model_fields_set") else {f"{prefix}{name}"})
+            for key in (
+                leaves(value, f"{prefix}{name}.") if hasattr(value, "model_fields_set") else {f"{prefix}{name}"}
+            )
         }
 
     assert leaves(Config()) <= keys

@@ -25,7 +25,12 @@ def bare(monkeypatch):
 @pytest.mark.parametrize("name", [*LAYOUTS, "I II III | aVR aVL aVF | V1 V2 V3 | V4 V5 V6 + V1 II V5 I"])
 def test_truth_takes_less_than_a_kilobyte_and_survives_json(name):
     page = PageConfig(
-        height=850, width=1100, effects="photo", layouts={name: 1.0}, amplitude_clip="row", half_gain_precordial_probability=1.0
+        height=850,
+        width=1100,
+        effects="photo",
+        layouts={name: 1.0},
+        amplitude_clip="row",
+        half_gain_precordial_probability=1.0,
     )
     page = page.model_copy(update={"effect_probabilities": dict.fromkeys(EFFECTS, 1.0)})
     recording = sheet(name="ptbxl/records500/21000/21837_hr")
