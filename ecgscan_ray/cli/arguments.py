@@ -36,7 +36,7 @@ DEFAULT_PRESET = "laptop"
 
 
 def preset_or_file(preset: str | None, config: str | None, default: str | None = DEFAULT_PRESET) -> str:
-    """The preset or file that was given, else ``default``, which is named on stderr.
+    """The preset or file that was given, else ``default``.
 
     Raises:
         InputError: Both were given, or neither where there is no default.
@@ -44,15 +44,15 @@ def preset_or_file(preset: str | None, config: str | None, default: str | None =
     if preset is not None and config is not None:
         raise InputError("--preset and --config exclude each other", fix="Give one of the two.")
     name = preset if preset is not None else config
-    if name is not None:
-        return name
+    if name is None and default is None:
+        raise InputError("no settings", fix=f"Give --preset NAME or --config FILE. Presets: {_presets()}.")
+    return name or default or ""
+
+
+def _presets() -> str:
     from ecgscan_ray.config import preset_names
 
-    presets = ", ".join(preset_names())
-    if default is None:
-        raise InputError("no settings", fix=f"Give --preset NAME or --config FILE. Presets: {presets}.")
-    print(f"settings: preset {default} (--preset NAME or --config FILE for others: {presets})", file=sys.stderr)
-    return default
+    return ", ".join(preset_names())
 
 
 def settings_options(preset: str | None, config: str | None, settings: list[str] | None) -> list[str]:
@@ -68,10 +68,13 @@ def load_settings(
     settings: list[str] | None,
     default: str | None = DEFAULT_PRESET,
 ) -> Kind:
-    """Settings from a preset or file, else from the preset ``default``, changed by ``--set``."""
+    """Settings from a preset or file, changed by ``--set``; else from ``default``, which is then named on stderr."""
     from ecgscan_ray.config import load
 
-    return load(kind, preset_or_file(preset, config, default), settings)
+    resolved = load(kind, preset_or_file(preset, config, default), settings)
+    if preset is None and config is None:
+        print(f"settings: preset {default} (--preset NAME or --config FILE for others: {_presets()})", file=sys.stderr)
+    return resolved
 
 
 def check_uri(uri: str, fix: str = "Give an absolute path or s3://bucket/prefix.") -> str:

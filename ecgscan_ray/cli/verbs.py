@@ -363,8 +363,7 @@ def config(
         return
     if key is not None:
         raise InputError(f"'{key}' without --explain", fix=f"ecgscan config --explain {key}")
-    name = preset_or_file(preset, config)
-    resolved = load_settings(kind_of(read_yaml(name)), None, name, settings)
+    resolved = load_settings(kind_of(read_yaml(preset_or_file(preset, config))), preset, config, settings)
     print(resolved.model_dump_json(indent=1) if as_json else dump_yaml(resolved).rstrip())
 
 

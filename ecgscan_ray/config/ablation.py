@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -39,7 +39,7 @@ class AblationConfig(TrialsConfig):
         return by_dots
 
     @model_validator(mode="after")
-    def _known_arms(self):
+    def _known_arms(self) -> Self:
         for name in (*self.baseline, *self.baseline.values()):
             if name not in self.arms:
                 raise ValueError(f"baseline names '{name}', which is no arm")

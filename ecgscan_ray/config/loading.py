@@ -120,7 +120,8 @@ def build(kind: type[Model], content: Mapping[str, Any], where: object) -> Model
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        fault = error.errors()[0]
+        faults = error.errors()  # an unknown key first: a required one may be missing because it is misspelt
+        fault = next((each for each in faults if each["type"] == "extra_forbidden"), faults[0])
         key = ".".join(str(part) for part in fault["loc"])[:120]
         if fault["type"] == "extra_forbidden":
             raise _unknown(kind, fault["loc"], where) from None

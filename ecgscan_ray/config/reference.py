@@ -29,7 +29,7 @@ UNITS = {
 }
 """Ending of a key -> unit; other keys have a ``Unit`` in their type."""
 
-TITLES = {
+TITLES: dict[type[BaseModel], str] = {
     Config: "Settings of a run",
     SweepConfig: "Settings of a sweep (`ecgscan sweep`)",
     AblationConfig: "Settings of an ablation (`ecgscan ablate`)",
@@ -112,9 +112,9 @@ def markdown() -> str:
     lines = [
         "# Configuration",
         "",
-        "Every setting, written by `python -m ecgscan_ray.config.reference`. Change a value by `--set key=value` or in a YAML file",
-        "for `--config`; a file may name a preset or another file as `base`, and then changes only what it names.",
-        "`ecgscan config --explain KEY` prints the same in a terminal. `*` stands for a name.",
+        "Every setting, written by `python -m ecgscan_ray.config.reference`. Change a value by `--set key=value` or in a YAML",
+        "file for `--config`; a file may name a preset or another file as `base`, and then changes only what it names.",
+        "`ecgscan config --explain page.height` prints the same in a terminal. `*` stands for a name.",
     ]
     for kind, title in TITLES.items():
         lines += [
