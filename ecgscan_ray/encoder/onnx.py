@@ -101,7 +101,7 @@ def onnx_error(graph: nn.Module, page: PageConfig, path: Path) -> float:
     with torch.inference_mode():
         expected = [value.numpy() for value in graph(torch.from_numpy(image))]
     pairs = zip(outputs, expected, strict=True)
-    return max(float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-9)) for ours, theirs in pairs)
+    return max(float(np.abs(output - of_torch).max() / max(np.abs(of_torch).max(), 1e-9)) for output, of_torch in pairs)
 
 
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:

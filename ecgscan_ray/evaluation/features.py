@@ -120,10 +120,10 @@ def extract(
         positions = np.arange(start, start + len(batch_recordings), dtype=np.int64)
         batch = maker.make(batch_recordings, positions, np.full(len(positions), EVALUATION_EPOCH + view))
         page_ok = np.asarray(batch["page_ok"], bool)
-        drawn = [r for r, ok in zip(batch_recordings, page_ok, strict=True) if ok]
+        rendered = [r for r, ok in zip(batch_recordings, page_ok, strict=True) if ok]
         extraction.skipped.extend(r.id for r, ok in zip(batch_recordings, page_ok, strict=True) if not ok)
-        extraction.ids.extend(r.id for r in drawn)
-        extraction.codes.extend(frozenset(r.labels) for r in drawn)
+        extraction.ids.extend(r.id for r in rendered)
+        extraction.codes.extend(frozenset(r.labels) for r in rendered)
         tensors = to_device(batch, device, fs)
         columns, redrawn_mv = _model_columns(models, tensors, fs, everything)
         columns |= _facts(batch, batch_recordings)

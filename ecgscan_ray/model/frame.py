@@ -78,10 +78,10 @@ def strip_edges(layout: str, speed_mm_per_s: float) -> tuple[np.ndarray, np.ndar
         ends = strip.x_s, strip.x_s + strip.stop_s - strip.start_s
         rows.setdefault(strip.row, set()).update(round(x * speed_mm_per_s / TRACE_MM, 6) for x in ends)
     uv, kind = [], []
-    for row, edges in sorted(rows.items()):
-        for u in sorted(edges):
+    for row, edge_u in sorted(rows.items()):
+        for u in sorted(edge_u):
             uv.append((u, row / max(timed_layout.rows - 1, 1)))
-            kind.append(0 if u == min(edges) else 2 if u == max(edges) else 1)
+            kind.append(0 if u == min(edge_u) else 2 if u == max(edge_u) else 1)
     return np.array(uv, np.float32), np.array(kind)
 
 
@@ -150,11 +150,15 @@ class Frame(nn.Module):
         def constant(name: str, values: np.ndarray) -> None:
             self.register_buffer(name, torch.from_numpy(values), persistent=False)
 
-        edges = [strip_edges(name, page.paper_speed_mm_per_s) for name in page.layouts]
-        max_edges = max(len(kind) for _, kind in edges)
-        constant("edge_uv", np.stack([np.pad(uv, ((0, max_edges - len(uv)), (0, 0))) for uv, _ in edges]))  # (M, K, 2)
-        constant("edge_kind", np.stack([np.pad(kind, (0, max_edges - len(kind))) for _, kind in edges]))
-        constant("edge_counts", np.stack([np.arange(max_edges) < len(kind) for _, kind in edges]).astype(np.float32))
+        layout_edges = [strip_edges(name, page.paper_speed_mm_per_s) for name in page.layouts]
+        max_edges = max(len(kind) for _, kind in layout_edges)
+        constant(
+            "edge_uv", np.stack([np.pad(uv, ((0, max_edges - len(uv)), (0, 0))) for uv, _ in layout_edges])
+        )  # (M, K, 2)
+        constant("edge_kind", np.stack([np.pad(kind, (0, max_edges - len(kind))) for _, kind in layout_edges]))
+        constant(
+            "edge_counts", np.stack([np.arange(max_edges) < len(kind) for _, kind in layout_edges]).astype(np.float32)
+        )
         constant("nominal", np.stack([nominal_frame(page, name) for name in page.layouts]).astype(np.float32))
         patch = ((np.arange(PATCH_PX) + 0.5) / PATCH_PX - 0.5).astype(np.float32) * PATCH_SHARE
         constant("patch", np.stack(np.meshgrid(patch, patch, indexing="xy"), axis=-1))  # (px, px, 2)
@@ -162,7 +166,7 @@ class Frame(nn.Module):
         constant("heights", np.linspace(EDGE_MV, -EDGE_MV, EDGE_HEIGHTS, dtype=np.float32)[:, None])
         self.reduce = nn.Conv2d(channels, 32, 1)
         self.hidden = nn.Linear(32 * 6 * 8, 128)
-        self.first = nn.Linear(128, 8 + len(edges))
+        self.first = nn.Linear(128, 8 + len(layout_edges))
         second, third = nn.Conv2d(12, 4, 5, 1, 4, dilation=2), nn.Conv1d(32, 3, 9, padding=4)
         self.second = nn.Sequential(
             nn.Conv2d(page.channels, 8, 5, 1, 2), nn.ReLU(),
@@ -195,9 +199,9 @@ class Frame(nn.Module):
         votes = self._corner_votes(image, guess[torch.arange(len(image), device=image.device), layout].detach())
         with torch.no_grad():
             corners = torch.einsum("nkp,nkpx->nkx", votes.logits.softmax(-1), votes.xy)
-        edges = self._edge_votes(image, corners, layout)
+        edge_votes = self._edge_votes(image, corners, layout)
         edge_uv = self.edge_uv[layout]
-        return FramePrediction(self._fit(corners, edges, edge_uv), guess, logits, votes, edges, edge_uv)
+        return FramePrediction(self._fit(corners, edge_votes, edge_uv), guess, logits, votes, edge_votes, edge_uv)
 
     def _corner_votes(self, image: Tensor, corners: Tensor) -> Votes:
         """Votes in a patch around each corner."""
@@ -217,18 +221,20 @@ class Frame(nn.Module):
         return Votes(logits, xy, self.edge_counts[layout])
 
     @torch.no_grad()
-    def _fit(self, corners: Tensor, edges: Votes, uv: Tensor) -> Tensor:
+    def _fit(self, corners: Tensor, edge_votes: Votes, uv: Tensor) -> Tensor:
         """The corners after moving the frame by the homography that takes the edges to the positions voted for.
 
         Weighted least squares, linear in its eight numbers for a small move: each vote counts by its inverse variance, and
         each corner's height is held by its usual error.
         """
-        share = edges.logits.softmax(-1)
+        share = edge_votes.logits.softmax(-1)
         moved = share @ self.steps  # (N, K)
         variance = share @ self.steps.square() - moved.square() + (EDGE_SHARE / EDGE_PX) ** 2
         square = corners.new_tensor([(0, 0), (1, 0), (1, 1), (0, 1)]).expand(len(corners), 4, 2)
         rows = torch.cat([_homography_jacobian(uv)[0], _homography_jacobian(square)[1]], 1).double()  # (N, K + 4, 8)
-        weight = torch.cat([edges.counts / variance, torch.full_like(corners[..., 0], CORNER_ERROR_Y**-2)], 1).double()
+        weight = torch.cat(
+            [edge_votes.counts / variance, torch.full_like(corners[..., 0], CORNER_ERROR_Y**-2)], 1
+        ).double()
         value = torch.cat([moved, torch.zeros_like(corners[..., 0])], 1).double()
         normal = rows.mT @ (weight[..., None] * rows) + 1e-3 * torch.eye(8, dtype=rows.dtype, device=rows.device)
         a, b, c, d, e, f, g, h = (

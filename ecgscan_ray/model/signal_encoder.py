@@ -76,7 +76,7 @@ class SignalEncoder(nn.Module):
         """Leads as in ``pool`` to (N, D) of unit norm in fp32."""
         return self._embed(*self.pool(signal_mv))
 
-    def embed_map(self, features: Tensor) -> Tensor:
+    def forward_map(self, features: Tensor) -> Tensor:
         """The tower's map (N, F, t) to (N, D) of unit norm in fp32."""
         return self._embed(*self.pool_map(features))
 

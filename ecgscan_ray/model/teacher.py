@@ -129,7 +129,7 @@ class Teacher(nn.Module):
         features = self.signal_encoder.signal(visible)
         return {
             "hidden": hidden,
-            "masked_view_features": self.signal_encoder.embed_map(features),
+            "masked_view_features": self.signal_encoder.forward_map(features),
             "reconstructed_mv": self.reconstruction_head(features),
         }
 

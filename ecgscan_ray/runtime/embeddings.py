@@ -97,25 +97,25 @@ class Embed:
         shard = Shard.model_validate_json(row["shard"])
         for group in range(len(shard.row_groups)):
             recordings = unpack(read_row_groups(self._task.store, shard, [group]))
-            writer.add(*self._say(recordings, known))
+            writer.add(*self._embed(recordings, known))
         return {"file": writer.close(self._task.folder, shard.path, shard.split).model_dump_json()}
 
     @torch.inference_mode()
-    def _say(self, recordings: list[Any], known: dict[int, np.ndarray]) -> tuple[np.ndarray, ...]:
+    def _embed(self, recordings: list[Any], known: dict[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         """Vectors of signals and reports, and which rows have them; ``known`` keeps those of reports by their key."""
         size, level = self._config.evaluation.batch_size, self._config.model.content_dim
         signals, reports, has = [], [], []
         for start in range(0, len(recordings), size):
-            some = recordings[start : start + size]
-            batch = self._maker.make(some, range(len(some)), [0] * len(some))
+            batch_recordings = recordings[start : start + size]
+            batch = self._maker.make(batch_recordings, range(len(batch_recordings)), [0] * len(batch_recordings))
             tensors = to_device(batch, self._device, self._config.model.signal_fs)
             signals.append(self._teacher.encode_signal(tensors["centred_mv"]).cpu().numpy())
             keys = batch["report_key"]
             _, rows = np.unique(keys, return_index=True)
             new = np.array([row for row in rows if keys[row] != UNKNOWN and int(keys[row]) not in known], int)
             if len(new):
-                said = self._teacher.encode_text(tensors["token_ids"][new], tensors["attention_mask"][new])
-                known |= dict(zip(keys[new].tolist(), said[:, :level].cpu().numpy(), strict=True))
+                report_vectors = self._teacher.encode_text(tensors["token_ids"][new], tensors["attention_mask"][new])
+                known |= dict(zip(keys[new].tolist(), report_vectors[:, :level].cpu().numpy(), strict=True))
             nothing = np.zeros(level, np.float32)
             reports.append(np.stack([known.get(key, nothing) for key in keys.tolist()]))
             has.append(np.stack([batch["has_signal"], keys != UNKNOWN]))

@@ -174,8 +174,8 @@ def _time_step(config: Config, model: ECGScan, maker: BatchMaker, rows: list[Rec
     if config.resources.use_gpu and not torch.cuda.is_available():
         return None
     device = torch.device("cuda" if config.resources.use_gpu else "cpu")
-    some = [rows[k % len(rows)] for k in range(size)]
-    parts = [some[k : k + 64] for k in range(0, size, 64)]
+    repeated = [rows[k % len(rows)] for k in range(size)]
+    parts = [repeated[k : k + 64] for k in range(0, size, 64)]
     batch = concatenate([maker.make(part, range(len(part)), [0] * len(part)) for part in parts])
     tensors = to_device(batch, device, config.model.signal_fs)
     model = model.to(device).to(memory_format=torch.channels_last).train()

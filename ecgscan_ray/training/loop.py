@@ -70,10 +70,10 @@ def train(
     source, training = iter(batches), spec.config.training
     while trainer.step < spec.total_steps:
         trainer.train_step(source)
-        saves = trainer.step % training.checkpoint_every == 0 or trainer.step == spec.total_steps
-        if saves or trainer.step % training.log_every == 0:
+        checkpoint_due = trainer.step % training.checkpoint_every == 0 or trainer.step == spec.total_steps
+        if checkpoint_due or trainer.step % training.log_every == 0:
             metrics = trainer.log_metrics()
-            if saves and not trainer.save_and_report(metrics):
+            if checkpoint_due and not trainer.save_and_report(metrics):
                 break
     if log:
         log.close()

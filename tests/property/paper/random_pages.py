@@ -44,7 +44,7 @@ def settings(rng: np.random.Generator, **fixed: Any) -> PageConfig:
         "paper": str(rng.choice(["letter", "a4", "strip"])),
         "jitter": float(rng.choice([0.0, 0.5, 1.0])),
         "baseline": str(rng.choice(["median", "none"])),
-        "clip": str(rng.choice(["page", "row"])),
+        "amplitude_clip": str(rng.choice(["page", "row"])),
     }
     return PageConfig(**(values | fixed))
 
