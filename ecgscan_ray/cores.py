@@ -1,4 +1,4 @@
-"""How many cores this process may use: not those of the machine, but those of its affinity and of its container."""
+"""How many cores this process may use: by its affinity and its container's quota, not by the machine."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 
 def set_torch_threads(threads: int | None = None) -> None:
-    """Torch counts the machine's cores; in a container with a quota its threads would be stopped most of the time.
+    """Give torch as many threads as usable cores: by default it counts the machine's, which a container's quota throttles.
 
     Args:
-        threads: Instead of the usable cores.
+        threads: Instead of that number.
     """
     import torch
 

@@ -1,8 +1,8 @@
 """YAML as settings need it: plain values, each key once, no aliases, bounded depth and size.
 
-YAML can say more than that: a few lines of aliases expand to gigabytes, ``2020-01-01`` becomes a date, tags become sets and
-bytes, and the second of two equal keys wins without a word. All of it is refused in one line; dates stay text. ``1e-4`` is a
-number, as in YAML 1.2, where PyYAML makes it a text.
+YAML allows more than that: a few lines of aliases expand to gigabytes, ``2020-01-01`` becomes a date, tags become sets and
+bytes, and the second of two equal keys silently wins. All of it is refused in one line; dates stay text. ``1e-4`` is a
+number, as in YAML 1.2, where PyYAML makes it text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_INTEGER = 2**63 - 1
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses aliases, doubled keys and depth."""
+    """Refuses aliases, repeated keys and deep nesting."""
 
     depth = 0
 
@@ -38,9 +38,9 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        doubled = next((name for name, count in names.items() if count > 1), None)
-        if doubled is not None:
-            raise yaml.YAMLError(f"'{doubled[:40]}' is given twice")
+        repeated = next((name for name, count in names.items() if count > 1), None)
+        if repeated is not None:
+            raise yaml.YAMLError(f"'{repeated[:40]}' is given twice")
         for key, _ in node.value:
             if key.tag == _FLOAT and not _FLOATS_OF_YAML_1_1.match(key.value):
                 key.tag = "tag:yaml.org,2002:str"  # an arm may be called 1e-4
@@ -64,7 +64,7 @@ def parse(text: str | bytes, where: object) -> Any:
         where: Named in errors.
 
     Raises:
-        ConfigError: Not readable as YAML, or with more in it than settings can have.
+        ConfigError: Not readable as YAML, or with values that settings cannot have.
     """
     if len(text) > MAX_BYTES:
         raise ConfigError(f"more than {MAX_BYTES // 2**20} MB", where=where, fix="Is this a file of settings?")

@@ -1,8 +1,8 @@
-"""Places that a user can name, understood in one way everywhere: a path, ``~``, ``file://``, or ``s3://bucket/prefix``.
+"""URIs and paths from users, read in one way everywhere: a path, ``~``, ``file://``, or ``s3://bucket/prefix``.
 
-A path is taken letter by letter: blanks, ``#``, ``%`` and ``?`` stand for themselves. Only ``file://`` is percent-decoded,
-as its standard says. What only looks like a URI is refused and never becomes a folder called ``s3:``. So is every URI with
-a credential in it; its error shows the scheme and nothing else.
+A path is taken literally: blanks, ``#``, ``%`` and ``?`` stand for themselves. Only ``file://`` is percent-decoded,
+as its standard says. A mistyped URI is refused and never becomes a folder called ``s3:``. So is every URI with
+a credential in it; its error shows only the scheme.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def absolute(uri: str) -> str:
     """``uri`` such that it means the same in every process: an absolute path, or a URI without a slash at its end.
 
     Raises:
-        StoreError: It names no place, is mistyped, or carries a credential or parameters.
+        StoreError: It is empty, mistyped, or carries a credential or parameters.
     """
     _refuse_unprintable(uri)
     if re.match("file:/", uri, re.IGNORECASE):
@@ -53,7 +53,7 @@ def is_local(uri: str) -> bool:
 
 def _refuse_unprintable(uri: str) -> None:
     if not uri.strip():
-        raise StoreError("an empty name is no place", fix="Give a folder or s3://bucket/prefix.")
+        raise StoreError("an empty path", fix="Give a folder or s3://bucket/prefix.")
     try:
         uri.encode()
     except UnicodeEncodeError:

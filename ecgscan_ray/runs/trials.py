@@ -69,7 +69,7 @@ def is_finite(value: object) -> bool:
 
 @dataclass(frozen=True)
 class TrialStore:
-    """The files of a sweep's trials.
+    """The files of the trials of a sweep or an ablation.
 
     Attributes:
         out: URI of the sweep's folder.
@@ -89,7 +89,7 @@ class TrialStore:
         write_bytes_atomic(f"{self.run_folder(trial_id(settings))}.json", json.dumps(content, indent=1).encode())
 
     def write_stop(self, name: str, reason: str) -> None:
-        """Note that the trial stopped itself, and why."""
+        """Write why the trial stopped itself."""
         write_bytes_atomic(f"{self.run_folder(name)}.stopped.json", json.dumps({"reason": reason}).encode())
 
     def names(self) -> list[str]:
@@ -125,7 +125,7 @@ class StopRule:
     """Lets a trial stop itself at a report; a trial killed from outside would leave its reserved CPUs behind.
 
     Attributes:
-        book: Of the sweep.
+        trial_store: Of the sweep.
         name: The trial's id.
         quantile: It stops when its metric lies below this quantile of the other trials at the same step; 0 = never.
         prune_grace: Reports that it may make in any case.
@@ -133,7 +133,7 @@ class StopRule:
         deadline: Of the sweep, seconds since 1970.
     """
 
-    book: TrialStore
+    trial_store: TrialStore
     name: str
     quantile: float
     prune_grace: int
@@ -143,18 +143,18 @@ class StopRule:
     def __call__(self, step: int, metrics: dict[str, float]) -> bool:
         reason = None if step >= self.last_step else self._reason(step, metrics)
         if reason:
-            self.book.write_stop(self.name, reason)
+            self.trial_store.write_stop(self.name, reason)
         return reason is not None
 
     def _reason(self, step: int, metrics: dict[str, float]) -> str | None:
         if time.time() > self.deadline:
             return f"the sweep's deadline came at step {step}"
-        score = metrics.get(self.book.metric)
+        score = metrics.get(self.trial_store.metric)
         if not self.quantile or score is None:
             return None
         if len(self._curve(self.name)) <= self.prune_grace:
             return None
-        peers = [self._curve(name) for name in self.book.names() if name != self.name]
+        peers = [self._curve(name) for name in self.trial_store.names() if name != self.name]
         scores = [curve[step] for curve in peers if step in curve]
         if len(scores) < MIN_PEERS:
             return None
@@ -166,5 +166,5 @@ class StopRule:
         )
 
     def _curve(self, name: str) -> dict[int, float]:
-        steps, values = series(read_metrics(self.book.run_folder(name)), "validation", self.book.metric)
+        steps, values = series(read_metrics(self.trial_store.run_folder(name)), "validation", self.trial_store.metric)
         return dict(zip(steps, values, strict=True))

@@ -1,4 +1,4 @@
-"""The book of a sweep and the rule by which a trial stops itself."""
+"""The trials of a sweep and the rule by which a trial stops itself."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from ecgscan_ray.runs.trials import StopRule, TrialStore, trial_id
 METRIC = "validation.score"
 
 
-def write_curve(book: TrialStore, settings: dict, scores: dict[int, float], state: str = "done") -> str:
-    """A trial in the book whose run reported these scores."""
+def write_curve(trial_store: TrialStore, settings: dict, scores: dict[int, float], state: str = "done") -> str:
+    """A stored trial whose run reported these scores."""
     name = trial_id(settings)
-    folder = Path(book.run_folder(name), "metrics")
+    folder = Path(trial_store.run_folder(name), "metrics")
     folder.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"step": step, "kind": "validation", METRIC: score}) for step, score in scores.items()]
     (folder / "part-00000.jsonl").write_text("\n".join(lines) + "\n")
-    book.write(settings, state)
+    trial_store.write(settings, state)
     return name
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> TrialStore:
+def trial_store(tmp_path: Path) -> TrialStore:
     return TrialStore(str(tmp_path), METRIC)
 
 
-def rule(book: TrialStore, name: str, quantile: float = 0.5, deadline: float = 1e12) -> StopRule:
-    return StopRule(book, name, quantile, prune_grace=1, last_step=30, deadline=deadline)
+def rule(trial_store: TrialStore, name: str, quantile: float = 0.5, deadline: float = 1e12) -> StopRule:
+    return StopRule(trial_store, name, quantile, prune_grace=1, last_step=30, deadline=deadline)
 
 
 def test_settings_name_the_trial_whatever_their_order() -> None:
@@ -38,24 +38,24 @@ def test_settings_name_the_trial_whatever_their_order() -> None:
     assert trial_id({"a": 1.0}) != trial_id({"a": 1.0000000000000002})
 
 
-def test_a_trial_is_read_back_with_its_curve(book: TrialStore) -> None:
-    name = write_curve(book, {"a": 1.0}, {10: 0.1, 20: 0.3, 30: 0.2})
-    book.write({"a": 2.0}, "failed", "error: x")
-    assert sorted(book.names()) == sorted([name, trial_id({"a": 2.0})])
-    trial = book.trial(name)
+def test_a_trial_is_read_back_with_its_curve(trial_store: TrialStore) -> None:
+    name = write_curve(trial_store, {"a": 1.0}, {10: 0.1, 20: 0.3, 30: 0.2})
+    trial_store.write({"a": 2.0}, "failed", "error: x")
+    assert sorted(trial_store.names()) == sorted([name, trial_id({"a": 2.0})])
+    trial = trial_store.trial(name)
     assert (trial.state, trial.config, trial.score(METRIC)) == ("done", {"a": 1.0}, 0.3)
-    assert book.trial(trial_id({"a": 2.0})).error == "error: x"
+    assert trial_store.trial(trial_id({"a": 2.0})).error == "error: x"
 
 
-def test_a_trial_that_falls_behind_stops_after_its_grace_and_says_why(book: TrialStore) -> None:
+def test_a_trial_that_falls_behind_stops_after_its_grace_and_says_why(trial_store: TrialStore) -> None:
     for number, score in enumerate((0.2, 0.3, 0.4)):
-        write_curve(book, {"a": number}, {10: score, 20: score})
-    name = write_curve(book, {"a": 9}, {10: 0.05}, state="running")
-    assert not rule(book, name)(10, {METRIC: 0.05}), "the first report is free"
-    write_curve(book, {"a": 9}, {10: 0.05, 20: 0.25}, state="running")
-    assert rule(book, name)(20, {METRIC: 0.25})
-    book.write({"a": 9}, "done")
-    trial = book.trial(name)
+        write_curve(trial_store, {"a": number}, {10: score, 20: score})
+    name = write_curve(trial_store, {"a": 9}, {10: 0.05}, state="running")
+    assert not rule(trial_store, name)(10, {METRIC: 0.05}), "the first report is free"
+    write_curve(trial_store, {"a": 9}, {10: 0.05, 20: 0.25}, state="running")
+    assert rule(trial_store, name)(20, {METRIC: 0.25})
+    trial_store.write({"a": 9}, "done")
+    trial = trial_store.trial(name)
     assert trial.state == "stopped"
     assert trial.reason is not None
     assert "0.2500 at step 20 lies below 0.3000" in trial.reason
@@ -66,25 +66,27 @@ def test_a_trial_that_falls_behind_stops_after_its_grace_and_says_why(book: Tria
     [(0.0, 0.0, 3), (0.5, 0.31, 3), (0.5, 0.3, 3), (0.5, 0.0, 1)],
     ids=["switched off", "above", "level", "too few peers"],
 )
-def test_a_trial_that_does_not_fall_behind_goes_on(book: TrialStore, quantile: float, score: float, peers: int) -> None:
+def test_a_trial_that_does_not_fall_behind_goes_on(
+    trial_store: TrialStore, quantile: float, score: float, peers: int
+) -> None:
     for number, other in enumerate((0.2, 0.3, 0.4)[:peers]):
-        write_curve(book, {"a": number}, {10: other, 20: other})
-    name = write_curve(book, {"a": 9}, {10: score, 20: score}, state="running")
-    assert not rule(book, name, quantile)(20, {METRIC: score})
-    assert book.trial(name).state == "running"
+        write_curve(trial_store, {"a": number}, {10: other, 20: other})
+    name = write_curve(trial_store, {"a": 9}, {10: score, 20: score}, state="running")
+    assert not rule(trial_store, name, quantile)(20, {METRIC: score})
+    assert trial_store.trial(name).state == "running"
 
 
-def test_peers_count_only_at_the_same_step(book: TrialStore) -> None:
+def test_peers_count_only_at_the_same_step(trial_store: TrialStore) -> None:
     for number in range(3):
-        write_curve(book, {"a": number}, {10: 0.9})
-    name = write_curve(book, {"a": 9}, {10: 0.1, 20: 0.1}, state="running")
-    assert not rule(book, name)(20, {METRIC: 0.1})
+        write_curve(trial_store, {"a": number}, {10: 0.9})
+    name = write_curve(trial_store, {"a": 9}, {10: 0.1, 20: 0.1}, state="running")
+    assert not rule(trial_store, name)(20, {METRIC: 0.1})
 
 
-def test_the_deadline_stops_a_trial_but_not_at_its_last_step(book: TrialStore) -> None:
-    name = write_curve(book, {"a": 1}, {10: 0.1}, state="running")
-    late = rule(book, name, deadline=time.time() - 1)
+def test_the_deadline_stops_a_trial_but_not_at_its_last_step(trial_store: TrialStore) -> None:
+    name = write_curve(trial_store, {"a": 1}, {10: 0.1}, state="running")
+    late = rule(trial_store, name, deadline=time.time() - 1)
     assert not late(30, {METRIC: 0.1})
     assert late(10, {METRIC: 0.1})
-    book.write({"a": 1}, "done")
-    assert "deadline" in (book.trial(name).reason or "")
+    trial_store.write({"a": 1}, "done")
+    assert "deadline" in (trial_store.trial(name).reason or "")
