@@ -246,11 +246,21 @@ def trial_curves(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], be
             is_best = name == best
             colour, width, label = (ACCENT, 1.8, f"best: {name}") if is_best else (MUTED, 1.0, None)
             axes.plot(steps, values, color=colour, lw=width, marker="o", ms=3, label=label, zorder=3 if is_best else 2)
-            end, offset = (steps[-1], values[-1]), (4, 0)
-            axes.annotate(name, end, xytext=offset, textcoords="offset points", fontsize=7, color=colour)
         axes.set_xlabel("step")
         axes.set_ylabel(ylabel)
         axes.margins(x=0.06)
+        _name_ends(axes, {name: (steps[-1], values[-1]) for name, (steps, values) in curves.items()}, best)
         if best in curves:
             figure.legend(loc="outside upper right")
         return data_uri(figure)
+
+
+def _name_ends(axes: Axes, ends: Mapping[str, tuple[int, float]], best: str | None) -> None:
+    """Names at the ends of curves, the best one's first; one that would overlap another is left out."""
+    low, high = axes.get_ylim()
+    named: list[float] = []
+    for name, (step, value) in sorted(ends.items(), key=lambda item: (item[0] != best, -item[1][1])):
+        if all(abs(value - other) > 0.06 * (high - low) for other in named):
+            named.append(value)
+            colour, end = ACCENT if name == best else MUTED, (step, value)
+            axes.annotate(name, end, (4, 0), textcoords="offset points", color=colour, fontsize=7, va="center")

@@ -128,6 +128,18 @@ def test_no_legend_lies_on_a_curve(monkeypatch):
             assert figure.bbox.padded(1).fully_contains(*legend.get_window_extent().max)
 
 
+def test_names_of_trials_do_not_overlap(monkeypatch):
+    drawn = drawn_figures(monkeypatch)
+    curves = {f"trial-{number:02d}": ([20, 40], [0.1, 0.4 + number**2 / 1500]) for number in range(20)}
+    trial_curves(curves, best="trial-10", ylabel="score")
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    labels = figure.axes[0].texts
+    boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.y0)
+    assert "trial-10" in {label.get_text() for label in labels} and len(boxes) >= 5
+    assert all(lower.y1 <= upper.y0 for lower, upper in pairwise(boxes))
+
+
 def test_tick_labels_do_not_overlap(monkeypatch):
     drawn = drawn_figures(monkeypatch)
     points = {
