@@ -130,7 +130,9 @@ def holds_same_work(
 
 def _refuse_other_files(uri: str, allowed: Collection[str]) -> None:
     """Hidden files, allowed ones and unfinished writes of these do not count."""
-    others = [name for name in list_names(uri) if not name.startswith(".") and name.partition(".tmp-")[0] not in allowed]
+    others = [
+        name for name in list_names(uri) if not name.startswith(".") and name.partition(".tmp-")[0] not in allowed
+    ]
     if others:
         what = f"the folder holds other things ({others[0]}, ...)"
         raise RunError(what, where=uri, fix="Give --out an empty folder.")

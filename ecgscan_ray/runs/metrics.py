@@ -102,7 +102,9 @@ class RunLog:
             except Exception as error:
                 del self._sinks[name]
                 reason = (str(error).splitlines() or [""])[0][:160]
-                logger.warning("training.sinks: '%s' failed and is left out (%s: %s)", name, type(error).__name__, reason)
+                logger.warning(
+                    "training.sinks: '%s' failed and is left out (%s: %s)", name, type(error).__name__, reason
+                )
 
 
 def read_metrics(run_uri: str) -> list[Line]:

@@ -15,7 +15,7 @@ from ecgscan_ray.errors import RunError
 from ecgscan_ray.filesystem import absolute, delete_file, join, list_files, write_bytes_atomic
 from ecgscan_ray.runs import names
 from ecgscan_ray.runs.checkpoints import list_checkpoints, read_config
-from ecgscan_ray.runs.folder import RunFolder, setting_differences, holds_same_work
+from ecgscan_ray.runs.folder import RunFolder, holds_same_work, setting_differences
 from ecgscan_ray.runs.spec import Facts, RunSpec, total_steps
 from ecgscan_ray.store.manifest import Manifest
 
@@ -135,7 +135,9 @@ def _take_new(spec: RunSpec) -> None:
         changes = _changes_of_unstarted(spec)
         if not changes:
             return
-        logger.info("%s: the run here saved no step; it begins with other settings (%s)", folder.uri, "; ".join(changes))
+        logger.info(
+            "%s: the run here saved no step; it begins with other settings (%s)", folder.uri, "; ".join(changes)
+        )
         for name in list_files(folder.uri, recursive=True):
             if name.partition("/")[0] in _OF_A_RUN:
                 delete_file(join(folder.uri, name))

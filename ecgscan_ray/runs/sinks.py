@@ -68,7 +68,10 @@ def open_sinks(config: Config, folder: RunFolder, local: Path) -> dict[str, Sink
         local: Folder on this machine for files on their way.
     """
     makers: dict[str, Callable[[Config, RunFolder, Path], Sink]] = {
-"tensorboard": TensorBoardSink, "wandb": WandbSink, "mlflow": MlflowSink}
+        "tensorboard": TensorBoardSink,
+        "wandb": WandbSink,
+        "mlflow": MlflowSink,
+    }
     return {name: makers[name](config, folder, local) for name in config.training.sinks}
 
 
@@ -117,7 +120,9 @@ class WandbSink:
             resume="allow",
             dir=str(local),
             config=config.model_dump(mode="json"),
-            settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, disable_git=True, disable_code=True),
+            settings=wandb.Settings(
+                console="off", silent=True, x_disable_stats=True, disable_git=True, disable_code=True
+            ),
         )
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")

@@ -12,7 +12,6 @@ from ecgscan_ray.runs.folder import RunFolder
 from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.store.plan import EpochPlan
 
-
 Facts = dict[str, str | None]
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from ecgscan_ray.errors import InputError, RunError
-from ecgscan_ray.runs.opening import check_run, take_run
 from ecgscan_ray.runs.checkpoints import read_config
 from ecgscan_ray.runs.folder import RunFolder
+from ecgscan_ray.runs.opening import check_run, take_run
 from ecgscan_ray.runs.spec import RunSpec
 from ecgscan_ray.store.manifest import Manifest, Shard
 from tests.checkpoints import write_checkpoint
