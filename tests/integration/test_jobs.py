@@ -51,7 +51,11 @@ def submit(s3_server: str, alone: None) -> Iterator[Submit]:
     def run(job: str, *arguments: str) -> tuple[int, str]:
         command = [*RAY, "job", "submit", "--address", address, "--working-dir", str(ROOT), "--"]
         command += [sys.executable, f"jobs/{job}.py", *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500, cwd=ROOT)
+        for _ in range(30):
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500, cwd=ROOT)
+            if "No available agent" not in done.stderr:  # a head that has just started asks to try again
+                break
+            time.sleep(2)
         return done.returncode, done.stdout + done.stderr
 
     try:
