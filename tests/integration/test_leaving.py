@@ -130,7 +130,7 @@ def test_the_processes_that_draw_end_with_the_command(
     os.killpg(command.process.pid, number) if number == signal.SIGINT else command.process.send_signal(number)
     status, _, err = command.end()
     if number != signal.SIGKILL:
-        said = "interrupted: the pages written so far are whole; the same command draws them all again"
+        said = "interrupted: the pages written so far are complete; the same command draws all of them again"
         assert (status, err) == (130, [said])
     assert gone(family)
 
