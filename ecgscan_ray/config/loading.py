@@ -13,35 +13,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ecgscan_ray import strict_yaml
+from ecgscan_ray.config.old_keys import new_name, reason_removed
 from ecgscan_ray.config.settings import Config, Section
 from ecgscan_ray.errors import ConfigError, near_miss
 from ecgscan_ray.uris import absolute, is_local
 
 Model = TypeVar("Model", bound=Section)
-
-RENAMED = {
-    "page.chances": "page.effect_probabilities",
-    "page.sizes": "page.effect_ranges",
-    "page.chest_half_gain": "page.half_gain_precordial_probability",
-    "page.deep_header": "page.max_extra_header",
-    "page.clip": "page.amplitude_clip",
-    "model.decoder.read_mv": "model.decoder.sample_range_mv",
-    "model.decoder.read_px": "model.decoder.sample_rows",
-    "model.decoder.segment_s": "model.decoder.cell_s",
-    "objective.pair_shares": "objective.pair_weights",
-    "objective.mask_same": "objective.mask_false_negatives",
-    "objective.centre_teachers": "objective.center_targets",
-    "objective.schedules.*.rise": "objective.schedules.*.warmup",
-    "objective.schedules.*.end": "objective.schedules.*.final_factor",
-    "teacher.view_weight": "teacher.masked_view_weight",
-    "teacher.hidden_share": "teacher.mask_ratio",
-    "training.withhold_signals": "training.drop_signal_fraction",
-    "against": "baseline",
-    "concurrent": "max_concurrent",
-    "stop_behind": "prune_quantile",
-    "grace_reports": "prune_grace",
-}
-"""Old key -> new key, of runs and sweeps; ``*`` stands for any one name."""
 
 
 def merge(base: Mapping[str, Any], dotted: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,29 +108,20 @@ def build(kind: type[Model], content: Mapping[str, Any], where: object) -> Model
 
 
 def unknown_setting(key: str, known: Iterable[str], where: object) -> ConfigError:
-    """The error for a dotted key that is no setting: its new name where it was renamed, else the nearest known key."""
-    renamed = _renamed(key)
+    """The error for a dotted key that is no setting: what became of it if it was one, else the nearest known key."""
+    renamed, removed = new_name(key), reason_removed(key)
     if renamed is not None:
         return ConfigError(f"{key} is now {renamed}", where=where, fix="Use the new name.")
+    if removed is not None:
+        return ConfigError(f"{key} is no setting any more: {removed}", where=where, fix="Leave it out.")
     return ConfigError(f"unknown setting '{key}'", where=where, fix=near_miss(key, known))
 
 
 def _unknown(kind: type[BaseModel], location: tuple[int | str, ...], where: object) -> ConfigError:
     key, last = ".".join(str(part) for part in location)[:120], str(location[-1])[:80]
-    if _renamed(key) is not None:
+    if new_name(key) is not None or reason_removed(key) is not None:
         return unknown_setting(key, (), where)
     return ConfigError(f"unknown setting '{key}'", where=where, fix=near_miss(last, _siblings(kind, location)))
-
-
-def _renamed(key: str) -> str | None:
-    """The new name of ``key`` or of the group that it was in; ``None`` where it has always been unknown."""
-    parts = key.split(".")
-    for old, new in RENAMED.items():
-        pattern = old.split(".")
-        if len(parts) >= len(pattern) and all(p in ("*", part) for p, part in zip(pattern, parts, strict=False)):
-            names = [part if p == "*" else p for p, part in zip(new.split("."), parts, strict=False)]
-            return ".".join(names + parts[len(pattern) :])
-    return None
 
 
 def _siblings(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

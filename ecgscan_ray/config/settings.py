@@ -26,6 +26,9 @@ Speed = Annotated[float, Field(ge=1, le=400)]
 Gain = Annotated[float, Field(ge=0.1, le=400)]
 
 
+SIGNAL_SECONDS = 10.0
+"""Length of the signal tower's input and of the redrawn leads: as long as a page (``paper.layout.PAGE_SECONDS``)."""
+
 MAX_UNIT_BYTES = 32 * 2**20
 """Of one block: Ray Data splits larger ones."""
 
@@ -148,8 +151,6 @@ class TextTowerConfig(Section):
     """Size of the fitted tokenizer (``small`` only)."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout in training (``small`` only)."""
-    freeze: bool = False
-    """Keep a pretrained text tower fixed and train only its projection."""
 
 
 class DecoderConfig(Section):
@@ -176,8 +177,6 @@ class ModelConfig(Section):
     """Weight of the timing part in a cosine between page and signal."""
     signal_fs: Annotated[int, Unit("Hz")] = Field(100, ge=25)
     """Sampling rate of the signal tower's input and of the redrawn leads."""
-    signal_seconds: float = Field(10.0, gt=0)
-    """Length of the signal tower's input and of the redrawn leads."""
     image: ImageTowerConfig = ImageTowerConfig()
     signal: SignalTowerConfig = SignalTowerConfig()
     text: TextTowerConfig = TextTowerConfig()
@@ -201,7 +200,7 @@ class ModelConfig(Section):
     @property
     def sig_len(self) -> int:
         """Samples a lead, T."""
-        return round(self.signal_fs * self.signal_seconds)
+        return round(self.signal_fs * SIGNAL_SECONDS)
 
 
 class Schedule(Section):
@@ -238,12 +237,6 @@ class ObjectiveConfig(Section):
     """Rows of the score matrix held at once; none = all where they are few, else by size."""
     reconstruction_weight: Weight = Field(1.0, ge=0)
     """Redrawing the twelve leads in mV."""
-    shown_weight: Weight = Field(1.0, ge=0)
-    """Within the reconstruction: samples that the page shows."""
-    derivable_weight: Weight = Field(0.5, ge=0)
-    """Within the reconstruction: samples that follow from shown ones by the lead laws."""
-    unseen_weight: Weight = Field(0.2, ge=0)
-    """Within the reconstruction: all other samples."""
     soft_lead_weight: Weight = Field(1.0, ge=0)
     """Residual of the four lead laws on the redrawn leads."""
     frame_weight: Weight = Field(0.3, ge=0)
@@ -255,10 +248,6 @@ class ObjectiveConfig(Section):
     fresh embedding no direction, pairs do."""
     temperature: float = Field(0.07, gt=0)
     """Start of the learnable temperature (1 / logit scale)."""
-    temperature_min: float = Field(0.01, gt=0)
-    """The learnable temperature is clamped here."""
-    learn_temperature: bool = True
-    """Off = the temperature stays where it starts."""
 
     @model_validator(mode="after")
     def _some_pair(self):
@@ -307,12 +296,8 @@ class TeacherConfig(Section):
     """Contrast of recordings with their reports."""
     masked_view_weight: Weight = Field(0.5, ge=0)
     """Contrast of a recording with a masked view of itself."""
-    hidden_weight: Weight = Field(1.0, ge=0)
-    """Reconstruction of the masked samples, in mV (masked signal modelling)."""
     mask_ratio: float = Field(0.5, gt=0, lt=1)
     """Share of the samples that are masked."""
-    hidden_seconds: float = Field(0.6, gt=0)
-    """Length of a masked span."""
     encoder: ExternalEncoderConfig | None = None
     """External signal encoder; none = ``model.signal``, trained from scratch."""
 
@@ -356,8 +341,6 @@ class TrainingConfig(Section):
     """Of AdamW."""
     beta2: float = Field(0.98, gt=0, lt=1)
     """Of AdamW."""
-    grad_clip_norm: float = Field(1.0, gt=0)
-    """The gradient is scaled down to this norm where it is larger."""
     micro_batch: int | None = Field(None, ge=1)
     """Rows that the towers of one worker see at once; none = all. Fewer rows need less memory and twice the forward work;
     the loss is still that of the whole batch (GradCache)."""
@@ -401,10 +384,8 @@ class ResourceConfig(Section):
     """Processes that render pages."""
     cpus_per_render_actor: float = Field(0.3, gt=0)
     """Ray's logical CPUs that each of them reserves."""
-    read_actors: int = Field(1, ge=1)
-    """Processes that read the store; one feeds some ten rendering actors."""
     cpus_per_read: float = Field(0.25, gt=0)
-    """Ray's logical CPUs that each of them reserves."""
+    """Ray's logical CPUs that each process reserves that reads the store; there is one for ten that render."""
     local_cpus: int | None = Field(None, ge=1)
     """Logical CPUs of a cluster started by the command itself; none = at least 4."""
     object_store_mb: int = Field(400, ge=80)

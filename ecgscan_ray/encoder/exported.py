@@ -42,7 +42,7 @@ from ecgscan_ray.training.checkpoint import read_weights
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 CONFIG_NAME, BACKBONE_NAME, PROJECTION_NAME = "config.json", "model.safetensors", "projection.safetensors"
 CARD_NAME = "README.md"
 _BACKBONE = "tower.backbone."

@@ -117,9 +117,9 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig, page: PageConfig, map_channels: tuple[int, ...]) -> None:
         super().__init__()
         settings, width = config.decoder, config.decoder.width
-        self.columns = round(config.signal_seconds * settings.columns_per_s)
+        self.columns = round(PAGE_SECONDS * settings.columns_per_s)
         self.samples_per_column = config.signal_fs // settings.columns_per_s
-        self.cells = round(config.signal_seconds / settings.cell_s)
+        self.cells = round(PAGE_SECONDS / settings.cell_s)
         self.num_queries, self.state_dim = len(LEADS) * self.cells, width
         self.frame = Frame(page, map_channels[-1])
         layouts = [LayoutGrid(name, page.paper_speed_mm_per_s, self.columns) for name in page.layouts]

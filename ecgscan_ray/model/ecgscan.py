@@ -15,7 +15,7 @@ from ecgscan_ray.model.frame import apply_homography
 from ecgscan_ray.model.image import ImageTower
 from ecgscan_ray.model.output import ModelOutput, PageOutput
 from ecgscan_ray.model.signal_encoder import SignalEncoder
-from ecgscan_ray.model.teacher import FrozenTeacher
+from ecgscan_ray.model.teacher import MAX_LOG_SCALE, FrozenTeacher
 from ecgscan_ray.model.text import TextEncoder
 
 SIGLIP_BIAS = -10.0
@@ -135,10 +135,9 @@ class ECGScan(nn.Module):
         self.text_encoder = None if self.teacher else TextEncoder(model, vocab_size, config.training.augment)
         objective = config.objective
         scale = math.log(1 / objective.temperature)
-        self.gram_log_scale = nn.Parameter(torch.tensor(scale), requires_grad=objective.learn_temperature)
-        self.pair_log_scale = nn.Parameter(torch.tensor(scale), requires_grad=objective.learn_temperature)
+        self.gram_log_scale = nn.Parameter(torch.tensor(scale))
+        self.pair_log_scale = nn.Parameter(torch.tensor(scale))
         self.pair_bias = nn.Parameter(torch.tensor(SIGLIP_BIAS)) if objective.pair == "siglip" else None
-        self.max_log_scale = math.log(1 / config.objective.temperature_min)
 
     def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pages to features.
@@ -193,4 +192,4 @@ class ECGScan(nn.Module):
     def clamp_scales(self) -> None:
         """Keep the learnable logit scales within their range; called after each optimiser step."""
         for scale in (self.gram_log_scale, self.pair_log_scale):
-            scale.clamp_(0.0, self.max_log_scale)
+            scale.clamp_(0.0, MAX_LOG_SCALE)

@@ -19,6 +19,12 @@ from ecgscan_ray.model.output import MaskedView, TeacherOutput
 from ecgscan_ray.model.signal_encoder import SignalEncoder, join
 from ecgscan_ray.model.text import TextEncoder
 
+MASKED_SPAN_S = 0.6
+"""Length of a masked span: most of a beat, so that it cannot be continued from its own ends."""
+
+MAX_LOG_SCALE = math.log(1 / 0.01)
+"""Bound of the learnable logit scales: a temperature of 0.01, as in CLIP (arXiv 2103.00020); lower ones are unstable."""
+
 
 def mask_spans(
     signal_mv: Tensor, share: float, span_len: int, generator: torch.Generator | None = None
@@ -86,7 +92,7 @@ class Teacher(nn.Module):
         super().__init__()
         model, augment = config.model, config.training.augment
         self.mask_ratio = config.teacher.mask_ratio
-        self.span_len = max(round(config.teacher.hidden_seconds * model.signal_fs), 1)
+        self.span_len = max(round(MASKED_SPAN_S * model.signal_fs), 1)
         self.signal_encoder = build_signal_encoder(config)
         self.text_encoder = TextEncoder(model, vocab_size, augment)
         self.reconstruction_head: SignalReconstructionHead | None = None
@@ -96,7 +102,6 @@ class Teacher(nn.Module):
                 positions = tower(torch.zeros(1, 12, model.sig_len)).shape[-1]
             self.reconstruction_head = SignalReconstructionHead(tower.channels, positions, model.sig_len)
         self.pair_log_scale = nn.Parameter(torch.tensor(math.log(1 / config.objective.temperature)))
-        self.max_log_scale = math.log(1 / config.objective.temperature_min)
 
     def encode_signal(self, signal_mv: Tensor) -> Tensor:
         """Leads in mV, centred, missing samples 0: (N, 12, T) -> (N, D) of unit norm in fp32."""
@@ -136,7 +141,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def clamp_scales(self) -> None:
         """Keep the learnable logit scale within its range; called after each optimiser step."""
-        self.pair_log_scale.clamp_(0.0, self.max_log_scale)
+        self.pair_log_scale.clamp_(0.0, MAX_LOG_SCALE)
 
 
 class Projection(nn.Linear):

@@ -64,8 +64,6 @@ class TextTower(nn.Module):
                 ) from error
             self.body = getattr(self.body, "encoder", self.body) if self.body.config.is_encoder_decoder else self.body
             self.dim = self.body.config.hidden_size
-        if config.freeze:
-            self.body.requires_grad_(False)
 
     def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(N, L) token ids and mask (1 = token) -> (N, F). A row without tokens gives the vector of its first position."""

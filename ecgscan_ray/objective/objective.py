@@ -23,6 +23,10 @@ from ecgscan_ray.objective.frame import frame_loss
 from ecgscan_ray.objective.reconstruction import reconstruction_loss
 from ecgscan_ray.objective.soft_leads import soft_lead_loss
 
+SHOWN_WEIGHT, DERIVABLE_WEIGHT, UNSEEN_WEIGHT = 1.0, 0.5, 0.2
+"""Weights in the reconstruction of samples that the page shows, that follow from those by the lead laws, and of all others:
+the less the page says of a sample, the less it counts."""
+
 
 class Objective:
     """The weighted loss of one batch, and its terms.
@@ -73,12 +77,7 @@ class Objective:
 
     def sample_weight(self, batch: DeviceBatch) -> Tensor:
         """(N, 12, T): the weight of each sample in the reconstruction, 0 where nothing was recorded."""
-        config = self.config
-        weight = (
-            config.shown_weight * batch["shown"]
-            + config.derivable_weight * batch["derivable"]
-            + config.unseen_weight * batch["unseen"]
-        )
+        weight = SHOWN_WEIGHT * batch["shown"] + DERIVABLE_WEIGHT * batch["derivable"] + UNSEEN_WEIGHT * batch["unseen"]
         return weight * batch["valid"] * (batch["has_signal"] & batch["page_ok"])[:, None, None]
 
     def __call__(self, output: ModelOutput, batch: DeviceBatch, progress: float = 0.0) -> dict[str, Tensor]:

@@ -11,6 +11,9 @@ from ecgscan_ray.model.output import Features, TeacherOutput
 from ecgscan_ray.objective.contrastive import at_least_fp32, gather_features, pair_losses
 from ecgscan_ray.objective.reconstruction import pearson_per_lead, reconstruction_loss
 
+HIDDEN_WEIGHT = 1.0
+"""Of the reconstruction of the masked samples, in mV; the contrast with reports has the same by default."""
+
 
 class TeacherObjective:
     """The weighted loss of one batch of recordings and reports.
@@ -27,7 +30,7 @@ class TeacherObjective:
         return {
             "report_loss": teacher.report_weight,
             "view_loss": teacher.masked_view_weight,
-            "hidden_loss": teacher.hidden_weight,
+            "hidden_loss": HIDDEN_WEIGHT,
         }
 
     def terms(self, output: TeacherOutput, batch: DeviceBatch) -> dict[str, Tensor]:

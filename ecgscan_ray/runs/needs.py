@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from ecgscan_ray.config import Config
 
+RENDERERS_A_READER = 10
+"""Processes that render for each one that reads the store: unpacking a row takes about a tenth of the time of drawing it."""
+
 
 @dataclass(frozen=True)
 class Need:
@@ -22,6 +25,11 @@ class Need:
     labels: dict[str, str] = field(default_factory=dict)
 
 
+def num_readers(config: Config) -> int:
+    """Processes that read the store."""
+    return -(-config.resources.render_actors // RENDERERS_A_READER)
+
+
 def needs(config: Config) -> list[Need]:
     """The processes that train, render and read, all at the same time."""
     resources = config.resources
@@ -29,5 +37,5 @@ def needs(config: Config) -> list[Need]:
     return [
         *[Need("trainer", worker, resources.train_label)] * resources.num_workers,
         *[Need("renderer", {"CPU": resources.cpus_per_render_actor}, resources.render_label)] * resources.render_actors,
-        *[Need("reader", {"CPU": resources.cpus_per_read}, resources.render_label)] * resources.read_actors,
+        *[Need("reader", {"CPU": resources.cpus_per_read}, resources.render_label)] * num_readers(config),
     ]

@@ -22,6 +22,7 @@ from ecgscan_ray import text
 from ecgscan_ray.batch import Batch, BatchMaker, concatenate
 from ecgscan_ray.config import MAX_UNIT_BYTES, Config
 from ecgscan_ray.errors import ConfigError
+from ecgscan_ray.runs.needs import num_readers
 from ecgscan_ray.runs.spec import RunSpec
 from ecgscan_ray.runtime import ray_quirks
 from ecgscan_ray.runtime.spans import read_spans
@@ -131,7 +132,7 @@ def build(spec: RunSpec, start: int, stop: int) -> ray.data.Dataset:
             fn_constructor_args=(spec,),
             batch_size=1,
             num_cpus=resources.cpus_per_read,
-            compute=_actors(resources.read_actors),
+            compute=_actors(num_readers(spec.config)),
         )
         .map_batches(
             Render,

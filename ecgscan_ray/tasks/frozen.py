@@ -15,7 +15,7 @@ from ecgscan_ray.runs.checkpoints import find_checkpoint, list_checkpoints, read
 from ecgscan_ray.runs.folder import RunFolder
 from ecgscan_ray.runs.names import TOKENIZER
 
-TEACHER_MODEL_KEYS = ("embed_dim", "timing_dim", "timing_share", "signal_fs", "signal_seconds", "signal", "text")
+TEACHER_MODEL_KEYS = ("embed_dim", "timing_dim", "timing_share", "signal_fs", "signal", "text")
 """Settings of ``model`` that are the teacher's."""
 
 _MAKE_ONE = "Give the folder of a finished 'ecgscan teach', or make one with it."

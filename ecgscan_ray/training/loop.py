@@ -28,6 +28,9 @@ from ecgscan_ray.training.reporter import Reporter, Validate
 from ecgscan_ray.training.task import ModelT, Tensors, TrainingTask
 from ecgscan_ray.training.tensors import to_device
 
+GRAD_CLIP_NORM = 1.0
+"""The gradient is scaled down to this norm where it is larger: one odd batch moves the weights no further than the others."""
+
 
 def expected_positions(config: Config, step: int) -> np.ndarray:
     """Plan positions of this rank's rows at ``step``: unit j of the run belongs to rank j mod W. int64 (rows,)."""
@@ -124,7 +127,7 @@ class _Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self._diagnose(tensors, progress, seed)
         self.output, losses = self.gradients(tensors, progress, seed)
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.training.grad_clip_norm)
+        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), GRAD_CLIP_NORM)
         self._raise_if_not_finite()  # the step before: this one's flag is still on the device
         self.optimizer.step()
         self.task.after_step(self.model)

@@ -19,8 +19,9 @@ from ecgscan_ray.config import (
     merge,
     read_settings,
 )
-from ecgscan_ray.config.loading import RENAMED
+from ecgscan_ray.config.old_keys import REMOVED, RENAMED
 from ecgscan_ray.errors import ConfigError
+from ecgscan_ray.paper.layout import PAGE_SECONDS
 
 
 def base_of(settings: list[str], content: dict[str, Any] | None = None) -> Config:
@@ -79,18 +80,43 @@ def test_a_mapping_that_is_one_value_is_replaced_whole() -> None:
     assert build(Config, merge({"teacher": {"encoder": None}}, by_key(Config, encoder)), where="test").teacher.encoder
 
 
+def nested_in(key: str) -> dict[str, Any]:
+    """A dotted key as it stands in a file."""
+    nested: dict[str, Any] = {key.rpartition(".")[2]: 1}
+    for part in reversed(key.split(".")[:-1]):
+        nested = {part: nested}
+    return nested
+
+
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_an_old_key_is_refused_with_its_new_name(old: str, new: str) -> None:
     kind, preset = (Config, "laptop") if "." in old else (SweepConfig, "sweep-laptop")
     old, new = old.replace("*", "gram"), new.replace("*", "gram")
-    nested: dict[str, Any] = {old.rpartition(".")[2]: 1}
-    for part in reversed(old.split(".")[:-1]):
-        nested = {part: nested}
+    nested = nested_in(old)
     with pytest.raises(ConfigError, match=f"^test: {re.escape(old)} is now {re.escape(new)}. Use the new name.$"):
         build(kind, nested, where="test")  # as in an old config.yaml
     if ".gram." not in old:  # a schedule is one value, which --set replaces whole
         with pytest.raises(ConfigError, match=f"{re.escape(old)} is now {re.escape(new)}"):
             load(kind, preset, [f"{old}=1"])
+
+
+@pytest.mark.parametrize(("old", "reason"), REMOVED.items())
+def test_a_removed_key_is_refused_with_what_became_of_it(old: str, reason: str) -> None:
+    kind, preset = (SweepConfig, "sweep-laptop") if old == "arms" else (Config, "laptop")
+    line = f"{re.escape(old)} is no setting any more: {re.escape(reason)}. Leave it out.$"
+    with pytest.raises(ConfigError, match=f"^test: {line}"):
+        build(kind, nested_in(old), where="test")  # as in an old config.yaml
+    with pytest.raises(ConfigError, match=f"^{preset}: {line}"):
+        load(kind, preset, [f"{old}=1"])
+
+
+def test_an_ablation_given_to_sweep_is_told_the_command() -> None:
+    with pytest.raises(ConfigError, match=r"^ablation-laptop: arms is no setting any more: .*'ecgscan ablate'"):
+        load(SweepConfig, "ablation-laptop")
+
+
+def test_signals_are_as_long_as_a_page() -> None:
+    assert LAPTOP.model.sig_len == PAGE_SECONDS * LAPTOP.model.signal_fs
 
 
 def test_what_was_inside_a_renamed_group_has_its_new_key_in_the_error() -> None:
