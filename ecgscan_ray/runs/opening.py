@@ -91,12 +91,17 @@ def check_run(out: str, config: Config, manifest: Manifest, fresh: bool, facts: 
 def take_run(spec: RunSpec) -> None:
     """Write settings and environment into a folder that ``check_run`` has accepted.
 
+    ``config.yaml`` holds the settings of the last start, also where they may differ from those before. Each checkpoint keeps
+    those that it was made with.
+
     ``config.yaml`` makes a folder a run's, and is written last: a command that was killed before takes the folder again.
     """
     folder = spec.folder
     if folder.is_run() and _has_begun(folder):
         if _differences(folder, spec.config):
             _change_length(folder, spec.config, spec.manifest)
+        else:
+            _change_free_settings(folder, spec.config)
     else:
         _take_new(spec)
     folder.remove_unfinished_writes()
@@ -177,6 +182,14 @@ def _change_length(folder: RunFolder, config: Config, manifest: Manifest) -> Non
     )
     folder.mark_unfinished()
     write_bytes_atomic(join(folder.uri, names.CONFIG), dump_yaml(config).encode())
+
+
+def _change_free_settings(folder: RunFolder, config: Config) -> None:
+    """Keep what may differ between two starts, such as logging or workers, as it is from now on."""
+    before, now = (each.model_dump(mode="json") for each in (read_config(folder.uri), config))
+    if changes := setting_differences(before, now):
+        logger.info("%s: goes on with other settings (%s)", folder.uri, "; ".join(changes))
+        write_bytes_atomic(join(folder.uri, names.CONFIG), dump_yaml(config).encode())
 
 
 def environment(manifest: Manifest, store: str) -> dict[str, Any]:

@@ -110,6 +110,19 @@ def test_a_run_is_lengthened_and_never_made_shorter_than_it_is(
         take(tmp_path, training__steps=12, seed=1)
 
 
+def test_the_folder_has_the_settings_of_the_last_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    take(tmp_path)
+    checkpoint = write_checkpoint(tmp_path, 2)
+    with caplog.at_level(logging.INFO, "ecgscan_ray"):
+        assert take(tmp_path, training__log_every=3, resources__render_actors=2) == "unfinished"
+    assert "goes on with other settings (resources.render_actors: 1 -> 2; training.log_every: 1 -> 3)" in caplog.text
+    assert read_config(str(tmp_path)) == tiny_config(training__log_every=3, resources__render_actors=2)
+    assert read_config(str(checkpoint)) == tiny_config(), "a checkpoint keeps those that it was made with"
+    written = (tmp_path / "config.yaml").stat().st_mtime_ns
+    take(tmp_path, training__log_every=3, resources__render_actors=2)
+    assert (tmp_path / "config.yaml").stat().st_mtime_ns == written
+
+
 def test_what_a_killed_write_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "metrics").mkdir()
     kept = ["progress.json", "metrics/part-00000.jsonl", "notes.tmp-mine"]
