@@ -249,7 +249,7 @@ def _refuse_cut_off(image: Image.Image, size: int) -> None:
 def _pixels(image: Image.Image) -> np.ndarray:
     _bound(image)
     has_16_bits = ";16" in str(getattr(image, "tile", ""))
-    _load(image)
+    load_pixels(image)
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image)
         grey = _eight_bits(values.view(np.uint32) if _unsigned(image) else values)
@@ -273,7 +273,12 @@ def _bound(image: Image.Image) -> None:
         image.draft(image.mode, (width // 2, height // 2))
 
 
-def _load(image: Image.Image) -> None:
+def load_pixels(image: Image.Image) -> None:
+    """Decode a picture that was opened and found small enough.
+
+    Raises:
+        InputError: libtiff complained of it.
+    """
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         image.load()
         return

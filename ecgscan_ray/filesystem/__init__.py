@@ -34,7 +34,8 @@ from ecgscan_ray.uris import absolute, is_local
 __all__ = ["absolute", "is_local"]  # re-exported
 
 _PROBE_ERRORS = (OSError, ArrowException)
-_FIRST_CONTACT_S = 9.0
+FIRST_CONTACT_S = 9.0
+"""No attempt to reach a server for the first time begins later than this after the first one."""
 _reached: set[tuple[str, str]] = set()
 """Servers and buckets that have answered this process."""
 
@@ -86,11 +87,13 @@ def _bucket(uri: str) -> fs.FileSystem:
         _first_contact(uri, bucket)
         _reached.add(contact)
     twice = fs.AwsStandardS3RetryStrategy(max_attempts=2)  # the rest is ours, whose pauses are shorter and are counted
-    return with_retries(_s3(connect_timeout=10, request_timeout=30, retry_strategy=twice))
+    return with_retries(s3_filesystem(connect_timeout=10, request_timeout=30, retry_strategy=twice))
 
 
 def _first_contact(uri: str, bucket: str) -> None:
-    once = _s3(connect_timeout=5, request_timeout=6, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1))
+    once = s3_filesystem(
+        connect_timeout=5, request_timeout=6, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1)
+    )
 
     def look(attempt: int) -> bool:
         try:
@@ -103,11 +106,12 @@ def _first_contact(uri: str, bucket: str) -> None:
             raise
 
     with explained(uri, "cannot be reached"):
-        if not retried("connect", look, _FIRST_CONTACT_S):
+        if not retried("connect", look, FIRST_CONTACT_S):
             raise StoreError("no such bucket", where=uri, fix="Make the bucket first.")
 
 
-def _s3(**options: Any) -> fs.S3FileSystem:
+def s3_filesystem(**options: Any) -> fs.S3FileSystem:
+    """S3 as AWS's variables name it, without our retries; options are pyarrow's."""
     endpoint, region = _s3_settings()
     if endpoint:
         options |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}

@@ -69,7 +69,7 @@ class Lease(BaseModel):
 
 
 @dataclass
-class _Held:
+class Held:
     """A lease of this process."""
 
     lease: Lease
@@ -80,7 +80,7 @@ class _Held:
     stop: threading.Event = field(default_factory=threading.Event)
 
 
-_held: dict[str, _Held] = {}
+_held: dict[str, Held] = {}
 _lock = threading.RLock()
 
 
@@ -101,7 +101,7 @@ def exclusive(uri: str, purpose: str) -> Iterator[None]:
         if held is not None:
             held.depth += 1
         else:
-            held = _held[key] = _acquire(key, purpose)
+            held = _held[key] = acquire(key, purpose)
             threading.Thread(target=_renew, args=(key, held), daemon=True, name="lease").start()
     try:
         yield
@@ -126,7 +126,12 @@ def confirm(uri: str) -> None:
         raise StoreError(f"was taken over by {held.lost} while this command ran", where=uri, fix=fix)
 
 
-def _acquire(uri: str, purpose: str) -> _Held:
+def acquire(uri: str, purpose: str) -> Held:
+    """Take the lease of a folder, without a heartbeat and whether or not this process holds it: see ``exclusive``.
+
+    Raises:
+        StoreError: Another command holds the folder, or it cannot be written.
+    """
     file = open_versioned(filesystem.join(uri, LEASE_NAME))
     now = _now()
     lease = Lease(
@@ -143,7 +148,7 @@ def _acquire(uri: str, purpose: str) -> _Held:
         seen = file.read()
         other = None if seen is None else _parse(seen.content)
         if other is not None and other.owner == lease.owner:
-            return _Held(lease, file)
+            return Held(lease, file)
         if seen is not None:
             _refuse_while_alive(uri, other, seen.age_s)
         file.write(lease.model_dump_json(indent=1).encode(), None if seen is None else seen.version)
@@ -169,7 +174,7 @@ def _name(lease: Lease | None) -> str:
     return f"'{lease.purpose}' on {lease.host} (pid {lease.pid}) since {lease.since}"
 
 
-def _renew(uri: str, held: _Held) -> None:
+def _renew(uri: str, held: Held) -> None:
     pause = min(_FIRST_HEARTBEAT_S, HEARTBEAT_S)
     while not held.stop.wait(pause):
         pause = HEARTBEAT_S
@@ -179,7 +184,7 @@ def _renew(uri: str, held: _Held) -> None:
             logger.debug("lease not renewed: %s", error)
 
 
-def _beat(uri: str, held: _Held) -> None:
+def _beat(uri: str, held: Held) -> None:
     seen = held.file.read()
     other = None if seen is None else _parse(seen.content)
     if seen is not None and (other is None or other.owner != held.lease.owner):
@@ -192,7 +197,7 @@ def _beat(uri: str, held: _Held) -> None:
         held.file.write(content, None if seen is None else seen.version)
 
 
-def _release(held: _Held) -> None:
+def _release(held: Held) -> None:
     held.stop.set()
     with suppress(StoreError):  # what cannot be deleted expires
         seen = held.file.read()

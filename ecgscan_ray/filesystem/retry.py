@@ -59,7 +59,8 @@ _PERMANENT_TYPES = (
 )
 
 T = TypeVar("T")
-_repeated: dict[str, int] = {}
+repeated: dict[str, int] = {}
+"""Operation -> how often this process has repeated it."""
 _count = threading.Lock()
 
 
@@ -99,59 +100,60 @@ def retried(name: str, operation: Callable[[int], T], bound_s: float = BOUND_S) 
 
 def _note(name: str) -> None:
     with _count:
-        if not _repeated:
-            atexit.register(_summarise)
-        _repeated[name] = _repeated.get(name, 0) + 1
+        if not repeated:
+            atexit.register(log_repeated)
+        repeated[name] = repeated.get(name, 0) + 1
 
 
-def _summarise() -> None:
-    parts = ", ".join(f"{name} {count}" for name, count in sorted(_repeated.items()))
-    logger.warning("storage: requests that failed and were repeated: %d (%s)", sum(_repeated.values()), parts)
+def log_repeated() -> None:
+    """One line in the log that sums up what was repeated; at the end of the process."""
+    parts = ", ".join(f"{name} {count}" for name, count in sorted(repeated.items()))
+    logger.warning("storage: requests that failed and were repeated: %d (%s)", sum(repeated.values()), parts)
 
 
 def with_retries(filesystem: fs.FileSystem) -> fs.FileSystem:
     """The same file system with every operation repeated."""
-    return fs.PyFileSystem(_Retrying(filesystem))
+    return fs.PyFileSystem(Retrying(filesystem))
 
 
-class _Retrying(fs.FileSystemHandler):
+class Retrying(fs.FileSystemHandler):
     """Hands every operation on, and repeats it."""
 
     def __init__(self, inner: fs.FileSystem) -> None:
-        self._inner = inner
+        self.inner = inner
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Retrying) and self._inner == other._inner
+        return isinstance(other, Retrying) and self.inner == other.inner
 
     def __hash__(self) -> int:
         return hash(type(self))
 
     def get_type_name(self) -> str:
-        return f"retrying-{self._inner.type_name}"
+        return f"retrying-{self.inner.type_name}"
 
     def normalize_path(self, path: str) -> str:
-        return self._inner.normalize_path(path)
+        return self.inner.normalize_path(path)
 
     def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
-        return retried("look up", lambda _: self._inner.get_file_info(paths))
+        return retried("look up", lambda _: self.inner.get_file_info(paths))
 
     def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
-        return retried("list", lambda _: self._inner.get_file_info(selector))
+        return retried("list", lambda _: self.inner.get_file_info(selector))
 
     def create_dir(self, path: str, recursive: bool) -> None:
-        retried("create", lambda _: self._inner.create_dir(path, recursive=recursive))
+        retried("create", lambda _: self.inner.create_dir(path, recursive=recursive))
 
     def delete_dir(self, path: str) -> None:
-        self._delete(lambda: self._inner.delete_dir(path))
+        self._delete(lambda: self.inner.delete_dir(path))
 
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
-        self._delete(lambda: self._inner.delete_dir_contents(path, missing_dir_ok=missing_dir_ok))
+        self._delete(lambda: self.inner.delete_dir_contents(path, missing_dir_ok=missing_dir_ok))
 
     def delete_root_dir_contents(self) -> None:
-        self._delete(lambda: self._inner.delete_dir_contents("", accept_root_dir=True))
+        self._delete(lambda: self.inner.delete_dir_contents("", accept_root_dir=True))
 
     def delete_file(self, path: str) -> None:
-        self._delete(lambda: self._inner.delete_file(path))
+        self._delete(lambda: self.inner.delete_file(path))
 
     def _delete(self, operation: Callable[[], None]) -> None:
         def delete(attempt: int) -> None:
@@ -164,22 +166,22 @@ class _Retrying(fs.FileSystemHandler):
         retried("delete", delete)
 
     def move(self, source: str, target: str) -> None:
-        self._inner.move(source, target)  # not safe to repeat: the source may be gone
+        self.inner.move(source, target)  # not safe to repeat: the source may be gone
 
     def copy_file(self, source: str, target: str) -> None:
-        retried("copy", lambda _: self._inner.copy_file(source, target))
+        retried("copy", lambda _: self.inner.copy_file(source, target))
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        return pa.PythonFile(_Reader(self._inner, path), mode="r")
+        return pa.PythonFile(_Reader(self.inner, path), mode="r")
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
         return self.open_input_file(path)
 
     def open_output_stream(self, path: str, metadata: Any) -> pa.NativeFile:
-        return pa.PythonFile(_Writer(self._inner, path, metadata), mode="w")
+        return pa.PythonFile(_Writer(self.inner, path, metadata), mode="w")
 
     def open_append_stream(self, path: str, metadata: Any) -> pa.NativeFile:
-        return self._inner.open_append_stream(path, metadata=metadata)  # not repeated: a piece could be there twice
+        return self.inner.open_append_stream(path, metadata=metadata)  # not repeated: a piece could be there twice
 
 
 class _Reader:

@@ -197,18 +197,18 @@ class Decoder(nn.Module):
         """Pages of one layout: (n, 12, T) in mV and (n, Q, S)."""
         features, height = self._columns(grid, image, context, corners)
         columns = torch.cat([features, height], 1).unflatten(0, (-1, grid.rows)).transpose(1, 2)
-        cells = self._fill(grid, columns.flatten(2))  # (n, C + 1, R * W)
+        cells = self.fill_cells(grid, columns.flatten(2))  # (n, C + 1, R * W)
         shown = grid.shown
         states = torch.cat([cells[:, :-1] + (self.lead + self.unseen * ~shown), cells[:, -1:]], 1)
         states = F.relu(self.time_conv(states))
         leads = (self.out(states) + cells[:, -1:]).permute(0, 2, 3, 1)  # (n, 12, W, samples)
         moment = torch.cat([leads.transpose(2, 3).flatten(1, 2), shown.to(leads.dtype).expand(len(leads), -1, -1)], 1)
         leads = leads + self.per_moment_mlp(moment).unflatten(1, (len(LEADS), -1)).transpose(2, 3)
-        leads = self._mix_leads(leads, shown).flatten(2)
+        leads = self.mix_leads(leads, shown).flatten(2)
         states = F.adaptive_avg_pool2d(states, (len(LEADS), self.cells)).flatten(2).transpose(1, 2)
         return leads.to(image.dtype), states.to(image.dtype)
 
-    def _mix_leads(self, leads: Tensor, shown: Tensor) -> Tensor:
+    def mix_leads(self, leads: Tensor, shown: Tensor) -> Tensor:
         """Leads (n, 12, W, samples) in mV, each corrected by the others of its moment, given what is shown (12, W) then."""
         with torch.autocast(leads.device.type, enabled=False):  # the lead laws are to hold to microvolts
             flags = shown.T.to(self.lead_mixing.weight.dtype)
@@ -230,7 +230,7 @@ class Decoder(nn.Module):
         columns = torch.cat([F.relu(fine).flatten(1, 2), height.to(fine.dtype), row_context], 1)
         return F.relu(self.column_conv(F.relu(self.column(columns)))), height
 
-    def _fill(self, grid: LayoutGrid, columns: Tensor) -> Tensor:
+    def fill_cells(self, grid: LayoutGrid, columns: Tensor) -> Tensor:
         """Every (lead, time) cell (n, C + 1, 12, W) from the columns of the rows (n, C + 1, R * W).
 
         What is shown is copied. At other times a lead is a mixture of its shown columns, weighted by the similarity of the

@@ -58,17 +58,18 @@ def load_external(config: ExternalEncoderConfig) -> SignalModel:
     return encoder
 
 
-_trusted: set[str] = set()
+TRUSTED: set[str] = set()
+"""Modules whose code this process may run; ``trust`` adds to them."""
 
 
 def trust(modules: Iterable[str]) -> None:
     """Let a ``factory`` of these modules run in this process. Only for names that the user gave on the command line."""
-    _trusted.update(modules)
+    TRUSTED.update(modules)
 
 
 def trusted() -> tuple[str, ...]:
     """The trusted modules, to be passed on to other processes of the same command."""
-    return tuple(sorted(_trusted))
+    return tuple(sorted(TRUSTED))
 
 
 def _load(config: ExternalEncoderConfig) -> SignalModel:
@@ -91,7 +92,7 @@ def _load(config: ExternalEncoderConfig) -> SignalModel:
 
 def _refuse_untrusted(factory: str) -> None:
     module = factory.partition(":")[0]
-    if module not in _trusted:
+    if module not in TRUSTED:
         what = f"would run code of the module '{module}', which the settings alone cannot allow"
         raise ConfigError(what, where="teacher.encoder.factory", fix=f"If you trust it, add --trust {module}.")
 

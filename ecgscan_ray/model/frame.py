@@ -201,7 +201,9 @@ class Frame(nn.Module):
             corners = torch.einsum("nkp,nkpx->nkx", votes.logits.softmax(-1), votes.xy)
         edge_votes = self._edge_votes(image, corners, layout)
         edge_uv = self.edge_uv[layout]
-        return FramePrediction(self._fit(corners, edge_votes, edge_uv), guess, logits, votes, edge_votes, edge_uv)
+        return FramePrediction(
+            self.fit_corners(corners, edge_votes, edge_uv), guess, logits, votes, edge_votes, edge_uv
+        )
 
     def _corner_votes(self, image: Tensor, corners: Tensor) -> Votes:
         """Votes in a patch around each corner."""
@@ -221,7 +223,7 @@ class Frame(nn.Module):
         return Votes(logits, xy, self.edge_counts[layout])
 
     @torch.no_grad()
-    def _fit(self, corners: Tensor, edge_votes: Votes, uv: Tensor) -> Tensor:
+    def fit_corners(self, corners: Tensor, edge_votes: Votes, uv: Tensor) -> Tensor:
         """The corners after moving the frame by the homography that takes the edges to the positions voted for.
 
         Weighted least squares, linear in its eight numbers for a small move: each vote counts by its inverse variance, and

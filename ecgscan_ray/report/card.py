@@ -81,7 +81,7 @@ def model_card(run: str, loaded: LoadedCheckpoint, name: str) -> str:
         manifest=manifest,
         folds=_folds(manifest),
         rows={split: manifest.rows(split) for split in ("train", "validation", "test")} if manifest else {},
-        without_patient=_without_patient(manifest),
+        without_patient=recordings_without_patient(manifest),
         environment=environment,
     )
 
@@ -102,7 +102,7 @@ def _manifest(store: str | None) -> Manifest | None:
         return None
 
 
-def _without_patient(manifest: Manifest | None) -> int | None:
+def recordings_without_patient(manifest: Manifest | None) -> int | None:
     """Recordings whose patient is not known; ``None`` where they were not counted."""
     counts = (
         [split.get("patients", {}).get("recordings_without") for split in manifest.counts.values()] if manifest else []

@@ -66,17 +66,21 @@ def check_address() -> None:
         InputError: It is no address of a head, or no server answers there.
     """
     if not ray.is_initialized():
-        _check(os.environ.get("RAY_ADDRESS", ""))
+        check_head(os.environ.get("RAY_ADDRESS", ""))
 
 
-def _check(address: str) -> None:
-    where = f"RAY_ADDRESS={address}"
+def check_head(address: str) -> None:
+    """Whether a value of ``RAY_ADDRESS`` can be joined.
+
+    Raises:
+        InputError: It is no address of a head, or no server answers there.
+    """
     if address not in ("", "local", "auto"):
-        _probe(*_host_and_port(address, where), where)
+        _probe(*parse_head(address), f"RAY_ADDRESS={address}")
 
 
 def _join(address: str) -> None:
-    _check(address)
+    check_head(address)
     where = f"RAY_ADDRESS={address}"
     fix = (
         "Is it the address of a head (HOST:6379) with the same version of Ray, and is the token the same? "
@@ -86,12 +90,13 @@ def _join(address: str) -> None:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
 
 
-def _host_and_port(address: str, where: str) -> tuple[str, int]:
-    """The two parts of an address of a head.
+def parse_head(address: str) -> tuple[str, int]:
+    """Host and port of an address of a head.
 
     Raises:
         InputError: It is no such address.
     """
+    where = f"RAY_ADDRESS={address}"
     fix = "Give HOST:PORT of the head (usually HOST:6379), or unset it to work on this machine."
     if address.startswith(("http://", "https://")):
         raise InputError(

@@ -31,7 +31,9 @@ BOOTSTRAP = Path(os.path.expanduser("~/ray_bootstrap_config.yaml"))
 
 
 @dataclass
-class _Node:
+class Node:
+    """Labels of a machine, and what is free on it."""
+
     labels: dict[str, str]
     free: dict[str, float]
 
@@ -86,7 +88,7 @@ def _wait(needs: Sequence[Need], what: str) -> None:
         time.sleep(1)
 
 
-def unplaced(needs: Sequence[Need], nodes: list[_Node]) -> list[Need]:
+def unplaced(needs: Sequence[Need], nodes: list[Node]) -> list[Need]:
     """Needs for which no node has room; the most demanding are placed first."""
     order = sorted(
         needs, key=lambda need: (-len(need.labels), -need.resources.get("GPU", 0), -sum(need.resources.values()))
@@ -94,17 +96,17 @@ def unplaced(needs: Sequence[Need], nodes: list[_Node]) -> list[Need]:
     return [need for need in order if not any(node.takes(need) for node in nodes)]
 
 
-def _present() -> list[_Node]:
-    return [_Node(node.get("Labels") or {}, dict(node["Resources"])) for node in ray.nodes() if node["Alive"]]
+def _present() -> list[Node]:
+    return [Node(node.get("Labels") or {}, dict(node["Resources"])) for node in ray.nodes() if node["Alive"]]
 
 
-def _largest() -> list[_Node]:
+def _largest() -> list[Node]:
     """All nodes that the cluster may ever have, by its file; empty if there is none."""
     try:
         content = yaml.safe_load(BOOTSTRAP.read_text())
         kinds = content["available_node_types"].items()
         return [
-            _Node(kind.get("labels", {}), dict(kind.get("resources", {})))
+            Node(kind.get("labels", {}), dict(kind.get("resources", {})))
             for name, kind in kinds
             for _ in range(
                 1 if name == content.get("head_node_type") else kind.get("max_workers", content["max_workers"])

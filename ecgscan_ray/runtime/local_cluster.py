@@ -69,7 +69,7 @@ def ray_folder() -> str:
         path = Path(parent).absolute() / f"ecgscan-{os.getuid()}"
         reason = _unusable(path)
         if reason is None:
-            _clear(path / "ray")
+            clear_old_sessions(path / "ray")
             return str(path / "ray")  # Ray opens its own folder to everybody: the closed one is above it
         reasons.append(f"{path}: {reason}")
     fix = "Set RAY_TMPDIR to a short path of a local folder that can be written."
@@ -96,7 +96,7 @@ def log_file() -> Path:
     return Path(ray_folder()).parent / f"ray-{os.getpid()}.log"
 
 
-def _clear(path: Path) -> None:
+def clear_old_sessions(path: Path) -> None:
     """Remove sessions and logs of earlier commands."""
     for log in path.parent.glob("ray-*.log"):
         if not Path(f"/proc/{log.stem.rpartition('-')[2]}").exists() and _age_s(log) > OLD_S:

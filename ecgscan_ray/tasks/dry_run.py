@@ -124,7 +124,7 @@ def dry_run(config: Config, store: str) -> dict[str, Any]:
         "time": f"{_hours(steps, least)} to {_hours(steps, most)} h, {_hours(steps * workers, least)} to "
         f"{_hours(steps * workers, most)} worker hours, validation not counted",
         "uncertainty": "least time: fastest timings, drawing and training at once; most: slowest, one after the other"
-        + _busy(),
+        + busy_note(),
     }
 
 
@@ -132,7 +132,7 @@ def _hours(steps: int, seconds: float) -> str:
     return f"{steps * seconds / 3600:.2f}"
 
 
-def _busy() -> str:
+def busy_note() -> str:
     """A warning where other processes keep this machine busy: then even the fastest timing is too long."""
     load, cores = os.getloadavg()[0], usable_cores()
     return f". This machine is busy (load {load:.1f} on {cores} cores): when idle it is faster" if load > cores else ""

@@ -189,7 +189,7 @@ def test_what_is_no_picture_is_named(start, reason):
 
 def test_large_pictures_are_refused_before_they_are_decoded(monkeypatch):
     bomb = encoded(Image.new("1", (13000, 13000)), "PNG")
-    monkeypatch.setattr(pictures, "_load", lambda image: pytest.fail("decoded"))
+    monkeypatch.setattr(pictures, "load_pixels", lambda image: pytest.fail("decoded"))
     assert "megapixels" in refused(bomb)
 
 
@@ -298,7 +298,7 @@ def test_whatever_a_decoder_raises_is_the_files_reason(tmp_path, monkeypatch, er
         raise error
 
     Image.new("L", (40, 30)).save(tmp_path / "page.png")
-    monkeypatch.setattr(pictures, "_load", fail)
+    monkeypatch.setattr(pictures, "load_pixels", fail)
     assert list(embed_folder("e", tmp_path, tmp_path / "out.parquet").errors) == ["page.png"]
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from tests.failing_server import FailingServer
 @pytest.fixture(autouse=True)
 def _own_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """No summary at the end of the suite."""
-    monkeypatch.setattr(retry, "_repeated", {})
+    monkeypatch.setattr(retry, "repeated", {})
     monkeypatch.setattr("atexit.register", lambda _: None)
 
 
@@ -41,8 +42,8 @@ def failing(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Failing
 
 def test_200_operations_all_succeed(failing: FailingServer, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our own layer by itself: pyarrow's, whose pauses are longer, is left out."""
-    real, never = filesystem._s3, {"retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=1)}
-    monkeypatch.setattr(filesystem, "_s3", lambda **options: real(**options | never))
+    real, never = filesystem.s3_filesystem, {"retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=1)}
+    monkeypatch.setattr(filesystem, "s3_filesystem", lambda **options: real(**options | never))
     monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.001)
     monkeypatch.setattr(retry, "ATTEMPTS", 40)
     folder = filesystem.join(s3_server, "failing")
@@ -80,7 +81,7 @@ def test_retries_travel_to_other_processes(s3_server: str) -> None:
     files = filesystem.open_filesystem(s3_server)[0]
     there = pickle.loads(pickle.dumps(files))
     assert there == files
-    assert isinstance(there, fs.PyFileSystem) and isinstance(there.handler, retry._Retrying)
+    assert isinstance(there, fs.PyFileSystem) and isinstance(there.handler, retry.Retrying)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_one_line_sums_the_repeated_requests_up(
         retry.retried("read", fail_twice)
         retry.retried("list", fail_twice)
         assert not caplog.records
-        retry._summarise()
+        retry.log_repeated()
     assert [record.message for record in caplog.records] == [
         "storage: requests that failed and were repeated: 4 (list 2, read 2)"
     ]
@@ -151,9 +152,9 @@ def test_one_line_sums_the_repeated_requests_up(
 
 def test_a_server_that_accepts_and_stays_silent_is_named_within_30_s(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shortened here; the real bounds are 6 s an answer and no attempt after 9 s."""
-    real = filesystem._s3
-    monkeypatch.setattr(filesystem, "_s3", lambda **options: real(**options | {"request_timeout": 1}))
-    monkeypatch.setattr(filesystem, "_FIRST_CONTACT_S", 0.5)
+    real = filesystem.s3_filesystem
+    monkeypatch.setattr(filesystem, "s3_filesystem", lambda **options: real(**options | {"request_timeout": 1}))
+    monkeypatch.setattr(filesystem, "FIRST_CONTACT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         start = time.monotonic()
@@ -188,10 +189,10 @@ def test_many_files_are_copied_at_once(s3_server: str, tmp_path: Path) -> None:
 
 def test_an_interrupted_write_uploads_nothing(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     files, path = filesystem.open_filesystem(filesystem.join(s3_server, "interrupted"))
-    writer = retry._Writer(filesystem._s3(), path, None)
-    writer.write(b"first")
-    monkeypatch.setattr(writer._content, "write", lambda _: 1 / 0)
+    stream = files.open_output_stream(path)
+    stream.write(b"first")
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "write", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        writer.write(b"second")
-    writer.close()
+        stream.write(b"second")
+    stream.close()
     assert files.get_file_info(path).type == fs.FileType.NotFound

@@ -63,7 +63,7 @@ def test_leads_of_a_moment_are_mixed_by_what_is_shown_then() -> None:
     decoder = Decoder(config.model, config.page, (8, 8, 8))
     shown = decoder.layouts[0].shown
     leads = torch.randn(2, 12, decoder.columns, decoder.samples_per_column)
-    torch.testing.assert_close(decoder._mix_leads(leads, shown), leads)
+    torch.testing.assert_close(decoder.mix_leads(leads, shown), leads)
 
     laws = torch.as_tensor(LEAD_LAWS, dtype=torch.float64)
     patterns = torch.unique(shown.T, dim=0)
@@ -77,7 +77,7 @@ def test_leads_of_a_moment_are_mixed_by_what_is_shown_then() -> None:
     with torch.no_grad():
         decoder.lead_mixing.weight.copy_(solved[:-1].T)
         decoder.lead_mixing.bias.copy_(solved[-1])
-        mixed = decoder._mix_leads(leads, shown).flatten(2)
+        mixed = decoder.mix_leads(leads, shown).flatten(2)
     assert lead_law_residual(mixed).abs().max() < 1e-4 < lead_law_residual(leads.flatten(2)).abs().max()
     seen = shown.repeat_interleave(decoder.samples_per_column, -1).expand(2, -1, -1)
     torch.testing.assert_close(mixed, project_on_laws(leads.flatten(2), seen), atol=1e-4, rtol=1e-4)
@@ -127,7 +127,7 @@ def test_what_is_not_shown_is_filled_from_what_was_like_it() -> None:
         for layer in (decoder.query, decoder.key):
             layer.weight.zero_(), layer.bias.zero_()
             layer.weight[0, 0, 4] = layer.weight[1, 1, 4] = 60.0
-        cells = decoder._fill(decoder.layouts[0], torch.cat([other_rows, rhythm], 2))
+        cells = decoder.fill_cells(decoder.layouts[0], torch.cat([other_rows, rhythm], 2))
     assert cells.shape == (1, width + 1, 12, COLUMNS)
     v1 = cells[0, 5, LEADS.index("V1")]  # shown from 5 to 7.5 s
     np.testing.assert_allclose(v1.numpy(), phase.numpy(), atol=0.1)
@@ -144,7 +144,7 @@ def test_sharp_votes_give_the_true_frame(name: str) -> None:
     u = uv[..., :1] + frame.steps
     xy = apply_homography(estimate, torch.stack([u, uv[..., 1:].expand_as(u)], -1))
     distance = (xy - apply_homography(true, uv)[:, :, None]).square().sum(-1)
-    corners = frame._fit(estimate, Votes(-distance * 2e5, xy, frame.edge_counts), uv)
+    corners = frame.fit_corners(estimate, Votes(-distance * 2e5, xy, frame.edge_counts), uv)
     assert (corners - true).abs().max() < 0.15 * (estimate - true).abs().max()
 
 

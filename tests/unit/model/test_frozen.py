@@ -100,7 +100,7 @@ def config_of(external: dict[str, Any], **changes: Any) -> ExternalEncoderConfig
 @pytest.fixture
 def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
     """As whoever types ``--trust`` of this module, and of one that is not there."""
-    monkeypatch.setattr("ecgscan_ray.model.external._trusted", {__name__, "nowhere"})
+    monkeypatch.setattr("ecgscan_ray.model.external.TRUSTED", {__name__, "nowhere"})
 
 
 @pytest.mark.parametrize("kind", ["pt", "safetensors"])
@@ -185,7 +185,7 @@ def test_no_file_of_weights_runs_code(external: dict[str, Any], tmp_path: Path, 
 
 
 def test_settings_alone_run_no_code(external: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ecgscan_ray.model.external._trusted", set())
+    monkeypatch.setattr("ecgscan_ray.model.external.TRUSTED", set())
     monkeypatch.setenv("ECGSCAN_TRUST", "os")
     (tmp_path / "evil_module.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\ndef make(): pass\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -13,7 +13,7 @@ from ecgscan_ray.config import Config, SearchRange
 from ecgscan_ray.evaluation.bootstrap import Estimate
 from ecgscan_ray.evaluation.evaluate import Evaluation
 from ecgscan_ray.evaluation.features import Example
-from ecgscan_ray.report.card import _without_patient
+from ecgscan_ray.report.card import recordings_without_patient
 from ecgscan_ray.report.figures import learning_curves, scatter_grid, trial_curves
 from ecgscan_ray.report.run import RunFacts, patients_sentence, write_run_report
 from ecgscan_ray.report.sweep import compare_best, csv_row, ranked, write_sweep_report
@@ -289,5 +289,5 @@ def test_no_cell_of_a_csv_file_is_a_formula() -> None:
 def test_the_card_knows_whose_patients_were_counted(patients: dict[str, int], without: int | None) -> None:
     """Stores made before they were counted claim nothing."""
     counts = {split: {"patients": patients} for split in ("train", "test")}
-    assert _without_patient(Manifest(source="folder", shards=[], counts=counts)) == without
-    assert _without_patient(None) is None
+    assert recordings_without_patient(Manifest(source="folder", shards=[], counts=counts)) == without
+    assert recordings_without_patient(None) is None

@@ -30,7 +30,7 @@ from ecgscan_ray.runtime import cluster, local_cluster
 )
 def test_what_is_no_head_is_refused(address: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as raised:
-        cluster._join(address)
+        cluster.check_head(address)
     assert f"RAY_ADDRESS={address}" in str(raised.value) and "HOST:PORT" in str(raised.value)
 
 
@@ -40,13 +40,13 @@ def test_a_dead_head_is_refused_at_once() -> None:
         port = listener.getsockname()[1]
     began = time.monotonic()
     with pytest.raises(InputError, match="no cluster answers there"):
-        cluster._join(f"127.0.0.1:{port}")
+        cluster.check_head(f"127.0.0.1:{port}")
     assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("address", ["head:6379", "10.0.0.1:6379", "[::1]:6379"])
 def test_addresses_of_heads(address: str) -> None:
-    host, port = cluster._host_and_port(address, "")
+    host, port = cluster.parse_head(address)
     assert host in ("head", "10.0.0.1", "::1") and port == 6379
 
 
@@ -139,5 +139,5 @@ def test_only_old_sessions_of_ended_processes_are_cleared(tmp_path: Path, monkey
         if pid != young:
             for path in (session / "logs" / "raylet.out", session / "logs", session):
                 os.utime(path, (0, 0))
-    local_cluster._clear(tmp_path)
+    local_cluster.clear_old_sessions(tmp_path)
     assert [pid for pid, session in sessions.items() if session.exists()] == [mine, young]

@@ -12,7 +12,7 @@ import yaml
 from ecgscan_ray.errors import ConfigError, WorkError
 from ecgscan_ray.runs.needs import Need
 from ecgscan_ray.runtime import demand
-from ecgscan_ray.runtime.demand import _matches, _Node, await_room, unplaced
+from ecgscan_ray.runtime.demand import Node, await_room, unplaced
 
 TRAIN = Need("trainer", {"CPU": 4, "GPU": 1}, {"role": "train"})
 RENDER = Need("renderer", {"CPU": 1}, {"role": "render"})
@@ -23,8 +23,8 @@ def node(cpus: float, gpus: float = 0, **labels: str) -> dict[str, Any]:
     return {"Alive": True, "Labels": labels, "Resources": {"CPU": cpus} | ({"GPU": gpus} if gpus else {})}
 
 
-def nodes(*of: dict[str, Any]) -> list[_Node]:
-    return [_Node(one["Labels"], one["Resources"]) for one in of]
+def nodes(*of: dict[str, Any]) -> list[Node]:
+    return [Node(one["Labels"], one["Resources"]) for one in of]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,9 @@ def test_room_is_counted_node_by_node(needs: list[Need], present: list[dict[str,
     ],
 )
 def test_rays_label_selectors(value: str | None, wanted: str, matches: bool) -> None:
-    assert _matches(value, wanted) is matches
+    node = Node({} if value is None else {"role": value}, {"CPU": 1})
+    need = Need("trainer", {"CPU": 1}, {"role": wanted})
+    assert unplaced([need], [node]) == ([] if matches else [need])
 
 
 class Cluster:

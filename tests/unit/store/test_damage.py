@@ -177,7 +177,7 @@ def test_a_file_that_unpacks_to_far_more_than_it_is(store: Path, monkeypatch: py
     bomb = _change(ROWS, "report", ["0" * 2**22] * 4)
     _rewrite(store, [ROWS, pa.concat_tables([bomb])])
     size = (store / "train-00001.parquet").stat().st_size
-    monkeypatch.setattr("ecgscan_ray.store.shards._MAX_EXPANSION", 2**22 // size)
+    monkeypatch.setattr("ecgscan_ray.store.shards.MAX_EXPANSION", 2**22 // size)
     with pytest.raises(ShardError, match="would unpack to"):
         one_epoch(store)
 

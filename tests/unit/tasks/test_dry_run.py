@@ -31,6 +31,6 @@ def test_the_fastest_timing_is_believed(seconds: list[float], repeats: int, monk
 def test_a_busy_machine_is_mentioned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dry_run.os, "cpu_count", lambda: 2)
     monkeypatch.setattr(dry_run.os, "getloadavg", lambda: (8.0, 8.0, 8.0))
-    assert "busy (load 8.0 on 2 cores)" in dry_run._busy()
+    assert "busy (load 8.0 on 2 cores)" in dry_run.busy_note()
     monkeypatch.setattr(dry_run.os, "getloadavg", lambda: (1.0, 8.0, 8.0))
-    assert dry_run._busy() == ""
+    assert dry_run.busy_note() == ""
