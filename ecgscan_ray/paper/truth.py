@@ -100,6 +100,15 @@ class PageTruth:
         """Page mm (..., 2) to index coordinates (..., 2) px: the centre of the first pixel is 0."""
         return warp.map_points(self.homography, warp.curled(points_mm, self.curl, self.page_mm)) - 0.5
 
+    def to_page(self, points: np.ndarray) -> np.ndarray:
+        """Index coordinates (..., 2) px to page mm (..., 2): the inverse of ``to_pixels``."""
+        sheet = warp.map_points(np.linalg.inv(self.homography), points + 0.5)
+        return warp.flattened(sheet, self.curl, self.page_mm) if any(self.curl) else sheet
+
+    def frame_middle(self) -> np.ndarray:
+        """float64 (2,) middle of the trace frame (``layout.frame_mm``), page mm."""
+        return frame_mm(self.layout_at_speed(), self.geometry)[[0, 2]].mean(0)
+
     def windows_in_image(self) -> np.ndarray:
         """float32 (S, 3): lead, start_s, stop_s of the part of each strip's zero line inside the image; lead -1 = none."""
         layout, geometry = self.layout_at_speed(), self.geometry

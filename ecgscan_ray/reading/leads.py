@@ -1,0 +1,86 @@
+"""What a page says of the twelve leads: strips in mV with a belief for each sample, from the rows as read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ecgscan_ray.paper.layout import Strip
+from ecgscan_ray.recording.leads import LEADS
+
+
+@dataclass(frozen=True)
+class StripReading:
+    """One strip as read.
+
+    Attributes:
+        strip: Lead, row, seconds; see ``paper.layout``.
+        mv: float32 (n,) at ``PageReading.fs``, the strip's first second first, around its median; NaN where nothing was read.
+        belief: float32 (n,) in 0..1.
+        pixels: float32 (m, 2) x and y of the trace as read, index coordinates of the picture, for drawing it.
+    """
+
+    strip: Strip
+    mv: np.ndarray
+    belief: np.ndarray
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Found:
+    """A value that was read from the page.
+
+    Attributes:
+        value: Of speed (mm/s), gain (mm/mV) or layout (name).
+        by: ``given``, ``pulse``, ``grid``, ``labels`` or ``assumed``.
+        confidence: In 0..1.
+    """
+
+    value: float | str
+    by: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class PageReading:
+    """A page as read.
+
+    Attributes:
+        strips: In the layout's order.
+        fs: Of the strips, Hz.
+        layout: Its name; see ``paper.layout.LAYOUTS``.
+        speed: mm/s.
+        gain: mm/mV.
+        turns: Quarter turns clockwise by which the page is turned in the picture.
+        px_per_mm: Across and down, in the page's middle.
+        quality: In 0..1: what the reading is worth.
+        reasons: Short phrases, why it is not 1.
+    """
+
+    strips: tuple[StripReading, ...]
+    fs: float
+    layout: Found
+    speed: Found
+    gain: Found
+    turns: int
+    px_per_mm: tuple[float, float]
+    quality: float
+    reasons: tuple[str, ...]
+
+    def signal_mv(self, seconds: float = 10.0) -> tuple[np.ndarray, np.ndarray]:
+        """float32 (12, T) mV in the order of ``LEADS``, NaN where the page shows nothing, and the belief (12, T).
+
+        A lead that two strips show (a rhythm strip) is taken from the one that is believed more, sample by sample.
+        """
+        length = round(seconds * self.fs)
+        mv = np.full((len(LEADS), length), np.nan, np.float32)
+        belief = np.zeros((len(LEADS), length), np.float32)
+        for reading in self.strips:
+            first = round(reading.strip.start_s * self.fs)
+            part = slice(first, min(length, first + len(reading.mv)))
+            values, trust = reading.mv[: part.stop - first], reading.belief[: part.stop - first]
+            better = np.isfinite(values) & (trust > belief[reading.strip.lead, part])
+            mv[reading.strip.lead, part][better] = values[better]
+            belief[reading.strip.lead, part][better] = trust[better]
+        return mv, belief

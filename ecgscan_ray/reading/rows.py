@@ -1,0 +1,52 @@
+"""Reads the rows of a rectified page: heights of the trace in mm with a belief for each column."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ecgscan_ray.reading.network import RowNet, heights
+from ecgscan_ray.reading.samples import ROW_HEIGHT, ROW_PX
+from ecgscan_ray.rectification.page_map import PageMap
+from ecgscan_ray.rectification.pose import to_tensor
+
+MARGIN_MM = 20.0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Attributes:
+    x_mm: float64 (W,) places of the columns on the page.
+    up_mm: float64 (R, W) height of the trace over the row's zero line.
+    belief: float32 (R, W) in 0..1.
+    present: float32 (R, W) probability that there is a trace.
+    zero_mm: (R,) y of the zero lines.
+    pictures: uint8 (R, 240, W, 3) what was read.
+    """
+
+    x_mm: np.ndarray
+    up_mm: np.ndarray
+    belief: np.ndarray
+    present: np.ndarray
+    zero_mm: np.ndarray
+    pictures: np.ndarray
+
+
+@torch.inference_mode()
+def read_rows(
+    net: RowNet, image: np.ndarray, page_map: PageMap, left: float, zero_mm: np.ndarray, width_mm: float = 250.0
+) -> Rows:
+    columns = int(np.ceil((width_mm + 2 * MARGIN_MM) * ROW_PX / 16) * 16)
+    x0 = left - MARGIN_MM
+    half = ROW_HEIGHT / 2 / ROW_PX
+    pictures = np.stack([page_map.cut(image, (x0, y - half), (ROW_HEIGHT, columns), ROW_PX) for y in zero_mm])
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, there = net(to_tensor(pictures))
+    at, belief = heights(logits)
+    up = ((ROW_HEIGHT - 1) / 2 - at.numpy()) / ROW_PX
+    x = x0 + (np.arange(columns) + 0.5) / ROW_PX
+    return Rows(
+        x, up.astype(np.float64), belief.numpy(), torch.sigmoid(there.float()).numpy(), np.asarray(zero_mm), pictures
+    )

@@ -1,0 +1,60 @@
+"""Training samples of the row reader, cut from rendered pages with the errors that a rectifier leaves."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ecgscan_ray.paper.layout import TRACE_MM
+from ecgscan_ray.rectification.samples import NODE, Drawn, nodes, resample, smooth_noise
+
+ROW_PX = 4.0
+"""px/mm of what ``RowNet`` sees."""
+ROW_HEIGHT = 240
+"""Its height, px."""
+
+
+def row_height_mm(drawn: Drawn, row: int, x_mm: np.ndarray) -> np.ndarray:
+    """y of the row's trace on the page at places ``x_mm``, mm; NaN where there is none."""
+    truth = drawn.truth
+    layout, where = truth.layout_at_speed(), truth.geometry
+    y = np.full(x_mm.shape, np.nan)
+    for strip, offset in zip(layout.strips, truth.offsets_mv, strict=True):
+        if strip.row != row or offset is None:
+            continue
+        seconds = (x_mm - where.start(strip)) / where.speed + strip.start_s
+        shown = (seconds >= strip.start_s) & (seconds < strip.stop_s)
+        samples = np.arange(drawn.signal_mv.shape[1])
+        rise = (np.interp(seconds[shown] * drawn.fs, samples, drawn.signal_mv[strip.lead]) - offset) * where.gain_of(
+            strip
+        )
+        y[shown] = where.baseline(strip) - (rise if where.reach is None else np.clip(rise, -where.reach, where.reach))
+    return y
+
+
+def row_sample(rng: np.random.Generator, drawn: Drawn, row: int, width: int = 512) -> tuple[np.ndarray, np.ndarray]:
+    """A part of a row, rectified up to the grid's error.
+
+    Returns:
+        uint8 (240, W, 3); float32 (W,) height of the trace, px from the top, NaN = none.
+    """
+    truth = drawn.truth
+    where, size = truth.geometry, (ROW_HEIGHT, width)
+    begin = where.left - 14 + rng.uniform(0, max(1.0, TRACE_MM + 28 - width / ROW_PX))
+    zero = where.first + row * where.pitch + rng.normal(0, 1.5)
+    seen = (nodes(size) + 0.5) / ROW_PX + (begin, zero - ROW_HEIGHT / 2 / ROW_PX)
+    mm = seen.copy()
+    mm[..., 0] = begin + (seen[..., 0] - begin) * (1 + rng.normal(0, 0.006))
+    mm[..., 1] += (seen[..., 0] - begin - width / ROW_PX / 2) * rng.normal(0, 0.004)
+    size_mm = rng.choice([0.0, 0.15, 0.3, 0.6])
+    if size_mm:  # what the grid's fit leaves: smooth along the row, the same over its height
+        for axis in (0, 1):
+            wave = smooth_noise(rng, (1, seen.shape[1]), rng.uniform(8, 40) / (NODE / ROW_PX), size_mm)
+            mm[..., axis] += wave
+    picture = resample(drawn.image, truth.to_pixels(mm), size, (90, 90, 90))
+    # the columns' own places: a column of the picture is a line on the page, nearly upright
+    columns = np.arange(width)
+    nodes_at = np.arange(seen.shape[1]) * NODE - 0.5
+    x = np.interp(columns, nodes_at, mm[0, :, 0])
+    shift = np.interp(columns, nodes_at, (mm[..., 1] - seen[..., 1])[0])
+    y = row_height_mm(drawn, row, x)
+    return picture, ((y - shift - (zero - ROW_HEIGHT / 2 / ROW_PX)) * ROW_PX - 0.5).astype(np.float32)

@@ -1,0 +1,90 @@
+"""Where the page lies in a whole picture, from ``CoarseNet``: a homography, and how far it can be trusted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from ecgscan_ray.rectification.networks import COARSE_STRIDE, CoarseNet
+from ecgscan_ray.rectification.samples import FRAME_UNIT_MM, SIDE, cells
+
+MULTIPLE = 64
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Of one page.
+
+    Attributes:
+        matrix: Homography from mm of the trace frame (0, 0 = its middle, x to the right, y down) to index coordinates of the
+            picture, px.
+        box_mm: x0, y0, x1, y1 of what the picture shows of the page, mm of the frame.
+        turns: Quarter turns clockwise by which the page is turned.
+        turn_belief: Probability of these turns.
+        belief: Share of the page's cells that agree with the homography.
+        area: Share of the picture that is page.
+    """
+
+    matrix: np.ndarray
+    box_mm: tuple[float, float, float, float]
+    turns: int
+    turn_belief: float
+    belief: float
+    area: float
+
+
+def shrink(image: np.ndarray, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
+    """The picture at ``side`` px, padded to multiples of 64 with its edge's colour; float64 (3, 3) from its index
+    coordinates to those of the picture."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    small = cv2.resize(
+        image, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA
+    )
+    h, w = small.shape[:2]
+    H, W = (math.ceil(n / MULTIPLE) * MULTIPLE for n in (h, w))
+    top, left = (H - h) // 2, (W - w) // 2
+    edge = np.median(np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]]), 0)
+    out = cv2.copyMakeBorder(
+        small, top, H - h - top, left, W - w - left, cv2.BORDER_CONSTANT, value=[float(v) for v in edge]
+    )
+    sx, sy = width / w, height / h
+    return out, np.array([[sx, 0, (0.5 - left) * sx - 0.5], [0, sy, (0.5 - top) * sy - 0.5], [0, 0, 1.0]])
+
+
+def to_tensor(images: np.ndarray) -> torch.Tensor:
+    """uint8 (N, H, W, 3) as float32 (N, 3, H, W) in 0..1."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
+
+
+@torch.inference_mode()
+def find_pose(net: CoarseNet, image: np.ndarray) -> Pose | None:
+    """The pose of the page in ``image``, uint8 (H, W, 3); None where no page is found."""
+    small, back = shrink(image)
+    maps, turns = net(to_tensor(small[None]))
+    maps, turn_p = maps[0].float().numpy(), turns[0].float().softmax(0).numpy()
+    page = 1 / (1 + np.exp(-maps[0]))
+    sure = page > 0.6
+    if sure.sum() < 40:
+        return None
+    k = int(turn_p.argmax())
+    frame = maps[1:].transpose(1, 2, 0) * FRAME_UNIT_MM
+    for _ in range(k):  # back to the upright page
+        frame = np.stack([frame[..., 1], -frame[..., 0]], -1)
+    at = cv2.perspectiveTransform(cells(small.shape[:2], COARSE_STRIDE)[sure][None].astype(np.float64), back)[0]
+    mm = frame[sure].astype(np.float64)
+    extent = float(np.linalg.norm(np.ptp(at, axis=0)))
+    matrix, good = cv2.findHomography(mm, at, cv2.RANSAC, 0.012 * extent, maxIters=3000)
+    if matrix is None:
+        return None
+    inverse = np.linalg.inv(matrix)
+    seen = cv2.perspectiveTransform(at[None], inverse)[0]
+    low, high = np.percentile(seen, 1, axis=0) - 6, np.percentile(seen, 99, axis=0) + 6
+    return Pose(
+        matrix, (float(low[0]), float(low[1]), float(high[0]), float(high[1])), k, float(turn_p[k]),
+        float(good.mean()), float(sure.mean()),
+    )  # fmt: skip

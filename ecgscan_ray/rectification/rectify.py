@@ -1,0 +1,71 @@
+"""A picture to a page in millimetres."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ecgscan_ray.rectification import grid_fit
+from ecgscan_ray.rectification.networks import PAGE_STRIDE, PageNet
+from ecgscan_ray.rectification.page_map import PageMap, flat_map, inverted
+from ecgscan_ray.rectification.pose import Pose, to_tensor
+from ecgscan_ray.rectification.samples import PAGE_PX, cells
+
+CELL_MM = PAGE_STRIDE / PAGE_PX
+
+
+@dataclass(frozen=True)
+class PageSheet:
+    """What ``PageNet`` saw.
+
+    Attributes:
+        page_map: Page mm to px.
+        marks: float32 (16, h, w) probabilities of row, start, pulse and the 13 labels at the points of ``at``.
+        at: float64 (h, w, 2) page mm.
+        grid: Strength of the 5 mm lines across and down, 0..1.
+    """
+
+    page_map: PageMap
+    marks: np.ndarray
+    at: np.ndarray
+    grid: tuple[float, float]
+    agreement: np.ndarray
+    looked: np.ndarray
+
+
+@torch.inference_mode()
+def look(net: PageNet, image: np.ndarray, page_map: PageMap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``PageNet`` on the page as ``page_map`` flattens it: its output (C, h, w), the places of its cells in the map's mm (h,
+    w, 2), and the picture."""
+    x0, y0, x1, y1 = page_map.box_mm
+    size = tuple(max(64, min(1280, int(np.ceil((b - a) * PAGE_PX / 32)) * 32)) for a, b in ((y0, y1), (x0, x1)))
+    picture = page_map.cut(image, (x0, y0), size, PAGE_PX)
+    out = net(to_tensor(picture[None]))[0].float().numpy()
+    return out, (cells(size, PAGE_STRIDE) + 0.5) / PAGE_PX + (x0, y0), picture
+
+
+def fit_grid(out: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, tuple[float, float], np.ndarray]:
+    """Page mm (h, w, 2) of the cells, the strength of the 5 mm lines across and down, and agreement (h, w)."""
+    mm, strength, agreements = np.empty_like(at), [], []
+    for axis in (0, 1):
+        z = out[2 * axis] + 1j * out[2 * axis + 1]
+        coefficients, strong = grid_fit.affine(z, at, axis, 5.0)
+        start = at @ coefficients[:2] + coefficients[2]
+        mm[..., axis], agreement = grid_fit.fit(z, at, axis, 5.0, start)
+        strength.append(strong)
+        agreements.append(agreement)
+    return mm, (strength[0], strength[1]), np.minimum(*agreements)
+
+
+def rectify(net: PageNet, image: np.ndarray, pose: Pose, passes: int = 2) -> PageSheet:
+    page_map = flat_map(pose.matrix, pose.box_mm, CELL_MM)
+    for _ in range(passes):
+        out, at, picture = look(net, image, page_map)
+        mm, grid, agreement = fit_grid(out, at)
+        step = inverted(np.eye(3), at, mm, CELL_MM)
+        # composed: page mm -> mm of the map before -> coarse mm
+        page_map = PageMap(pose.matrix, step.origin, step.step, page_map.to_coarse(step.coarse_mm))
+    marks = 1 / (1 + np.exp(-out[8:]))
+    return PageSheet(page_map, marks, mm, grid, agreement, picture)
