@@ -45,7 +45,7 @@ class RowNet(nn.Module):
         return self.height(torch.cat([b, a], 1))[:, 0], self.presence(b.amax(2))[:, 0]
 
 
-def heights(logits: Tensor, near: int = 4) -> tuple[Tensor, Tensor]:
+def heights(logits: Tensor, near: int = 40) -> tuple[Tensor, Tensor]:
     """Where the trace runs in each column: mean over the bins within ``near`` of the strongest, and their share of belief.
 
     Args:

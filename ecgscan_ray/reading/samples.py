@@ -45,7 +45,7 @@ def row_sample(rng: np.random.Generator, drawn: Drawn, row: int, width: int = 51
     mm = seen.copy()
     mm[..., 0] = begin + (seen[..., 0] - begin) * (1 + rng.normal(0, 0.006))
     mm[..., 1] += (seen[..., 0] - begin - width / ROW_PX / 2) * rng.normal(0, 0.004)
-    size_mm = rng.choice([0.0, 0.15, 0.3, 0.6])
+    size_mm = rng.choice([0.0, 0.1, 0.2, 0.4])
     if size_mm:  # what the grid's fit leaves: smooth along the row, the same over its height
         for axis in (0, 1):
             wave = smooth_noise(rng, (1, seen.shape[1]), rng.uniform(8, 40) / (NODE / ROW_PX), size_mm)

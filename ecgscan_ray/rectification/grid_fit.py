@@ -1,84 +1,145 @@
-"""The printed grid's millimetres from the phases that ``PageNet`` reads: global scale first, then ever finer.
+"""The printed grid's millimetres from the phases that ``PageNet`` reads.
 
-A phase says where a place is between two lines, not between which two. The fit starts from the coarse pose's millimetres,
-finds one affine correction by the strongest frequency of the field, then adds smooth corrections from wide to narrow
-windows, each below half a period. A vector's length is its belief, so that places without lines count for little.
+A phase says where a place is between two lines, not between which two. The fit starts where the lines are seen best, with the
+frequency that is strongest there; a quadratic surface then grows over the page, which follows perspective and bends without
+losing count; last, corrections under ever narrower windows follow creases. A vector's length is its belief, so that places
+without lines count for little.
 """
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
+from scipy import sparse
+from scipy.sparse import linalg
 
-WINDOWS_MM = (45.0, 25.0, 15.0, 10.0, 6.0, 4.0)
-"""Standard deviations of the windows, from wide to narrow."""
-LARGEST_STRETCH = 0.13
+WINDOWS_MM = (8.0, 5.0, 3.5)
+"""Standard deviations of the windows of the last corrections, from wide to narrow."""
+SEED_MM = 32.0
+"""Standard deviation of the window in which the fit starts."""
+GROWTH_MM = 20.0
+"""Width of the ring by which the surface grows in one step."""
+LARGEST_STRETCH = 0.16
 """The coarse pose's scale is right to this share."""
+NEAR = 0.3
+"""Share of a period within which a phase counts as one of the surface's own."""
 
 
-def wave(z: np.ndarray, mm: np.ndarray, period: float) -> np.ndarray:
-    """What is left of a field of phases when ``mm`` is taken for its millimetres."""
+def residual(z: np.ndarray, mm: np.ndarray, period: float) -> np.ndarray:
+    """What is left of the phases ``z`` when ``mm`` is taken for the millimetres."""
     return z * np.exp(-2j * np.pi * mm / period)
 
 
 def blur(field: np.ndarray, sigma: float) -> np.ndarray:
     """A complex field under a Gaussian window of ``sigma`` cells; nothing lies outside of it."""
-    return sum(
-        (1j if k else 1)
-        * cv2.GaussianBlur(np.ascontiguousarray(part, np.float32), (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
-        for k, part in enumerate((field.real, field.imag))
+    real, imaginary = (
+        cv2.GaussianBlur(np.ascontiguousarray(part, np.float32), (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
+        for part in (field.real, field.imag)
     )
+    return real + 1j * imaginary
 
 
-def affine(z: np.ndarray, at: np.ndarray, axis: int, period: float) -> tuple[np.ndarray, float]:
-    """Coefficients (x, y, 1) of the mm along ``axis`` as an affine function of places ``at`` (h, w, 2), and its strength."""
+def vertex(values: np.ndarray, i: int) -> float:
+    """Where a parabola through a peak and its neighbours is highest, samples from ``i``."""
+    if not 0 < i < len(values) - 1:
+        return 0.0
+    a, b, c = values[i - 1 : i + 2]
+    return float(0.5 * (a - c) / (a - 2 * b + c - 1e-9))
+
+
+def local_frequency(z: np.ndarray, at: np.ndarray, axis: int, period: float) -> tuple[np.ndarray, float]:
+    """(slope across, slope down, offset) of the mm along ``axis`` as an affine function of places, and its strength 0..1."""
     step = at[0, 1, 0] - at[0, 0, 0]
-    left = wave(z, at[..., axis], period)
     n = 256
-    power = np.abs(np.fft.fftshift(np.fft.fft2(left, (n, n))))
-    freq = np.fft.fftshift(np.fft.fftfreq(n, step)) * period  # mm per mm
-    keep = np.abs(freq) <= LARGEST_STRETCH
-    part = power[np.ix_(keep, keep)]
-    part = cv2.GaussianBlur(part, (0, 0), 1.0)
-    iy, ix = np.unravel_index(part.argmax(), part.shape)
-    f = freq[keep]
-
-    def peak(values: np.ndarray, i: int) -> float:
-        if not 0 < i < len(values) - 1:
-            return 0.0
-        a, b, c = values[i - 1 : i + 2]
-        return float(0.5 * (a - c) / (a - 2 * b + c - 1e-9))
-
-    width = f[1] - f[0]
-    fx, fy = f[ix] + width * peak(part[iy], ix), f[iy] + width * peak(part[:, ix], iy)
-    slope = np.array([fx, fy])
+    power = np.abs(np.fft.fftshift(np.fft.fft2(residual(z, at[..., axis], period), (n, n))))
+    freq = np.fft.fftshift(np.fft.fftfreq(n, step)) * period  # mm of the grid per mm
+    keep = np.flatnonzero(np.abs(freq) <= LARGEST_STRETCH)
+    freq, power = freq[keep], cv2.GaussianBlur(power[np.ix_(keep, keep)], (0, 0), 1.0)
+    iy, ix = np.unravel_index(power.argmax(), power.shape)
+    width = freq[1] - freq[0]
+    slope = np.array([freq[ix] + width * vertex(power[iy], ix), freq[iy] + width * vertex(power[:, ix], iy)])
     slope[axis] += 1
-    rest = wave(z, at @ slope, period)
-    total = rest.sum()
-    offset = float(np.angle(total)) * period / (2 * np.pi)
-    return np.array([*slope, offset]), float(np.abs(total) / (np.abs(z).sum() + 1e-9))
+    total = residual(z, at @ slope, period).sum()
+    return np.array([*slope, np.angle(total) * period / (2 * np.pi)]), float(np.abs(total) / (np.abs(z).sum() + 1e-9))
 
 
-def fit(
-    z: np.ndarray, at: np.ndarray, axis: int, period: float, start: np.ndarray, windows=WINDOWS_MM
-) -> tuple[np.ndarray, np.ndarray]:
-    """Millimetres (h, w) along ``axis``, and how well the phases agree with them in the narrowest window.
+def grown(z: np.ndarray, at: np.ndarray, axis: int, period: float) -> tuple[np.ndarray, float]:
+    """Millimetres (h, w) along ``axis`` as a quadratic surface, and the share of belief that lies near it."""
+    low, high = at[0, 0], at[-1, -1]
+    best = None
+    for fx in (0.3, 0.5, 0.7):
+        for fy in (0.35, 0.6):
+            centre = low + (high - low) * (fx, fy)
+            window = np.exp(-0.5 * (((at - centre) / SEED_MM) ** 2).sum(-1))
+            coefficients, strength = local_frequency(z * window, at, axis, period)
+            score = strength * float((np.abs(z) * window).sum())
+            if best is None or score > best[0]:
+                best = (score, centre, coefficients)
+    _, centre, coefficients = best
+    away = (at - centre) / 100.0
+    x, y = away[..., 0], away[..., 1]
+    design = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1)
+    model = np.array([coefficients[:2] @ centre + coefficients[2], *(100.0 * coefficients[:2]), 0.0, 0.0, 0.0])
+    distance = np.linalg.norm(at - centre, axis=-1)
+    radius, belief = SEED_MM, np.abs(z)
+    while True:
+        for _ in range(2):
+            rest = np.angle(residual(z, design @ model, period)) / (2 * np.pi)
+            weight = np.where((distance < radius) & (np.abs(rest) < NEAR), belief, 0.0)
+            w = np.sqrt(weight.ravel())[:, None]
+            columns = 3 if radius < 1.5 * SEED_MM else 6
+            a = design.reshape(-1, 6)[:, :columns] * w
+            ridge = 1e-3 * np.eye(columns)
+            change = np.linalg.solve(a.T @ a + ridge, a.T @ ((rest * period).ravel()[:, None] * w))[:, 0]
+            model[:columns] += change
+        if radius > distance.max():
+            break
+        radius += GROWTH_MM
+    rest = np.angle(residual(z, design @ model, period)) / (2 * np.pi)
+    near = float((belief * (np.abs(rest) < NEAR)).sum() / (belief.sum() + 1e-9))
+    return design @ model, near
+
+
+def unwrapped(z: np.ndarray) -> np.ndarray:
+    """The phase of ``z`` in turns (h, w) without jumps: its steps from cell to cell fitted by weighted least squares, thrice,
+    each time with less weight on steps that disagree (a crease, a place without lines)."""
+    h, w = z.shape
+    index = np.arange(h * w).reshape(h, w)
+    pairs = [(index[:, :-1], index[:, 1:]), (index[:-1], index[1:])]
+    flat = z.ravel()
+    a, b = (np.concatenate([pair[k].ravel() for pair in pairs]) for k in (0, 1))
+    step = np.angle(flat[b] * np.conj(flat[a])) / (2 * np.pi)
+    belief = np.minimum(np.abs(flat[a]), np.abs(flat[b])) ** 2 + 1e-4
+    n = len(step)
+    difference = sparse.csr_matrix(
+        (np.tile([-1.0, 1.0], n), (np.repeat(np.arange(n), 2), np.stack([a, b], 1).ravel())), shape=(n, h * w)
+    )
+    weight, turns = belief, np.zeros(h * w)
+    for _ in range(3):
+        weighted = difference.multiply(weight[:, None]).tocsr()
+        normal = (difference.T @ weighted + 1e-8 * sparse.identity(h * w)).tocsc()
+        turns = linalg.spsolve(normal, weighted.T @ step)
+        weight = belief / (np.abs(difference @ turns - step) + 0.03)
+    turns = turns.reshape(h, w)
+    strongest = np.abs(z) >= np.quantile(np.abs(z), 0.5)
+    turns += np.angle((z * np.exp(-2j * np.pi * turns))[strongest].sum()) / (2 * np.pi)
+    return turns
+
+
+def follow(z: np.ndarray, at: np.ndarray, period: float, mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``mm`` corrected to follow the phases, and their agreement with it, (h, w) in 0..1.
 
     Args:
         z: complex (h, w) phases; length = belief.
-        at: (h, w, 2) places, mm of the coarse pose.
-        axis: 0 = across.
+        at: (h, w, 2) places, mm.
         period: Of the lines, mm.
-        start: First guess (h, w), right to less than half a period over the widest window.
+        mm: First guess (h, w), right to half a period where it is best.
     """
     step = float(at[0, 1, 0] - at[0, 0, 0])
-    mm = start.copy()
-    for sigma_mm in windows:
-        sigma = sigma_mm / step
-        mean = blur(wave(z, mm, period), sigma)
-        weight = np.sqrt(np.maximum(blur(np.abs(z) ** 2 + 0j, sigma).real, 1e-12))
-        # where nothing is seen, nothing is corrected
-        trust = np.abs(mean) / (np.abs(mean) + 0.02)
+    rest = unwrapped(blur(residual(z, mm, period), 1.0))
+    mm = mm + period * cv2.GaussianBlur(rest, (0, 0), 1.5)
+    for sigma_mm in WINDOWS_MM:
+        mean = blur(residual(z, mm, period), sigma_mm / step)
+        trust = np.abs(mean) / (np.abs(mean) + 0.02)  # where nothing is seen, nothing is corrected
         mm = mm + trust * np.angle(mean) * period / (2 * np.pi)
-    agreement = np.abs(blur(wave(z, mm, period), windows[-1] / step))
-    return mm, agreement
+    return mm, np.abs(blur(residual(z, mm, period), WINDOWS_MM[-1] / step))

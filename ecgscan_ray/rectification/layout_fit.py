@@ -7,9 +7,15 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ecgscan_ray.paper.layout import LAYOUTS, TRACE_MM, Layout, Strip
+from ecgscan_ray.paper.layout import LAYOUTS, TRACE_MM, Layout
+from ecgscan_ray.rectification.grid_fit import vertex
 
 STEP_MM = 1.0
+LEAST_COVER = 0.5
+"""Share of a row's width over which its zero line must be seen."""
+LEAST_PITCH_MM, MOST_PITCH_MM = 8.0, 60.0
+ROW_WEIGHT = 6.0
+"""Log-likelihood ratio of one row that is where the layout has it."""
 LABEL_REACH_MM = 16.0
 """A label stands at most this far right of its strip's start."""
 
@@ -60,48 +66,55 @@ def marks_on_page(
     return np.concatenate([planes.transpose(2, 0, 1), np.stack(labels)]), np.array([x[0], y[0]])
 
 
-def find_rows(row: np.ndarray, y0: float) -> list[float]:
-    """y of the zero lines, mm, from a map of them (H, W)."""
-    wide = round(0.8 * TRACE_MM / STEP_MM)  # lettering is shorter than a row
-    profile = np.minimum(np.sort(row, axis=1)[:, -wide:], 0.7).mean(1)
-    profile = cv2.GaussianBlur(profile[:, None].astype(np.float64), (1, 5), 1.2)[:, 0]
-    top = profile.max()
+def find_rows(row: np.ndarray, y0: float) -> list[tuple[float, float]]:
+    """y of the zero lines, mm, and their strength in 0..1, from a map of them (H, W): lines over most of a row's width.
+
+    Lettering and handwriting are shorter, and a page shows less of its rows only where it is cut.
+    """
+    width = min(round(TRACE_MM / STEP_MM), row.shape[1])
+    thick = cv2.dilate(row, np.ones((3, 1), np.uint8)) > 0.3
+    mass = np.convolve(row.sum(0), np.ones(width), "valid")
+    first = int(mass.argmax())
+    cover = thick[:, first : first + width].mean(1)
+    height = cv2.GaussianBlur(row[:, first : first + width].mean(1)[:, None].astype(np.float64), (1, 5), 1.2)[:, 0]
     peaks = []
-    for k in range(1, len(profile) - 1):
-        if profile[k] >= profile[k - 1] and profile[k] > profile[k + 1] and profile[k] > 0.3 * top:
-            a, b, c = profile[k - 1 : k + 2]
-            peaks.append((y0 + (k + 0.5 * (a - c) / (a - 2 * b + c - 1e-9)) * STEP_MM, profile[k]))
+    for k in range(1, len(height) - 1):
+        if height[k] >= height[k - 1] and height[k] > height[k + 1] and cover[k] > LEAST_COVER:
+            peaks.append((y0 + (k + vertex(height, k)) * STEP_MM, min(1.0, float(height[k] * cover[k]) / 0.6)))
     kept: list[tuple[float, float]] = []
-    for y, height in sorted(peaks, key=lambda p: -p[1]):
-        if all(abs(y - other) > 7 for other, _ in kept):
-            kept.append((y, height))
-    return sorted(y for y, _ in kept)
+    for y, peak in sorted(peaks, key=lambda p: -p[1]):
+        if all(abs(y - other) > LEAST_PITCH_MM for other, _ in kept):
+            kept.append((y, peak))
+    return sorted(kept)
 
 
-def evenly(rows: list[float], count: int) -> list[float] | None:
-    """``count`` evenly spaced rows that explain the ones found best: one may be missing or surplus."""
-    if len(rows) < max(2, count - 1):
+def evenly(found: list[tuple[float, float]], count: int) -> tuple[list[float], float] | None:
+    """``count`` evenly spaced rows that explain the ones found best, and how well; one of them may be missing.
+
+    What is explained counts for, surplus lines count half against.
+    """
+    if len(found) < max(1, count - 1):
         return None
-    best, best_error = None, np.inf
-    found = np.array(rows)
-    for i in range(len(found)):
-        for j in range(i + 1, len(found)):
+    ys, weights = (np.array(part) for part in zip(*found, strict=True))
+    best, best_score = None, -np.inf
+    for i in range(len(ys)):
+        for j in range(i + 1, len(ys)):
             for steps in range(1, count):
-                pitch = (found[j] - found[i]) / steps
-                if not 9 < pitch < 60:
+                pitch = (ys[j] - ys[i]) / steps
+                if not LEAST_PITCH_MM < pitch < MOST_PITCH_MM:
                     continue
-                for first_index in range(count - steps):
-                    first = found[i] - first_index * pitch
-                    lines = first + pitch * np.arange(count)
-                    distance = np.abs(found[:, None] - lines[None])
-                    missing = np.minimum(distance.min(0), 4).sum()
-                    surplus = np.minimum(distance.min(1), 4).sum()
-                    error = missing + surplus
-                    if error < best_error:
-                        best, best_error = lines, error
-    if best is None or best_error > 4.5 + 0.4 * count:
+                for index in range(count - steps):
+                    lines = ys[i] + pitch * (np.arange(count) - index)
+                    distance = np.abs(ys[:, None] - lines[None])
+                    off = np.minimum(distance.min(1) / (0.15 * pitch), 1)
+                    missing = int((distance.min(0) > 0.15 * pitch).sum())
+                    score = (weights * (1 - off)).sum() - 0.5 * (weights * off).sum() - 0.7 * missing
+                    if missing <= 1 and score > best_score:
+                        best, best_score = lines, float(score)
+    if best is None:
         return None
-    return [float(found[np.abs(found - y).argmin()]) if np.abs(found - y).min() < 3 else float(y) for y in best]
+    near = [ys[np.abs(ys - y).argmin()] if np.abs(ys - y).min() < 4 else y for y in best]
+    return [float(y) for y in near], best_score
 
 
 def find_layout_of(marks: np.ndarray, first: np.ndarray, left_guess: float) -> FoundLayout | None:
@@ -114,18 +127,18 @@ def find_layout_of(marks: np.ndarray, first: np.ndarray, left_guess: float) -> F
     base = np.log(0.02 / 0.98)
     candidates = []
     for layout in LAYOUTS.values():
-        lines = evenly(rows_found, layout.rows)
-        if lines is None:
+        fitting = evenly(rows_found, layout.rows)
+        if fitting is None:
             continue
+        lines, evidence = fitting
         pitch = (lines[-1] - lines[0]) / max(1, layout.rows - 1)
         lefts = np.arange(left_guess - 45, left_guess + 45, 1.0)
-        total = np.zeros(len(lefts))
+        total = np.full(len(lefts), ROW_WEIGHT * evidence)
         for strip in layout.strips:
             channel = 3 + (strip.lead if strip.sign > 0 else 12)
             offset = strip.x_s / 10.0 * TRACE_MM
             total += _window(logit[channel] - base, first, lefts + offset, lines[strip.row], reach, 0.45 * pitch)
             total += 0.5 * _window(logit[1] - base, first, lefts + offset - 1, lines[strip.row], 2, 3.0)
-        total -= 2.0 * abs(len(rows_found) - layout.rows)
         k = int(total.argmax())
         candidates.append((float(total[k]), layout, float(lefts[k]), lines))
     if not candidates:

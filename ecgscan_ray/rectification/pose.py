@@ -78,7 +78,7 @@ def find_pose(net: CoarseNet, image: np.ndarray) -> Pose | None:
     at = cv2.perspectiveTransform(cells(small.shape[:2], COARSE_STRIDE)[sure][None].astype(np.float64), back)[0]
     mm = frame[sure].astype(np.float64)
     extent = float(np.linalg.norm(np.ptp(at, axis=0)))
-    matrix, good = cv2.findHomography(mm, at, cv2.RANSAC, 0.012 * extent, maxIters=3000)
+    matrix, good = cv2.findHomography(mm, at, cv2.RANSAC, 0.03 * extent, maxIters=3000)
     if matrix is None:
         return None
     inverse = np.linalg.inv(matrix)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 
@@ -51,12 +52,20 @@ def fit_grid(out: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, tuple[float, 
     mm, strength, agreements = np.empty_like(at), [], []
     for axis in (0, 1):
         z = out[2 * axis] + 1j * out[2 * axis + 1]
-        coefficients, strong = grid_fit.affine(z, at, axis, 5.0)
-        start = at @ coefficients[:2] + coefficients[2]
-        mm[..., axis], agreement = grid_fit.fit(z, at, axis, 5.0, start)
+        start, strong = grid_fit.grown(z, at, axis, 5.0)
+        mm[..., axis], agreement = grid_fit.follow(z, at, 5.0, start)
         strength.append(strong)
         agreements.append(agreement)
     return mm, (strength[0], strength[1]), np.minimum(*agreements)
+
+
+def printed(out: np.ndarray) -> np.ndarray:
+    """bool (h, w): cells of the page that have a grid; all, where the page has none. Desks have edges that look like rows."""
+    belief = cv2.GaussianBlur(np.hypot(out[0], out[1]) * np.hypot(out[2], out[3]), (0, 0), 1.5)
+    inside = (belief > 0.25).astype(np.uint8)
+    if inside.mean() < 0.2:
+        return np.ones_like(belief, bool)
+    return cv2.morphologyEx(inside, cv2.MORPH_OPEN, np.ones((7, 7), np.uint8)).astype(bool)
 
 
 def rectify(net: PageNet, image: np.ndarray, pose: Pose, passes: int = 2) -> PageSheet:
@@ -68,4 +77,5 @@ def rectify(net: PageNet, image: np.ndarray, pose: Pose, passes: int = 2) -> Pag
         # composed: page mm -> mm of the map before -> coarse mm
         page_map = PageMap(pose.matrix, step.origin, step.step, page_map.to_coarse(step.coarse_mm))
     marks = 1 / (1 + np.exp(-out[8:]))
+    marks *= printed(out)
     return PageSheet(page_map, marks, mm, grid, agreement, picture)

@@ -151,11 +151,11 @@ def coarse_sample(rng: np.random.Generator, drawn: Drawn) -> tuple[np.ndarray, n
 
 def _misplaced(rng: np.random.Generator, mm: np.ndarray, middle: np.ndarray) -> np.ndarray:
     """What a coarse pose takes for the page's millimetres ``mm`` lies elsewhere: turned, scaled, sheared, in perspective."""
-    turn = rng.normal(0, math.radians(0.8))
+    turn = rng.normal(0, math.radians(1.2))
     linear = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
-    linear = linear @ (np.eye(2) + rng.normal(0, [[0.02, 0.008], [0.008, 0.02]]))
+    linear = linear @ (np.eye(2) + rng.normal(0, [[0.03, 0.012], [0.012, 0.03]]))
     away = (mm - middle) @ linear.T
-    away = away / (1 + away @ rng.normal(0, 1e-4, 2))[..., None]
+    away = away / (1 + away @ rng.normal(0, 2e-4, 2))[..., None]
     return away + middle
 
 
