@@ -137,8 +137,8 @@ class Canvas:
             scales[:, 2] = ink.medians(signal_mv, strips)
         ink.strips(signal_mv, strips, scales, half)
         if style.pulse != "none":
-            last_only = draws.chance("pulse_rows", 0.3)
-            ink.paths(marks.pulse_paths(style.pulse, layout.rows, last_only, geometry) * self.px_per_mm, half)
+            rows = marks.pulse_rows(draws, layout.rows)
+            ink.paths(marks.pulse_paths(style.pulse, rows, geometry) * self.px_per_mm, half)
         boxes = marks.separator_boxes(draws, layout, geometry)
         if len(boxes):
             ink.boxes(boxes * (self.px_per_mm * 2))

@@ -19,8 +19,8 @@ from ecgscan_ray.paper.layout import TRACE_MM, Geometry, Layout
 
 CAP_FRACTION = 0.729
 """Height of a capital letter as a fraction of the em."""
-PULSE_MM = 8.0
-"""Width of the calibration pulse with its feet."""
+PULSE_S = 0.2
+"""Length of the calibration pulse: 5 mm at 25 mm/s."""
 FACES = ("sans", "bold", "mono", "serif")
 
 
@@ -121,21 +121,40 @@ def label_starts(style: LabelStyle, layout: Layout, geometry: Geometry) -> np.nd
 
 _PULSE = np.array([(0.0, 0.0), (1.2, 0.0), (1.2, -1.0), (6.2, -1.0), (6.2, 0.0), (7.4, 0.0)])
 _STAIR = np.array([(0.0, 0.0), (1.2, 0.0), (1.2, -1.0), (3.7, -1.0), (3.7, -0.5), (6.2, -0.5), (6.2, 0.0), (7.4, 0.0)])
-"""For two gains: the limb leads', then half of it."""
+"""For two gains: the limb leads', then half of it. x in mm at 25 mm/s, y in mV downwards."""
 
 
-def pulse_paths(pulse: str, rows: int, last_only: bool, geometry: Geometry) -> np.ndarray:
-    """Calibration pulses of 1 mV by 5 mm at the rows' start or end: float64 (P, n, 2) points, mm.
+def pulse_mm(geometry: Geometry) -> float:
+    """Width of the calibration pulse with its feet and the gap to the trace, mm."""
+    return 8.0 + PULSE_S * (geometry.speed - 25.0)
+
+
+def pulse_start(pulse: str, geometry: Geometry) -> float:
+    """x where the pulses begin, mm."""
+    return geometry.left - pulse_mm(geometry) if pulse == "left" else geometry.left + TRACE_MM + 0.5
+
+
+def pulse_rows(draws: Draws, rows: int) -> range:
+    """The rows that have a pulse."""
+    return range(rows - 1 if draws.chance("pulse_rows", 0.3) else 0, rows)
+
+
+def pulse_path(geometry: Geometry) -> np.ndarray:
+    """A calibration pulse of 1 mV by 200 ms: float64 (n, 2), mm from where it begins on the zero line, y down.
 
     Where the chest leads have half the gain, the pulse has a step for each gain.
     """
-    shape = _PULSE if geometry.chest == 1 else _STAIR
-    x = geometry.left - PULSE_MM if pulse == "left" else geometry.left + TRACE_MM + 0.5
-    row = np.arange(rows - 1 if last_only else 0, rows)
-    paths = np.empty((len(row), len(shape), 2))
-    paths[..., 0] = x + shape[:, 0]
-    paths[..., 1] = geometry.first + row[:, None] * geometry.pitch + shape[:, 1] * geometry.gain
-    return paths
+    path = (_PULSE if geometry.chest == 1 else _STAIR).copy()
+    longer = PULSE_S * (geometry.speed - 25.0)
+    path[:, 0] += np.clip((path[:, 0] - 1.2) / 5.0, 0, 1) * longer
+    path[:, 1] *= geometry.gain
+    return path
+
+
+def pulse_paths(pulse: str, rows: range, geometry: Geometry) -> np.ndarray:
+    """Calibration pulses at the start or end of ``rows``: float64 (P, n, 2) points, mm."""
+    start = np.array([(pulse_start(pulse, geometry), geometry.first + row * geometry.pitch) for row in rows])
+    return start[:, None] + pulse_path(geometry)
 
 
 def separator_boxes(draws: Draws, layout: Layout, geometry: Geometry) -> np.ndarray:

@@ -331,8 +331,9 @@ def _positive_weights(weights: dict[T, float], name: str) -> dict[T, float]:
 def _must_keep(style: PageStyle) -> tuple[float, float, float, float]:
     """x0, y0, x1, y1 in mm of the traces with labels and pulses."""
     layout, geometry, pulse = style.layout, style.geometry, style.pulse
-    stop = geometry.left + TRACE_MM + 9.0 if pulse == "right" else max(geometry.stop(s) for s in layout.strips) + 1.0
-    start = geometry.left - (9.0 if pulse == "left" else 1.0)
+    wide = marks.pulse_mm(geometry) + 1.0
+    stop = geometry.left + TRACE_MM + wide if pulse == "right" else max(geometry.stop(s) for s in layout.strips) + 1.0
+    start = geometry.left - (wide if pulse == "left" else 1.0)
     top, bottom = geometry.first - 0.6 * geometry.pitch, geometry.first + (layout.rows - 0.4) * geometry.pitch
     return start, top, stop, bottom
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ecgscan_ray.paper import marks
+from ecgscan_ray.paper.key import Draws
 from ecgscan_ray.paper.layout import TRACE_MM
 from ecgscan_ray.rectification.samples import NODE, Drawn, nodes, resample, smooth_noise
 
@@ -13,11 +15,16 @@ ROW_HEIGHT = 240
 """Its height, px."""
 
 
-def row_height_mm(drawn: Drawn, row: int, x_mm: np.ndarray) -> np.ndarray:
-    """y of the row's trace on the page at places ``x_mm``, mm; NaN where there is none."""
+def row_height_mm(drawn: Drawn, row: int, x_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """y of the row's ink on the page at places ``x_mm``, mm, NaN where there is none: the trace, and the calibration pulse.
+    And which of it is trace."""
     truth = drawn.truth
     layout, where = truth.layout_at_speed(), truth.geometry
-    y = np.full(x_mm.shape, np.nan)
+    y, trace = np.full(x_mm.shape, np.nan), np.zeros(x_mm.shape, bool)
+    if truth.pulse != "none" and row in marks.pulse_rows(Draws(truth.key), layout.rows):
+        path = marks.pulse_path(where) + (marks.pulse_start(truth.pulse, where), where.first + row * where.pitch)
+        inside = (x_mm >= path[0, 0]) & (x_mm <= path[-1, 0])
+        y[inside] = np.interp(x_mm[inside], path[:, 0] + 1e-9 * np.arange(len(path)), path[:, 1])
     for strip, offset in zip(layout.strips, truth.offsets_mv, strict=True):
         if strip.row != row or offset is None:
             continue
@@ -28,14 +35,17 @@ def row_height_mm(drawn: Drawn, row: int, x_mm: np.ndarray) -> np.ndarray:
             strip
         )
         y[shown] = where.baseline(strip) - (rise if where.reach is None else np.clip(rise, -where.reach, where.reach))
-    return y
+        trace |= shown & np.isfinite(y)
+    return y, trace
 
 
-def row_sample(rng: np.random.Generator, drawn: Drawn, row: int, width: int = 512) -> tuple[np.ndarray, np.ndarray]:
+def row_sample(
+    rng: np.random.Generator, drawn: Drawn, row: int, width: int = 512
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A part of a row, rectified up to the grid's error.
 
     Returns:
-        uint8 (240, W, 3); float32 (W,) height of the trace, px from the top, NaN = none.
+        uint8 (240, W, 3); float32 (W,) height of the ink, px from the top, NaN = none; bool (W,) whether it is trace.
     """
     truth = drawn.truth
     where, size = truth.geometry, (ROW_HEIGHT, width)
@@ -56,5 +66,5 @@ def row_sample(rng: np.random.Generator, drawn: Drawn, row: int, width: int = 51
     nodes_at = np.arange(seen.shape[1]) * NODE - 0.5
     x = np.interp(columns, nodes_at, mm[0, :, 0])
     shift = np.interp(columns, nodes_at, (mm[..., 1] - seen[..., 1])[0])
-    y = row_height_mm(drawn, row, x)
-    return picture, ((y - shift - (zero - ROW_HEIGHT / 2 / ROW_PX)) * ROW_PX - 0.5).astype(np.float32)
+    y, trace = row_height_mm(drawn, row, x)
+    return picture, ((y - shift - (zero - ROW_HEIGHT / 2 / ROW_PX)) * ROW_PX - 0.5).astype(np.float32), trace

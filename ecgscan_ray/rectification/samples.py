@@ -14,6 +14,7 @@ import numpy as np
 
 from ecgscan_ray.paper import marks, warp
 from ecgscan_ray.paper.grid import MAJOR_MM
+from ecgscan_ray.paper.key import Draws
 from ecgscan_ray.paper.layout import TRACE_MM
 from ecgscan_ray.paper.truth import PageTruth
 from ecgscan_ray.rectification.networks import COARSE_STRIDE, LABELS, PAGE_STRIDE
@@ -213,10 +214,10 @@ def _marks(truth: PageTruth, at: np.ndarray) -> np.ndarray:
             out[channel], np.exp(-0.5 * (((x - centre[0]) / 2.0) ** 2 + ((y - centre[1]) / 2.0) ** 2))
         )
     if truth.pulse != "none":
-        begin = where.left - marks.PULSE_MM if truth.pulse == "left" else where.left + TRACE_MM + 0.5
-        for row in range(layout.rows):
+        begin = marks.pulse_start(truth.pulse, where)
+        for row in marks.pulse_rows(Draws(truth.key), layout.rows):
             zero = where.first + row * where.pitch
-            inside = (x > begin) & (x < begin + marks.PULSE_MM) & (y < zero + 1) & (y > zero - where.gain - 1)
+            inside = (x > begin) & (x < begin + marks.pulse_mm(where)) & (y < zero + 1) & (y > zero - where.gain - 1)
             out[2] = np.maximum(out[2], inside)
     return out
 

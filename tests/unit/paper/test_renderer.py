@@ -171,7 +171,7 @@ def test_speeds_and_gains_vary_by_their_shares_and_are_recorded_printed_and_draw
         assert f"{where.gain:g}mm/mV" in text or f"{where.gain:g}/{where.gain / 2:g}mm/mV" in text
         if where.chest != 1:
             assert f"{where.gain / 2:g}mm/mV" in text
-            assert len(np.unique(marks.pulse_paths("left", 3, False, where)[0, :, 1])) == 3, "a stair of both gains"
+            assert len(np.unique(marks.pulse_paths("left", range(3), where)[0, :, 1])) == 3, "a stair of both gains"
 
 
 def test_chest_leads_at_half_gain_are_half_as_high():
@@ -279,7 +279,7 @@ def test_a_millivolt_is_ten_millimetres_and_the_pulse_too():
     points = expand(truth, signal, 100.0).points[1]
     assert points[0, 1] - points[400, 1] == pytest.approx(100.0, abs=0.01)
     assert points[100, 0] - points[0, 0] == pytest.approx(250.0, abs=0.01)
-    ys = marks.pulse_paths("left", 12, False, truth.geometry)[..., 1]
+    ys = marks.pulse_paths("left", range(12), truth.geometry)[..., 1]
     assert ys.max() - truth.geometry.first == pytest.approx(11 * truth.geometry.pitch)
     assert np.ptp(ys[0]) == pytest.approx(10.0)
 
