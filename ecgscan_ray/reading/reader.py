@@ -1,15 +1,17 @@
-"""A picture to leads in mV: pose, grid, layout, rows."""
+"""A picture to leads in mV: pose, grid, layout, rows, scale."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ecgscan_ray.errors import InputError
+from ecgscan_ray.paper.layout import CHEST, timed
 from ecgscan_ray.reading.leads import Found, PageReading, StripReading
 from ecgscan_ray.reading.network import RowNet
-from ecgscan_ray.reading.rows import Rows, read_rows
+from ecgscan_ray.reading.rows import Rows, read_rows, refined_start
+from ecgscan_ray.reading.scale import read_scale
 from ecgscan_ray.rectification.layout_fit import FoundLayout, find_layout_of, marks_on_page
 from ecgscan_ray.rectification.networks import CoarseNet, PageNet
 from ecgscan_ray.rectification.page_map import PageMap
@@ -18,8 +20,8 @@ from ecgscan_ray.rectification.rectify import PageSheet, rectify
 
 FS = 500.0
 """Sampling rate of what is read, Hz: a column at 4 px/mm and 25 mm/s is 10 ms; heights in between are interpolated."""
-MIN_GRID = 0.3
-"""Strength of the 5 mm lines below which a page counts as one without a grid."""
+RECENTRED_MM = 1.0
+"""Rows whose middle lies further than this from where they were sought are read again around it."""
 
 
 @dataclass(frozen=True)
@@ -49,40 +51,79 @@ def read_page(networks: Networks, image: np.ndarray, stated: Stated = Stated()) 
         stated: What is known of the page.
 
     Raises:
-        InputError: There is no page in the picture, or no row, grid or layout is found on it.
+        InputError: There is no page in the picture, or no rows of an ECG on it.
     """
     pose = find_pose(networks.coarse, image)
     if pose is None:
         raise InputError("no ECG page found in the picture")
     sheet = rectify(networks.page, image, pose)
-    marks, first = marks_on_page(sheet.marks, sheet.at, sheet.page_map.box_mm)
     box = sheet.page_map.box_mm
-    layout = find_layout_of(marks, first, (box[0] + box[2]) / 2 - 125)
-    if layout is None:
+    marks, first = marks_on_page(sheet.marks, sheet.at, box)
+    found = find_layout_of(marks, first, (box[0] + box[2] - 250) / 2, stated.layout)
+    if found is None:
         raise InputError("no rows of an ECG found on the page")
-    rows = read_rows(networks.row, image, sheet.page_map, layout.left, np.array(layout.rows_mm))
-    return _assembled(rows, layout, sheet, pose.turns, stated)
+    rows = _read_centred(networks.row, image, sheet.page_map, found)
+    found = replace(found, left=refined_start(rows, found.left))
+    return _assembled(rows, found, sheet, pose.turns, stated)
+
+
+def _read_centred(net: RowNet, image: np.ndarray, page_map: PageMap, found: FoundLayout) -> Rows:
+    rows = read_rows(net, image, page_map, found.left, np.array(found.rows_mm))
+    sure = (rows.belief > 0.5) & (rows.present > 0.5)
+    middles = [np.median(up[ok]) if ok.sum() > 50 else 0.0 for up, ok in zip(rows.up_mm, sure, strict=True)]
+    shift = np.clip(middles, -8, 8)
+    if np.abs(shift).max() <= RECENTRED_MM:
+        return rows
+    return read_rows(net, image, page_map, found.left, rows.zero_mm - shift)
 
 
 def _assembled(rows: Rows, found: FoundLayout, sheet: PageSheet, turns: int, stated: Stated) -> PageReading:
-    speed = Found(stated.speed_mm_per_s or 25.0, "given" if stated.speed_mm_per_s else "assumed", 1.0)
-    gain = Found(stated.gain_mm_per_mv or 10.0, "given" if stated.gain_mm_per_mv else "assumed", 1.0)
+    scale = read_scale(rows, found.left)
+    speed = _stated_or_found(stated.speed_mm_per_s, scale.speed, 25.0, scale.agreement)
+    gain = _stated_or_found(stated.gain_mm_per_mv, scale.gain, 10.0, scale.agreement)
+    layout = timed(found.layout.name, float(speed.value))
     strips = []
-    for strip in found.layout.strips:
+    for strip in layout.strips:
         count = round((strip.stop_s - strip.start_s) * FS)
         x = found.left + (strip.x_s + np.arange(count) / FS) * float(speed.value)
         up = np.interp(x, rows.x_mm, rows.up_mm[strip.row])
         belief = np.interp(x, rows.x_mm, rows.belief[strip.row] * rows.present[strip.row]).astype(np.float32)
-        mv = (up - np.median(up)) / float(gain.value) * strip.sign
+        factor = scale.chest if strip.lead >= CHEST else 1.0
+        mv = (up - np.median(up)) / (float(gain.value) * factor) * strip.sign
         here = (rows.x_mm >= x[0]) & (rows.x_mm <= x[-1])
         mm = np.stack([rows.x_mm[here], rows.zero_mm[strip.row] - rows.up_mm[strip.row, here]], -1)
-        strips.append(
-            StripReading(strip, mv.astype(np.float32), belief, sheet.page_map.to_pixels(mm).astype(np.float32))
-        )
-    layout = Found(found.layout.name, "labels", 1.0)
-    return PageReading(
-        tuple(strips), FS, layout, speed, gain, turns, _scale(sheet.page_map), float(min(sheet.grid)), ()
-    )
+        pixels = sheet.page_map.to_pixels(mm).astype(np.float32)
+        strips.append(StripReading(strip, mv.astype(np.float32), belief, pixels))
+    name = Found(found.layout.name, "given" if stated.layout else "labels", _confidence(found))
+    quality, reasons = _quality(strips, sheet, (name, speed, gain))
+    return PageReading(tuple(strips), FS, name, speed, gain, turns, _scale(sheet.page_map), quality, reasons)
+
+
+def _stated_or_found(stated: float | None, found: float | None, usual: float, agreement: float) -> Found:
+    if stated is not None:
+        return Found(stated, "given", 1.0)
+    if found is not None:
+        return Found(found, "pulse", agreement)
+    return Found(usual, "assumed", 0.5)
+
+
+def _confidence(found: FoundLayout) -> float:
+    return float(1 - np.exp(-max(found.margin, 0.0) / 3))
+
+
+def _quality(strips: list[StripReading], sheet: PageSheet, values: tuple[Found, ...]) -> tuple[float, tuple[str, ...]]:
+    """What the reading is worth, 0..1, and why it is not more."""
+    belief = float(np.mean([reading.belief.mean() for reading in strips]))
+    grid = float(min(sheet.grid) * np.median(sheet.agreement))
+    reasons = []
+    if belief < 0.8:
+        reasons.append(f"the trace is read with a belief of {belief:.2f}")
+    if grid < 0.5:
+        reasons.append("no grid is seen: millimetres come from the outline of the page")
+    for value in values:
+        if value.by == "assumed":
+            reasons.append(f"{value.value:g} is assumed: no calibration pulse is read")
+    return belief * min(1.0, grid / 0.7), tuple(reasons)
 
 
 def _scale(page_map: PageMap) -> tuple[float, float]:

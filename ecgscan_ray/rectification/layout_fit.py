@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ecgscan_ray.paper.layout import LAYOUTS, TRACE_MM, Layout
+from ecgscan_ray.paper.layout import LAYOUTS, TRACE_MM, Layout, find_layout
 from ecgscan_ray.rectification.grid_fit import vertex
 
 STEP_MM = 1.0
@@ -117,8 +117,20 @@ def evenly(found: list[tuple[float, float]], count: int) -> tuple[list[float], f
     return [float(y) for y in near], best_score
 
 
-def find_layout_of(marks: np.ndarray, first: np.ndarray, left_guess: float) -> FoundLayout | None:
-    """The layout whose labels and starts agree best with the marks."""
+def find_layout_of(
+    marks: np.ndarray, first: np.ndarray, left_guess: float, name: str | None = None
+) -> FoundLayout | None:
+    """The layout whose labels and starts agree best with the marks; None where no rows are found.
+
+    Args:
+        marks: (16, H, W) from ``marks_on_page``.
+        first: x and y of their first point, mm.
+        left_guess: x of the rows' start, mm, right to 45 mm.
+        name: The layout, where it is known.
+
+    Raises:
+        ConfigError: There is no layout of that name.
+    """
     rows_found = find_rows(marks[0], first[1])
     if not rows_found:
         return None
@@ -126,7 +138,7 @@ def find_layout_of(marks: np.ndarray, first: np.ndarray, left_guess: float) -> F
     logit = np.log(np.clip(marks, 1e-3, 0.98) / (1 - np.clip(marks, 1e-3, 0.98)))
     base = np.log(0.02 / 0.98)
     candidates = []
-    for layout in LAYOUTS.values():
+    for layout in LAYOUTS.values() if name is None else [find_layout(name)]:
         fitting = evenly(rows_found, layout.rows)
         if fitting is None:
             continue
