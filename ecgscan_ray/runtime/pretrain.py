@@ -112,7 +112,7 @@ def _fitting_settings(config: Config, task: str, store: str, manifest: Manifest)
     """Checked settings that fit the store, and the digest of the frozen teacher."""
     training_plan(config, manifest)
     teacher_digest = None
-    if get_task(task).needs_pages and config.teacher.run:
+    if get_task(task).embeds_pages and config.teacher.run:
         config, teacher_digest = with_teacher_settings(config)
     config = fit_to_store(config, get_task(task), store, manifest)
     check_sinks(config.training.sinks)
@@ -160,9 +160,9 @@ def _refuse_batch_norm(spec: RunSpec) -> None:
         return
     if has_batch_norm(get_task(spec.task).build_model(config, text.parse_tokenizer(spec.tokenizer_json))):
         raise ConfigError(
-            f"'{config.model.image.name}' has batch norm, which several CPU workers cannot share",
-            where="model.image.name",
-            fix="Use resources.num_workers=1, GPUs, or a model with layer or group norm (e.g. convnext_atto).",
+            f"{get_task(spec.task).contents} of these settings has batch norm, which several CPU workers cannot share",
+            where="resources.num_workers",
+            fix="Use resources.num_workers=1, GPUs, or a model.image with layer or group norm (e.g. convnext_atto).",
         )
 
 

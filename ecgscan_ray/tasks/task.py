@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from tokenizers import Tokenizer
 
-from ecgscan_ray.batch import DeviceBatch
+from ecgscan_ray.batch import RowMaker
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import RunError
 from ecgscan_ray.training.task import ModelT, TrainingTask
@@ -42,8 +42,8 @@ class FirstWeights:
 class Task(TrainingTask[ModelT], Protocol[ModelT]):
     """One kind of run. A new one is one file in this room and one line in ``TASKS``."""
 
-    needs_pages: ClassVar[bool]
-    """Whether batches have pages; without, nothing is rendered."""
+    embeds_pages: ClassVar[bool]
+    """Whether the model is a page encoder: pages may be aligned to a frozen teacher, and validation shows pictures."""
     contents: ClassVar[str]
     """What a run of this task holds, in the words of an error message."""
     scores: ClassVar[tuple[str, ...]]
@@ -52,6 +52,13 @@ class Task(TrainingTask[ModelT], Protocol[ModelT]):
     def build_model(self, config: Config, tokenizer: Tokenizer) -> ModelT:
         """A freshly initialised model; its random weights are decided by ``config.seed``."""
 
+    def build_maker(self, config: Config, tokenizer: Tokenizer) -> RowMaker:
+        """What turns recordings into the batches that ``to_device`` takes; it runs on the stream's render actors.
+
+        Raises:
+            ConfigError: The settings are not for this task.
+        """
+
     def init_weights(self, model: ModelT, source: FirstWeights) -> None:
         """Replace random weights by those of other runs.
 
@@ -59,7 +66,7 @@ class Task(TrainingTask[ModelT], Protocol[ModelT]):
             RunError: A run cannot be read, or is of another task.
         """
 
-    def validation_score(self, model: ModelT, batches: Iterable[DeviceBatch]) -> dict[str, float]:
+    def validation_score(self, model: ModelT, batches: Iterable[Any]) -> dict[str, float]:
         """``validation.*`` over batches on the model's device; empty without batches."""
 
     def uses_text(self, config: Config) -> bool:
