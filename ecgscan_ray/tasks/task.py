@@ -12,10 +12,14 @@ from tokenizers import Tokenizer
 
 from ecgscan_ray.batch import RowMaker
 from ecgscan_ray.config import Config
-from ecgscan_ray.errors import RunError
+from ecgscan_ray.errors import ConfigError, RunError
 from ecgscan_ray.training.task import ModelT, TrainingTask
 
-TASKS = {"pretrain": ("ecgscan_ray.tasks.pretrain", "Pretrain"), "teach": ("ecgscan_ray.tasks.teach", "Teach")}
+TASKS = {
+    "pretrain": ("ecgscan_ray.tasks.pretrain", "Pretrain"),
+    "teach": ("ecgscan_ray.tasks.teach", "Teach"),
+    "rectifier": ("ecgscan_ray.tasks.rectifier", "Rectifier"),
+}
 """Name -> module and class. The name is that of the command."""
 
 Changes = dict[tuple[str, str], Any]
@@ -78,6 +82,21 @@ class Task(TrainingTask[ModelT], Protocol[ModelT]):
         Raises:
             ConfigError: The task cannot train without reports.
         """
+
+
+def check_section(config: Config, task: str) -> None:
+    """Settings with a section ``rectifier`` are those of that task, and of no other: it decides what a batch holds.
+
+    Raises:
+        ConfigError: They are for another task.
+    """
+    if task == "rectifier" and config.rectifier is None:
+        raise ConfigError(
+            "the settings have no section 'rectifier'", fix="Use --preset rectifier, or a file based on it."
+        )
+    if task != "rectifier" and config.rectifier is not None:
+        what = f"settings of 'ecgscan rectifier', not of 'ecgscan {task}'"
+        raise ConfigError(what, where="rectifier", fix="Leave the section 'rectifier' out, or use another preset.")
 
 
 def get_task(name: str) -> Task[Any]:
