@@ -161,7 +161,7 @@ def _refuse_batch_norm(spec: RunSpec) -> None:
         return
     if has_batch_norm(get_task(spec.task).build_model(config, text.parse_tokenizer(spec.tokenizer_json))):
         raise ConfigError(
-            f"{get_task(spec.task).contents} of these settings has batch norm, which several CPU workers cannot share",
+            "the model has batch norm, which several CPU workers cannot share",
             where="resources.num_workers",
             fix="Use resources.num_workers=1, GPUs, or a model.image with layer or group norm (e.g. convnext_atto).",
         )
