@@ -37,14 +37,16 @@ def test_another_key_gives_other_samples(batch: SampleBatch, change: str) -> Non
         assert not np.array_equal(other[name][0], batch[name][0], equal_nan=True), name  # type: ignore[literal-required]
 
 
-def test_pages_of_every_kind_are_mixed() -> None:
-    """Half of the shares is one kind, whose pages have no grid; the other kind has one on every page."""
-    kinds = [{"share": 1, "page": {"effects": "clean"}}, {"share": 1, "page": {"effects": "screen"}}]
+def test_kinds_of_pages_are_mixed_by_their_shares() -> None:
+    """A strip is told by its height: 112 mm, where a letter page has 216."""
+    kinds = [{"share": 3, "page": {"effects": "clean"}}, {"share": 1, "page": {"effects": "clean", "paper": "strip"}}]
     config = tiny_reader_config(rectifier={"pages": kinds})
-    assert [page.effects for _, page in config.page_kinds()] == ["clean", "screen"]
-    made = SampleMaker(config).make([ROWS[0]] * 24, range(24), range(24))
-    noise = np.abs(np.diff(made["coarse"].astype(np.float32), axis=3)).mean((1, 2, 3, 4))
-    assert np.ptp(noise) > 1
+    made = SampleMaker(config).make([ROWS[0]] * 32, range(32), range(32))
+    on_page, xy_mm = made["coarse_target"][:, :, 0] > 0, 100 * np.abs(made["coarse_target"][:, :, 1:])
+    extents = (xy_mm * on_page[:, :, None]).max((3, 4)).min(2).max(1)  # half of the shorter side
+    strips = int((extents < 80).sum())
+    assert 3 <= strips <= 14, "8 of 32 are expected"
+    assert extents[extents >= 80].min() > 90
 
 
 def test_row_bytes_are_those_of_a_row(batch: SampleBatch) -> None:
