@@ -59,16 +59,16 @@ class RectifierObjective:
 def coarse_terms(output: ReaderOutput, batch: DeviceSamples) -> dict[str, Tensor]:
     """Page or not, cell by cell; x and y in the frame, on the page; quarter turns."""
     maps, target, turns = _fp32(output["coarse_maps"]), batch["coarse_target"], batch["coarse_turns"]
-    drawn = _like(batch["page_ok"], target)
+    page_ok = _like(batch["page_ok"], target)
     page = F.binary_cross_entropy_with_logits(maps[:, :, :1], target[:, :, :1].to(maps.dtype), reduction="none")
-    on_page = target[:, :, :1] * drawn
+    on_page = target[:, :, :1] * page_ok
     frame = F.smooth_l1_loss(maps[:, :, 1:], target[:, :, 1:].to(maps.dtype), beta=FRAME_BETA, reduction="none")
     turn = F.cross_entropy(_fp32(output["coarse_turns"]).flatten(0, 1), turns.flatten(), reduction="none")
     turn = turn.view_as(turns)
     return {
-        "coarse_page_loss": _mean(page, drawn),
+        "coarse_page_loss": _mean(page, page_ok),
         "coarse_frame_loss": _mean(frame, on_page),
-        "coarse_turn_loss": _mean(turn, drawn[:, :, 0, 0, 0]),
+        "coarse_turn_loss": _mean(turn, page_ok[:, :, 0, 0, 0]),
     }
 
 
@@ -76,19 +76,19 @@ def page_terms(output: ReaderOutput, batch: DeviceSamples) -> dict[str, Tensor]:
     """Vectors of the grid, squared; marks, a sum over their kinds."""
     maps = _fp32(output["page_maps"])
     target = batch["page_target"].to(maps.dtype)
-    drawn = _like(batch["page_ok"], target)
+    page_ok = _like(batch["page_ok"], target)
     marks = target[:, GRID:]
     divergence = (_divergence(maps[:, GRID:], marks) * (1 + MARK_WEIGHT * marks)).sum(1, keepdim=True)
     return {
-        "grid_loss": _mean((maps[:, :GRID] - target[:, :GRID]).square(), drawn),
-        "marks_loss": _mean(divergence, drawn),
+        "grid_loss": _mean((maps[:, :GRID] - target[:, :GRID]).square(), page_ok),
+        "marks_loss": _mean(divergence, page_ok),
     }
 
 
 def row_terms(output: ReaderOutput, batch: DeviceSamples) -> dict[str, Tensor]:
     """The height, in columns whose trace lies in the window; whether there is a trace."""
     logits, height = _fp32(output["row_heights"]), batch["row_height"]
-    drawn = batch["page_ok"][:, None]
+    page_ok = batch["page_ok"][:, None]
     bins = torch.arange(logits.shape[1], device=logits.device, dtype=logits.dtype)[:, None]
     at = (height.to(logits.dtype).nan_to_num() - (ROW_BIN - 1) / 2) / ROW_BIN  # in bins
     log_aim = (-0.5 * ((bins - at[:, None]) / HEIGHT_SIGMA_BINS).square()).log_softmax(1)
@@ -97,7 +97,7 @@ def row_terms(output: ReaderOutput, batch: DeviceSamples) -> dict[str, Tensor]:
     presence = F.binary_cross_entropy_with_logits(
         _fp32(output["row_presence"]), there.to(logits.dtype), reduction="none"
     )
-    return {"height_loss": _mean(divergence, in_window(height) & drawn), "presence_loss": _mean(presence, drawn)}
+    return {"height_loss": _mean(divergence, in_window(height) & page_ok), "presence_loss": _mean(presence, page_ok)}
 
 
 def in_window(height: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ def reader_errors(output: ReaderOutput, batch: DeviceSamples) -> dict[str, Tenso
     gridded = (page_truth[:, :GRID].abs().amax(1) > 0) & ok[:, None, None]
     grid = [_phase_error_mm(page[:, k : k + 2], page_truth[:, k : k + 2])[gridded] for k in (0, 2)]
     inside = in_window(height) & ok[:, None]
-    found, _ = heights(output["row_heights"])
+    predicted, _ = heights(output["row_heights"])
     presence = (output["row_presence"] > 0) == torch.isfinite(height)
     return {
         "coarse_across_mm": frame_mm[:, :, 0][on_page],
@@ -133,7 +133,7 @@ def reader_errors(output: ReaderOutput, batch: DeviceSamples) -> dict[str, Tenso
         "grid_mm": torch.cat(grid),
         "grid_length_5mm": page[:, :2].norm(dim=1)[gridded],
         "grid_length_1mm": page[:, 4:6].norm(dim=1)[gridded],
-        "height_mm": (found - height).abs()[inside] / ROW_PX,
+        "height_mm": (predicted - height).abs()[inside] / ROW_PX,
         "presence_right": presence[ok].flatten().float(),
     }
 

@@ -106,11 +106,11 @@ class SampleMaker:
         return cut_samples(rng, Drawn(pages.image[0], pages.truth[0], recording.signal_mv, recording.fs)), True
 
 
-def cut_samples(rng: np.random.Generator, drawn: Drawn) -> SampleArrays:
+def cut_samples(rng: np.random.Generator, source: Drawn) -> SampleArrays:
     """The samples of one page, without the first axis."""
-    pictures, targets, turns = zip(*(coarse_sample(rng, drawn) for _ in range(COARSE_VIEWS)), strict=True)
-    page, page_target = page_sample(rng, drawn)
-    row, row_height = row_sample(rng, drawn, int(rng.integers(drawn.truth.layout_at_speed().rows)))
+    pictures, targets, turns = zip(*(coarse_sample(rng, source) for _ in range(COARSE_VIEWS)), strict=True)
+    page, page_target = page_sample(rng, source)
+    row, row_height = row_sample(rng, source, int(rng.integers(source.truth.layout_at_speed().rows)))
     return {
         "coarse": np.stack([_seen(rng, picture) for picture in pictures]),
         "coarse_target": np.stack(targets).astype(np.float32),

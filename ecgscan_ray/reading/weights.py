@@ -95,10 +95,10 @@ def _check_format(metadata: Mapping[str, str], where: Path) -> None:
         raise InputError(what, where=where, fix="Use the weights of this version of the package.")
 
 
-def _check_shapes(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: Path) -> None:
-    for name in sorted(found.keys() | expected.keys()):
-        if found.get(name) != expected.get(name):
-            raise _damaged(f"{name[:80]} is {found.get(name, 'missing')}, not {expected.get(name, 'in it')}", where)
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: Path) -> None:
+    for name in sorted(shapes.keys() | expected.keys()):
+        if shapes.get(name) != expected.get(name):
+            raise _damaged(f"{name[:80]} is {shapes.get(name, 'missing')}, not {expected.get(name, 'in it')}", where)
 
 
 def _damaged(reason: str, where: Path) -> InputError:
