@@ -10,9 +10,9 @@ embeddings of signals and reports.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, NotRequired, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,34 @@ MAX_LAW_RESIDUAL_UV = 50.0
 """A recording that misses the lead laws by more than this is left out of soft leads (its own fault, e.g. a glitch)."""
 
 
+class Rows(TypedDict):
+    """What the stream and the step loop need of any task's batch; a task's own batch has these entries and more."""
+
+    position: np.ndarray
+    """int64 (N,): position in the plan."""
+    recording_key: np.ndarray
+    """int64 (N,), ``stable_key``."""
+    page_ok: np.ndarray
+    """bool (N,): false where a recording could not be drawn: its page is white, and it is counted, never dropped."""
+
+
+class DeviceRows(TypedDict):
+    """``Rows`` as tensors on the model's device."""
+
+    position: Tensor
+    recording_key: Tensor
+    page_ok: Tensor
+
+
+class RowMaker(Protocol):
+    """Turns recordings into a task's batch; pages depend on settings, epoch, recording and view alone."""
+
+    config: Config
+
+    def make(self, recordings: Sequence[Recording], positions: Integers, epochs: Integers, view: int = 0) -> Any:
+        """One batch of N recordings: a mapping with the entries of ``Rows``; arguments as of ``BatchMaker.make``."""
+
+
 class PageArrays(TypedDict):
     """What a batch holds of its pages; with ``with_pages=False`` only ``page_ok``, all true."""
 
@@ -55,7 +83,7 @@ class PageArrays(TypedDict):
     layout: NotRequired[np.ndarray]
     """int64 (N,): index in ``page.layouts``."""
     page_ok: np.ndarray
-    """bool (N,): false where a recording could not be drawn: its page is white, and it is counted, never dropped."""
+    """As in ``Rows``."""
 
 
 class Batch(PageArrays):
@@ -82,7 +110,7 @@ class Batch(PageArrays):
     patient_key: np.ndarray
     report_key: np.ndarray
     position: np.ndarray
-    """int64 (N,): position in the plan."""
+    """As in ``Rows``."""
     view: np.ndarray
     """int64 (N,): number of the page among those drawn of the recording."""
     teacher_signal: NotRequired[np.ndarray]
@@ -91,7 +119,7 @@ class Batch(PageArrays):
     """float32 (N, K): its embedding of the report."""
 
 
-Arrays = TypeVar("Arrays", PageArrays, Batch)
+Arrays = TypeVar("Arrays", bound=Mapping[str, object])
 
 
 class DeviceBatch(TypedDict):
@@ -157,7 +185,7 @@ class BatchMaker:
             raise ConfigError(
                 "training reads pages of one paper speed and one gain",
                 where="page.speeds, page.gains, page.half_gain_precordial_probability",
-                fix="Set page.paper_speed_mm_per_s and page.gain_mm_per_mv; 'ecgscan render' takes the others.",
+                fix="Set page.paper_speed_mm_per_s and page.gain_mm_per_mv; 'ecgscan render' and 'rectifier' take the others.",
             )
         self.config, self.tokenizer = config, tokenizer
         self.renderer = Renderer(config.page) if with_pages else None
@@ -224,7 +252,7 @@ class BatchMaker:
             return self._arrays(self.renderer.render(recordings, keys))
         except RecordingError:  # find the one at fault; the others keep their pages
             rows = [self._page_or_blank(self.renderer, r, key) for r, key in zip(recordings, keys, strict=True)]
-            return _concatenate(rows)
+            return concatenate(rows)
 
     def _page_or_blank(self, renderer: Renderer, recording: Recording, key: np.uint64) -> PageArrays:
         try:
@@ -251,11 +279,7 @@ class BatchMaker:
         }
 
 
-def concatenate(batches: Sequence[Batch]) -> Batch:
+def concatenate(batches: Sequence[Arrays]) -> Arrays:
     """Batches with the same entries as one, row after row."""
-    return _concatenate(batches)
-
-
-def _concatenate(batches: Sequence[Arrays]) -> Arrays:
     columns = [cast(dict[str, np.ndarray], batch) for batch in batches]
     return cast(Arrays, {name: np.concatenate([column[name] for column in columns]) for name in columns[0]})

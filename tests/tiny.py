@@ -36,3 +36,25 @@ def tiny_config(**dotted: Any) -> Config:
     """``TINY`` with dotted keys changed (``__`` for the dot)."""
     changes = {key.replace("__", "."): value for key, value in dotted.items()}
     return build(Config, merge(TINY, changes), where="tests/tiny.py")
+
+
+TINY_READER: dict[str, Any] = {
+    "page.height": 300,
+    "page.width": 400,
+    "page.channels": 3,
+    "page.fit": "pad",
+    "rectifier": {
+        "pages": [{"share": 3}, {"share": 1, "page": {"effects": "clean", "gains": {5: 1}, "speeds": {50: 1}}}]
+    },
+    "stream.unit_rows": 1,
+    "training.global_batch_size": 2,
+    "training.validation_rows": 2,
+    "training.sinks": [],
+    "evaluation.batch_size": 2,
+}
+
+
+def tiny_reader_config(**dotted: Any) -> Config:
+    """The same for the rectifier: pages of two kinds, small; its networks have one size alone."""
+    changes = {key.replace("__", "."): value for key, value in dotted.items()}
+    return build(Config, merge(TINY, {**TINY_READER, **changes}), where="tests/tiny.py")

@@ -18,6 +18,7 @@ INTERRUPTED = {
     "render": "the pages written so far are complete; the same command draws all of them again",
     "pretrain": "the same command goes on from the last checkpoint",
     "teach": "the same command goes on from the last checkpoint",
+    "rectifier": "the same command goes on from the last checkpoint",
     "evaluate": "no new report was written; the same command starts again",
     "sweep": "the same command goes on with the remaining trials",
     "ablate": "the same command goes on with the remaining trials",

@@ -216,6 +216,35 @@ def teach(
     print_next("pretrain", *words)
 
 
+@app.command(epilog="Example: ecgscan rectifier --preset rectifier --store runs/demo-store --out runs/rectifier")
+def rectifier(
+    store: Store,
+    out: Out,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    init_from: Annotated[
+        str | None, typer.Option(help="Run of 'rectifier' whose weights this one starts from.")
+    ] = None,
+    fresh: Fresh = False,
+) -> None:
+    """Train the networks that read pages of any kind; the same command resumes an unfinished run."""
+    from ecgscan_ray.config import Config
+    from ecgscan_ray.runtime.pretrain import pretrain as run
+
+    resolved = load_settings(Config, preset, config, settings, default="rectifier")
+    setup_logging()
+    run(
+        resolved,
+        check_uri(store),
+        check_uri(out),
+        task="rectifier",
+        fresh=fresh,
+        init_from=check_uri(init_from) if init_from else None,
+    )
+    print(f"rectifier: {out}")
+
+
 @app.command(epilog="Example: ecgscan evaluate runs/demo --set evaluation.bootstrap=200")
 def evaluate(
     run: Run,

@@ -100,10 +100,11 @@ def settings_of(kind: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
     """Every setting of a group, those of its sections included, in their order."""
     for name, field in kind.model_fields.items():
         key, section = f"{prefix}{name}", _section(field.annotation)
-        if section is None or get_origin(field.annotation) is dict or type(None) in get_args(field.annotation):
+        is_several = get_origin(field.annotation) in (dict, tuple)
+        if section is None or is_several or type(None) in get_args(field.annotation):
             yield _setting(key, field)
         if section is not None:
-            inner = f"{key}.*." if get_origin(field.annotation) is dict else f"{key}."
+            inner = f"{key}.*." if is_several else f"{key}."
             yield from settings_of(section, inner)
 
 
@@ -129,7 +130,7 @@ def markdown() -> str:
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
-    """The group of settings in a field's type: itself, an optional one, or the values of a mapping."""
+    """The group of settings in a field's type: itself, an optional one, or the entries of a mapping or list."""
     kinds = (annotation, *get_args(annotation))
     return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ecgscan_ray.uris import absolute
 
@@ -31,6 +31,9 @@ SIGNAL_SECONDS = 10.0
 
 MAX_UNIT_BYTES = 32 * 2**20
 """Of one block: Ray Data splits larger ones."""
+
+SAMPLE_BYTES = 4 * (384 * 512 * 3 + 3 * 48 * 64 * 4) + 320 * 320 * 3 + 24 * 40 * 40 * 4 + 240 * 512 * 3 + 512 * 4 + 128
+"""Bytes of one row of the rectifier's batch (``reading.maker.SampleBatch``), keys included."""
 
 
 class Section(BaseModel):
@@ -75,11 +78,12 @@ class PageConfig(Section):
     gain_mm_per_mv: float = Field(10.0, ge=0.1, le=400)
     """Gain in mm/mV."""
     speeds: dict[Speed, Share] = {}
-    """Paper speed -> share of pages, instead of the one speed. For pages as files; training reads at one speed."""
+    """Paper speed -> share of pages, instead of the one speed. For pages as files and for ``rectifier``; page encoders are
+    trained at one speed."""
     gains: dict[Gain, Share] = {}
-    """Gain -> share of pages, instead of the one gain. For pages as files; training reads at one gain."""
+    """Gain -> share of pages, instead of the one gain. As ``speeds``."""
     half_gain_precordial_probability: Chance = 0.0
-    """Share of pages whose chest leads are drawn at half the gain. For pages as files."""
+    """Share of pages whose chest leads are drawn at half the gain. As ``speeds``."""
     label_faces: dict[Literal["sans", "bold", "mono", "serif"], Share] = {"sans": 0.6, "bold": 0.3, "serif": 0.1}
     """Face of the lead labels -> share of pages."""
     label_places: dict[Literal["above", "below", "inset"], Share] = {"above": 0.75, "below": 0.25}
@@ -309,6 +313,23 @@ class TeacherConfig(Section):
         return run
 
 
+class PageKind(Section):
+    """Some of the pages of a run."""
+
+    share: float = Field(gt=0)
+    """How frequent these pages are, relative to those of the other kinds."""
+    page: dict[str, Any] = {}
+    """Settings of ``page`` that differ on them: ``{effects: scan, paper: a4}``. A mapping replaces the whole one of ``page``;
+    other ``effects`` come with their own probabilities and ranges, unless these are given here."""
+
+
+class RectifierConfig(Section):
+    """The networks that read pages of any kind, as ``ecgscan rectifier`` trains them (rooms ``rectification``, ``reading``)."""
+
+    pages: tuple[PageKind, ...] = ()
+    """Kinds of pages that are mixed in one run; none = those of ``page`` alone."""
+
+
 class AugmentConfig(Section):
     """What is done to leads and reports before they are embedded, so that recordings are not memorised."""
 
@@ -425,6 +446,8 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     teacher: TeacherConfig = TeacherConfig()
+    rectifier: RectifierConfig | None = None
+    """Given = a run of ``ecgscan rectifier``; none = of another command."""
     training: TrainingConfig = TrainingConfig(steps=100)
     resources: ResourceConfig = ResourceConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -441,9 +464,36 @@ class Config(Section):
             raise ValueError(f"training.global_batch_size={batch} is no multiple of {factors}")
         return self
 
+    @model_validator(mode="after")
+    def _kinds_are_pages(self):
+        self.page_kinds()
+        return self
+
+    def page_kinds(self) -> list[tuple[float, PageConfig]]:
+        """Share and settings of each kind of page: those of ``rectifier.pages``, or ``page`` alone.
+
+        Raises:
+            ValueError: A kind's settings are none of ``page``, or out of their range.
+        """
+        kinds = self.rectifier.pages if self.rectifier else ()
+        return [(kind.share, self._page_of(number, kind)) for number, kind in enumerate(kinds)] or [(1.0, self.page)]
+
+    def _page_of(self, number: int, kind: PageKind) -> PageConfig:
+        content = self.page.model_dump()
+        if kind.page.get("effects", self.page.effects) != self.page.effects:
+            content |= {"effect_probabilities": {}, "effect_ranges": {}}
+        try:
+            return PageConfig.model_validate(content | kind.page)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            key = ".".join(str(part) for part in fault["loc"])[:80]
+            raise ValueError(f"rectifier.pages.{number}.page.{key}: {fault['msg']}") from None
+
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row of a rendered block: page, leads with their masks, text and keys."""
+        """Bytes of one row of a block: page, leads with their masks, text and keys; or a rectifier's samples."""
+        if self.rectifier is not None:
+            return SAMPLE_BYTES
         return self.page.height * self.page.width * self.page.channels + 24 * self.model.sig_len + 2048
 
     @property

@@ -84,7 +84,9 @@ def resample(image: np.ndarray, px: np.ndarray, size: tuple[int, int], border: t
     """
     step = np.median(np.linalg.norm(np.diff(px, axis=1), axis=-1)) / NODE
     if step > 1.5:  # an area average first, so that nothing is stepped over
-        small = cv2.resize(image, None, fx=1 / step, fy=1 / step, interpolation=cv2.INTER_AREA)
+        # by its size, not by factors: with factors, OpenCV's scale is not the ratio of the rounded sizes
+        shrunk = tuple(max(1, round(side / step)) for side in image.shape[1::-1])
+        small = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)
         scale = np.array([small.shape[1] / image.shape[1], small.shape[0] / image.shape[0]])
         image, px = small, (px + 0.5) * scale - 0.5
     nodes = px.astype(np.float32)

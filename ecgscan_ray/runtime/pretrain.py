@@ -1,4 +1,4 @@
-"""Training as a Ray Train job, of page encoders and of teachers: the stream into the step loop, on 1..N workers, to the end."""
+"""Training as a Ray Train job, of every task: the stream into the step loop, on 1..N workers, to the end."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from ecgscan_ray.store.manifest import Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows
 from ecgscan_ray.tasks.fit_to_store import fit_to_store
 from ecgscan_ray.tasks.frozen import teacher_tokenizer, with_teacher_settings
-from ecgscan_ray.tasks.task import get_task
+from ecgscan_ray.tasks.task import check_section, get_task
 from ecgscan_ray.training.gradients import has_batch_norm
 from ecgscan_ray.training.scratch import clear_scratch
 
@@ -77,7 +77,7 @@ def pretrain(
         config: Settings.
         store: URI of a prepared store.
         out: URI of the run folder; on a cluster, one that all nodes reach.
-        task: What is trained; ``teach`` gives its name.
+        task: What is trained, by its name in ``TASKS``.
         fresh: Refuse a folder that is not empty.
         init_from: Run to take the first weights from.
         callbacks: Ray Train callbacks (a sweep's reporter).
@@ -110,9 +110,10 @@ def pretrain(
 
 def _fitting_settings(config: Config, task: str, store: str, manifest: Manifest) -> tuple[Config, str | None]:
     """Checked settings that fit the store, and the digest of the frozen teacher."""
+    check_section(config, task)
     training_plan(config, manifest)
     teacher_digest = None
-    if get_task(task).needs_pages and config.teacher.run:
+    if get_task(task).embeds_pages and config.teacher.run:
         config, teacher_digest = with_teacher_settings(config)
     config = fit_to_store(config, get_task(task), store, manifest)
     check_sinks(config.training.sinks)
@@ -160,9 +161,9 @@ def _refuse_batch_norm(spec: RunSpec) -> None:
         return
     if has_batch_norm(get_task(spec.task).build_model(config, text.parse_tokenizer(spec.tokenizer_json))):
         raise ConfigError(
-            f"'{config.model.image.name}' has batch norm, which several CPU workers cannot share",
-            where="model.image.name",
-            fix="Use resources.num_workers=1, GPUs, or a model with layer or group norm (e.g. convnext_atto).",
+            "the model has batch norm, which several CPU workers cannot share",
+            where="resources.num_workers",
+            fix="Use resources.num_workers=1, GPUs, or a model.image with layer or group norm (e.g. convnext_atto).",
         )
 
 

@@ -1,8 +1,8 @@
 """From the store to each trainer's batches, by Ray Data: plan, spans, units.
 
 The plan is Ray Data's input. Stage 1 (tasks) reads a span of the plan and yields packed rows cut into units; stage 2 (an
-actor pool, which keeps the renderer's caches) turns a unit into arrays. A unit is one row and one block throughout, so that
-order is kept, unit j goes to rank j mod W, and nothing is concatenated on the way.
+actor pool, which keeps the renderer's caches) turns a unit into arrays by the task's maker. A unit is one row and one block
+throughout, so that order is kept, unit j goes to rank j mod W, and nothing is concatenated on the way.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions
 
 from ecgscan_ray import text
-from ecgscan_ray.batch import Batch, BatchMaker, concatenate
+from ecgscan_ray.batch import RowMaker, Rows, concatenate
 from ecgscan_ray.config import MAX_UNIT_BYTES, Config
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.runs.needs import num_readers
@@ -94,14 +94,14 @@ def serialise(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def make_unit(maker: BatchMaker, rows: pa.Table) -> Batch:
+def make_unit(maker: RowMaker, rows: pa.Table) -> Any:
     """Packed rows with ``position`` and ``epoch`` to arrays."""
     positions, epochs = rows["position"].to_pylist(), rows["epoch"].to_pylist()
     embeddings = {name: rows[name] for name in COLUMNS if name in rows.column_names}
     batch = maker.make(unpack(rows.drop_columns(["position", "epoch", *embeddings])), positions, epochs)
     dims = (maker.config.model.embed_dim, maker.config.model.content_dim)
     teacher = {name: vectors(embeddings[name], dim) for name, dim in zip(COLUMNS, dims, strict=True) if embeddings}
-    return cast(Batch, {**batch, **teacher})
+    return {**batch, **teacher}
 
 
 class Render:
@@ -109,11 +109,11 @@ class Render:
 
     def __init__(self, spec: RunSpec) -> None:
         tokenizer = text.parse_tokenizer(spec.tokenizer_json)
-        self._maker = BatchMaker(spec.config, tokenizer, with_pages=get_task(spec.task).needs_pages)
+        self._maker = get_task(spec.task).build_maker(spec.config, tokenizer)
 
     def __call__(self, block: Columns) -> Columns:
         with pa.ipc.open_stream(block["unit"][0]) as reader:
-            unit = cast(Columns, make_unit(self._maker, reader.read_all()))
+            unit: Columns = make_unit(self._maker, reader.read_all())
         return {name: array[None] for name, array in unit.items()}
 
 
@@ -158,7 +158,7 @@ def execution_options(config: Config) -> ExecutionOptions:
 
 def batches(
     shard: ray.data.DataIterator, config: Config, num_workers: int, warn: Callable[[str], None] = logger.warning
-) -> Iterator[Batch]:
+) -> Iterator[Rows]:
     """This rank's part of each global batch, from its shard of units.
 
     Args:
@@ -168,13 +168,13 @@ def batches(
         warn: Gets one line when no unit comes for ``stream.stall_timeout_s``.
     """
     units_per_batch = config.training.global_batch_size // (config.unit_rows * num_workers)
-    units: list[Batch] = []
+    units: list[Rows] = []
     with StallWatch(config.stream.stall_timeout_s, warn) as watch:
         for row in shard.iter_batches(
             batch_size=1, batch_format="numpy", prefetch_batches=config.stream.prefetch_units, drop_last=False
         ):
             watch.seen()
-            units.append(cast(Batch, {name: array[0] for name, array in row.items()}))
+            units.append(cast(Rows, {name: array[0] for name, array in row.items()}))
             if len(units) == units_per_batch:
                 watch.pause()
                 yield concatenate(units)

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ecgscan_ray import text
-from ecgscan_ray.batch import BatchMaker
+from ecgscan_ray.batch import DeviceBatch
 from ecgscan_ray.cores import set_torch_threads
 from ecgscan_ray.evaluation.model import PageModel
 from ecgscan_ray.model.external import trust
@@ -31,7 +31,6 @@ from ecgscan_ray.store.shards import iterate_rows
 from ecgscan_ray.tasks.task import FirstWeights, Task, get_task
 from ecgscan_ray.training.loop import train
 from ecgscan_ray.training.scratch import scratch
-from ecgscan_ray.training.tensors import to_device
 
 logger = logging.getLogger(__name__)
 
@@ -94,17 +93,18 @@ def _validator(
     """Measures ``validation.score`` on pages that are rendered once, and logs pictures of some."""
     config = spec.config
     rows = list(iterate_rows(spec.store, spec.manifest, "validation", limit=config.training.validation_rows))
-    maker = BatchMaker(config, text.parse_tokenizer(spec.tokenizer_json), with_pages=task.needs_pages)
-    size, fs = config.evaluation.batch_size, config.model.signal_fs
+    maker = task.build_maker(config, text.parse_tokenizer(spec.tokenizer_json))
+    size = config.evaluation.batch_size
     batches = []
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         batches.append(maker.make(part, range(start, start + len(part)), [VALIDATION_EPOCH] * len(part)))
 
     def validate(model: nn.Module) -> dict[str, float]:
-        scores = task.validation_score(model, (to_device(batch, device, fs) for batch in batches))
-        if task.needs_pages and config.training.sinks:
-            log.images(validation_pictures(cast(PageModel, model), to_device(batches[0], device, fs), fs))
+        scores = task.validation_score(model, (task.to_device(batch, device, config) for batch in batches))
+        if task.embeds_pages and config.training.sinks:
+            tensors = cast(DeviceBatch, task.to_device(batches[0], device, config))
+            log.images(validation_pictures(cast(PageModel, model), tensors, config.model.signal_fs))
         return scores
 
     return validate

@@ -14,6 +14,7 @@ from ecgscan_ray.runs import names
 from ecgscan_ray.runs.checkpoints import find_checkpoint, list_checkpoints, read_config, verify, weights_digest
 from ecgscan_ray.runs.folder import RunFolder
 from ecgscan_ray.runs.names import TOKENIZER
+from ecgscan_ray.tasks.task import get_task
 
 TEACHER_MODEL_KEYS = ("embed_dim", "timing_dim", "timing_share", "signal_fs", "signal", "text")
 """Settings of ``model`` that are the teacher's."""
@@ -34,8 +35,9 @@ def with_teacher_settings(config: Config) -> tuple[Config, str]:
     if not list_checkpoints(run):
         raise RunError(f"is no teacher: it is {_kind(run)}", where=run, fix=_MAKE_ONE)
     uri = find_checkpoint(run)
-    if verify(uri, ()).task != "teach":
-        raise RunError("is no teacher: it is a run of 'ecgscan pretrain', a page encoder", where=run, fix=_MAKE_ONE)
+    if (task := verify(uri, ()).task) != "teach":
+        what = f"is no teacher: it is a run of 'ecgscan {task}', {get_task(task).contents}"
+        raise RunError(what, where=run, fix=_MAKE_ONE)
     if not RunFolder(run).is_finished():
         raise RunError("the teacher is not finished", where=run, fix="Go on with it: 'ecgscan teach --out' once more.")
     ours, teachers = _teacher_side(config), _teacher_side(read_config(uri))

@@ -17,6 +17,7 @@ from ecgscan_ray.errors import EcgscanError, RunError
 from ecgscan_ray.filesystem import is_local, join, list_files, open_filesystem, read_bytes
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.teacher import Teacher
+from ecgscan_ray.reading.page_reader import PageReader
 from ecgscan_ray.runs.checkpoints import (
     MAX_TEXT_BYTES,
     DamagedCheckpoint,
@@ -55,6 +56,11 @@ def load_run(run: str, which: Which = "best") -> LoadedCheckpoint[ECGScan]:
 def load_teacher(run: str, which: Which = "best") -> LoadedCheckpoint[Teacher]:
     """The best or last whole checkpoint of a run folder of ``teach``; raises as ``load_run``."""
     return _load_task(run, which, "teach", "Make a teacher by 'ecgscan teach'.")
+
+
+def load_rectifier(run: str, which: Which = "best") -> LoadedCheckpoint[PageReader]:
+    """The best or last whole checkpoint of a run folder of ``rectifier``; raises as ``load_run``."""
+    return _load_task(run, which, "rectifier", "Make such a run by 'ecgscan rectifier'.")
 
 
 def _load_task(run: str, which: Which, task: str, fix: str) -> LoadedCheckpoint[Any]:

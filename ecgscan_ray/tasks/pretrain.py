@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from ecgscan_ray.batch import DeviceBatch
+from ecgscan_ray.batch import Batch, BatchMaker, DeviceBatch
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.evaluation.score import PAGE_SCORES, page_score
@@ -22,6 +22,7 @@ from ecgscan_ray.objective.objective import Objective
 from ecgscan_ray.tasks.loading import load_run, load_teacher
 from ecgscan_ray.tasks.task import Changes, FirstWeights
 from ecgscan_ray.training.task import BatchTransform, Loss, Tensors
+from ecgscan_ray.training.tensors import to_device
 from ecgscan_ray.training.transforms import control_transforms
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class Pretrain:
     """The task of ``ecgscan pretrain``."""
 
     name: str = "pretrain"
-    needs_pages: ClassVar[bool] = True
+    embeds_pages: ClassVar[bool] = True
     row_name: str = "images"
     contents: ClassVar[str] = "a page encoder"
     scores: ClassVar[tuple[str, ...]] = PAGE_SCORES
@@ -41,6 +42,14 @@ class Pretrain:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             return ECGScan(config, tokenizer.get_vocab_size())
+
+    def build_maker(self, config: Config, tokenizer: Tokenizer) -> BatchMaker:
+        """Pages with signals and reports."""
+        return BatchMaker(config, tokenizer)
+
+    def to_device(self, batch: Batch, device: torch.device, config: Config) -> DeviceBatch:
+        """Pages, signals in mV, and masks of what the page shows."""
+        return to_device(batch, device, config.model.signal_fs)
 
     def build_loss(self, config: Config) -> Loss:
         """Contrast of the three modalities, reconstruction of the leads, and the page's frame."""

@@ -10,12 +10,16 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from tokenizers import Tokenizer
 
-from ecgscan_ray.batch import DeviceBatch
+from ecgscan_ray.batch import RowMaker
 from ecgscan_ray.config import Config
-from ecgscan_ray.errors import RunError
+from ecgscan_ray.errors import ConfigError, RunError
 from ecgscan_ray.training.task import ModelT, TrainingTask
 
-TASKS = {"pretrain": ("ecgscan_ray.tasks.pretrain", "Pretrain"), "teach": ("ecgscan_ray.tasks.teach", "Teach")}
+TASKS = {
+    "pretrain": ("ecgscan_ray.tasks.pretrain", "Pretrain"),
+    "teach": ("ecgscan_ray.tasks.teach", "Teach"),
+    "rectifier": ("ecgscan_ray.tasks.rectifier", "Rectifier"),
+}
 """Name -> module and class. The name is that of the command."""
 
 Changes = dict[tuple[str, str], Any]
@@ -42,8 +46,8 @@ class FirstWeights:
 class Task(TrainingTask[ModelT], Protocol[ModelT]):
     """One kind of run. A new one is one file in this room and one line in ``TASKS``."""
 
-    needs_pages: ClassVar[bool]
-    """Whether batches have pages; without, nothing is rendered."""
+    embeds_pages: ClassVar[bool]
+    """Whether the model is a page encoder: pages may be aligned to a frozen teacher, and validation shows pictures."""
     contents: ClassVar[str]
     """What a run of this task holds, in the words of an error message."""
     scores: ClassVar[tuple[str, ...]]
@@ -52,6 +56,13 @@ class Task(TrainingTask[ModelT], Protocol[ModelT]):
     def build_model(self, config: Config, tokenizer: Tokenizer) -> ModelT:
         """A freshly initialised model; its random weights are decided by ``config.seed``."""
 
+    def build_maker(self, config: Config, tokenizer: Tokenizer) -> RowMaker:
+        """What turns recordings into the batches that ``to_device`` takes; it runs on the stream's render actors.
+
+        Raises:
+            ConfigError: The settings are not for this task.
+        """
+
     def init_weights(self, model: ModelT, source: FirstWeights) -> None:
         """Replace random weights by those of other runs.
 
@@ -59,7 +70,7 @@ class Task(TrainingTask[ModelT], Protocol[ModelT]):
             RunError: A run cannot be read, or is of another task.
         """
 
-    def validation_score(self, model: ModelT, batches: Iterable[DeviceBatch]) -> dict[str, float]:
+    def validation_score(self, model: ModelT, batches: Iterable[Any]) -> dict[str, float]:
         """``validation.*`` over batches on the model's device; empty without batches."""
 
     def uses_text(self, config: Config) -> bool:
@@ -71,6 +82,21 @@ class Task(TrainingTask[ModelT], Protocol[ModelT]):
         Raises:
             ConfigError: The task cannot train without reports.
         """
+
+
+def check_section(config: Config, task: str) -> None:
+    """Settings with a section ``rectifier`` are those of that task, and of no other: it decides what a batch holds.
+
+    Raises:
+        ConfigError: They are for another task.
+    """
+    if task == "rectifier" and config.rectifier is None:
+        raise ConfigError(
+            "the settings have no section 'rectifier'", fix="Use --preset rectifier, or a file based on it."
+        )
+    if task != "rectifier" and config.rectifier is not None:
+        what = f"settings of 'ecgscan rectifier', not of 'ecgscan {task}'"
+        raise ConfigError(what, where="rectifier", fix="Leave the section 'rectifier' out, or use another preset.")
 
 
 def get_task(name: str) -> Task[Any]:

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from ecgscan_ray.batch import DeviceBatch
+from ecgscan_ray.batch import Batch, BatchMaker, DeviceBatch
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.evaluation.score import TEACHER_SCORES, teacher_score
@@ -19,6 +19,7 @@ from ecgscan_ray.objective.teacher import TeacherObjective, teacher_metrics
 from ecgscan_ray.tasks.loading import load_teacher
 from ecgscan_ray.tasks.task import Changes, FirstWeights
 from ecgscan_ray.training.task import BatchTransform, Loss, Tensors
+from ecgscan_ray.training.tensors import to_device
 from ecgscan_ray.training.transforms import control_transforms
 
 
@@ -26,7 +27,7 @@ class Teach:
     """The task of ``ecgscan teach``."""
 
     name: str = "teach"
-    needs_pages: ClassVar[bool] = False
+    embeds_pages: ClassVar[bool] = False
     row_name: str = "recordings"
     contents: ClassVar[str] = "a teacher, which reads no pages"
     scores: ClassVar[tuple[str, ...]] = TEACHER_SCORES
@@ -36,6 +37,14 @@ class Teach:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             return Teacher(config, tokenizer.get_vocab_size())
+
+    def build_maker(self, config: Config, tokenizer: Tokenizer) -> BatchMaker:
+        """Signals and reports; nothing is rendered."""
+        return BatchMaker(config, tokenizer, with_pages=False)
+
+    def to_device(self, batch: Batch, device: torch.device, config: Config) -> DeviceBatch:
+        """Signals in mV, and tokens."""
+        return to_device(batch, device, config.model.signal_fs)
 
     def build_loss(self, config: Config) -> Loss:
         """Contrast with reports and with the masked recording, and reconstruction of masked samples."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ecgscan_ray.batch import DeviceBatch
+from ecgscan_ray.batch import DeviceRows
 from ecgscan_ray.distributed import global_sum, world_size
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.training.precision import Precision
@@ -52,7 +52,7 @@ class GradCache:
                 fix="Use a model with layer or group norm (e.g. convnext_atto), or no micro-batches.",
             )
 
-    def __call__(self, batch: DeviceBatch, progress: float, seed: int) -> tuple[Tensors, Tensors]:
+    def __call__(self, batch: DeviceRows, progress: float, seed: int) -> tuple[Tensors, Tensors]:
         """One step's gradients; the optimiser has emptied ``grad`` before.
 
         Where a term of this rank's loss is not finite, all gradients of this rank are NaN. Data-parallel averaging then
@@ -84,7 +84,7 @@ class GradCache:
                     torch.autograd.backward(*_backward_targets(output, output_grads, part))
         return {name: value.detach() for name, value in joint.items()}, losses
 
-    def per_term_norms(self, module: nn.Module, batch: DeviceBatch, progress: float, seed: int) -> Tensors:
+    def per_term_norms(self, module: nn.Module, batch: DeviceRows, progress: float, seed: int) -> Tensors:
         """Diagnostic: the norm of each unweighted term's gradient in the parameters of a module. Leaves ``grad`` alone.
 
         Args:
@@ -123,14 +123,14 @@ class GradCache:
             for name, total in sums.items()
         }
 
-    def _parts(self, batch: DeviceBatch) -> list[slice]:
-        rows = len(batch["has_signal"])
+    def _parts(self, batch: DeviceRows) -> list[slice]:
+        rows = len(batch["page_ok"])
         size = self._micro_batch or rows
         return [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
 
-    def _forward(self, model: nn.Module, batch: DeviceBatch, seed: int) -> Tensors:
+    def _forward(self, model: nn.Module, batch: DeviceRows, seed: int) -> Tensors:
         torch.manual_seed(seed)
-        with torch.autocast(batch["has_signal"].device.type, torch.bfloat16, enabled=self._precision == "bf16"):
+        with torch.autocast(batch["page_ok"].device.type, torch.bfloat16, enabled=self._precision == "bf16"):
             return cast(Tensors, model(batch))
 
     def _no_sync(self) -> AbstractContextManager[None]:
@@ -139,9 +139,9 @@ class GradCache:
         return parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else nullcontext()
 
 
-def _rows(batch: DeviceBatch, part: slice) -> DeviceBatch:
+def _rows(batch: DeviceRows, part: slice) -> DeviceRows:
     tensors = cast(Tensors, batch)
-    return cast(DeviceBatch, {name: value[part] for name, value in tensors.items()})
+    return cast(DeviceRows, {name: value[part] for name, value in tensors.items()})
 
 
 def _concat_outputs(outputs: list[Tensors]) -> Tensors:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ecgscan_ray.batch import Batch, DeviceBatch
+from ecgscan_ray.batch import DeviceRows, Rows
 from ecgscan_ray.config import Config
 from ecgscan_ray.distributed import global_sum, rank, world_size
 from ecgscan_ray.errors import NotFiniteError, WorkError
@@ -26,7 +26,6 @@ from ecgscan_ray.training.optimizer import build_optimizer, learning_rate, set_l
 from ecgscan_ray.training.precision import choose_precision
 from ecgscan_ray.training.reporter import Reporter, Validate
 from ecgscan_ray.training.task import ModelT, Tensors, TrainingTask
-from ecgscan_ray.training.tensors import to_device
 
 GRAD_CLIP_NORM = 1.0
 """The gradient is scaled down to this norm where it is larger: one odd batch moves the weights no further than the others."""
@@ -43,7 +42,7 @@ def train(
     spec: RunSpec,
     task: TrainingTask[ModelT],
     model: ModelT,
-    batches: Iterable[Batch],
+    batches: Iterable[Rows],
     reporter: Reporter,
     *,
     device: torch.device,
@@ -55,7 +54,7 @@ def train(
 
     Args:
         spec: Of the run.
-        task: Loss, metrics and batch transforms.
+        task: Loss, metrics, and how its batches come to the device.
         model: On the device.
         batches: This rank's batches after the checkpoint's; positions are checked.
         reporter: Where metrics and checkpoints go.
@@ -115,7 +114,7 @@ class _Trainer:
             self.step = restore(folder, self.model, self.optimizer).step
         self.model.train()
 
-    def train_step(self, source: Iterator[Batch]) -> None:
+    def train_step(self, source: Iterator[Rows]) -> None:
         """One optimiser step on this rank's next batch."""
         with self.clock.waiting():
             batch = self._next_batch(source)
@@ -172,7 +171,7 @@ class _Trainer:
         self.reporter.report(reported, folder)
         return not self.reporter.should_stop(self.step, reported)
 
-    def _next_batch(self, source: Iterator[Batch]) -> Batch:
+    def _next_batch(self, source: Iterator[Rows]) -> Rows:
         batch = next(source, None)
         if batch is None:
             raise WorkError(f"the stream ended before step {self.step + 1}")
@@ -184,13 +183,13 @@ class _Trainer:
             )
         return batch
 
-    def _to_device(self, batch: Batch) -> DeviceBatch:
-        tensors = to_device(batch, self.device, self.config.model.signal_fs)
+    def _to_device(self, batch: Rows) -> DeviceRows:
+        tensors = self.task.to_device(batch, self.device, self.config)
         for transform in self.transforms:
             tensors = transform(tensors)
         return tensors
 
-    def _diagnose(self, tensors: DeviceBatch, progress: float, seed: int) -> None:
+    def _diagnose(self, tensors: DeviceRows, progress: float, seed: int) -> None:
         every = self.training.term_gradients_every
         if every and self.step % every == 0:
             module = self.task.diagnosed_module(self.model)

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from ecgscan_ray.batch import DeviceBatch
+from ecgscan_ray.batch import DeviceRows
 from ecgscan_ray.config import Config
 
 Tensors = dict[str, Tensor]
 """Named tensors whose first axis is the row; those without axes are the same for all rows."""
 
-Loss = Callable[[Any, DeviceBatch, float], Tensors]
-"""(model's output, batch, progress in [0, 1]) -> every term ``*_loss`` and their weighted sum ``loss``, each of shape ()."""
+Loss = Callable[[Any, Any, float], Tensors]
+"""(model's output, batch on the device, progress in [0, 1]) -> every term ``*_loss`` and their weighted sum ``loss``, each of
+shape ()."""
 
-BatchTransform = Callable[[DeviceBatch], DeviceBatch]
+BatchTransform = Callable[[Any], Any]
 """A change to every batch, made on the device; the batch that it is given stays as it is."""
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -34,7 +36,10 @@ class TrainingTask(Protocol[TrainedT]):
     def build_loss(self, config: Config) -> Loss:
         """The loss to minimise."""
 
-    def metrics(self, output: Any, batch: DeviceBatch) -> Tensors:
+    def to_device(self, batch: Any, device: torch.device, config: Config) -> DeviceRows:
+        """A batch of the task's maker as tensors on the device, widened: bytes to numbers, masks expanded."""
+
+    def metrics(self, output: Any, batch: Any) -> Tensors:
         """Metrics of this rank's rows that are no losses, each of shape (), without gradient."""
 
     def batch_transforms(self, config: Config) -> Sequence[BatchTransform]:
