@@ -22,6 +22,7 @@ INTERRUPTED = {
     "sweep": "the same command goes on with the remaining trials",
     "ablate": "the same command goes on with the remaining trials",
     "embed": "no file was written; the same command starts again",
+    "digitise": "the pages read so far are complete; the same command goes on with the others",
     "export": "nothing was exported; the same command starts again",
     "config": "nothing was changed",
     "doctor": "nothing was changed",

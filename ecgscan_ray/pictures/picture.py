@@ -135,6 +135,7 @@ def _pdf_pages(data: bytes, where: object) -> Iterator[np.ndarray | InputError]:
         if page is None:
             return
         yield InputError(page.what, where=where, fix=page.fix) if isinstance(page, InputError) else page
+        del page  # before the next one is drawn
 
 
 def _frame(image: Image.Image, frame: int, size: int, where: object) -> np.ndarray | InputError:
