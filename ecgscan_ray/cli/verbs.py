@@ -348,8 +348,8 @@ def digitise(
     from ecgscan_ray.digitise import Options, digitise_pages, load_reader
     from ecgscan_ray.errors import WorkError
 
-    for place in pages:
-        check_uri(place.removeprefix("@"))
+    for given in pages:
+        check_uri(given.removeprefix("@"))
     with show_progress("files") as progress:
         done = digitise_pages(
             pages,
@@ -360,7 +360,7 @@ def digitise(
             progress=progress,
         )
     print_skipped(done.problems, "not read", f"see the column 'reasons' of {done.table}")
-    before = f" ({done.kept} of them before)" if done.kept else ""
+    before = f" ({done.num_skipped} of them before)" if done.num_skipped else ""
     print(f"{done.read} pages read, {done.refused} refused, {done.failed} failed{before}: {out}")
     if not done.read:
         raise WorkError("no page was read", where=out, fix=f"The reasons are in the column 'reasons' of {done.table}.")

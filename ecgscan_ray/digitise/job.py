@@ -47,7 +47,7 @@ class Digitised:
         read: Pages with a record.
         refused: Pages on which no ECG was found, or of a lower quality than asked for.
         failed: Files and pages that could not be read at all.
-        kept: Pages among them that were there already.
+        num_skipped: Pages among them that were there already.
         problems: File or page -> why it was refused or failed.
         table: Path or URI of ``pages.csv``.
     """
@@ -55,7 +55,7 @@ class Digitised:
     read: int
     refused: int
     failed: int
-    kept: int
+    num_skipped: int
     problems: dict[str, str]
     table: str
 
@@ -114,16 +114,16 @@ def digitise_pages(
     options.check()
     if workers < 0:
         raise InputError(f"{workers} is too small", where="workers", fix="Give 0 or more.")
-    places = [os.fspath(place) for place in ([pages] if isinstance(pages, str | os.PathLike) else pages)]
+    inputs = [os.fspath(uri) for uri in ([pages] if isinstance(pages, str | os.PathLike) else pages)]
     target = absolute(os.fspath(out))
     with ThreadPoolExecutor(16) as pool:
-        sources = list(pool.map(Source.versioned, find_sources(places, target)))
+        sources = list(pool.map(Source.versioned, find_sources(inputs, target)))
     open_filesystem(target, create=True)
     with exclusive(target, "ecgscan digitise"):
         remove_leftovers(target)
         tasks, states = _plan(sources, target, options)
         todo = [task for task in tasks if not _is_done(task)]
-        kept = sum(len(task.whole) for task in tasks)
+        num_skipped = sum(len(task.whole) for task in tasks)
         done = len(tasks) - len(todo)
         if progress:
             progress(done, len(tasks))
@@ -137,10 +137,10 @@ def digitise_pages(
                     progress(done, len(tasks))
         table = write_table(target, states.values())
     uris = {source.uri for source in sources}
-    return _counted([state for state in states.values() if state.uri in uris], kept, table)
+    return _counted([state for state in states.values() if state.uri in uris], num_skipped, table)
 
 
-def _counted(states: list[PageState], kept: int, table: str) -> Digitised:
+def _counted(states: list[PageState], num_skipped: int, table: str) -> Digitised:
     count: dict[str, int] = defaultdict(int)
     problems = {}
     for state in sorted(states, key=lambda state: (state.row["file"], state.page)):
@@ -148,7 +148,7 @@ def _counted(states: list[PageState], kept: int, table: str) -> Digitised:
         if state.row["status"] != "read":
             number = f"#{state.page}" if state.page > 1 else ""
             problems[f"{state.row['file']}{number}"] = state.row["reasons"]
-    return Digitised(count["read"], count["refused"], count["failed"], kept, problems, table)
+    return Digitised(count["read"], count["refused"], count["failed"], num_skipped, problems, table)
 
 
 def _plan(sources: list[Source], out: str, options: Options) -> tuple[list[_Task], dict[str, PageState]]:

@@ -63,9 +63,9 @@ def _row(reading: PageReading) -> dict[str, Any]:
     signal_mv, _ = reading.signal_mv()
     seconds = np.isfinite(signal_mv).sum(1) / reading.fs
     row: dict[str, Any] = {}
-    for name, found in (("layout", reading.layout), ("speed", reading.speed), ("gain", reading.gain)):
+    for name, value in (("layout", reading.layout), ("speed", reading.speed), ("gain", reading.gain)):
         column = {"layout": "layout", "speed": "speed_mm_per_s", "gain": "gain_mm_per_mv"}[name]
-        row |= {column: found.text, f"{name}_by": found.by, f"{name}_confidence": round(float(found.confidence), 3)}
+        row |= {column: value.text, f"{name}_by": value.by, f"{name}_confidence": round(float(value.confidence), 3)}
     across, down = reading.px_per_mm
     row |= {"turns": int(reading.turns), "px_per_mm_x": round(float(across), 3), "px_per_mm_y": round(float(down), 3)}
     row |= {"quality": round(float(reading.quality), 3)}

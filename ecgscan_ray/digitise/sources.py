@@ -55,48 +55,48 @@ def find_sources(pages: Sequence[str], out: str) -> list[Source]:
     Raises:
         InputError: Something named is not there, or nothing is left.
     """
-    found: dict[str, Source] = {}
-    for place in pages:
-        for source in _listed(place[1:], out) if place.startswith("@") else _under(place, out, place):
-            found.setdefault(source.file.uri, source)
-    if not found:
+    sources: dict[str, Source] = {}
+    for given in pages:
+        for source in _listed(given[1:], out) if given.startswith("@") else _under(given, out, given):
+            sources.setdefault(source.uri, source)
+    if not sources:
         raise InputError("no files here", where=", ".join(pages), fix="Give pictures, PDF files, or folders of them.")
-    count = Counter(source.name for source in found.values())
+    count = Counter(source.name for source in sources.values())
     return [
-        source if count[source.name] == 1 else replace(source, name=printable_name(source.file.uri))
-        for source in found.values()
+        source if count[source.name] == 1 else replace(source, name=printable_name(source.uri))
+        for source in sources.values()
     ]
 
 
-def _under(place: str, out: str, given: str) -> list[Source]:
-    uri = absolute(place)
-    if uri == out and not is_file(uri):
-        raise InputError("is the folder of the pages", where=place, fix="Give another folder to write into.")
-    single = is_file(uri)
-    inside = not single and f"{out}/".startswith(f"{uri}/")
-    files = pictures_under(uri, leave_out=out if inside else None)
-    return [Source(file, printable_name(given if single else file.name)) for file in files]
+def _under(given: str, out: str, name: str) -> list[Source]:
+    """The file, called by its name, or all files of the folder."""
+    uri = absolute(given)
+    if is_file(uri):
+        return [Source(file, printable_name(name)) for file in pictures_under(uri)]
+    if uri == out:
+        raise InputError("is the folder of the pages", where=given, fix="Give another folder to write into.")
+    inside = f"{out}/".startswith(f"{uri}/")
+    return [Source(file, printable_name(file.name)) for file in pictures_under(uri, leave_out=out if inside else None)]
 
 
-def _listed(place: str, out: str) -> list[Source]:
+def _listed(given: str, out: str) -> list[Source]:
     """What a list names; an entry that is not there becomes a file that cannot be read."""
-    uri = absolute(place)
-    folder, name = os.path.split(uri)
+    folder, name = os.path.split(absolute(given))
     try:
         text = PictureFile(folder, name).read().decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise InputError("a list of names that is not UTF-8", where=f"@{place}") from None
+        raise InputError("a list of names that is not UTF-8", where=f"@{given}") from None
     sources = []
     for line in text.splitlines():
         entry = line.strip()
         if not entry or entry.startswith("#"):
             continue
-        whole = entry if "://" in entry or os.path.isabs(entry) else f"{folder}/{entry}"
+        uri = entry if "://" in entry or entry.startswith(("/", "~")) else f"{folder}/{entry}"
         try:
-            found = _under(whole, out, entry)
+            named = _under(uri, out, entry)
         except InputError:
-            found = []
-        sources += found or [Source(PictureFile(folder, entry), printable_name(entry))]
+            named = []
+        sources += named or [Source(PictureFile(*os.path.split(uri)), printable_name(entry))]
     return sources
 
 
@@ -135,12 +135,10 @@ def record_names(sources: Iterable[Source], taken: Mapping[str, str]) -> dict[st
         rest = []
         for file in open_files:
             name = wanted[file.uri]
-            if count[name.lower()] > 1 or not name:
+            is_new = file.uri not in names
+            if count[name.lower()] > 1 or not name or (is_new and name.lower() in used):
                 rest.append(file)
-            elif file.uri not in names:
-                if name.lower() in used:
-                    rest.append(file)
-                    continue
+            elif is_new:
                 names[file.uri] = name
                 used.add(name.lower())
         open_files = rest

@@ -48,20 +48,20 @@ class PictureFile:
             return file.read()
 
 
-def pictures_under(place: str, leave_out: str | None = None) -> list[PictureFile]:
-    """Every file under a folder, sorted, or the one file that ``place`` is.
+def pictures_under(uri: str, leave_out: str | None = None) -> list[PictureFile]:
+    """Every file under a folder, sorted, or the one file that ``uri`` is.
 
     Left out are hidden files, Parquet files, and the ground truth that ``ecgscan render`` writes for a picture (JSON,
     masks). Linked folders are followed, each once.
 
     Args:
-        place: Path or URI.
+        uri: Path or URI.
         leave_out: A file or folder that is none of the pictures.
 
     Raises:
         InputError: There is no such folder or file, or it cannot be read.
     """
-    uri = absolute(place)
+    uri = absolute(uri)
     if is_file(uri):
         folder, name = os.path.split(uri)
         return [PictureFile(folder, name)]

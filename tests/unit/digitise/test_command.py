@@ -183,17 +183,17 @@ def test_a_second_run_reads_what_is_new_changed_or_incomplete(tmp_path: Path, ca
     page().save(source / "two.tif", save_all=True, append_images=[page()])
     assert (digitise(source, out).read, num_calls(calls)) == (5, 5)
     again = digitise(source, out)
-    assert (again.read, again.kept, num_calls(calls)) == (5, 5, 5)
+    assert (again.read, again.num_skipped, num_calls(calls)) == (5, 5, 5)
     first = (out / "pages.csv").read_bytes()
     save(source / "a.png", 241)
     os.utime(source / "a.png", ns=(1, 1))
     (out / "b.dat").write_bytes(b"half")
     (out / ".pages" / "two--2.json").write_bytes(b"{")
     save(source / "ward" / "c.png")
-    assert (digitise(source, out).kept, num_calls(calls)) == (2, 9)
+    assert (digitise(source, out).num_skipped, num_calls(calls)) == (2, 9)
     assert {row["record"] for row in table(out).values()} == {"a", "b", "c", "two", "two--2", "ward_c"}
     assert set((out / "pages.csv").read_bytes().splitlines()) >= set(first.splitlines())
-    assert (digitise(source, out, gain_mm_per_mv=5.0).kept, num_calls(calls)) == (0, 15)
+    assert (digitise(source, out, gain_mm_per_mv=5.0).num_skipped, num_calls(calls)) == (0, 15)
     page().save(source / "two.tif")
     digitise(source, out, gain_mm_per_mv=5.0)
     assert not list(out.glob("two--2*")) and ("two.tif", 2) not in table(out), "a page that is gone"
@@ -315,8 +315,8 @@ def test_a_stopped_run_leaves_whole_pages_alone_and_goes_on(
     before = num_calls(calls)
     assert 9 <= before <= 11
     done = digitise(source, out)
-    assert (done.read, done.failed) == (26, 0) and done.kept >= before - 2
-    assert num_calls(calls) == before + 26 - done.kept
+    assert (done.read, done.failed) == (26, 0) and done.num_skipped >= before - 2
+    assert num_calls(calls) == before + 26 - done.num_skipped
     assert len(list(out.glob("*.hea"))) == 26 and not list(out.glob("**/*.tmp-*"))
 
 
@@ -328,7 +328,7 @@ def test_pages_and_records_in_a_bucket(s3_server: str, tmp_path: Path) -> None:
     write_bytes_atomic(f"{place}/pages/b.png", b"")
     for kept in (0, 1):
         done = digitise(f"{place}/pages", f"{place}/out")
-        assert (done.read, done.failed, done.kept) == (1, 1, kept)
+        assert (done.read, done.failed, done.num_skipped) == (1, 1, kept)
     assert list_files(f"{place}/out") == ["a.dat", "a.hea", "a_overlay.jpg", "pages.csv"]
     assert read_bytes(f"{place}/out/a.hea").startswith(b"a 12 500 5000")
     assert digitise(f"{place}/pages/ward/a.png", f"file://{tmp_path}/one").read == 1
