@@ -9,9 +9,9 @@ from ecgscan_ray.reading.leads import PageReading, StripReading
 
 MAX_WIDTH, MAX_HEIGHT = 2000, 4000
 """Of the picture, px; a larger page is scaled down."""
-_STOPS = (0.0, 0.5, 1.0)
-_COLOURS = ((214, 32, 32), (230, 140, 0), (0, 90, 220))
-"""RGB at a belief of 0, 0.5 and 1: red, orange, blue."""
+_STOPS = (0.0, 0.5, 0.75, 1.0)
+_COLOURS = ((214, 32, 32), (230, 140, 0), (30, 160, 60), (0, 90, 220))
+"""RGB by belief: red, orange, green, blue."""
 _SHADES = 16
 """Different colours of one strip: pieces of nearly equal belief are drawn together."""
 
@@ -55,7 +55,7 @@ def _draw_strip(page: np.ndarray, strip: StripReading, points: np.ndarray, thick
     if read.any():
         x, y = points[np.flatnonzero(read)[0]]
         text = page.shape[1] / 2200
-        anchor = (int(np.clip(x, -(2**15), 2**15)), int(np.clip(y - 34 * text, -(2**15), 2**15)))
+        anchor = (int(np.clip(x, -(2**15), 2**15)), int(np.clip(y + 60 * text, -(2**15), 2**15)))
         cv2.putText(
             page, strip.strip.label, anchor, cv2.FONT_HERSHEY_SIMPLEX, text, (150, 0, 150), thickness, cv2.LINE_AA
         )

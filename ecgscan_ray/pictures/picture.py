@@ -396,7 +396,8 @@ def _on_white(image: Image.Image) -> Image.Image:
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image.getchannel("A"))
         return white
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    mode = "L" if image.mode in ("1", "L") else "RGB"
+    return image if image.mode == mode else image.convert(mode)  # Pillow would copy it
 
 
 def _upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:

@@ -30,7 +30,7 @@ def test_traces_are_drawn_where_they_were_read_and_nothing_else_is_changed() -> 
         for x, y in np.rint(strip.pixels).astype(int):
             near[max(0, y - 8) : y + 9, max(0, x - 3) : x + 4] = True
         x, y = np.rint(strip.pixels[0]).astype(int)
-        label = (slice(y - 45, y), slice(x - 3, x + 60))
+        label = (slice(y + 2, y + 45), slice(x - 3, x + 60))
         assert changed[label].any(), "the lead's name"
         near[label] = True
     assert changed.any() and not changed[~near].any()
