@@ -69,7 +69,7 @@ def options(
         typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
     ] = False,
 ) -> None:
-    """Pretrain an image encoder for paper ECGs: prepare a store, pretrain on it, evaluate what was learned."""
+    """Read paper ECGs into records; pretrain an image encoder for them: prepare a store, pretrain on it, evaluate."""
 
 
 app = typer.Typer(
