@@ -333,3 +333,29 @@ def test_pages_and_records_in_a_bucket(s3_server: str, tmp_path: Path) -> None:
     assert read_bytes(f"{place}/out/a.hea").startswith(b"a 12 500 5000")
     assert digitise(f"{place}/pages/ward/a.png", f"file://{tmp_path}/one").read == 1
     assert (tmp_path / "one" / "a.hea").exists()
+
+
+@pytest.mark.parametrize("writes", range(4))
+def test_a_page_that_is_half_written_again_is_neither_the_old_nor_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: Path, writes: int
+) -> None:
+    """Samples, overlay, header, state: an end before each of these."""
+    save(tmp_path / "a.png")
+    digitise(tmp_path / "a.png", tmp_path / "out", gain_mm_per_mv=10.0)
+    done = 0
+
+    def write_some(uri: str, data: bytes) -> None:
+        nonlocal done
+        if done == writes:
+            raise KeyboardInterrupt
+        done += 1
+        write_bytes_atomic(uri, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ecgscan_ray.digitise.state.write_bytes_atomic", write_some)
+        with pytest.raises(KeyboardInterrupt):
+            digitise(tmp_path / "a.png", tmp_path / "out", gain_mm_per_mv=20.0)
+    assert (tmp_path / "out" / "a.hea").exists() == (writes == 3)
+    before = num_calls(calls)
+    assert digitise(tmp_path / "a.png", tmp_path / "out", gain_mm_per_mv=10.0).read == 1
+    assert num_calls(calls) == before + 1, "read again"
