@@ -1,6 +1,7 @@
 """Pretraining of an image encoder for paper ECGs, distributed by Ray.
 
-``load_encoder(path)`` embeds and redraws pages; ``Renderer(page)`` draws them. Both load their heavy packages at first use.
+``read_page(image)`` reads the leads of a page; ``load_encoder(path)`` embeds and redraws pages; ``Renderer(page)`` draws them. All
+load their heavy packages at first use.
 """
 
 from __future__ import annotations
@@ -9,13 +10,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ecgscan_ray.digitise import read_page
     from ecgscan_ray.encoder import load_encoder
     from ecgscan_ray.paper import Renderer
 
 __version__ = "0.1.0"
-__all__ = ["Renderer", "__version__", "load_encoder"]
+__all__ = ["Renderer", "__version__", "load_encoder", "read_page"]
 
-_ROOM_OF = {"load_encoder": "ecgscan_ray.encoder", "Renderer": "ecgscan_ray.paper"}
+_ROOM_OF = {
+    "load_encoder": "ecgscan_ray.encoder",
+    "read_page": "ecgscan_ray.digitise",
+    "Renderer": "ecgscan_ray.paper",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -23,6 +23,7 @@ INTERRUPTED = {
     "sweep": "the same command goes on with the remaining trials",
     "ablate": "the same command goes on with the remaining trials",
     "embed": "no file was written; the same command starts again",
+    "digitise": "the pages read so far are complete; the same command goes on with the others",
     "export": "nothing was exported; the same command starts again",
     "config": "nothing was changed",
     "doctor": "nothing was changed",
@@ -69,7 +70,7 @@ def options(
         typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
     ] = False,
 ) -> None:
-    """Pretrain an image encoder for paper ECGs: prepare a store, pretrain on it, evaluate what was learned."""
+    """Read paper ECGs into records; pretrain an image encoder for them: prepare a store, pretrain on it, evaluate."""
 
 
 app = typer.Typer(

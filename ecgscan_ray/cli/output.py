@@ -13,6 +13,8 @@ from typing import Any
 
 PROGRESS_S = 10.0
 """Time between progress lines where stderr is no terminal."""
+NUM_SKIPPED = 10
+"""Pages that are named."""
 
 
 def setup_logging() -> None:
@@ -80,12 +82,14 @@ def print_mapping(content: Mapping[str, Any], as_json: bool) -> None:
         print(f"{key:<28} {value}")
 
 
-def print_skipped(errors: Mapping[str, str], count: int = 10) -> None:
+def print_skipped(
+    errors: Mapping[str, str], word: str = "skipped", all_of_them: str = "the column 'error' gives all reasons"
+) -> None:
     """The first of the pages that could not be read; the output file has all of them."""
-    for name in list(errors)[:count]:
-        print(f"skipped {name}: {errors[name]}", file=sys.stderr)
-    if len(errors) > count:
-        print(f"skipped {len(errors) - count} more; the column 'error' gives all reasons", file=sys.stderr)
+    for name in list(errors)[:NUM_SKIPPED]:
+        print(f"{word} {name}: {errors[name]}", file=sys.stderr)
+    if len(errors) > NUM_SKIPPED:
+        print(f"{word} {len(errors) - NUM_SKIPPED} more; {all_of_them}", file=sys.stderr)
 
 
 def print_next(*words: str) -> None:

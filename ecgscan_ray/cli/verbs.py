@@ -359,6 +359,43 @@ def embed(
     print(f"next: pandas.read_parquet({out!r})", file=sys.stderr)
 
 
+@app.command(epilog="Example: ecgscan digitise scans page.pdf @list.txt records")
+def digitise(
+    pages: Annotated[
+        list[str], typer.Argument(help="Pictures, PDF files, folders of them, or lists of them (@names.txt).")
+    ],
+    out: Annotated[str, typer.Argument(help="Folder to write.")],
+    speed: Annotated[float | None, typer.Option(help="Paper speed of all pages, mm/s; else from the page.")] = None,
+    gain: Annotated[float | None, typer.Option(help="Gain of all pages, mm/mV; else from the page.")] = None,
+    layout: Annotated[str | None, typer.Option(help="Layout of all pages, e.g. 3x4+1; else from the page.")] = None,
+    record_format: Annotated[Literal["wfdb", "csv", "npz"], typer.Option("--format", help="Of the records.")] = "wfdb",
+    overlay: Annotated[bool, typer.Option(help="Write each page as a picture with the trace as read.")] = True,
+    min_quality: Annotated[float, typer.Option(help="A page of a lower quality is refused.", min=0.0, max=1.0)] = 0.0,
+    workers: Annotated[int, typer.Option(help="Processes that read pages; 0 = one per core.", min=0)] = 1,
+) -> None:
+    """Read paper ECGs (scans, photographs, PDF) into records in mV; the same command resumes. Paths or s3://..."""
+    from ecgscan_ray.digitise import Options, digitise_pages, load_reader
+    from ecgscan_ray.errors import WorkError
+
+    for given in pages:
+        check_uri(given.removeprefix("@"))
+    with show_progress("files") as progress:
+        done = digitise_pages(
+            pages,
+            check_uri(out),
+            Options(speed, gain, layout, record_format, overlay, min_quality),
+            workers=workers or usable_cores(),
+            reader=load_reader,
+            progress=progress,
+        )
+    print_skipped(done.problems, "not read", f"see the column 'reasons' of {done.table}")
+    before = f" ({done.num_skipped} of them before)" if done.num_skipped else ""
+    print(f"{done.read} pages read, {done.refused} refused, {done.failed} failed{before}: {out}")
+    if not done.read:
+        raise WorkError("no page was read", where=out, fix=f"The reasons are in the column 'reasons' of {done.table}.")
+    print(f"next: pandas.read_csv({done.table!r})", file=sys.stderr)
+
+
 @app.command(epilog="Example: ecgscan export runs/demo encoder")
 def export(
     run: Run,

@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 
 from ecgscan_ray.config import PageConfig
-from ecgscan_ray.encoder.pictures import Picture, fit_page, read_picture
+from ecgscan_ray.encoder.fit import fit_page
 from ecgscan_ray.encoder.redrawn import Redrawn
 from ecgscan_ray.errors import InputError, WorkError
 from ecgscan_ray.evaluation.features import in_batches
 from ecgscan_ray.evaluation.redraw import lead_residual_mv, project_on_laws
 from ecgscan_ray.model.ecgscan import PageEncoder
+from ecgscan_ray.pictures import Picture, read_picture
 
 BATCH = 32
 """Pages per forward pass, by default."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import shutil
 import tempfile
 import uuid
@@ -13,23 +12,20 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.encoder.encoder import BATCH, Encoder
 from ecgscan_ray.encoder.exported import load_encoder
-from ecgscan_ray.encoder.pictures import fit_page, read_file, read_pages, refuse_large
+from ecgscan_ray.encoder.fit import fit_page
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.evaluation.features import in_batches
-from ecgscan_ray.filesystem import absolute, explained, is_local, list_files, open_filesystem
-from ecgscan_ray.paper.write import MASK_SUFFIX
-
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+from ecgscan_ray.filesystem import absolute, explained, is_local, open_filesystem
+from ecgscan_ray.pictures import PictureFile, pictures_under, printable_name, read_pages
 
 
 @dataclass(frozen=True)
@@ -116,61 +112,10 @@ def _write_embeddings(encoder: Encoder, batches: Iterator[list[_Row]], file: Pat
 
 def _input_files(images: str, out: str) -> tuple[str, list[str]]:
     """The folder, and the names of the files in it to embed."""
-    uri = absolute(images)
-    if _is_file(uri):
-        folder, name = os.path.split(uri)
-        return folder, [name]
-    files = _local_files(uri) if is_local(uri) else list_files(uri, recursive=True)
-    names = [name for name in _page_files(files) if f"{uri}/{name}" != out]
-    if not names:
-        raise InputError("no pictures here", where=uri, fix="Give a folder of pictures, or one picture.")
-    return uri, names
-
-
-def _is_file(uri: str) -> bool:
-    if is_local(uri):
-        return os.path.lexists(uri) and not os.path.isdir(uri)
-    filesystem, path = open_filesystem(uri)
-    with explained(uri, "cannot be read"):
-        return filesystem.get_file_info(path).is_file
-
-
-def _local_files(root: str) -> list[str]:
-    """All files under a folder; linked folders are followed, each once.
-
-    Uses ``os.walk``, since pyarrow stops at the first name that is not UTF-8. A folder that cannot be opened is listed, so
-    that it gets a row with the reason.
-    """
-    if not os.path.isdir(root):
-        raise InputError("no such folder or file", where=root)
-    names: list[str] = []
-    seen: set[str] = set()
-
-    def unopened(error: OSError) -> None:
-        names.append(os.path.relpath(error.filename, root))
-
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=unopened):
-        if (real := os.path.realpath(folder)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        names += [os.path.relpath(os.path.join(folder, name), root) for name in files]
-    return names
-
-
-def _page_files(names: list[str]) -> list[str]:
-    """Names relative to a folder, sorted, without hidden files, earlier outputs and the ground truth of a picture."""
-    paths = [PurePosixPath(name) for name in names]
-    paths = [path for path in paths if not any(part.startswith(".") for part in path.parts)]
-    pictures = {path.with_suffix("") for path in paths if path.suffix.lower() in Image.registered_extensions()}
-
-    def is_truth(path: PurePosixPath) -> bool:
-        ending = next((end for end in (".json", MASK_SUFFIX) if path.name.endswith(end)), None)
-        stem = path.name.removesuffix(ending) if ending else ""
-        return bool(stem) and path.with_name(stem) in pictures
-
-    return sorted(str(path) for path in paths if path.suffix.lower() != ".parquet" and not is_truth(path))
+    files = pictures_under(images, leave_out=out)
+    if not files:
+        raise InputError("no pictures here", where=images, fix="Give a folder of pictures, or one picture.")
+    return files[0].root, [file.name for file in files]
 
 
 def _read_rows(
@@ -204,7 +149,7 @@ def _listed_rows(root: str, name: str, page: PageConfig) -> list[_Row]:
 
 def _file_rows(root: str, name: str, page: PageConfig) -> Iterator[_Row]:
     for number, pixels in enumerate(_pages(root, name), 1):
-        row = _Row(_printable(name) + (f"#{number}" if number > 1 else ""))
+        row = _Row(printable_name(name) + (f"#{number}" if number > 1 else ""))
         try:
             if isinstance(pixels, InputError):
                 raise pixels
@@ -218,23 +163,11 @@ def _file_rows(root: str, name: str, page: PageConfig) -> Iterator[_Row]:
 
 def _pages(root: str, name: str) -> Iterator[np.ndarray | InputError]:
     try:
-        data = read_file(os.path.join(root, name)) if is_local(root) else _read_remote(f"{root}/{name}")
+        data = PictureFile(root, name).read()
     except InputError as error:
         yield error
         return
-    yield from read_pages(data, where=_printable(name))
-
-
-def _read_remote(uri: str) -> bytes:
-    filesystem, path = open_filesystem(uri)
-    with explained(uri, "cannot be read"), filesystem.open_input_file(path) as file:
-        refuse_large(file.size(), uri)
-        return file.read()
-
-
-def _printable(name: str) -> str:
-    """A name with its control characters, and bytes that are not UTF-8, escaped."""
-    return _UNPRINTABLE.sub(lambda match: match.group().encode("unicode_escape").decode(), name)
+    yield from read_pages(data, where=printable_name(name))
 
 
 def _embed(encoder: Encoder, rows: list[_Row], projected: bool) -> None:

@@ -6,25 +6,19 @@ Letters: N pages, T samples.
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from ecgscan_ray.errors import InputError
+from ecgscan_ray.recording.export import lead_table, plot_leads, shown_text, write_wfdb
 from ecgscan_ray.recording.leads import LEADS
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-ADC_GAIN = 1000
-"""Units per mV of a WFDB record: 1 uV each. Leads that leave the range of 16 bits get a smaller gain."""
-MM_PER_S, MM_PER_MV, MM_PER_LEAD = 25.0, 10.0, 22.0
-"""Scale of ``plot``, and the distance of its leads."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,28 +64,9 @@ class Redrawn:
         Raises:
             InputError: No such page, or a record name that WFDB does not allow.
         """
-        import wfdb
-
-        signal_mv = self._page(page).T.astype(np.float64)
-        target = Path(path)
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", target.name):
-            fix = "Use letters, digits, _ and -, and no suffix."
-            raise InputError(f"'{target.name}' is no WFDB record name", where=path, fix=fix)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        gain = min(ADC_GAIN, int(32767 / max(float(np.abs(signal_mv).max(initial=0)), 1.0)))
-        wfdb.wrsamp(
-            target.name,
-            fs=self.fs,
-            units=["mV"] * len(LEADS),
-            sig_name=list(LEADS),
-            d_signal=np.rint(signal_mv * gain).astype(np.int64),
-            fmt=["16"] * len(LEADS),
-            adc_gain=[gain] * len(LEADS),
-            baseline=[0] * len(LEADS),
-            comments=["redrawn from a page, not recorded", f"shown on the page: {self._shown_text(page)}"],
-            write_dir=str(target.parent),
-        )
-        return target.with_name(f"{target.name}.hea")
+        shown = shown_text(self.shown[self._checked(page)], self.fs)
+        comments = ["redrawn from a page, not recorded", f"shown on the page: {shown}"]
+        return write_wfdb(path, self.signal_mv[page], self.fs, comments)
 
     def to_dataframe(self, page: int = 0) -> pd.DataFrame:
         """One page's leads as a table: (T, 12) mV, columns the lead names, index ``time_s``.
@@ -102,11 +77,7 @@ class Redrawn:
         Raises:
             InputError: No such page.
         """
-        import pandas as pd
-
-        signal_mv = self._page(page)
-        index = pd.Index(np.arange(signal_mv.shape[1]) / self.fs, name="time_s")
-        return pd.DataFrame(signal_mv.T, index=index, columns=list(LEADS))
+        return lead_table(self.signal_mv[self._checked(page)], self.fs)
 
     def plot(self, page: int = 0) -> Figure:
         """One page's leads on a millimetre grid, 25 mm/s and 10 mm/mV; what is inferred is grey.
@@ -120,39 +91,9 @@ class Redrawn:
         Raises:
             InputError: No such page.
         """
-        from matplotlib.figure import Figure
+        return plot_leads(self.signal_mv[self._checked(page)], self.fs, self.shown[page])
 
-        signal_mv = self._page(page)
-        width, height = signal_mv.shape[1] / self.fs * MM_PER_S, MM_PER_LEAD * len(LEADS)
-        figure = Figure(figsize=(width / 25.4, height / 25.4))
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.set(xlim=(0, width), ylim=(0, height), xticks=[], yticks=[])
-        for step, colour, line_width in ((1, "#f7dcdc", 0.3), (5, "#eeb4b4", 0.6)):
-            axes.vlines(np.arange(0, width + 1, step), 0, height, colors=colour, linewidths=line_width, zorder=0)
-            axes.hlines(np.arange(0, height + 1, step), 0, width, colors=colour, linewidths=line_width, zorder=0)
-        x = np.arange(signal_mv.shape[1]) / self.fs * MM_PER_S
-        for index, lead in enumerate(LEADS):
-            zero = height - MM_PER_LEAD * (index + 0.5)
-            y = zero + MM_PER_MV * signal_mv[index]
-            axes.plot(x, y, color="#9aa3ad", lw=0.8)
-            axes.plot(x, np.where(self.shown[page, index], y, np.nan), color="#1d2733", lw=0.9)
-            axes.text(1.5, zero + 0.35 * MM_PER_LEAD, lead, va="top", fontsize=8, fontweight="bold")
-        return figure
-
-    def _page(self, page: int) -> np.ndarray:
-        """(12, T) mV."""
+    def _checked(self, page: int) -> int:
         if not 0 <= page < len(self):
             raise InputError(f"there is no page {page} of {len(self)}", where="page", fix="Pages count from 0.")
-        return self.signal_mv[page]
-
-    def _shown_text(self, page: int) -> str:
-        """The stretches that the page shows, such as ``I 0-2.5 s``."""
-        parts = []
-        for lead, shown in zip(LEADS, self.shown[page], strict=True):
-            start = 0
-            for value, run in groupby(shown.tolist()):
-                stop = start + len(list(run))
-                if value:
-                    parts.append(f"{lead} {start / self.fs:g}-{stop / self.fs:g} s")
-                start = stop
-        return ", ".join(parts) or "nothing"
+        return page

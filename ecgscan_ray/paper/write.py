@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import multiprocessing
-import os
 import re
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -27,6 +23,7 @@ from ecgscan_ray.paper.key import page_key
 from ecgscan_ray.paper.layout import Layout
 from ecgscan_ray.paper.renderer import Drawable, Renderer
 from ecgscan_ray.paper.truth import PageTruth, expand, masks
+from ecgscan_ray.processes import end_with_parent, sigint_blocked
 from ecgscan_ray.recording.leads import LEADS
 
 MASK_SUFFIX = ".mask.png"
@@ -123,26 +120,8 @@ _process_writer: list[_Writer] = []
 
 
 def _start(*settings: Any) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     _process_writer[:] = [_Writer(*settings)]
-
-
-def _end_with_parent() -> None:
-    """A worker process would wait for its next batch for ever once the command is killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-@contextlib.contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Processes started here inherit the blocked SIGINT: Ctrl-C reaches them too, but the command ends them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(batch: list[tuple[Drawable, int]]) -> list[Path]:
@@ -155,7 +134,7 @@ def _map_in_processes(batches: Iterable[list[Any]], workers: int, settings: tupl
         pending: deque[Future[list[Path]]] = deque()
         try:
             for batch in batches:
-                with _sigint_blocked():
+                with sigint_blocked():
                     pending.append(pool.submit(_work, batch))
                 if len(pending) > 2 * workers:
                     yield pending.popleft().result()

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ecgscan_ray.paper.layout import Strip
+from ecgscan_ray.recording.export import lead_table, plot_leads, shown_text, write_wfdb
 from ecgscan_ray.recording.leads import LEADS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,11 @@ class Found:
     value: float | str
     by: str
     confidence: float
+
+    @property
+    def text(self) -> str:
+        """The value in words: ``25``, ``3x4+1``."""
+        return self.value if isinstance(self.value, str) else f"{self.value:g}"
 
 
 @dataclass(frozen=True)
@@ -84,3 +98,38 @@ class PageReading:
             mv[reading.strip.lead, part][better] = values[better]
             belief[reading.strip.lead, part][better] = trust[better]
         return mv, belief
+
+    def describe(self) -> list[str]:
+        """Lines ``key: value``: how the page was read."""
+        values = (("layout", self.layout, ""), ("speed", self.speed, " mm/s"), ("gain", self.gain, " mm/mV"))
+        lines = [f"{name}: {found.text}{unit} ({found.by})" for name, found, unit in values]
+        lines.append(f"quality: {self.quality:.2f}")
+        if self.reasons:
+            lines.append(f"reasons: {'; '.join(self.reasons)}")
+        shown = np.isfinite(self.signal_mv()[0])
+        return [*lines, f"shown on the page: {shown_text(shown, self.fs)}"]
+
+    def to_wfdb(self, path: str | os.PathLike, comments: Sequence[str] = ()) -> Path:
+        """Write the leads as a WFDB record (format 16); a sample that the page does not show is a missing one.
+
+        Args:
+            path: The record without suffix; ``.hea`` and ``.dat`` are written, their folder is created.
+            comments: Lines of the header before those of ``describe``.
+
+        Returns:
+            Path of the header.
+
+        Raises:
+            InputError: A record name that WFDB does not allow.
+        """
+        lines = ["digitised from a page, not recorded", *comments, *self.describe()]
+        return write_wfdb(path, self.signal_mv()[0], self.fs, lines)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The leads as a table: (T, 12) mV, NaN where the page shows nothing; columns the lead names, index ``time_s``."""
+        return lead_table(self.signal_mv()[0], self.fs)
+
+    def plot(self) -> Figure:
+        """The leads on a millimetre grid, 25 mm/s and 10 mm/mV; ``figure.savefig("leads.png")`` writes it in true size."""
+        signal_mv = self.signal_mv()[0]
+        return plot_leads(signal_mv, self.fs, np.isfinite(signal_mv))

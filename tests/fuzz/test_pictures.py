@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ecgscan_ray.encoder import read_pages
-from ecgscan_ray.encoder.pictures import read_file
+from ecgscan_ray.pictures import read_file, read_pages
 from tests.fuzz.harness import fuzz, mutate
 
 pytestmark = pytest.mark.verify
@@ -37,6 +36,7 @@ KINDS: list[tuple[str, np.ndarray, dict]] = [
     ("PPM", _COLOUR, {}),
     ("JPEG2000", _COLOUR, {}),
     ("AVIF", _COLOUR, {}),
+    ("PDF", _COLOUR, {"save_all": True, "append_images": [Image.fromarray(_GREY)]}),
 ]
 
 

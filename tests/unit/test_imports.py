@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[2]
         ("ecgscan_ray.runs.opening", {"torch", "ray"}),
         ("ecgscan_ray.runs.metrics", {"torch", "ray", "wandb", "mlflow"}),
         ("ecgscan_ray.encoder", {"ray"}),
+        ("ecgscan_ray.pictures", {"torch", "ray", "pypdfium2", "pi_heif"}),
+        ("ecgscan_ray.digitise", {"torch", "ray", "wfdb", "matplotlib", "sklearn", "transformers"}),
         ("ecgscan_ray", {"torch", "ray", "numpy", "typer"}),
         ("ecgscan_ray.cli", {"torch", "ray", "numpy", "pydantic"}),
     ],
@@ -32,14 +34,16 @@ def test_a_room_loads_only_what_it_needs(module: str, forbidden: set[str]) -> No
     assert found.stdout.split() == []
 
 
-def test_the_package_offers_its_two_front_doors() -> None:
+def test_the_package_offers_its_front_doors() -> None:
     import ecgscan_ray
+    from ecgscan_ray.digitise import read_page
     from ecgscan_ray.encoder import load_encoder
     from ecgscan_ray.paper import Renderer
 
     assert ecgscan_ray.load_encoder is load_encoder
     assert ecgscan_ray.Renderer is Renderer
-    assert {"load_encoder", "Renderer"} <= set(dir(ecgscan_ray))
+    assert ecgscan_ray.read_page is read_page
+    assert {"load_encoder", "read_page", "Renderer"} <= set(dir(ecgscan_ray))
     with pytest.raises(AttributeError, match="no attribute 'load_model'"):
         ecgscan_ray.load_model  # noqa: B018
 

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ecgscan_ray import digitise
 from ecgscan_ray.config import dump_yaml
 from ecgscan_ray.encoder import export
 from ecgscan_ray.paper import layout
 from ecgscan_ray.recording import sources
 from ecgscan_ray.tasks import task
 from tests.checkpoints import write_checkpoint
+from tests.fake_reader import reading
 from tests.records import recording
 from tests.tiny import tiny_config
 from tests.unit.docs.pages import ROOT, Block, blocks
@@ -57,6 +59,16 @@ def test_the_renderer_alone_draws_pages(monkeypatch: pytest.MonkeyPatch) -> None
     (example,) = blocks(ROOT / "docs" / "pages.md", "python")
     pages = run(example, monkeypatch, recordings=[recording("1"), recording("2")])["pages"]
     assert pages.image.shape == (2, 850, 1100, 3)
+
+
+def test_a_page_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = blocks(ROOT / "docs" / "digitise.md", "python")
+    found = reading((120, 200))
+    monkeypatch.setattr(digitise, "read_page", lambda *_, speed_mm_per_s: found)
+    monkeypatch.chdir(tmp_path)
+    names = run(example, monkeypatch)
+    assert names["signal_mv"].shape == (12, 5000) and len(names["table"]) == 5000
+    assert (tmp_path / "out" / "page.hea").exists() and (tmp_path / "page.png").exists()
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])

@@ -1,4 +1,4 @@
-"""Pictures of any kind as pages in the encoder's size: read, turned upright, scaled to fit, never cropped.
+"""Pictures of any kind as arrays: read, turned upright, never cropped.
 
 Files are untrusted: only decoders of pictures are tried, sizes are bounded before anything is decoded, and any failure
 of a decoder becomes one ``InputError``.
@@ -19,14 +19,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from ecgscan_ray.config import PageConfig
 from ecgscan_ray.errors import InputError
+from ecgscan_ray.pictures.pdf import PdfPages
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
 """A page: path of an image file, PIL image, or uint8 array (H, W), (H, W, 1) or (H, W, 3) RGB; any size."""
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "AVIF", "JPEG2000", "BMP", "GIF", "PPM", "PCX")
-"""Formats that are read. Never EPS or WMF, which are programs for an interpreter."""
+"""Formats that Pillow reads here. Never EPS or WMF, which are programs for an interpreter. PDF and HEIC have other
+decoders."""
 
 MAX_PIXELS = 70_000_000
 """Of a page: A3 at 600 dots per inch."""
@@ -37,8 +38,9 @@ _MAX_PIXELS_OF = {
     "JPEG2000": 40_000_000,
     "WEBP": 40_000_000,
     "AVIF": 40_000_000,
+    "HEIF": 50_000_000,
 }
-"""Other bounds: JPEG files of more than ``MAX_PIXELS`` are decoded at half their size, and the last three decoders hold
+"""Other bounds: JPEG files of more than ``MAX_PIXELS`` are decoded at half their size, and the last four decoders hold
 several copies of a picture."""
 
 MAX_BYTES = 300 * 2**20
@@ -47,9 +49,9 @@ MAX_BYTES = 300 * 2**20
 MAX_PAGES = 1000
 """Of a file."""
 
+_PDF = rb".{0,200}?%PDF-"
+_HEIC = rb".{4}ftyp(hei|hev|mif1|msf1)"
 _NOT_PICTURES = (
-    (rb"%PDF-", "a PDF file: save each page as PNG"),
-    (rb".{4}ftyp(hei|hev|mif1|msf1)", "a HEIC photograph: save it as JPEG or PNG"),
     (rb"%!|\xc5\xd0\xd3\xc6", "a PostScript file, which is not run: save the page as PNG"),
     (rb".{128}DICM", "a DICOM file: save the page as PNG"),
     (rb"version https://git-lfs", "the pointer to a file in Git LFS: fetch the file"),
@@ -98,8 +100,8 @@ def read_picture(image: Picture) -> np.ndarray:
 def read_pages(data: bytes, where: object = None) -> Iterator[np.ndarray | InputError]:
     """Every page of one picture file, one after another.
 
-    Only TIFF has pages; its previews and masks are none. Several frames of other formats are an animation, which is
-    refused. Of a camera's JPEG with previews behind it, the photograph is the page.
+    Only TIFF and PDF have pages; a TIFF's previews and masks are none. Several frames of other formats are an animation, which
+    is refused. Of a camera's JPEG or HEIC with other pictures behind it, the photograph is the page.
 
     Args:
         data: Content of the file.
@@ -108,6 +110,9 @@ def read_pages(data: bytes, where: object = None) -> Iterator[np.ndarray | Input
     Yields:
         What ``read_picture`` returns, or the error in place of a page that cannot be read. At least one.
     """
+    if re.match(_PDF, data[:256], re.DOTALL):
+        yield from _pdf_pages(data, where)
+        return
     try:
         with _one_line(where), _open(data) as image:
             frames = _page_frames(image)
@@ -115,6 +120,22 @@ def read_pages(data: bytes, where: object = None) -> Iterator[np.ndarray | Input
                 yield _frame(image, frame, len(data), where)
     except InputError as error:
         yield error
+
+
+def _pdf_pages(data: bytes, where: object) -> Iterator[np.ndarray | InputError]:
+    pages = iter(PdfPages(data, MAX_PAGES, MAX_PIXELS))
+    while True:
+        page: np.ndarray | InputError | None
+        try:
+            with _one_line(where):
+                page = next(pages, None)
+        except InputError as error:
+            yield error
+            return
+        if page is None:
+            return
+        yield InputError(page.what, where=where, fix=page.fix) if isinstance(page, InputError) else page
+        del page  # before the next one is drawn
 
 
 def _frame(image: Image.Image, frame: int, size: int, where: object) -> np.ndarray | InputError:
@@ -195,17 +216,28 @@ def _open(data: bytes) -> Image.Image:
     for start, what in _NOT_PICTURES:
         if re.match(start, data[:256], re.DOTALL | re.IGNORECASE):
             raise InputError(what)
+    if re.match(_HEIC, data[:256], re.DOTALL):
+        return _open_heic(data)
     Image.init()
     try:
         return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
     except UnidentifiedImageError:
-        raise InputError(f"not a picture, or damaged at its start (read are {', '.join(FORMATS)})") from None
+        raise InputError(f"not a picture, or damaged at its start (read are {', '.join(FORMATS)}, PDF, HEIC)") from None
+
+
+def _open_heic(data: bytes) -> Image.Image:
+    try:
+        from pi_heif import HeifImageFile
+    except ModuleNotFoundError:
+        fix = "Run: pip install 'ecgscan_ray[heic]'. Or save it as JPEG or PNG."
+        raise InputError("a HEIC photograph, for which the package 'pi-heif' is not installed", fix=fix) from None
+    return HeifImageFile(io.BytesIO(data))
 
 
 def _page_frames(image: Image.Image) -> list[int]:
     """Numbers of the frames that are pages."""
-    if image.format == "MPO":
-        return [0]
+    if image.format in ("MPO", "HEIF"):
+        return [image.tell()]
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         frames = getattr(image, "n_frames", 1)
         if frames > 1:
@@ -364,7 +396,8 @@ def _on_white(image: Image.Image) -> Image.Image:
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image.getchannel("A"))
         return white
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    mode = "L" if image.mode in ("1", "L") else "RGB"
+    return image if image.mode == mode else image.convert(mode)  # Pillow would copy it
 
 
 def _upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
@@ -376,22 +409,3 @@ def _upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
     mirrored = pixels[:, ::-1] if orientation in (2, 4, 5, 7) else pixels
     turns = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)
     return np.ascontiguousarray(np.rot90(mirrored, turns))
-
-
-def fit_page(pixels: np.ndarray, page: PageConfig) -> np.ndarray:
-    """The whole picture as uint8 (H, W, C): stretched to the size, or centred on white (``page.fit`` = ``pad``).
-
-    Uses Pillow's arithmetic, as timm's and transformers' preprocessing do: the same pixels.
-    """
-    image = Image.fromarray(pixels).convert("L" if page.channels == 1 else "RGB")
-    width, height = page.width, page.height
-    if page.fit == "pad":
-        scale = min(height / image.height, width / image.width)
-        width = max(1, min(width, round(image.width * scale)))
-        height = max(1, min(height, round(image.height * scale)))
-    if image.size != (width, height):
-        # a filter as wide as the step where it shrinks
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    fitted = Image.new(image.mode, (page.width, page.height), "white")
-    fitted.paste(image, ((page.width - width) // 2, (page.height - height) // 2))
-    return np.array(fitted).reshape(page.height, page.width, page.channels)
