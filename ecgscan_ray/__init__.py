@@ -1,7 +1,7 @@
 """Pretraining of an image encoder for paper ECGs, distributed by Ray.
 
-``read_page(image)`` reads the leads of a page; ``load_encoder(path)`` embeds and redraws pages; ``Renderer(page)`` draws them. All
-load their heavy packages at first use.
+``read_page(image)`` reads the leads of a page; ``load_encoder(path)`` embeds and redraws pages; ``Renderer(page)`` draws
+them. All load their heavy packages at first use.
 """
 
 from __future__ import annotations

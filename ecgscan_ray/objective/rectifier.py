@@ -24,8 +24,8 @@ from ecgscan_ray.rectification.samples import FRAME_UNIT_MM
 GRID = PAGE_CHANNELS["grid"]
 FRAME_BETA = 0.02
 """Where the penalty on the frame's coordinates turns from square to linear, mm / 100: below 2 mm the next network goes on."""
-MARK_WEIGHT = 8.0
-"""Added to the weight of a cell that a mark covers: most cells have none."""
+MARK_WEIGHTS = {"row": 8.0, "start": 8.0, "pulse": 8.0, "label": 50.0}
+"""Added to the weight of a cell that a mark covers: most cells have none, and a label covers two or three."""
 HEIGHT_SIGMA_BINS = 1.6 / ROW_BIN
 """Width of the aim around the trace, bins: 1.6 px, about half a pen's width."""
 
@@ -78,7 +78,9 @@ def page_terms(output: ReaderOutput, batch: DeviceSamples) -> dict[str, Tensor]:
     target = batch["page_target"].to(maps.dtype)
     page_ok = _like(batch["page_ok"], target)
     marks = target[:, GRID:]
-    divergence = (_divergence(maps[:, GRID:], marks) * (1 + MARK_WEIGHT * marks)).sum(1, keepdim=True)
+    added = [weight for name, weight in MARK_WEIGHTS.items() for _ in range(PAGE_CHANNELS[name])]
+    weight = 1 + marks.new_tensor(added)[:, None, None] * marks
+    divergence = (_divergence(maps[:, GRID:], marks) * weight).sum(1, keepdim=True)
     return {
         "grid_loss": _mean((maps[:, :GRID] - target[:, :GRID]).square(), page_ok),
         "marks_loss": _mean(divergence, page_ok),
@@ -93,15 +95,13 @@ def row_terms(output: ReaderOutput, batch: DeviceSamples) -> dict[str, Tensor]:
     at = (height.to(logits.dtype).nan_to_num() - (ROW_BIN - 1) / 2) / ROW_BIN  # in bins
     log_aim = (-0.5 * ((bins - at[:, None]) / HEIGHT_SIGMA_BINS).square()).log_softmax(1)
     divergence = F.kl_div(logits.log_softmax(1), log_aim, reduction="none", log_target=True).sum(1)
-    there = torch.isfinite(height)
-    presence = F.binary_cross_entropy_with_logits(
-        _fp32(output["row_presence"]), there.to(logits.dtype), reduction="none"
-    )
+    trace = batch["row_trace"].to(logits.dtype)
+    presence = F.binary_cross_entropy_with_logits(_fp32(output["row_presence"]), trace, reduction="none")
     return {"height_loss": _mean(divergence, in_window(height) & page_ok), "presence_loss": _mean(presence, page_ok)}
 
 
 def in_window(height: Tensor) -> Tensor:
-    """Columns whose trace lies inside the row's window: bool like ``height``."""
+    """Columns whose ink lies inside the row's window: bool like ``height``."""
     return torch.isfinite(height) & (height > 0) & (height < ROW_HEIGHT - 1)
 
 
@@ -125,7 +125,7 @@ def reader_errors(output: ReaderOutput, batch: DeviceSamples) -> dict[str, Tenso
     grid = [_phase_error_mm(page[:, k : k + 2], page_truth[:, k : k + 2])[gridded] for k in (0, 2)]
     inside = in_window(height) & ok[:, None]
     predicted, _ = heights(output["row_heights"])
-    presence = (output["row_presence"] > 0) == torch.isfinite(height)
+    presence = (output["row_presence"] > 0) == batch["row_trace"]
     return {
         "coarse_across_mm": frame_mm[:, :, 0][on_page],
         "coarse_down_mm": frame_mm[:, :, 1][on_page],

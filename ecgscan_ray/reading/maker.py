@@ -40,7 +40,9 @@ class SampleArrays(TypedDict):
     row: np.ndarray
     """uint8 (N, 240, 512, 3): a part of a row, rectified up to the grid's error."""
     row_height: np.ndarray
-    """float32 (N, 512): the trace's height in each column, px from the top; NaN = no trace."""
+    """float32 (N, 512): the ink's height in each column, px from the top, of trace or calibration pulse; NaN = neither."""
+    row_trace: np.ndarray
+    """bool (N, 512): the column has a trace."""
 
 
 class SampleBatch(SampleArrays, Rows):
@@ -57,6 +59,7 @@ class DeviceSamples(DeviceRows):
     page_target: Tensor
     row: Tensor
     row_height: Tensor
+    row_trace: Tensor
 
 
 class SampleMaker:
@@ -110,7 +113,7 @@ def cut_samples(rng: np.random.Generator, source: Drawn) -> SampleArrays:
     """The samples of one page, without the first axis."""
     pictures, targets, turns = zip(*(coarse_sample(rng, source) for _ in range(COARSE_VIEWS)), strict=True)
     page, page_target = page_sample(rng, source)
-    row, row_height = row_sample(rng, source, int(rng.integers(source.truth.layout_at_speed().rows)))
+    row, row_height, row_trace = row_sample(rng, source, int(rng.integers(source.truth.layout_at_speed().rows)))
     return {
         "coarse": np.stack([_seen(rng, picture) for picture in pictures]),
         "coarse_target": np.stack(targets).astype(np.float32),
@@ -119,6 +122,7 @@ def cut_samples(rng: np.random.Generator, source: Drawn) -> SampleArrays:
         "page_target": page_target.astype(np.float32),
         "row": _seen(rng, row),
         "row_height": row_height.astype(np.float32),
+        "row_trace": row_trace,
     }
 
 
@@ -136,6 +140,7 @@ def _blank() -> SampleArrays:
         "page_target": np.zeros((24, 40, 40), np.float32),
         "row": np.full((240, 512, 3), 255, np.uint8),
         "row_height": np.full(512, np.nan, np.float32),
+        "row_trace": np.zeros(512, bool),
     }
 
 

@@ -22,7 +22,8 @@ def row_height_mm(drawn: Drawn, row: int, x_mm: np.ndarray) -> tuple[np.ndarray,
     layout, where = truth.layout_at_speed(), truth.geometry
     y, trace = np.full(x_mm.shape, np.nan), np.zeros(x_mm.shape, bool)
     if truth.pulse != "none" and row in marks.pulse_rows(Draws(truth.key), layout.rows):
-        path = marks.pulse_path(where) + (marks.pulse_start(truth.pulse, where), where.first + row * where.pitch)
+        corner = np.array([marks.pulse_start(truth.pulse, where), where.first + row * where.pitch])
+        path = corner + marks.pulse_path(where)
         inside = (x_mm >= path[0, 0]) & (x_mm <= path[-1, 0])
         y[inside] = np.interp(x_mm[inside], path[:, 0] + 1e-9 * np.arange(len(path)), path[:, 1])
     for strip, offset in zip(layout.strips, truth.offsets_mv, strict=True):

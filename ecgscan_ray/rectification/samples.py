@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ecgscan_ray.paper import marks, warp
+from ecgscan_ray.paper import marks
 from ecgscan_ray.paper.grid import MAJOR_MM
 from ecgscan_ray.paper.key import Draws
-from ecgscan_ray.paper.layout import TRACE_MM
 from ecgscan_ray.paper.truth import PageTruth
 from ecgscan_ray.rectification.networks import COARSE_STRIDE, LABELS, PAGE_STRIDE
 
@@ -121,7 +120,7 @@ def coarse_sample(rng: np.random.Generator, drawn: Drawn) -> tuple[np.ndarray, n
         quarter turns.
     """
     size = (384, 512)
-    truth, (height, width) = drawn.truth, drawn.image.shape[:2]
+    truth = drawn.truth
     angle = (
         rng.uniform(-180, 180)
         if rng.random() < 0.4

@@ -56,7 +56,7 @@ def perfect_output(batch: DeviceSamples) -> ReaderOutput:
         "coarse_turns": torch.nn.functional.one_hot(batch["coarse_turns"], 4) * CERTAIN,
         "page_maps": torch.cat([page[:, :8], page[:, 8:].logit(1e-7)], 1),
         "row_heights": -0.5 * ((bins - height.nan_to_num()[:, None]) / 1.6) ** 2,
-        "row_presence": (height.isfinite() * 2.0 - 1) * CERTAIN,
+        "row_presence": (batch["row_trace"] * 2.0 - 1) * CERTAIN,
     }
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from ecgscan_ray.config import PageConfig
-from ecgscan_ray.paper import Renderer, page_key
+from ecgscan_ray.paper import Renderer, marks, page_key
+from ecgscan_ray.paper.key import Draws
 from ecgscan_ray.paper.truth import expand
 from ecgscan_ray.reading.samples import ROW_PX, row_sample
 from ecgscan_ray.rectification.networks import PAGE_CHANNELS
@@ -113,12 +114,17 @@ def test_page_truth(bent: bool, height: int, seed: int) -> None:
 def test_row_truth(bent: bool, layout: str, seed: int) -> None:
     page = drawn(bent, seed, layout)
     row = seed % page.truth.layout_at_speed().rows
-    picture, height = row_sample(np.random.default_rng(seed), page, row)
+    picture, height, trace = row_sample(np.random.default_rng(seed), page, row)
     columns = np.flatnonzero(np.isfinite(height) & (height > 1) & (height < picture.shape[0] - 2))
     px, inside = taken_at(picture, np.stack([columns, height[columns]], -1)[None])
     expanded = expand(page.truth, page.signal_mv, page.fs)
     strips = [s for s, strip in enumerate(page.truth.layout_at_speed().strips) if strip.row == row]
     lines = [expanded.points[s].astype(np.float64) for s in strips]
+    if page.truth.pulse != "none":
+        rows = marks.pulse_rows(Draws(page.truth.key), page.truth.layout_at_speed().rows)
+        paths = marks.pulse_paths(page.truth.pulse, rows, page.truth.geometry)
+        lines += [page.truth.to_pixels(path) for path, of in zip(paths, rows, strict=True) if of == row]
+    assert np.isfinite(height[trace]).all()
     px = px[0][inside[0]]
     assert len(px) > 200
     distance = np.min([to_polyline(px, line) for line in lines], axis=0)
@@ -141,5 +147,5 @@ def test_a_strip_that_is_missing_has_no_truth() -> None:
     page = drawn(False, 0)
     offsets = tuple(None for _ in page.truth.offsets_mv)
     page = Drawn(page.image, replace(page.truth, offsets_mv=offsets), page.signal_mv, page.fs)
-    _, height = row_sample(np.random.default_rng(0), page, 0)
-    assert np.isnan(height).all()
+    _, height, trace = row_sample(np.random.default_rng(0), page, 0)
+    assert not trace.any() and (page.truth.pulse != "none" or np.isnan(height).all())
