@@ -8,6 +8,8 @@ without lines count for little.
 
 from __future__ import annotations
 
+import itertools
+
 import cv2
 import numpy as np
 from scipy import sparse
@@ -63,40 +65,39 @@ def local_frequency(z: np.ndarray, at: np.ndarray, axis: int, period: float) -> 
     return np.array([*slope, np.angle(total) * period / (2 * np.pi)]), float(np.abs(total) / (np.abs(z).sum() + 1e-9))
 
 
+def seed(z: np.ndarray, at: np.ndarray, axis: int, period: float) -> tuple[np.ndarray, np.ndarray]:
+    """Where the lines are seen best, of six places: its centre (2,), and ``local_frequency`` there."""
+    low, high = at[0, 0], at[-1, -1]
+    candidates = []
+    for shares in itertools.product((0.3, 0.5, 0.7), (0.35, 0.6)):
+        centre = low + (high - low) * shares
+        window = np.exp(-0.5 * (((at - centre) / SEED_MM) ** 2).sum(-1))
+        coefficients, strength = local_frequency(z * window, at, axis, period)
+        candidates.append((strength * float((np.abs(z) * window).sum()), centre, coefficients))
+    _, centre, coefficients = max(candidates, key=lambda candidate: candidate[0])
+    return centre, coefficients
+
+
 def grown(z: np.ndarray, at: np.ndarray, axis: int, period: float) -> tuple[np.ndarray, float]:
     """Millimetres (h, w) along ``axis`` as a quadratic surface, and the share of belief that lies near it."""
-    low, high = at[0, 0], at[-1, -1]
-    best = None
-    for fx in (0.3, 0.5, 0.7):
-        for fy in (0.35, 0.6):
-            centre = low + (high - low) * (fx, fy)
-            window = np.exp(-0.5 * (((at - centre) / SEED_MM) ** 2).sum(-1))
-            coefficients, strength = local_frequency(z * window, at, axis, period)
-            score = strength * float((np.abs(z) * window).sum())
-            if best is None or score > best[0]:
-                best = (score, centre, coefficients)
-    _, centre, coefficients = best
-    away = (at - centre) / 100.0
-    x, y = away[..., 0], away[..., 1]
+    centre, coefficients = seed(z, at, axis, period)
+    x, y = np.moveaxis((at - centre) / 100.0, -1, 0)
     design = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1)
     model = np.array([coefficients[:2] @ centre + coefficients[2], *(100.0 * coefficients[:2]), 0.0, 0.0, 0.0])
-    distance = np.linalg.norm(at - centre, axis=-1)
-    radius, belief = SEED_MM, np.abs(z)
-    while True:
+    distance, belief = np.linalg.norm(at - centre, axis=-1), np.abs(z)
+
+    def turns() -> np.ndarray:
+        return np.angle(residual(z, design @ model, period)) / (2 * np.pi)
+
+    for radius in np.arange(SEED_MM, distance.max() + GROWTH_MM, GROWTH_MM):
+        columns = 3 if radius < 1.5 * SEED_MM else 6
         for _ in range(2):
-            rest = np.angle(residual(z, design @ model, period)) / (2 * np.pi)
-            weight = np.where((distance < radius) & (np.abs(rest) < NEAR), belief, 0.0)
-            w = np.sqrt(weight.ravel())[:, None]
-            columns = 3 if radius < 1.5 * SEED_MM else 6
-            a = design.reshape(-1, 6)[:, :columns] * w
-            ridge = 1e-3 * np.eye(columns)
-            change = np.linalg.solve(a.T @ a + ridge, a.T @ ((rest * period).ravel()[:, None] * w))[:, 0]
-            model[:columns] += change
-        if radius > distance.max():
-            break
-        radius += GROWTH_MM
-    rest = np.angle(residual(z, design @ model, period)) / (2 * np.pi)
-    near = float((belief * (np.abs(rest) < NEAR)).sum() / (belief.sum() + 1e-9))
+            rest = turns()
+            weight = np.where((distance < radius) & (np.abs(rest) < NEAR), belief, 0.0).ravel()
+            part = design.reshape(-1, 6)[:, :columns]
+            normal = (part.T * weight) @ part + 1e-3 * np.eye(columns)
+            model[:columns] += np.linalg.solve(normal, (part.T * weight) @ (rest.ravel() * period))
+    near = float((belief * (np.abs(turns()) < NEAR)).sum() / (belief.sum() + 1e-9))
     return design @ model, near
 
 

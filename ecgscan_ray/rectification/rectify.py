@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -15,17 +16,20 @@ from ecgscan_ray.rectification.pose import Pose, to_tensor
 from ecgscan_ray.rectification.samples import PAGE_PX, cells
 
 CELL_MM = PAGE_STRIDE / PAGE_PX
+MAX_SIDE_PX = 1280
+"""Of what ``PageNet`` sees: 427 mm."""
 
 
 @dataclass(frozen=True)
 class PageSheet:
-    """What ``PageNet`` saw.
+    """A rectified page and what is printed on it.
 
     Attributes:
         page_map: Page mm to px.
         marks: float32 (16, h, w) probabilities of row, start, pulse and the 13 labels at the points of ``at``.
         at: float64 (h, w, 2) page mm.
-        grid: Strength of the 5 mm lines across and down, 0..1.
+        grid: Share of the 5 mm lines' belief that lies near one smooth surface, across and down, 0..1.
+        agreement: float64 (h, w) in 0..1: how well the lines agree with the map at the points of ``at``.
     """
 
     page_map: PageMap
@@ -33,18 +37,22 @@ class PageSheet:
     at: np.ndarray
     grid: tuple[float, float]
     agreement: np.ndarray
-    looked: np.ndarray
 
 
 @torch.inference_mode()
-def look(net: PageNet, image: np.ndarray, page_map: PageMap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``PageNet`` on the page as ``page_map`` flattens it: its output (C, h, w), the places of its cells in the map's mm (h,
-    w, 2), and the picture."""
+def look(net: PageNet, image: np.ndarray, page_map: PageMap) -> tuple[np.ndarray, np.ndarray]:
+    """``PageNet`` on the page as ``page_map`` flattens it: its output (C, h, w), and the places of its cells (h, w, 2) in the
+    map's mm."""
     x0, y0, x1, y1 = page_map.box_mm
-    size = tuple(max(64, min(1280, int(np.ceil((b - a) * PAGE_PX / 32)) * 32)) for a, b in ((y0, y1), (x0, x1)))
+    size = (_padded(y1 - y0), _padded(x1 - x0))
     picture = page_map.cut(image, (x0, y0), size, PAGE_PX)
     out = net(to_tensor(picture[None]))[0].float().numpy()
-    return out, (cells(size, PAGE_STRIDE) + 0.5) / PAGE_PX + (x0, y0), picture
+    return out, (cells(size, PAGE_STRIDE) + 0.5) / PAGE_PX + (x0, y0)
+
+
+def _padded(side_mm: float) -> int:
+    """px of a side as the network takes it."""
+    return int(np.clip(math.ceil(side_mm * PAGE_PX / 32) * 32, 64, MAX_SIDE_PX))
 
 
 def fit_grid(out: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, tuple[float, float], np.ndarray]:
@@ -69,13 +77,20 @@ def printed(out: np.ndarray) -> np.ndarray:
 
 
 def rectify(net: PageNet, image: np.ndarray, pose: Pose, passes: int = 2) -> PageSheet:
+    """The page in millimetres.
+
+    Args:
+        net: Trained.
+        image: uint8 (H, W, 3).
+        pose: From ``find_pose``.
+        passes: The second one looks at the page that the first made flat.
+    """
     page_map = flat_map(pose.matrix, pose.box_mm, CELL_MM)
     for _ in range(passes):
-        out, at, picture = look(net, image, page_map)
+        out, at = look(net, image, page_map)
         mm, grid, agreement = fit_grid(out, at)
         step = inverted(np.eye(3), at, mm, CELL_MM)
         # composed: page mm -> mm of the map before -> coarse mm
         page_map = PageMap(pose.matrix, step.origin, step.step, page_map.to_coarse(step.coarse_mm))
-    marks = 1 / (1 + np.exp(-out[8:]))
-    marks *= printed(out)
-    return PageSheet(page_map, marks, mm, grid, agreement, picture)
+    marks = 1 / (1 + np.exp(-out[8:])) * printed(out)
+    return PageSheet(page_map, marks, mm, grid, agreement)

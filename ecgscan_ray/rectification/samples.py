@@ -142,12 +142,12 @@ def coarse_sample(rng: np.random.Generator, drawn: Drawn) -> tuple[np.ndarray, n
     edge = np.concatenate([drawn.image[0], drawn.image[-1], drawn.image[:, 0], drawn.image[:, -1]])
     picture = resample(drawn.image, px, size, tuple(int(v) for v in np.median(edge, 0)))
     at = at_cells(mm + moved, size, COARSE_STRIDE)
-    inside = ((at >= 0) & (at <= truth.page_mm)).all(-1)
+    inside = np.all((at >= 0) & (at <= np.array(truth.page_mm)), axis=-1, keepdims=True)
     turns = round(angle / 90) % 4
     frame = (at - truth.frame_middle()) / FRAME_UNIT_MM
     for _ in range(turns):
         frame = np.stack([-frame[..., 1], frame[..., 0]], -1)
-    target = np.concatenate([inside[..., None], np.clip(frame, -2.5, 2.5)], -1)
+    target = np.concatenate([inside, np.clip(frame, -2.5, 2.5)], -1)
     return picture, target.astype(np.float32).transpose(2, 0, 1), turns
 
 
