@@ -206,9 +206,30 @@ def test_a_pdf_is_bounded(monkeypatch):
     assert "more than 1 pages" in refused(encoded(page(), "PDF", save_all=True, append_images=[Image.new("L", (9, 9))]))
 
 
-def test_a_damaged_pdf_and_one_with_a_password():
+def plain_pdf(shade: bytes) -> bytes:
+    """A page whose picture comes last in the file: a PDF reader finds the page where the picture is cut off."""
+    content = b"q 72 0 0 72 0 0 cm /I Do Q"
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 72 72] /Contents 4 0 R /Resources << /XObject << /I 5 0 R >> >> >>",
+        b"<< /Length %d >> stream\n%s\nendstream" % (len(content), content),
+        b"<< /Type /XObject /Subtype /Image /Width 200 /Height 200 /ColorSpace /DeviceGray /BitsPerComponent 8 /Length 40000 >>"
+        b" stream\n" + shade * 40000 + b"\nendstream",
+    ]
+    data = b"%PDF-1.4\n" + b"".join(b"%d 0 obj %s endobj\n" % pair for pair in enumerate(objects, 1))
+    return data + b"trailer << /Root 1 0 R /Size 6 >>\n%%EOF\n"
+
+
+def test_half_a_pdf_is_never_half_a_page():
+    data = plain_pdf(b"\x40")
+    assert (only(data) == 0x40).all()
+    for share in (0.3, 0.6, 0.9):
+        assert refused(data[: int(share * len(data))]) == "the file is cut off"
+
+
+def test_a_pdf_with_a_password():
     data = encoded(page(), "PDF")
-    assert refused(data[: len(data) // 2]) == "a damaged PDF file"
     line = b"/Encrypt << /Filter /Standard /V 1 /R 2 /P -4 /O <" + b"41" * 32 + b"> /U <" + b"42" * 32 + b"> >>"
     locked = data.replace(b"trailer\n<<", b"trailer\n<< /ID [<41> <41>] " + line)
     assert refused(locked) == "a PDF file with a password"
@@ -231,7 +252,8 @@ def test_one_picture_of_a_file_of_several_is_not_chosen(tmp_path):
     ("start", "reason"),
     [
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript"),
-        (b"%PDF-1.7\n", "a damaged PDF file"),
+        (b"%PDF-1.7\n", "cut off"),
+        (b"%PDF-1.7\n%%EOF", "a damaged PDF file"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "not readable as a picture"),
         (b"\xd7\xcd\xc6\x9a" + bytes(100), "not a picture"),
         (bytes(128) + b"DICM", "DICOM"),
@@ -385,7 +407,7 @@ def test_pages_and_output_in_a_bucket(s3_server, tmp_path, monkeypatch):
     assert done.embedded == 1
     assert list_files(f"{place}/out") == ["features.parquet"]
     (tmp_path / "features.parquet").write_bytes(read_bytes(f"{place}/out/features.parquet"))
-    assert rows_of(tmp_path / "features.parquet")["b.pdf"] == (None, "a damaged PDF file")
+    assert rows_of(tmp_path / "features.parquet")["b.pdf"] == (None, "the file is cut off")
     assert embed_folder("e", f"{place}/pages/ward/a.png", f"file://{tmp_path}/one.parquet").embedded == 1
     assert list(rows_of(tmp_path / "one.parquet")) == ["a.png"]
     monkeypatch.setattr(pq.ParquetWriter, "write_table", lambda *_: 1 / 0)
