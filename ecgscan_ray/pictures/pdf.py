@@ -15,6 +15,7 @@ MAX_DPI = 400
 """A scan of a higher resolution is scaled down to this one."""
 _POINTS_PER_INCH = 72
 _PASSWORD_ERROR = 4
+_TAIL_BYTES = 4096
 _SCAN_FRACTION = 0.5
 """A picture that covers this much of a page is a scan of it."""
 
@@ -42,6 +43,8 @@ class PdfPages:
         except ModuleNotFoundError:
             fix = "Run: pip install pypdfium2. Or save each page as PNG."
             raise InputError("a PDF file, for which the package 'pypdfium2' is not installed", fix=fix) from None
+        if b"%%EOF" not in self._data[-_TAIL_BYTES:]:  # PDFium would draw what is left of it
+            raise InputError("the file is cut off")
         try:
             document = pypdfium2.PdfDocument(self._data)
         except pypdfium2.PdfiumError as error:

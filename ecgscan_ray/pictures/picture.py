@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from ecgscan_ray.errors import InputError
+from ecgscan_ray.pictures.depth import eight_bits
 from ecgscan_ray.pictures.pdf import PdfPages
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
@@ -57,7 +58,6 @@ _NOT_PICTURES = (
     (rb"version https://git-lfs", "the pointer to a file in Git LFS: fetch the file"),
     (rb"\s*<(\?xml|svg|!doctype|html)", "a text (XML, SVG or HTML): save the page as PNG"),
 )
-_DEPTHS = (8, 10, 12, 14, 16, 24, 31, 32)
 _MAX_TEXT = 120
 _TIFF_TYPE, _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT, _DNG_VERSION, _ORIENTATION = (
     254,
@@ -284,7 +284,7 @@ def _pixels(image: Image.Image) -> np.ndarray:
     load_pixels(image)
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image)
-        grey = _eight_bits(values.view(np.uint32) if _unsigned(image) else values)
+        grey = eight_bits(values.view(np.uint32) if _unsigned(image) else values)
         return _upright(255 - grey if _white_is_zero(image) else grey, image)
     if has_16_bits:
         _refuse_lost_bits(image)
@@ -339,36 +339,6 @@ def _libtiff_messages() -> Iterator[list[str]]:
             file.seek(0)
             lines = file.read(10_000).decode("utf-8", "replace").splitlines()
             messages += [_reason(ValueError(line)) for line in lines if line.strip()]
-
-
-def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Grey values of any type in 8 bits; see ``read_picture``."""
-    sample = values.reshape(-1)[:: max(1, values.size // 10**6)]
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise InputError("values that are not finite numbers")
-    low, high = float(values.min()), float(np.quantile(sample, 0.999))
-    if values.dtype.kind == "f" and low < 0:
-        raise InputError("negative values, whose depth is not known")
-    if values.dtype.kind == "f" and high <= 1.5:
-        shift, top = 0.0, 1.0
-    else:
-        shift, top = _range(low, high)
-    grey = np.empty(values.shape, np.uint8)
-    for start in range(0, len(values), 256):  # in pieces: a large page's float64 would be gigabytes
-        part = values[start : start + 256].astype(np.float64) + shift
-        grey[start : start + 256] = np.clip(np.rint(part * (255 / top)), 0, 255)
-    return grey
-
-
-def _range(low: float, high: float) -> tuple[float, float]:
-    """What to add to values so that black is 0, and where white then is."""
-    for bits in _DEPTHS:
-        half = 2.0 ** (bits - 1)
-        if low < 0 and low >= -half and high < half:
-            return half, 2 * half - 1
-        if low >= 0 and high < 2 * half:
-            return 0.0, 2 * half - 1
-    raise InputError("values of more than 32 bits")
 
 
 def _white_is_zero(image: Image.Image) -> bool:

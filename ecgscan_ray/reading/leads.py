@@ -102,7 +102,7 @@ class PageReading:
     def describe(self) -> list[str]:
         """Lines ``key: value``: how the page was read."""
         values = (("layout", self.layout, ""), ("speed", self.speed, " mm/s"), ("gain", self.gain, " mm/mV"))
-        lines = [f"{name}: {found.text}{unit} ({found.by})" for name, found, unit in values]
+        lines = [f"{name}: {value.text}{unit} ({value.by})" for name, value, unit in values]
         lines.append(f"quality: {self.quality:.2f}")
         if self.reasons:
             lines.append(f"reasons: {'; '.join(self.reasons)}")

@@ -1,10 +1,7 @@
 """Pictures as scanners, phones and fax servers write them, and folders with odd files in them."""
 
-import base64
-import io
 import os
 import struct
-import sys
 from pathlib import Path
 
 import cv2
@@ -23,36 +20,7 @@ from ecgscan_ray.encoder.encoder import Encoder
 from ecgscan_ray.errors import EcgscanError, InputError
 from ecgscan_ray.filesystem import exists, list_files, read_bytes, write_bytes_atomic
 from ecgscan_ray.pictures import picture as pictures
-
-PAPER = 240
-
-
-def page() -> np.ndarray:
-    """A grey page with a grid and a trace."""
-    grey = np.full((60, 80), PAPER, np.uint8)
-    grey[::10], grey[:, ::10], grey[30:33] = 200, 200, 10
-    return grey
-
-
-def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def only(data: bytes) -> np.ndarray:
-    """The one page of a file."""
-    (found,) = read_pages(data)
-    assert isinstance(found, np.ndarray), found
-    return found
-
-
-def refused(data: bytes) -> str:
-    (found,) = read_pages(data)
-    assert isinstance(found, InputError), "was read"
-    assert "\n" not in str(found)
-    return found.what
+from tests.pictures import encoded, only, page, refused
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG2000"])
@@ -161,59 +129,6 @@ def test_pages_are_bounded(monkeypatch):
     assert "more than 2 pages" in refused(encoded(shades[0], "TIFF", save_all=True, append_images=shades[1:]))
 
 
-HEIC = base64.b64decode(
-    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAXxtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAACJpbG9jAAAA"
-    "AERAAAEAAQAAAAABoAABAAAAAAAAAL4AAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAAAA5waXRtAAAAAAABAAAA/GlwcnAAAADc"
-    "aXBjbwAAAHVodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQApQgEBA3AAAAMAkAAAAwAA"
-    "AwAeoCCBBZbqrprm4CGgwIAAAAyAAAADAIRiAAEABkQBwXPBiQAAABNjb2xybmNseAABAA0ABoAAAAAUaXNwZQAAAAAAAABAAAAAQAAAAChjbGFw"
-    "AAAAIAAAAAEAAAAQAAAAAf///+AAAAAC////0AAAAAIAAAAQcGl4aQAAAAADCAgIAAAAGGlwbWEAAAAAAAAAAQABBYECAwWEAAAAxm1kYXQAAAC6"
-    "KAGvEyGQ50j4TlCnlv0c38p//9k5IJVMWvcUq1vxeHjwBikshB+7PCm3AUtszPz0pW/rtGtV9n2OxVxGzls0nEgX53hM3I/eJQ9l/Ayqx8jEHgao"
-    "MQO22GePlpbI+SXkupfHiFqdxXfh2KqWg1cPR+9xstVh3vKbl7uOxP7TEW8hSsXdqQ9igJ9BTHkljzzM0F5yryKM4hzrHoKaHJSeEkBHi//Pk8aX"
-    "4Wi1PFu9qZo2ESyqFfJM609K"
-)
-"""A photograph of 32 x 16 pixels: white on the left, black on the right."""
-
-
-def test_a_heic_photograph():
-    pytest.importorskip("pi_heif")
-    found = only(HEIC)
-    assert found.shape == (16, 32, 3) and found[:, 4].min() > 200 and found[:, 28].max() < 60
-    assert "not readable" in refused(HEIC[: len(HEIC) // 2])
-
-
-def test_a_heic_photograph_without_its_package_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pi_heif", None)
-    (found,) = read_pages(HEIC)
-    assert "'pi-heif' is not installed" in str(found) and "ecgscan_ray[heic]" in str(found)
-
-
-def test_every_page_of_a_pdf_at_the_resolution_of_its_scan():
-    shades = [Image.new("L", (550, 425), shade) for shade in (240, 120)]
-    found = list(read_pages(encoded(shades[0], "PDF", save_all=True, append_images=shades[1:], resolution=300)))
-    assert [(round(float(np.median(page))), page.shape) for page in found] == [
-        (240, (425, 550, 3)),
-        (120, (425, 550, 3)),
-    ]
-    assert only(encoded(shades[0], "PDF", resolution=50)).shape == (1700, 2200, 3), "at least 200 dpi"
-    assert only(encoded(shades[0], "PDF", resolution=1200)).shape == (142, 184, 3), "at most 400 dpi"
-
-
-def test_a_pdf_is_bounded(monkeypatch):
-    assert "inches" in refused(encoded(page(), "PDF", resolution=1))
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 60 * 80 - 1)
-    assert "megapixels" in refused(encoded(page(), "PDF", resolution=400))
-    monkeypatch.setattr(pictures, "MAX_PAGES", 1)
-    assert "more than 1 pages" in refused(encoded(page(), "PDF", save_all=True, append_images=[Image.new("L", (9, 9))]))
-
-
-def test_a_damaged_pdf_and_one_with_a_password():
-    data = encoded(page(), "PDF")
-    assert refused(data[: len(data) // 2]) == "a damaged PDF file"
-    line = b"/Encrypt << /Filter /Standard /V 1 /R 2 /P -4 /O <" + b"41" * 32 + b"> /U <" + b"42" * 32 + b"> >>"
-    locked = data.replace(b"trailer\n<<", b"trailer\n<< /ID [<41> <41>] " + line)
-    assert refused(locked) == "a PDF file with a password"
-
-
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
 def test_animations_are_refused(kind):
     frames = [Image.fromarray(page()), Image.fromarray(255 - page())]
@@ -231,7 +146,8 @@ def test_one_picture_of_a_file_of_several_is_not_chosen(tmp_path):
     ("start", "reason"),
     [
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript"),
-        (b"%PDF-1.7\n", "a damaged PDF file"),
+        (b"%PDF-1.7\n", "cut off"),
+        (b"%PDF-1.7\n%%EOF", "a damaged PDF file"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "not readable as a picture"),
         (b"\xd7\xcd\xc6\x9a" + bytes(100), "not a picture"),
         (bytes(128) + b"DICM", "DICOM"),
@@ -385,7 +301,7 @@ def test_pages_and_output_in_a_bucket(s3_server, tmp_path, monkeypatch):
     assert done.embedded == 1
     assert list_files(f"{place}/out") == ["features.parquet"]
     (tmp_path / "features.parquet").write_bytes(read_bytes(f"{place}/out/features.parquet"))
-    assert rows_of(tmp_path / "features.parquet")["b.pdf"] == (None, "a damaged PDF file")
+    assert rows_of(tmp_path / "features.parquet")["b.pdf"] == (None, "the file is cut off")
     assert embed_folder("e", f"{place}/pages/ward/a.png", f"file://{tmp_path}/one.parquet").embedded == 1
     assert list(rows_of(tmp_path / "one.parquet")) == ["a.png"]
     monkeypatch.setattr(pq.ParquetWriter, "write_table", lambda *_: 1 / 0)

@@ -84,7 +84,7 @@ def test_files_of_every_kind_and_odd_ones_are_rows_and_end_nothing(tmp_path: Pat
     (source / "torn.png").write_bytes((source / "a.png").read_bytes()[:60])
     (source / "empty.png").write_bytes(b"")
     (source / "text.png").write_text("not a picture")
-    (source / "torn.pdf").write_bytes(b"%PDF-1.7\n1 0 obj")
+    (source / "torn.pdf").write_bytes(b"%PDF-1.7\n1 0 obj\n%%EOF")
     Image.new("1", (13000, 13000)).save(source / "bomb.png")
     save(source / "fault.png", fake_reader.RAISES)
     save(source / "death.png", fake_reader.DIES)
@@ -103,7 +103,7 @@ def test_files_of_every_kind_and_odd_ones_are_rows_and_end_nothing(tmp_path: Pat
     }  # fmt: skip
     assert reasons["two.tif"] == "no ECG page found in the picture"
     assert reasons["empty.png"] == "an empty file" and "not a picture" in reasons["text.png"]
-    assert "169" not in reasons["torn.pdf"] and reasons["torn.pdf"] == "a damaged PDF file"
+    assert reasons["torn.pdf"] == "a damaged PDF file"
     assert "megapixels" in reasons["bomb.png"] and "process that read it died" in reasons["death.png"]
     assert reasons["fault.png"] == "the reading failed (ZeroDivisionError: a fault of the reader)"
     records = {row["record"] for row in rows.values() if row["record"]}

@@ -1,0 +1,135 @@
+"""The verbs on files of pages: read, draw, embed."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated, Literal
+
+import typer
+
+from ecgscan_ray.cli.arguments import ConfigFile, Preset, Settings, Store, check_uri, load_settings, settings_options
+from ecgscan_ray.cli.group import app
+from ecgscan_ray.cli.output import print_next, print_skipped, setup_logging, show_progress
+from ecgscan_ray.cores import set_torch_threads, usable_cores
+from ecgscan_ray.errors import InputError
+
+
+@app.command(epilog="Example: ecgscan digitise scans page.pdf @list.txt records")
+def digitise(
+    pages: Annotated[
+        list[str], typer.Argument(help="Pictures, PDF files, folders of them, or lists of them (@names.txt).")
+    ],
+    out: Annotated[str, typer.Argument(help="Folder to write.")],
+    speed: Annotated[float | None, typer.Option(help="Paper speed of all pages, mm/s; else from the page.")] = None,
+    gain: Annotated[float | None, typer.Option(help="Gain of all pages, mm/mV; else from the page.")] = None,
+    layout: Annotated[str | None, typer.Option(help="Layout of all pages, e.g. 3x4+1; else from the page.")] = None,
+    record_format: Annotated[Literal["wfdb", "csv", "npz"], typer.Option("--format", help="Of the records.")] = "wfdb",
+    overlay: Annotated[bool, typer.Option(help="Write each page as a picture with the trace as read.")] = True,
+    min_quality: Annotated[float, typer.Option(help="A page of a lower quality is refused.", min=0.0, max=1.0)] = 0.0,
+    workers: Annotated[int, typer.Option(help="Processes that read pages; 0 = one per core.", min=0)] = 1,
+) -> None:
+    """Read paper ECGs (scans, photographs, PDF) into records in mV; the same command resumes. Paths or s3://..."""
+    from ecgscan_ray.digitise import Options, digitise_pages, load_reader
+    from ecgscan_ray.errors import WorkError
+
+    for given in pages:
+        check_uri(given.removeprefix("@"))
+    with show_progress("files") as progress:
+        done = digitise_pages(
+            pages,
+            check_uri(out),
+            Options(speed, gain, layout, record_format, overlay, min_quality),
+            workers=workers or usable_cores(),
+            reader=load_reader,
+            progress=progress,
+        )
+    print_skipped(done.problems, "not read", f"see the column 'reasons' of {done.table}")
+    before = f" ({done.num_skipped} of them before)" if done.num_skipped else ""
+    print(f"{done.read} pages read, {done.refused} refused, {done.failed} failed{before}: {out}")
+    if not done.read:
+        raise WorkError("no page was read", where=out, fix=f"The reasons are in the column 'reasons' of {done.table}.")
+    print(f"next: pandas.read_csv({done.table!r})", file=sys.stderr)
+
+
+@app.command(
+    epilog="Example: ecgscan render --store runs/demo-store --out pages --preset laptop --set page.effects=photo"
+)
+def render(
+    store: Store,
+    out: Annotated[str, typer.Option(help="URI of the folder to write.")],
+    count: Annotated[int, typer.Option(help="Recordings.", min=1)] = 12,
+    views: Annotated[int, typer.Option(help="Different pages of each.", min=1)] = 1,
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Of the store.")] = "train",
+    image_format: Annotated[Literal["png", "jpg"], typer.Option("--format", help="Of the pictures.")] = "png",
+    truth: Annotated[bool, typer.Option(help="Write each page's ground truth as JSON.")] = True,
+    masks: Annotated[bool, typer.Option("--masks", help="Write each page's trace mask as PNG.")] = False,
+    grid: Annotated[bool, typer.Option("--grid", help="Write the grid's nodes into the ground truth too.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes that draw; 0 = one per core.", min=0)] = 0,
+    sheet: Annotated[
+        bool, typer.Option("--sheet", help="Only one picture, sheet.png: every preset of effects.")
+    ] = False,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
+    """Render pages of a store as picture files with their ground truth, as in training."""
+    from ecgscan_ray.config import Config
+    from ecgscan_ray.filesystem import join, local_folder
+    from ecgscan_ray.paper.write import OutputOptions, write_pages, write_sheet
+    from ecgscan_ray.store.manifest import read_manifest
+    from ecgscan_ray.store.shards import iterate_rows
+
+    resolved, uri = load_settings(Config, preset, config, settings), check_uri(store)
+    setup_logging()
+    manifest, target = read_manifest(uri), check_uri(out)
+    rows, log = iterate_rows(uri, manifest, split, limit=count), logging.getLogger("ecgscan_ray")
+    total = views * min(count, manifest.rows(split))
+    with local_folder(target) as folder:
+        files = OutputOptions(folder, image_format, truth, masks, views, grid)
+        if sheet:
+            paths = [write_sheet(rows, folder, resolved.page, resolved.seed)]
+        else:
+            paths = write_pages(
+                rows,
+                files,
+                resolved.page,
+                resolved.seed,
+                workers=min(workers or usable_cores(), max(1, total // 16)),
+                progress=lambda done: log.info("%d of %d pages", done, total),
+            )
+    for path in paths:
+        print(join(target, path.name))
+    print_next("pretrain", *settings_options(preset, config, settings), "--store", store, "--out", "runs/first")
+
+
+@app.command(epilog="Example: ecgscan embed encoder my-scans embeddings.parquet --device cuda --workers 4")
+def embed(
+    encoder: Annotated[str, typer.Argument(help="Exported encoder, or a run folder.")],
+    images: Annotated[str, typer.Argument(help="Folder of pictures, or one picture.")],
+    out: Annotated[str, typer.Argument(help="Parquet file to write.")],
+    projected: Annotated[bool, typer.Option("--projected", help="The aligned features, not the backbone's.")] = False,
+    device: Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1, ...")] = "cpu",
+    workers: Annotated[int, typer.Option(help="Processes that read pictures; 0 = one per core.", min=0)] = 1,
+    batch_size: Annotated[int, typer.Option(help="Pages per forward pass.", min=1)] = 32,
+) -> None:
+    """Embed every picture under a folder, or one picture, into one Parquet file. Inputs and output: paths or s3://..."""
+    from ecgscan_ray.encoder import embed_folder
+
+    set_torch_threads()
+    with show_progress("files") as progress:
+        result = embed_folder(
+            check_uri(encoder),
+            check_uri(images),
+            check_uri(out),
+            projected=projected,
+            batch_size=batch_size,
+            device=device,
+            workers=workers or usable_cores(),
+            progress=progress,
+        )
+    print_skipped(result.errors)
+    print(f"{result.embedded} pages embedded, {len(result.errors)} skipped: {out}")
+    if not result.embedded:
+        raise InputError("no page could be read", where=images, fix=f"The reasons are in the column 'error' of {out}.")
+    print(f"next: pandas.read_parquet({out!r})", file=sys.stderr)
