@@ -11,7 +11,8 @@ import argparse
 from pathlib import Path
 
 from ecgscan_ray.filesystem import absolute
-from ecgscan_ray.reading.weights import SHIPPED, load_networks, save_networks
+from ecgscan_ray.data import reader_weights
+from ecgscan_ray.reading.weights import load_networks, save_networks
 from ecgscan_ray.runs.folder import RunFolder
 from ecgscan_ray.tasks.loading import load_rectifier
 
@@ -19,7 +20,7 @@ from ecgscan_ray.tasks.loading import load_rectifier
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", help="URI of a run of 'ecgscan rectifier'")
-    parser.add_argument("--to", type=Path, default=Path(__file__).parents[1] / "ecgscan_ray" / SHIPPED)
+    parser.add_argument("--to", type=Path, default=reader_weights())
     parser.add_argument("--which", choices=("best", "last"), default="best")
     arguments = parser.parse_args()
     make_weights(absolute(arguments.run), arguments.to, arguments.which)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ecgscan_ray.cores import usable_cores
+from ecgscan_ray.data import reader_weights
 from ecgscan_ray.digitise.options import Options, PageReader
 from ecgscan_ray.digitise.page import digitise_page
 from ecgscan_ray.digitise.pool import Pool
@@ -153,7 +155,9 @@ def _counted(states: list[PageState], num_skipped: int, table: str) -> Digitised
 
 def _plan(sources: list[Source], out: str, options: Options) -> tuple[list[_Task], dict[str, PageState]]:
     """A task for each file, and all states that the folder holds, by name."""
-    key = options.as_dict() | {"version": version("ecgscan_ray")}
+    weights = reader_weights()
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if weights.is_file() else ""
+    key = options.as_dict() | {"version": version("ecgscan_ray"), "weights": digest}
     states, sizes = {state.name: state for state in read_states(out)}, output_sizes(out)
     known: dict[str, dict[int, PageState]] = defaultdict(dict)
     for state in states.values():

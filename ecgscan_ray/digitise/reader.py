@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,6 @@ import numpy as np
 
 from ecgscan_ray.cores import set_torch_threads
 from ecgscan_ray.digitise.options import Options, PageReader
-from ecgscan_ray.errors import InputError
 from ecgscan_ray.pictures import Picture, read_picture
 from ecgscan_ray.reading.leads import PageReading
 
@@ -42,13 +40,9 @@ def load_reader(threads: int) -> PageReader:
 
 @lru_cache(maxsize=1)
 def _networks(weights: str | None) -> Networks:
-    try:
-        module = importlib.import_module("ecgscan_ray.reading.weights")
-    except ModuleNotFoundError as error:
-        if error.name != "ecgscan_ray.reading.weights":
-            raise
-        raise InputError("no weights of the reader come with this version", where="ecgscan digitise") from None
-    return module.load_networks(weights)
+    from ecgscan_ray.reading.weights import load_networks
+
+    return load_networks(weights)
 
 
 def read_page(

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ecgscan_ray.data import reader_weights
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.reading.network import RowNet
 from ecgscan_ray.reading.reader import Networks
@@ -23,8 +23,6 @@ from ecgscan_ray.rectification.networks import CoarseNet, PageNet
 FORMAT = "ecgscan_ray reader"
 VERSION = 1
 """Of the networks' shapes and of what goes in and comes out of them; another one is refused."""
-SHIPPED = "data/weights/reader.safetensors"
-"""Place of the weights that come with the package, inside it."""
 MAX_BYTES = 5 * 10**6
 _COUNTERS = "num_batches_tracked"
 """Of batch norm: not used in evaluation, and not in the file."""
@@ -39,7 +37,7 @@ def load_networks(path: str | os.PathLike | None = None) -> Networks:
     Raises:
         InputError: There is no such file, it is damaged, or it is of another version.
     """
-    where = Path(path) if path is not None else Path(str(resources.files("ecgscan_ray"))) / SHIPPED
+    where = Path(path) if path is not None else reader_weights()
     if not where.is_file():
         fix = "Train networks by 'ecgscan rectifier' and write them by tools/make_weights.py."
         raise InputError("no weights of a page reader here", where=where, fix=fix)
