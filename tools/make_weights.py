@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ecgscan_ray.filesystem import absolute
 from ecgscan_ray.data import reader_weights
+from ecgscan_ray.filesystem import absolute
 from ecgscan_ray.reading.weights import load_networks, save_networks
 from ecgscan_ray.runs.folder import RunFolder
 from ecgscan_ray.tasks.loading import load_rectifier

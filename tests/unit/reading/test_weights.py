@@ -95,7 +95,7 @@ def test_a_file_too_large_for_the_package_is_refused(tmp_path: Path) -> None:
         save_networks({"row.big": torch.zeros(4_500_000)}, tmp_path / "x", {})
 
 
-def test_the_package_names_the_place_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_names_the_place_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(weights, "reader_weights", lambda: tmp_path / "none.safetensors")
     with pytest.raises(InputError, match=r"none\.safetensors: no weights of a page reader here.*ecgscan rectifier"):
         load_networks()
