@@ -17,7 +17,7 @@ from ecgscan_ray.training.loop import train
 from tests.records import recording
 from tests.tiny import tiny_reader_config
 
-STEPS, BATCH = 40, 3
+STEPS, BATCH = 25, 3
 CHANCE_MM = 1.25
 """Mean error of a random phase of lines 5 mm apart."""
 TOKENIZER = text.fit_tokenizer(["sinusrhythmus normales ekg"], 300)

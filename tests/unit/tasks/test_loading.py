@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from ecgscan_ray.errors import RunError
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.teacher import Teacher
-from ecgscan_ray.tasks.loading import load_run, load_teacher
-from ecgscan_ray.tasks.task import TASKS, get_task
-from tests.checkpoints import sign, write_checkpoint
+from ecgscan_ray.reading.page_reader import PageReader
+from ecgscan_ray.tasks.frozen import with_teacher_settings
+from ecgscan_ray.tasks.loading import load_rectifier, load_run, load_teacher
+from ecgscan_ray.tasks.task import TASKS, FirstWeights, get_task
+from tests.checkpoints import TOKENIZER, sign, write_checkpoint
+from tests.tiny import tiny_config, tiny_reader_config
 
 
 def test_each_task_reads_its_own_runs_alone(tmp_path: Path) -> None:
@@ -24,6 +28,22 @@ def test_each_task_reads_its_own_runs_alone(tmp_path: Path) -> None:
         load_run(str(teacher))
     with pytest.raises(RunError, match=r"holds a page encoder. Make a teacher by 'ecgscan teach'"):
         load_teacher(str(pages))
+
+
+def test_a_rectifier_is_told_from_other_runs_and_gives_a_new_one_its_weights(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 2, task="rectifier", config=tiny_reader_config())
+    earlier = load_rectifier(str(tmp_path)).model
+    assert isinstance(earlier, PageReader)
+    with pytest.raises(RunError, match="holds the networks of a page reader"):
+        load_run(str(tmp_path))
+    with pytest.raises(RunError, match="it is a run of 'ecgscan rectifier', the networks of a page reader"):
+        with_teacher_settings(tiny_config(teacher__run=str(tmp_path)))
+    task, config = get_task("rectifier"), tiny_reader_config(seed=7)
+    model = task.build_model(config, TOKENIZER)
+    assert not torch.equal(model.row.height[1].weight, earlier.row.height[1].weight), "another seed"
+    task.init_weights(model, FirstWeights(str(tmp_path)))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, earlier.state_dict()[name]), name
 
 
 def test_a_task_of_another_version_is_named(tmp_path: Path) -> None:
