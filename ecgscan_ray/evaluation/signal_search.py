@@ -43,7 +43,7 @@ class Match:
         recording_id: Of the recording.
         source: Its archive.
         score: Correlation, -1..1, with a small shift for each strip.
-        shift_s: How much later than found the rows begin.
+        shift_s: How much later than candidates the rows begin.
     """
 
     recording_id: str
@@ -72,9 +72,9 @@ def find_recordings(pages: Sequence[PageReading], recordings: Iterable[Recording
                 scores, shifts = _scores([queries[k] for k in part], signals, strips)
                 for row, k in enumerate(part):
                     order = np.argsort(-scores[row])[:RERANKED]
-                    found = [(float(scores[row, j]), float(shifts[row, j]), block[j]) for j in order]
-                    best[k] = sorted(best[k] + found, key=lambda item: -item[0])[:RERANKED]
-    return [_reranked(query, found)[:top] for query, found in zip(queries, best, strict=True)]
+                    candidates = [(float(scores[row, j]), float(shifts[row, j]), block[j]) for j in order]
+                    best[k] = sorted(best[k] + candidates, key=lambda item: -item[0])[:RERANKED]
+    return [_reranked(query, candidates)[:top] for query, candidates in zip(queries, best, strict=True)]
 
 
 class _Query:
@@ -168,9 +168,9 @@ def _spans(strips: tuple[Strip, ...]) -> Iterator[tuple[int, int]]:
         first += _samples(strip)
 
 
-def _reranked(query: _Query, found: list[tuple[float, float, Recording]]) -> list[Match]:
+def _reranked(query: _Query, candidates: list[tuple[float, float, Recording]]) -> list[Match]:
     matches = []
-    for _, shift, recording in found:
+    for _, shift, recording in candidates:
         signal = _strips_of([recording], query.strips)[0]
         product = power = energy = 0.0
         for s, (first, n) in enumerate(_spans(query.strips)):

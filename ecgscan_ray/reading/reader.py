@@ -59,33 +59,33 @@ def read_page(networks: Networks, image: np.ndarray, stated: Stated = Stated()) 
     sheet = rectify(networks.page, image, pose)
     box = sheet.page_map.box_mm
     marks, first = marks_on_page(sheet.marks, sheet.at, box)
-    found = find_layout_of(marks, first, (box[0] + box[2] - 250) / 2, stated.layout)
-    if found is None:
+    page_layout = find_layout_of(marks, first, (box[0] + box[2] - 250) / 2, stated.layout)
+    if page_layout is None:
         raise InputError("no rows of an ECG found on the page")
-    rows = _read_centred(networks.row, image, sheet.page_map, found)
-    found = replace(found, left=refined_start(rows, found.left))
-    return _assembled(rows, found, sheet, pose.turns, stated)
+    rows = _read_centred(networks.row, image, sheet.page_map, page_layout)
+    page_layout = replace(page_layout, left=refined_start(rows, page_layout.left))
+    return _assembled(rows, page_layout, sheet, pose.turns, stated)
 
 
-def _read_centred(net: RowNet, image: np.ndarray, page_map: PageMap, found: FoundLayout) -> Rows:
-    rows = read_rows(net, image, page_map, found.left, np.array(found.rows_mm))
+def _read_centred(net: RowNet, image: np.ndarray, page_map: PageMap, page_layout: FoundLayout) -> Rows:
+    rows = read_rows(net, image, page_map, page_layout.left, np.array(page_layout.rows_mm))
     sure = (rows.belief > 0.5) & (rows.present > 0.5)
     middles = [np.median(up[ok]) if ok.sum() > 50 else 0.0 for up, ok in zip(rows.up_mm, sure, strict=True)]
     shift = np.clip(middles, -8, 8)
     if np.abs(shift).max() <= RECENTRED_MM:
         return rows
-    return read_rows(net, image, page_map, found.left, rows.zero_mm - shift)
+    return read_rows(net, image, page_map, page_layout.left, rows.zero_mm - shift)
 
 
-def _assembled(rows: Rows, found: FoundLayout, sheet: PageSheet, turns: int, stated: Stated) -> PageReading:
-    scale = read_scale(rows, found.left)
-    speed = _stated_or_found(stated.speed_mm_per_s, scale.speed, 25.0, scale.agreement)
-    gain = _stated_or_found(stated.gain_mm_per_mv, scale.gain, 10.0, scale.agreement)
-    layout = timed(found.layout.name, float(speed.value))
+def _assembled(rows: Rows, page_layout: FoundLayout, sheet: PageSheet, turns: int, stated: Stated) -> PageReading:
+    scale = read_scale(rows, page_layout.left)
+    speed = _stated_or_measured(stated.speed_mm_per_s, scale.speed, 25.0, scale.agreement)
+    gain = _stated_or_measured(stated.gain_mm_per_mv, scale.gain, 10.0, scale.agreement)
+    layout = timed(page_layout.layout.name, float(speed.value))
     strips = []
     for strip in layout.strips:
         count = round((strip.stop_s - strip.start_s) * FS)
-        x = found.left + (strip.x_s + np.arange(count) / FS) * float(speed.value)
+        x = page_layout.left + (strip.x_s + np.arange(count) / FS) * float(speed.value)
         up = np.interp(x, rows.x_mm, rows.up_mm[strip.row])
         belief = np.interp(x, rows.x_mm, rows.belief[strip.row] * rows.present[strip.row]).astype(np.float32)
         factor = scale.chest if strip.lead >= CHEST else 1.0
@@ -94,21 +94,21 @@ def _assembled(rows: Rows, found: FoundLayout, sheet: PageSheet, turns: int, sta
         mm = np.stack([rows.x_mm[here], rows.zero_mm[strip.row] - rows.up_mm[strip.row, here]], -1)
         pixels = sheet.page_map.to_pixels(mm).astype(np.float32)
         strips.append(StripReading(strip, mv.astype(np.float32), belief, pixels))
-    name = Found(found.layout.name, "given" if stated.layout else "labels", _confidence(found))
+    name = Found(page_layout.layout.name, "given" if stated.layout else "labels", _confidence(page_layout))
     quality, reasons = _quality(strips, sheet, (name, speed, gain))
     return PageReading(tuple(strips), FS, name, speed, gain, turns, _scale(sheet.page_map), quality, reasons)
 
 
-def _stated_or_found(stated: float | None, found: float | None, usual: float, agreement: float) -> Found:
+def _stated_or_measured(stated: float | None, measured: float | None, usual: float, agreement: float) -> Found:
     if stated is not None:
         return Found(stated, "given", 1.0)
-    if found is not None:
-        return Found(found, "pulse", agreement)
+    if measured is not None:
+        return Found(measured, "pulse", agreement)
     return Found(usual, "assumed", 0.5)
 
 
-def _confidence(found: FoundLayout) -> float:
-    return float(1 - np.exp(-max(found.margin, 0.0) / 3))
+def _confidence(page_layout: FoundLayout) -> float:
+    return float(1 - np.exp(-max(page_layout.margin, 0.0) / 3))
 
 
 def _quality(strips: list[StripReading], sheet: PageSheet, values: tuple[Found, ...]) -> tuple[float, tuple[str, ...]]:

@@ -15,10 +15,10 @@ ROW_HEIGHT = 240
 """Its height, px."""
 
 
-def row_height_mm(drawn: Drawn, row: int, x_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def row_height_mm(source: Drawn, row: int, x_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """y of the row's ink on the page at places ``x_mm``, mm, NaN where there is none: the trace, and the calibration pulse.
     And which of it is trace."""
-    truth = drawn.truth
+    truth = source.truth
     layout, where = truth.layout_at_speed(), truth.geometry
     y, trace = np.full(x_mm.shape, np.nan), np.zeros(x_mm.shape, bool)
     if truth.pulse != "none" and row in marks.pulse_rows(Draws(truth.key), layout.rows):
@@ -31,8 +31,8 @@ def row_height_mm(drawn: Drawn, row: int, x_mm: np.ndarray) -> tuple[np.ndarray,
             continue
         seconds = (x_mm - where.start(strip)) / where.speed + strip.start_s
         shown = (seconds >= strip.start_s) & (seconds < strip.stop_s)
-        samples = np.arange(drawn.signal_mv.shape[1])
-        rise = (np.interp(seconds[shown] * drawn.fs, samples, drawn.signal_mv[strip.lead]) - offset) * where.gain_of(
+        samples = np.arange(source.signal_mv.shape[1])
+        rise = (np.interp(seconds[shown] * source.fs, samples, source.signal_mv[strip.lead]) - offset) * where.gain_of(
             strip
         )
         y[shown] = where.baseline(strip) - (rise if where.reach is None else np.clip(rise, -where.reach, where.reach))
@@ -41,14 +41,14 @@ def row_height_mm(drawn: Drawn, row: int, x_mm: np.ndarray) -> tuple[np.ndarray,
 
 
 def row_sample(
-    rng: np.random.Generator, drawn: Drawn, row: int, width: int = 512
+    rng: np.random.Generator, source: Drawn, row: int, width: int = 512
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A part of a row, rectified up to the grid's error.
 
     Returns:
         uint8 (240, W, 3); float32 (W,) height of the ink, px from the top, NaN = none; bool (W,) whether it is trace.
     """
-    truth = drawn.truth
+    truth = source.truth
     where, size = truth.geometry, (ROW_HEIGHT, width)
     begin = where.left - 14 + rng.uniform(0, max(1.0, TRACE_MM + 28 - width / ROW_PX))
     zero = where.first + row * where.pitch + rng.normal(0, 1.5)
@@ -61,11 +61,11 @@ def row_sample(
         for axis in (0, 1):
             wave = smooth_noise(rng, (1, seen.shape[1]), rng.uniform(8, 40) / (NODE / ROW_PX), size_mm)
             mm[..., axis] += wave
-    picture = resample(drawn.image, truth.to_pixels(mm), size, (90, 90, 90))
+    picture = resample(source.image, truth.to_pixels(mm), size, (90, 90, 90))
     # the columns' own places: a column of the picture is a line on the page, nearly upright
     columns = np.arange(width)
     nodes_at = np.arange(seen.shape[1]) * NODE - 0.5
     x = np.interp(columns, nodes_at, mm[0, :, 0])
     shift = np.interp(columns, nodes_at, (mm[..., 1] - seen[..., 1])[0])
-    y, trace = row_height_mm(drawn, row, x)
+    y, trace = row_height_mm(source, row, x)
     return picture, ((y - shift - (zero - ROW_HEIGHT / 2 / ROW_PX)) * ROW_PX - 0.5).astype(np.float32), trace

@@ -81,21 +81,21 @@ def find_rows(row: np.ndarray, y0: float) -> list[tuple[float, float]]:
     for k in range(1, len(height) - 1):
         if height[k] >= height[k - 1] and height[k] > height[k + 1] and cover[k] > LEAST_COVER:
             peaks.append((y0 + (k + vertex(height, k)) * STEP_MM, min(1.0, float(height[k] * cover[k]) / 0.6)))
-    kept: list[tuple[float, float]] = []
+    rows: list[tuple[float, float]] = []
     for y, peak in sorted(peaks, key=lambda p: -p[1]):
-        if all(abs(y - other) > LEAST_PITCH_MM for other, _ in kept):
-            kept.append((y, peak))
-    return sorted(kept)
+        if all(abs(y - other) > LEAST_PITCH_MM for other, _ in rows):
+            rows.append((y, peak))
+    return sorted(rows)
 
 
-def evenly(found: list[tuple[float, float]], count: int) -> tuple[list[float], float] | None:
+def evenly(lines_found: list[tuple[float, float]], count: int) -> tuple[list[float], float] | None:
     """``count`` evenly spaced rows that explain the ones found best, and how well; one of them may be missing.
 
     What is explained counts for, surplus lines count half against.
     """
-    if len(found) < max(1, count - 1):
+    if len(lines_found) < max(1, count - 1):
         return None
-    ys, weights = (np.array(part) for part in zip(*found, strict=True))
+    ys, weights = (np.array(part) for part in zip(*lines_found, strict=True))
     best, best_score = None, -np.inf
     for i in range(len(ys)):
         for j in range(i + 1, len(ys)):

@@ -112,7 +112,7 @@ def at_cells(field: np.ndarray, size: tuple[int, int], stride: int) -> np.ndarra
     return cv2.remap(field.astype(np.float32), where, None, cv2.INTER_LINEAR)
 
 
-def coarse_sample(rng: np.random.Generator, drawn: Drawn) -> tuple[np.ndarray, np.ndarray, int]:
+def coarse_sample(rng: np.random.Generator, source: Drawn) -> tuple[np.ndarray, np.ndarray, int]:
     """A whole picture.
 
     Returns:
@@ -120,7 +120,7 @@ def coarse_sample(rng: np.random.Generator, drawn: Drawn) -> tuple[np.ndarray, n
         quarter turns.
     """
     size = (384, 512)
-    truth = drawn.truth
+    truth = source.truth
     angle = (
         rng.uniform(-180, 180)
         if rng.random() < 0.4
@@ -139,8 +139,8 @@ def coarse_sample(rng: np.random.Generator, drawn: Drawn) -> tuple[np.ndarray, n
     mm = truth.to_page(places)
     moved = bend(rng, mm, float(np.median(np.linalg.norm(np.diff(mm, axis=1), axis=-1))))
     px = truth.to_pixels(mm + moved)
-    edge = np.concatenate([drawn.image[0], drawn.image[-1], drawn.image[:, 0], drawn.image[:, -1]])
-    picture = resample(drawn.image, px, size, tuple(int(v) for v in np.median(edge, 0)))
+    edge = np.concatenate([source.image[0], source.image[-1], source.image[:, 0], source.image[:, -1]])
+    picture = resample(source.image, px, size, tuple(int(v) for v in np.median(edge, 0)))
     at = at_cells(mm + moved, size, COARSE_STRIDE)
     inside = np.all((at >= 0) & (at <= np.array(truth.page_mm)), axis=-1, keepdims=True)
     turns = round(angle / 90) % 4
@@ -162,14 +162,14 @@ def _misplaced(rng: np.random.Generator, mm: np.ndarray, middle: np.ndarray) -> 
 
 
 def page_sample(
-    rng: np.random.Generator, drawn: Drawn, size: tuple[int, int] = (320, 320)
+    rng: np.random.Generator, source: Drawn, size: tuple[int, int] = (320, 320)
 ) -> tuple[np.ndarray, np.ndarray]:
     """A part of the page, rectified up to the coarse pose's error.
 
     Returns:
         uint8 (H, W, 3); float32 (8 + 3 + 13, H/8, W/8) as ``PAGE_CHANNELS``.
     """
-    truth = drawn.truth
+    truth = source.truth
     span = np.array(size[::-1]) / PAGE_PX
     page = np.array(truth.page_mm)
     corner = rng.uniform(-8, np.maximum(page - span + 8, -7))
@@ -177,12 +177,12 @@ def page_sample(
     mm = _misplaced(rng, seen, page / 2)
     mm = mm + bend(rng, seen, NODE / PAGE_PX)
     px = truth.to_pixels(mm)
-    picture = resample(drawn.image, px, size, (90, 90, 90))
+    picture = resample(source.image, px, size, (90, 90, 90))
     at = at_cells(mm, size, PAGE_STRIDE)
     marks_map = _marks(truth, at)
     inside = ((at >= 0) & (at <= page)).all(-1)
     view = at_cells(px, size, PAGE_STRIDE)
-    inside &= ((view >= 0) & (view <= np.array(drawn.image.shape[1::-1]) - 1)).all(-1)
+    inside &= ((view >= 0) & (view <= np.array(source.image.shape[1::-1]) - 1)).all(-1)
     vectors = np.zeros((8, *inside.shape))
     if truth.grid_mm is not None:
         for k, period in ((0, MAJOR_MM), (4, 1.0)):
