@@ -141,7 +141,7 @@ def test_the_processes_that_draw_end_with_the_command(
     assert gone(family)
 
 
-@pytest.mark.parametrize("after_cpu_s", [0.5, 1.0, 2.0])  # it imports and starts Ray until then: it cannot have finished
+@pytest.mark.parametrize("after_cpu_s", [0.5, 1.0, 2.0])  # it cannot have finished by then
 def test_an_interrupt_is_heard_whenever_it_comes(
     sample_tree: Path, tmp_path: Path, short: str, after_cpu_s: float
 ) -> None:
