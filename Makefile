@@ -38,7 +38,7 @@ demo: $(STAMP)  ## store, pretraining and evaluation on the shipped sample; the 
 	took=$$((SECONDS - start)); echo "demo done in $$((took / 60)) min $$((took % 60)) s after installation"
 
 unit: $(STAMP)  ## the tests that need no Ray: at most 2 minutes on two cores
-	$(BIN)/python -m pytest tests/unit tests/property -m 'not verify and not ray'
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/property -m 'not verify and not ray'
 
 test: $(STAMP)  ## the test suite, with Ray
 	$(BIN)/python -m pytest

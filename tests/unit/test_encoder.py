@@ -283,21 +283,6 @@ def test_a_folder_is_embedded_and_bad_files_are_named(exported, tmp_path):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["features.parquet"]
 
 
-def test_a_folder_read_by_processes_gives_the_same_table(exported, tmp_path):
-    image = pages(5, 40, 60, seed=4)[..., 0]
-    for number in range(5):
-        Image.fromarray(image[number]).save(tmp_path / f"{number}.png")
-    (tmp_path / "torn.png").write_bytes((tmp_path / "0.png").read_bytes()[:60])
-    calls: list[tuple[int, int]] = []
-    one, two = tmp_path / "one.parquet", tmp_path / "two.parquet"
-    embed_folder(str(exported), tmp_path, one)
-    embed_folder(str(exported), tmp_path, two, workers=2, progress=lambda done, total: calls.append((done, total)))
-    assert pq.read_table(one).equals(pq.read_table(two))
-    assert calls == [(number, 6) for number in range(1, 7)]
-    with pytest.raises(InputError, match="workers"):
-        embed_folder(str(exported), tmp_path, two, workers=0)
-
-
 def test_ground_truth_beside_a_picture_is_passed_over(exported, tmp_path):
     (tmp_path / "pages").mkdir()
     image = pages(1, 40, 60, seed=4)[0, ..., 0]

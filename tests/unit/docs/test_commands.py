@@ -1,17 +1,15 @@
 """Every command of the documentation is one that exists, with its options, settings and presets.
 
-Run for real, on a tiny store: those that take seconds without Ray. The others are parsed by the real command line, which
-checks verbs, options, values and arguments; and their settings are resolved.
+They are parsed by the real command line, which checks verbs, options, values and arguments; and their settings are resolved.
+``tests/integration/test_documented_commands.py`` runs them.
 """
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 import typer
-from typer.testing import CliRunner
 
 from ecgscan_ray.cli import app
 from ecgscan_ray.config import kind_of, load, read_yaml
@@ -57,24 +55,6 @@ def test_files_named_in_the_documentation_exist() -> None:
         if not (ROOT / name).exists()
     ]
     assert not missing
-
-
-def _runnable() -> list[Command]:
-    """Each distinct command once; ``doctor``, which starts Ray, is run by tests/integration/test_commands.py."""
-    distinct = {c.words: c for c in ECGSCAN if c.words[0] in ("config", "inspect", "render") and "s3:" not in c.id}
-    return list(distinct.values())
-
-
-@pytest.mark.parametrize("command", _runnable(), ids=lambda command: command.id)
-def test_short_commands_run(command: Command, tiny_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    words = [
-        tiny_store if word.endswith(("store", "STORE")) and "-" not in word[:1] else word for word in command.words
-    ]
-    if "--count" in words:
-        words[words.index("--count") + 1] = "2"
-    result = CliRunner().invoke(app, [*words, *(["--workers", "1"] if words[0] == "render" else [])])
-    assert result.exit_code == 0, result.output
 
 
 def test_jobs_of_the_documentation_are_those_of_verbs() -> None:

@@ -83,23 +83,3 @@ def test_contact_sheet_shows_every_preset():
     image = contact_sheet([sheet(seed=i) for i in range(3)], PageConfig(), columns=2)
     assert image.shape[1] == 2 * 214
     assert image.shape[0] % 166 == 0
-
-
-def test_many_processes_write_the_same_files(tmp_path):
-    recordings = [sheet(seed=i, name=f"a/{i}") for i in range(9)]
-    page, counts = PageConfig(effects="photo"), []
-    one = write_pages(recordings, OutputOptions(tmp_path / "one", views=4), page, 3)
-    two = write_pages(recordings, OutputOptions(tmp_path / "two", views=4), page, 3, workers=2, progress=counts.append)
-    assert [p.name for p in one] == [p.name for p in two]
-    assert len(set(one)) == 36
-    assert counts == [16, 32, 36]
-    for a, b in zip(one, two, strict=True):
-        assert a.read_bytes() == b.read_bytes()
-        assert a.with_suffix(".json").read_text() == b.with_suffix(".json").read_text()
-
-
-def test_a_recording_that_cannot_be_drawn_stops_all_processes_with_its_name(tmp_path):
-    bad = sheet(name="a/bad")
-    bad.signal_mv[:] = np.nan
-    with pytest.raises(RecordingError, match="a/bad"):
-        write_pages([sheet(), bad], OutputOptions(tmp_path), PageConfig(), 0, workers=2)

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from dataclasses import replace
+from importlib import resources
 from itertools import pairwise
 
 import numpy as np
@@ -100,6 +101,13 @@ def test_a_report_explains_its_figures_and_fits_a_dark_screen_and_a_phone(tmp_pa
         assert f"<dt>{term}</dt>" in html
     assert "prefers-color-scheme: dark" in html
     assert re.search(r"\.scroll tr > :first-child \{ position: sticky; left: 0; background: var\(--paper\)", html)
+
+
+@pytest.mark.parametrize("name", ["run", "sweep", "ablation"])
+def test_every_table_scrolls_by_itself_on_a_phone(name):
+    template = (resources.files("ecgscan_ray.report") / "templates" / f"{name}.html.j2").read_text()
+    tables = re.findall(r".*<table", template)
+    assert len(tables) >= 3 and all(table.startswith('<div class="scroll"><table') for table in tables)
 
 
 def drawn_figures(monkeypatch):
@@ -243,6 +251,7 @@ def test_sweep_report(tmp_path):
     html = (tmp_path / "report.html").read_text()
     assert_self_contained(html)
     assert "loss not finite at step 3" in html
+    assert '<tr><th class="text">trial</th><th>rank</th>' in html, "the name is the column that stays in sight"
     rows = list(csv.DictReader((tmp_path / "trials.csv").open()))
     assert [row["trial"] for row in rows] == ["b", "a", "c", "d", "e"]
     assert rows[3]["error"] == "loss not finite at step 3"
