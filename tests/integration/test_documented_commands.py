@@ -70,7 +70,7 @@ NOT_RUN = {
     "aws ec2": "changes an account",
     "ecgscan digitise": "needs trained networks, which do not come with this version; tests/unit/digitise runs it",
     "ecgscan rectifier": "three hours; tests/integration/runtime/test_rectifier.py runs it for some steps",
-    "python tools/make_weights.py": "needs a trained run; tests/unit/reading/test_weights.py runs it",
+    "python tools/make_weights.py": "needs a trained run; tests/integration/runtime/test_rectifier.py runs it",
 }
 """Beginning of a command -> why it is not run here."""
 
