@@ -124,12 +124,12 @@ def digitise_pages(
     with exclusive(target, "ecgscan digitise"):
         remove_leftovers(target)
         tasks, states = _plan(sources, target, options)
-        todo = [task for task in tasks if not _is_done(task)]
+        pending = [task for task in tasks if not _is_done(task)]
         num_skipped = sum(len(task.whole) for task in tasks)
-        done = len(tasks) - len(todo)
+        done = len(tasks) - len(pending)
         if progress:
             progress(done, len(tasks))
-        with closing(_in_processes(todo, workers, reader) if workers else _here(todo, reader)) as results:
+        with closing(_in_processes(pending, workers, reader) if workers else _here(pending, reader)) as results:
             for task, pages_of_file in results:
                 for state in task.known.values():
                     states.pop(state.name, None)

@@ -14,6 +14,8 @@ GAINS = (2.5, 5.0, 10.0, 20.0)
 SPEEDS = (12.5, 25.0, 50.0, 100.0)
 REACH_MM = 16.0
 """How far before the traces, or behind them, a pulse is looked for."""
+LEAST_PULSES = 2
+"""That must agree before they are believed."""
 LEAST_BELIEF = 0.4
 LEAST_PULSE_MM = 1.8
 """Lower ones are noise: 2.5 mm/mV is the least gain."""
@@ -108,7 +110,11 @@ def read_scale(rows: Rows, left: float) -> Scale:
 
 
 def _standard(values: list[float], standards: tuple[float, ...], tolerance: float) -> tuple[float | None, float]:
-    """The standard value that most agree with, and their share; None where fewer than half do."""
+    """The standard value that most agree with, and their share; None where fewer than half do, or only one.
+
+    One pulse may be something else, and a wrong scale would not show in the leads.
+    """
     shares = [float(np.mean([abs(v / s - 1) <= tolerance for v in values])) for s in standards]
     best = int(np.argmax(shares))
-    return (standards[best], shares[best]) if shares[best] >= 0.5 else (None, shares[best])
+    agree = shares[best] >= 0.5 and round(shares[best] * len(values)) >= LEAST_PULSES
+    return (standards[best] if agree else None), shares[best]

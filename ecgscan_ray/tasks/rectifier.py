@@ -85,7 +85,7 @@ class Rectifier:
             model.train(was_training)
         if not parts:
             return {}
-        means = {name: float(value) for name, value in summarise(_joined(parts)).items()}
+        means = {name: float(value) for name, value in summarise(_concatenate(parts)).items()}
         scores = [1 / (1 + means[name] / half) for name, half in HALF_SCORES_MM.items()]
         scores += [means["turn_right"], means["presence_right"]]
         return {"validation.score": sum(scores) / len(scores)} | {f"validation.{k}": v for k, v in means.items()}
@@ -99,5 +99,5 @@ class Rectifier:
         return {}
 
 
-def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _concatenate(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

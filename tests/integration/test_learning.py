@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from ecgscan_ray.tasks.pretrain import Pretrain
 from ecgscan_ray.training.loop import train
 from ecgscan_ray.training.tensors import to_device
 from tests.records import recording
+from tests.reporters import Discarding
 from tests.tiny import tiny_config
 
 STEPS, BATCH, TRAINED, TESTED = 80, 32, 480, 128
@@ -45,25 +45,6 @@ CONFIG = tiny_config(
     training__checkpoint_every=STEPS,
     training__precision="fp32",
 )
-
-
-class Discarding:
-    """Starts from nothing and keeps nothing."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def last_checkpoint(self) -> None:
-        return None
-
-    def new_folder(self) -> Path:
-        return Path(tempfile.mkdtemp(dir=self.folder))
-
-    def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
-        pass
-
-    def should_stop(self, step: int, metrics: dict[str, float]) -> bool:
-        return False
 
 
 def recordings(first: int, count: int) -> list[Recording]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.tasks.rectifier import Rectifier
 from ecgscan_ray.training.loop import train
 from tests.records import recording
+from tests.reporters import Discarding
 from tests.tiny import tiny_reader_config
 
 STEPS, BATCH = 25, 3
@@ -34,25 +34,6 @@ CONFIG = tiny_reader_config(
     training__checkpoint_every=STEPS,
     training__term_gradients_every=0,
 )
-
-
-class Discarding:
-    """Starts from nothing and keeps nothing."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def last_checkpoint(self) -> None:
-        return None
-
-    def new_folder(self) -> Path:
-        return Path(tempfile.mkdtemp(dir=self.folder))
-
-    def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
-        pass
-
-    def should_stop(self, step: int, metrics: dict[str, float]) -> bool:
-        return False
 
 
 def test_the_grid_is_found_on_pages_that_were_not_trained_on(tmp_path: Path) -> None:
