@@ -19,7 +19,7 @@ from ecgscan_ray.rectification.pose import find_pose
 from ecgscan_ray.rectification.rectify import PageSheet, rectify
 
 FS = 500.0
-"""Sampling rate of what is read, Hz: a column at 4 px/mm and 25 mm/s is 10 ms; heights in between are interpolated."""
+"""Sampling rate of what is read, Hz: a column is 5 ms at 25 mm/s; heights in between are interpolated."""
 RECENTRED_MM = 1.0
 """Rows whose middle lies further than this from where they were sought are read again around it."""
 
@@ -89,7 +89,9 @@ def _assembled(rows: Rows, page_layout: FoundLayout, sheet: PageSheet, turns: in
         up = np.interp(x, rows.x_mm, rows.up_mm[strip.row])
         belief = np.interp(x, rows.x_mm, rows.belief[strip.row] * rows.present[strip.row]).astype(np.float32)
         factor = scale.chest if strip.lead >= CHEST else 1.0
-        mv = (up - np.median(up)) / (float(gain.value) * factor) * strip.sign
+        shown = np.interp(x, rows.x_mm, rows.present[strip.row]) >= 0.5
+        mv = (up - np.median(up[shown] if shown.any() else up)) / (float(gain.value) * factor) * strip.sign
+        mv[~shown] = np.nan
         here = (rows.x_mm >= x[0]) & (rows.x_mm <= x[-1])
         mm = np.stack([rows.x_mm[here], rows.zero_mm[strip.row] - rows.up_mm[strip.row, here]], -1)
         pixels = sheet.page_map.to_pixels(mm).astype(np.float32)

@@ -38,13 +38,18 @@ class Pose:
 
 
 def shrink(image: np.ndarray, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
-    """The picture at ``side`` px, padded to multiples of 64 with its edge's colour; float64 (3, 3) from its index
-    coordinates to those of the picture."""
+    """The picture at ``side`` px, upright ones laid on their left side, padded to multiples of 64 with its edge's colour;
+    float64 (3, 3) from its index coordinates to those of the picture."""
     height, width = image.shape[:2]
     scale = side / max(height, width)
     small = cv2.resize(
         image, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA
     )
+    sx, sy = width / small.shape[1], height / small.shape[0]
+    to_picture = np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5], [0, 0, 1.0]])
+    if is_upright(image):
+        to_picture = to_picture @ np.array([[0, -1, small.shape[1] - 1], [1, 0, 0], [0, 0, 1.0]])
+        small = np.ascontiguousarray(np.rot90(small))
     h, w = small.shape[:2]
     H, W = (math.ceil(n / MULTIPLE) * MULTIPLE for n in (h, w))
     top, left = (H - h) // 2, (W - w) // 2
@@ -52,8 +57,12 @@ def shrink(image: np.ndarray, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]
     out = cv2.copyMakeBorder(
         small, top, H - h - top, left, W - w - left, cv2.BORDER_CONSTANT, value=[float(v) for v in edge]
     )
-    sx, sy = width / w, height / h
-    return out, np.array([[sx, 0, (0.5 - left) * sx - 0.5], [0, sy, (0.5 - top) * sy - 0.5], [0, 0, 1.0]])
+    return out, to_picture @ np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1.0]])
+
+
+def is_upright(image: np.ndarray) -> bool:
+    """Whether the picture is higher than wide; ``CoarseNet`` was trained on wide ones."""
+    return image.shape[0] > image.shape[1]
 
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
@@ -85,6 +94,6 @@ def find_pose(net: CoarseNet, image: np.ndarray) -> Pose | None:
     seen = cv2.perspectiveTransform(at[None], inverse)[0]
     low, high = np.percentile(seen, 1, axis=0) - 6, np.percentile(seen, 99, axis=0) + 6
     return Pose(
-        matrix, (float(low[0]), float(low[1]), float(high[0]), float(high[1])), k, float(turn_p[k]),
+        matrix, (float(low[0]), float(low[1]), float(high[0]), float(high[1])), (k + is_upright(image)) % 4, float(turn_p[k]),
         float(good.mean()), float(sure.mean()),
     )  # fmt: skip

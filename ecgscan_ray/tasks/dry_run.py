@@ -33,7 +33,7 @@ from ecgscan_ray.tasks.frozen import with_teacher_settings
 from ecgscan_ray.tasks.pretrain import Pretrain
 from ecgscan_ray.training.gradients import GradCache
 from ecgscan_ray.training.optimizer import build_optimizer
-from ecgscan_ray.training.precision import choose_precision
+from ecgscan_ray.precision import choose_precision
 from ecgscan_ray.training.tensors import to_device
 
 TOKENIZER_REPORTS = 2000

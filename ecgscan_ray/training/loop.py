@@ -23,7 +23,7 @@ from ecgscan_ray.training.checkpoint import not_finite, restore, save_checkpoint
 from ecgscan_ray.training.gradients import GradCache
 from ecgscan_ray.training.meters import Clock, FiniteCheck, Meter, read_values
 from ecgscan_ray.training.optimizer import build_optimizer, learning_rate, set_learning_rate
-from ecgscan_ray.training.precision import choose_precision
+from ecgscan_ray.precision import choose_precision
 from ecgscan_ray.training.reporter import Reporter, Validate
 from ecgscan_ray.training.task import ModelT, Tensors, TrainingTask
 
