@@ -22,7 +22,8 @@ from ecgscan_ray import text
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import ConfigError, RecordingError
 from ecgscan_ray.paper import Pages, Renderer, page_key
-from ecgscan_ray.paper.layout import MAX_STRIPS
+from ecgscan_ray.paper.as_read import as_read, draw_layout
+from ecgscan_ray.paper.layout import MAX_STRIPS, find_layout, positive_weights
 from ecgscan_ray.recording.leads import lead_residual_uv
 from ecgscan_ray.recording.recording import Recording
 
@@ -33,6 +34,9 @@ Integers = Sequence[int] | NDArray[np.int64]
 
 UNKNOWN = -1
 """Key of a patient or report that is not known; never masked as a false negative."""
+
+READ_STEP_MV = 1e-3
+"""Step of the leads as read: far below what a page shows."""
 
 CACHED_REPORTS = 16_384
 """Reports whose tokens a maker keeps: 10 MB at 48 tokens each."""
@@ -70,7 +74,8 @@ class RowMaker(Protocol):
 
 
 class PageArrays(TypedDict):
-    """What a batch holds of its pages; with ``with_pages=False`` only ``page_ok``, all true."""
+    """What a batch holds of its pages: pictures, or leads as read (``model.input``); with ``with_pages=False`` only
+    ``page_ok``, all true."""
 
     image: NotRequired[np.ndarray]
     """uint8 (N, H, W, C)."""
@@ -82,6 +87,10 @@ class PageArrays(TypedDict):
     """float32 (N, 4, 2): corners of the frame, as fractions of the image's width and height."""
     layout: NotRequired[np.ndarray]
     """int64 (N,): index in ``page.layouts``."""
+    read: NotRequired[np.ndarray]
+    """int16 (N, 12, T) in steps of ``READ_STEP_MV``: the leads as read from the page; 0 where nothing was read."""
+    read_bits: NotRequired[np.ndarray]
+    """uint8 (N, 12, ceil(T / 8)): one bit a sample, 1 = read."""
     page_ok: np.ndarray
     """As in ``Rows``."""
 
@@ -137,6 +146,10 @@ class DeviceBatch(TypedDict):
     """bool (N, 12, T): samples that follow from these by the lead laws."""
     unseen: NotRequired[Tensor]
     """bool (N, 12, T): the others."""
+    read_mv: NotRequired[Tensor]
+    """float32 (N, 12, T), mV: the leads as read; 0 where nothing was read."""
+    read_shown: NotRequired[Tensor]
+    """bool (N, 12, T): samples that were read."""
     page_ok: Tensor
     signal_mv: Tensor
     """float32 (N, 12, T), mV; missing samples 0."""
@@ -170,6 +183,8 @@ def stable_key(value: str | None) -> int:
 class BatchMaker:
     """Renders pages, tokenises reports and packs signals; keeps the renderer's caches between calls.
 
+    For an encoder of leads (``model.input``) no page is drawn: ``paper.as_read`` gives what a reader would of it.
+
     Args:
         config: The run's settings.
         tokenizer: Fitted or loaded tokenizer.
@@ -188,7 +203,8 @@ class BatchMaker:
                 fix="Set page.paper_speed_mm_per_s and page.gain_mm_per_mv; 'ecgscan render' and 'rectifier' take the others.",
             )
         self.config, self.tokenizer = config, tokenizer
-        self.renderer = Renderer(config.page) if with_pages else None
+        self.with_pages = with_pages
+        self.renderer = Renderer(config.page) if with_pages and config.model.input == "image" else None
         self._layouts = list(config.page.layouts)
         self._tokens = lru_cache(CACHED_REPORTS)(self._tokenise)  # reports repeat: "sinusrhythmus normales ekg"
 
@@ -245,14 +261,35 @@ class BatchMaker:
         return packed, scale, np.packbits(valid, axis=-1)
 
     def _pages(self, recordings: Sequence[Recording], epochs: Integers, view: int) -> PageArrays:
-        if self.renderer is None:
+        if not self.with_pages:
             return {"page_ok": np.ones(len(recordings), bool)}
         keys = self.keys(recordings, epochs, view)
+        if self.renderer is None:
+            return self._views(recordings, keys)
         try:
             return self._arrays(self.renderer.render(recordings, keys))
         except RecordingError:  # find the one at fault; the others keep their pages
             rows = [self._page_or_blank(self.renderer, r, key) for r, key in zip(recordings, keys, strict=True)]
             return concatenate(rows)
+
+    def _views(self, recordings: Sequence[Recording], keys: NDArray[np.uint64]) -> PageArrays:
+        """Layouts, and what a reader would give of pages with these keys."""
+        page, model = self.config.page, self.config.model
+        weights = positive_weights({find_layout(name).name: share for name, share in page.layouts.items()}, "layouts")
+        layouts = [draw_layout(weights, page.paper_speed_mm_per_s, int(key)) for key in keys]
+        views = []
+        for recording, (_, windows), key in zip(recordings, layouts, keys, strict=True):
+            signal = recording.resampled(model.signal_fs).signal_mv
+            views.append(as_read(signal, model.signal_fs, windows, int(key)))
+        read, bits = pack_read(views, model.sig_len)
+        names = [find_layout(name).name for name in self._layouts]
+        return {
+            "windows": np.stack([windows for _, windows in layouts]),
+            "layout": np.array([names.index(name) for name, _ in layouts], np.int64),
+            "read": read,
+            "read_bits": bits,
+            "page_ok": np.array([np.isfinite(view).any() for view in views]),
+        }
 
     def _page_or_blank(self, renderer: Renderer, recording: Recording, key: np.uint64) -> PageArrays:
         try:
@@ -277,6 +314,17 @@ class BatchMaker:
             "layout": np.array([self._layouts.index(truth.layout) for truth in pages.truth], np.int64),
             "page_ok": np.ones(len(pages.image), bool),
         }
+
+
+def pack_read(views: Sequence[np.ndarray], sig_len: int) -> tuple[np.ndarray, np.ndarray]:
+    """Leads as read, each (12, t) in mV with NaN, as ``read`` (N, 12, T) and ``read_bits`` of a batch."""
+    read, shown = np.zeros((len(views), 12, sig_len), np.int16), np.zeros((len(views), 12, sig_len), bool)
+    for row, view in enumerate(views):
+        view = view[:, :sig_len]
+        known = np.isfinite(view)
+        steps = np.clip(np.rint(np.where(known, view, 0) / READ_STEP_MV), -32767, 32767)
+        read[row, :, : view.shape[1]], shown[row, :, : view.shape[1]] = steps, known
+    return read, np.packbits(shown, axis=-1)
 
 
 def concatenate(batches: Sequence[Arrays]) -> Arrays:

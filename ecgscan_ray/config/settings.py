@@ -181,6 +181,9 @@ class ModelConfig(Section):
     """Weight of the timing part in a cosine between page and signal."""
     signal_fs: Annotated[int, Unit("Hz")] = Field(100, ge=25)
     """Sampling rate of the signal tower's input and of the redrawn leads."""
+    input: Literal["image", "leads"] = "image"
+    """What of a page is embedded: its picture, by the image tower, or the leads that the page reader reads from it, by the
+    signal tower. Leads are trained on recordings cut to what pages show, with a reader's errors: no page is drawn."""
     image: ImageTowerConfig = ImageTowerConfig()
     signal: SignalTowerConfig = SignalTowerConfig()
     text: TextTowerConfig = TextTowerConfig()
@@ -491,10 +494,11 @@ class Config(Section):
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row of a block: page, leads with their masks, text and keys; or a rectifier's samples."""
+        """Bytes of one row of a block: page or what was read of it, leads with masks, text and keys; or a rectifier's samples."""
         if self.rectifier is not None:
             return SAMPLE_BYTES
-        return self.page.height * self.page.width * self.page.channels + 24 * self.model.sig_len + 2048
+        page = self.page.height * self.page.width * self.page.channels
+        return (page if self.model.input == "image" else 26 * self.model.sig_len) + 24 * self.model.sig_len + 2048
 
     @property
     def unit_rows(self) -> int:

@@ -1,5 +1,7 @@
 """The encoder itself: pages in, features or redrawn leads out.
 
+An encoder of leads reads each page first, with the networks it carries; one of pictures fits it into its size.
+
 Letters: N pages, H W C page size and channels, P features, D aligned features.
 """
 
@@ -13,13 +15,17 @@ import torch
 from PIL import Image
 
 from ecgscan_ray.config import PageConfig
+from ecgscan_ray.digitise.reader import as_rgb
 from ecgscan_ray.encoder.fit import fit_page
 from ecgscan_ray.encoder.redrawn import Redrawn
 from ecgscan_ray.errors import InputError, WorkError
 from ecgscan_ray.evaluation.features import in_batches
 from ecgscan_ray.evaluation.redraw import lead_residual_mv, project_on_laws
 from ecgscan_ray.model.ecgscan import PageEncoder
+from ecgscan_ray.model.leads import LeadsEncoder
+from ecgscan_ray.model.output import PageOutput
 from ecgscan_ray.pictures import Picture, read_picture
+from ecgscan_ray.reading.reader import Networks, read_page
 
 BATCH = 32
 """Pages per forward pass, by default."""
@@ -29,16 +35,23 @@ class Encoder:
     """Pages of any size in, features out.
 
     Args:
-        module: Backbone and projection.
-        page: The size, channels and fit it was trained with.
-        device: Where it runs.
+        module: Backbone and projection, or an encoder of leads.
+        page: The size, channels and fit it was trained with (pictures).
+        device: Where it runs. Pages are read on the CPU.
+        networks: Of the page reader, for an encoder of leads.
 
     Raises:
         InputError: There is no such device.
     """
 
-    def __init__(self, module: PageEncoder, page: PageConfig, device: torch.device | str = "cpu") -> None:
-        self.page = page
+    def __init__(
+        self,
+        module: PageEncoder | LeadsEncoder,
+        page: PageConfig,
+        device: torch.device | str = "cpu",
+        networks: Networks | None = None,
+    ) -> None:
+        self.page, self.networks = page, networks
         try:
             self.device = torch.device(device)
             self.module = module.to(self.device).eval()
@@ -47,12 +60,17 @@ class Encoder:
             raise InputError(f"no such device here ({reason})", where=device, fix="Use the device 'cpu'.") from None
 
     def __repr__(self) -> str:
+        sizes = f"features {self.feature_dim}, aligned {self.embed_dim}, on {self.device})"
+        if isinstance(self.module, LeadsEncoder):
+            return f"Encoder(leads read from pages, {self.module.signal_fs} Hz, {sizes}"
         name = getattr(self.module.tower.backbone, "pretrained_cfg", {}).get("architecture", "timm model")
         colour = "grey" if self.page.channels == 1 else "RGB"
-        return (
-            f"Encoder({name}, {colour} pages of {self.page.height}x{self.page.width} px, "
-            f"features {self.feature_dim}, aligned {self.embed_dim}, on {self.device})"
-        )
+        return f"Encoder({name}, {colour} pages of {self.page.height}x{self.page.width} px, {sizes}"
+
+    @property
+    def reads(self) -> bool:
+        """Whether pages are read, and their leads embedded; else their pictures are."""
+        return isinstance(self.module, LeadsEncoder)
 
     @property
     def feature_dim(self) -> int:
@@ -65,11 +83,13 @@ class Encoder:
         return self.module.embed_dim
 
     def preprocess(self, image: Picture) -> np.ndarray:
-        """The whole page in the encoder's size and channels: uint8 (H, W, C).
+        """The whole page in the encoder's size and channels: uint8 (H, W, C); one that is read keeps its size.
 
         Raises:
             InputError: Not a readable image, or an array of another shape or type.
         """
+        if self.reads:
+            return as_rgb(read_picture(image))
         return fit_page(read_picture(image), self.page)
 
     @torch.inference_mode()
@@ -81,21 +101,21 @@ class Encoder:
         Args:
             images: Pages (see ``Picture``); a single page is a list of one. An array of four axes is N pages.
             projected: The aligned features of unit norm (N, D), as compared with signals and reports in training; else
-                features (N, P) for a classifier: the backbone's pooled features and the signal tower's features of the
-                redrawn leads.
+                features (N, P) for a classifier: the signal tower's pooled features of the leads, after the backbone's if
+                there is one.
             batch_size: Pages per forward pass.
 
         Returns:
             float32, one row per page.
 
         Raises:
-            InputError: One of the images cannot be read.
+            InputError: One of the images cannot be read, or no ECG is found on it.
             WorkError: A feature is not finite.
         """
         width = self.embed_dim if projected else self.feature_dim
         parts = [np.zeros((0, width), np.float32)]
-        for tensor in self._tensors(images, batch_size):
-            parts.append(self.module(tensor)["image_features" if projected else "features"].cpu().numpy())
+        for output, _ in self._outputs(images, batch_size):
+            parts.append(output["image_features" if projected else "features"].cpu().numpy())
         features = np.concatenate(parts)
         if not np.isfinite(features).all():  # weights are checked when they are loaded: this is the device's arithmetic
             raise WorkError(
@@ -113,14 +133,12 @@ class Encoder:
             batch_size: Pages per forward pass.
 
         Raises:
-            InputError: One of the images cannot be read.
+            InputError: One of the images cannot be read, or no ECG is found on it.
         """
-        decoder = self.module.decoder
-        samples = decoder.columns * decoder.samples_per_column
+        samples = self.module.sig_len
         leads, shown, residual = [torch.zeros(0, 12, samples)], [torch.zeros(0, 12, samples).bool()], [torch.zeros(0)]
-        for tensor in self._tensors(images, batch_size):
-            output = self.module(tensor)
-            redrawn, seen = output["redrawn_mv"], decoder.shown(output["layout_logits"].argmax(-1))
+        for output, seen in self._outputs(images, batch_size):
+            redrawn = output["redrawn_mv"]
             residual.append(lead_residual_mv(redrawn).cpu())
             leads.append((project_on_laws(redrawn, seen) if lawful else redrawn).cpu())
             shown.append(seen.cpu())
@@ -131,8 +149,29 @@ class Encoder:
             fs=self.module.signal_fs,
         )
 
-    def _tensors(self, images: Iterable[Picture] | Picture, batch_size: int) -> Iterator[torch.Tensor]:
-        """Batches of pages (n, C, H, W) uint8 on the device."""
+    def _outputs(
+        self, images: Iterable[Picture] | Picture, batch_size: int
+    ) -> Iterator[tuple[PageOutput, torch.Tensor]]:
+        """The module's output of batches of pages, and what these show, bool (n, 12, T)."""
+        for pictures in self._batches(images, batch_size):
+            if isinstance(self.module, LeadsEncoder):
+                read = np.stack([self._leads(self.preprocess(picture)) for picture in pictures])
+                shown = torch.from_numpy(np.isfinite(read)).to(self.device)
+                yield self.module(torch.from_numpy(np.nan_to_num(read)).to(self.device), shown), shown
+            else:
+                pages = np.stack([self.preprocess(picture) for picture in pictures])
+                output = self.module(torch.from_numpy(pages).to(self.device).permute(0, 3, 1, 2))
+                yield output, self.module.decoder.shown(output["layout_logits"].argmax(-1))
+
+    def _leads(self, page: np.ndarray) -> np.ndarray:
+        """float32 (12, T) mV at the module's rate, NaN where the page shows nothing."""
+        assert self.networks is not None  # an encoder of leads comes with them
+        return read_page(self.networks, page).leads_at(
+            self.module.signal_fs, self.module.sig_len / self.module.signal_fs
+        )
+
+    def _batches(self, images: Iterable[Picture] | Picture, batch_size: int) -> Iterator[list[Picture]]:
+        """Lists of pictures."""
         if batch_size < 1:
             raise InputError(f"{batch_size} is too small", where="batch_size", fix="Give 1 or more.")
         if isinstance(images, torch.Tensor):
@@ -140,6 +179,4 @@ class Encoder:
             raise InputError("a tensor is no page", where="images", fix=fix)
         if isinstance(images, str | os.PathLike | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
             images = [images]
-        for batch in in_batches(images, batch_size):
-            pixels = np.stack([self.preprocess(image) for image in batch])
-            yield torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
+        return in_batches(images, batch_size)

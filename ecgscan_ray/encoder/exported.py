@@ -1,7 +1,8 @@
 """Encoders as folders: export of a run, and loading of what was exported, on a disk or in a bucket.
 
-``config.json`` carries a digest of itself and of both weight files, so that a damaged or half-copied folder is refused
-instead of giving other features. timm and transformers read the same folder and ignore what is ours.
+``config.json`` carries a digest of itself and of the weight files, so that a damaged or half-copied folder is refused
+instead of giving other features. timm and transformers read the folder of an encoder of pictures too, and ignore what is
+ours. The folder of an encoder of leads carries the page reader: one folder from a picture to its features.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ecgscan_ray.config import ModelConfig, PageConfig, build, merge
+from ecgscan_ray.data import reader_weights
 from ecgscan_ray.encoder.encoder import Encoder
 from ecgscan_ray.encoder.onnx import ONNX_NAME, OPSET, OUTPUTS, export_onnx, require_onnx
 from ecgscan_ray.errors import EcgscanError, InputError
@@ -37,13 +39,18 @@ from ecgscan_ray.filesystem import (
     write_bytes_atomic,
 )
 from ecgscan_ray.model.ecgscan import PageEncoder
+from ecgscan_ray.model.leads import LeadsEncoder
+from ecgscan_ray.reading.reader import Networks
+from ecgscan_ray.reading.weights import load_networks
 from ecgscan_ray.tasks.loading import LoadedCheckpoint, load_run
 from ecgscan_ray.training.checkpoint import read_weights
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 CONFIG_NAME, BACKBONE_NAME, PROJECTION_NAME = "config.json", "model.safetensors", "projection.safetensors"
+READER_NAME = "reader.safetensors"
+_WEIGHTS = (BACKBONE_NAME, PROJECTION_NAME, READER_NAME)
 CARD_NAME = "README.md"
 _BACKBONE = "tower.backbone."
 _MAX_CONFIG_BYTES = 4 * 2**20
@@ -64,12 +71,15 @@ def load_encoder(path: str | os.PathLike, *, device: torch.device | str = "cpu")
     names = list_names(uri)
     if CONFIG_NAME in names:
         with _local_copy(uri) as folder, _errors_at(uri, folder):
-            return Encoder(*load_exported(folder), device=device)
+            module, page, networks = load_exported(folder)
+            return Encoder(module, page, device, networks)
     if not names:
         fix = "Give a folder made by 'ecgscan export', or a run of 'ecgscan pretrain'."
         raise InputError("no encoder here", where=uri, fix=fix)
     run = load_run(uri, which="best")
-    return Encoder(run.model.page, run.config.page, device)
+    return Encoder(
+        run.model.page, run.config.page, device, load_networks() if run.config.model.input == "leads" else None
+    )
 
 
 @contextmanager
@@ -79,7 +89,7 @@ def _local_copy(uri: str) -> Iterator[Path]:
         yield Path(uri)
         return
     with tempfile.TemporaryDirectory(prefix="ecgscan-encoder-") as folder:
-        for name in {CONFIG_NAME, BACKBONE_NAME, PROJECTION_NAME} & set(list_names(uri)):
+        for name in {CONFIG_NAME, *_WEIGHTS} & set(list_names(uri)):
             (Path(folder) / name).write_bytes(read_bytes(join(uri, name)))
         yield Path(folder)
 
@@ -97,16 +107,19 @@ def _errors_at(uri: str, folder: Path) -> Iterator[None]:
         raise InputError(f"damaged encoder ({type(error).__name__}: {reason})", where=uri, fix=_FIX) from None
 
 
-def load_exported(folder: Path) -> tuple[PageEncoder, PageConfig]:
-    """Module with its weights, and page settings, of an exported folder on a local disk.
+def load_exported(folder: Path) -> tuple[PageEncoder | LeadsEncoder, PageConfig, Networks | None]:
+    """Module with its weights, page settings, and the page reader if it has one, of an exported folder on a local disk.
 
     Raises:
         InputError: It is incomplete, damaged, changed since the export, or of another schema version.
     """
     content = _read_config(folder)
-    ours, settings = content["ecgscan"], content["pretrained_cfg"]
-    where = folder / CONFIG_NAME
+    ours, where = content["ecgscan"], folder / CONFIG_NAME
     page = build(PageConfig, ours["page"], where=where)
+    if ours["model"].get("input") == "leads":
+        leads = _load_leads(folder, build(ModelConfig, ours["model"], where=where))
+        return leads, page, load_networks(folder / READER_NAME)
+    settings = content["pretrained_cfg"]
     tower = {"name": content["architecture"], "kwargs": content["model_args"], "path": None}
     model = build(ModelConfig, {**ours["model"], "image": tower}, where=where)
     with torch.device("meta"):  # no memory is allocated before the shapes are known to be those of the files
@@ -123,7 +136,16 @@ def load_exported(folder: Path) -> tuple[PageEncoder, PageConfig]:
     module.load_state_dict(weights)
     for name in ("mean", "std"):
         getattr(module.tower, name).copy_(_normalisation(settings[name], page.channels, where).view(1, -1, 1, 1))
-    return module, page
+    return module, page, None
+
+
+def _load_leads(folder: Path, model: ModelConfig) -> LeadsEncoder:
+    with torch.device("meta"):
+        blank = LeadsEncoder(model)
+    weights = read_weights(folder / BACKBONE_NAME, blank.state_dict(), dict(blank.named_parameters()))
+    module = LeadsEncoder(model)
+    module.load_state_dict(weights)
+    return module
 
 
 def _normalisation(values: list[float], channels: int, where: Path) -> torch.Tensor:
@@ -152,7 +174,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise InputError("was changed since the export", where=where)
     for name, digest in ours["sha256"].items():
         path = folder / name
-        if name not in (BACKBONE_NAME, PROJECTION_NAME) or not path.is_file() or _sha256(path) != digest:
+        if name not in _WEIGHTS or not path.is_file() or _sha256(path) != digest:
             raise InputError("is missing or damaged", where=path)
     return content
 
@@ -172,7 +194,8 @@ def export(run: str, out: str | os.PathLike, *, which: Literal["best", "last"] =
     """Write the encoder of a run as a folder that timm, transformers and ``load_encoder`` read offline.
 
     ``model.safetensors`` and ``config.json`` are the backbone with its preprocessing as timm and transformers know them,
-    ``projection.safetensors`` holds the remaining weights, ``README.md`` is the model card.
+    ``projection.safetensors`` holds the remaining weights, ``README.md`` is the model card. Of an encoder of leads,
+    ``model.safetensors`` holds all weights but the page reader's, which are in ``reader.safetensors``.
 
     Args:
         run: URI of the run folder.
@@ -185,7 +208,8 @@ def export(run: str, out: str | os.PathLike, *, which: Literal["best", "last"] =
         URI of the folder.
 
     Raises:
-        InputError: No checkpoint in the run; the folder is not empty or cannot be written; the extra ``onnx`` is
+        InputError: No checkpoint in the run; an ONNX graph of an encoder of leads is asked for; the folder is not empty or
+            cannot be written; the extra ``onnx`` is
             required and not installed.
         WorkError: The ONNX graph differs from torch.
     """
@@ -196,6 +220,10 @@ def export(run: str, out: str | os.PathLike, *, which: Literal["best", "last"] =
     uri = absolute(os.fspath(out))
     _refuse_occupied(uri)
     loaded = load_run(run, which=which)
+    if onnx and loaded.config.model.input == "leads":
+        raise InputError(
+            "an encoder of leads reads pages, which no ONNX graph does", where=run, fix="Leave --onnx out."
+        )
     with _new_folder(uri) as folder:
         write_encoder(loaded, folder, weights_licence(run, loaded.config), onnx=onnx)
         (folder / CARD_NAME).write_text(model_card(run, loaded, uri.rpartition("/")[2]), encoding="utf-8")
@@ -206,7 +234,7 @@ def _refuse_occupied(uri: str) -> None:
     names = set(list_names(uri))
     if is_local(uri) and Path(uri).is_file():
         raise InputError("is a file", where=uri, fix="Name a folder.")
-    cut_off = not is_local(uri) and names <= {BACKBONE_NAME, PROJECTION_NAME, CARD_NAME, ONNX_NAME}
+    cut_off = not is_local(uri) and names <= {*_WEIGHTS, CARD_NAME, ONNX_NAME}
     if names and not cut_off:
         raise InputError("is there already", where=uri, fix="Name an empty or new folder.")
 
@@ -255,6 +283,11 @@ def write_encoder(loaded: LoadedCheckpoint, folder: Path, licence: str, *, onnx:
     from timm.models import save_for_hf
 
     page, module = loaded.config.page, loaded.model.page
+    if isinstance(module, LeadsEncoder):
+        save_file({name: value.contiguous() for name, value in module.state_dict().items()}, folder / BACKBONE_NAME)
+        shutil.copyfile(reader_weights(), folder / READER_NAME)
+        _write_config(folder / CONFIG_NAME, {"license": licence, "ecgscan": _ours(loaded, folder)})
+        return
     normalisation = {name: buffer.flatten().tolist() for name, buffer in module.tower.named_buffers(recurse=False)}
     save_for_hf(
         module.tower.backbone,
@@ -291,15 +324,22 @@ def _complete_config(folder: Path, loaded: LoadedCheckpoint, licence: str, extra
     content.get("model_args", {}).pop("num_classes", None)
     settings = {name: value for name, value in content["pretrained_cfg"].items() if name not in _OF_OTHER_WEIGHTS}
     content["pretrained_cfg"] = {**settings, "tag": "ecgscan_ray", "license": licence}
-    content["ecgscan"] = {
+    _write_config(path, {**content, "ecgscan": _ours(loaded, folder) | extra})
+
+
+def _ours(loaded: LoadedCheckpoint, folder: Path) -> dict[str, Any]:
+    """What ``load_encoder`` needs to know, with the digests of the weights in the folder."""
+    return {
         "schema_version": SCHEMA_VERSION,
         "page": loaded.config.page.model_dump(mode="json"),
         "model": merge(loaded.config.model.model_dump(mode="json"), {"image.path": None}),
         "step": loaded.state.step,
         "config_digest": loaded.state.config_digest,
-        "sha256": {name: _sha256(folder / name) for name in (BACKBONE_NAME, PROJECTION_NAME)},
-        **extra,
+        "sha256": {name: _sha256(folder / name) for name in _WEIGHTS if (folder / name).is_file()},
     }
+
+
+def _write_config(path: Path, content: dict[str, Any]) -> None:
     content["ecgscan"]["digest"] = _digest(content)
     path.write_text(json.dumps(content, indent=2) + "\n")
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from ecgscan_ray.config import PageConfig
+from ecgscan_ray.digitise.reader import as_rgb
 from ecgscan_ray.encoder.encoder import BATCH, Encoder
 from ecgscan_ray.encoder.exported import load_encoder
 from ecgscan_ray.encoder.fit import fit_page
@@ -74,7 +75,7 @@ def embed_folder(
         images: A folder, searched with all its subfolders, or one file.
         out_parquet: Appears complete or not at all.
         projected: As in ``Encoder.embed``.
-        batch_size: Pages per forward pass.
+        batch_size: Pages per forward pass; those that are read are read one by one, at their full size.
         device: Where the encoder runs.
         workers: Processes that read pictures; 1 reads in this process. Each holds the pages of at most two files.
         progress: Called with the number of files read and the number of all files.
@@ -89,8 +90,8 @@ def embed_folder(
     root, names = _input_files(os.fspath(images), out)
     with _complete_or_absent(out) as file:
         encoder = load_encoder(encoder_path, device=device)
-        rows = _read_rows(root, names, encoder.page, workers, progress)
-        return _write_embeddings(encoder, in_batches(rows, batch_size), file, projected)
+        rows = _read_rows(root, names, None if encoder.reads else encoder.page, workers, progress)
+        return _write_embeddings(encoder, in_batches(rows, 1 if encoder.reads else batch_size), file, projected)
 
 
 def _write_embeddings(encoder: Encoder, batches: Iterator[list[_Row]], file: Path, projected: bool) -> EmbeddedFolder:
@@ -119,7 +120,7 @@ def _input_files(images: str, out: str) -> tuple[str, list[str]]:
 
 
 def _read_rows(
-    root: str, names: list[str], page: PageConfig, workers: int, progress: Callable[[int, int], None] | None
+    root: str, names: list[str], page: PageConfig | None, workers: int, progress: Callable[[int, int], None] | None
 ) -> Iterator[_Row]:
     """One row per page of each file, in the order of the names, not embedded yet."""
     files = (
@@ -131,7 +132,7 @@ def _read_rows(
             progress(number, len(names))
 
 
-def _in_processes(root: str, names: list[str], page: PageConfig, workers: int) -> Iterator[list[_Row]]:
+def _in_processes(root: str, names: list[str], page: PageConfig | None, workers: int) -> Iterator[list[_Row]]:
     """The rows of each file, read by several processes, in the order of the names; two files per process are in flight."""
     pending: deque[Future[list[_Row]]] = deque()
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
@@ -143,17 +144,17 @@ def _in_processes(root: str, names: list[str], page: PageConfig, workers: int) -
             yield pending.popleft().result()
 
 
-def _listed_rows(root: str, name: str, page: PageConfig) -> list[_Row]:
+def _listed_rows(root: str, name: str, page: PageConfig | None) -> list[_Row]:
     return list(_file_rows(root, name, page))
 
 
-def _file_rows(root: str, name: str, page: PageConfig) -> Iterator[_Row]:
+def _file_rows(root: str, name: str, page: PageConfig | None) -> Iterator[_Row]:
     for number, pixels in enumerate(_pages(root, name), 1):
         row = _Row(printable_name(name) + (f"#{number}" if number > 1 else ""))
         try:
             if isinstance(pixels, InputError):
                 raise pixels
-            row.pixels = fit_page(pixels, page)
+            row.pixels = fit_page(pixels, page) if page else as_rgb(pixels)
         except InputError as error:
             row.error = error.what
         except Exception as error:  # one damaged page never ends the others
@@ -172,9 +173,23 @@ def _pages(root: str, name: str) -> Iterator[np.ndarray | InputError]:
 
 def _embed(encoder: Encoder, rows: list[_Row], projected: bool) -> None:
     readable = [row for row in rows if row.pixels is not None]
+    if encoder.reads:
+        for row in readable:
+            _read_and_embed(encoder, row, projected)
+        return
     vectors = encoder.embed([row.pixels for row in readable if row.pixels is not None], projected=projected)
     for row, vector in zip(readable, vectors, strict=True):
         row.embedding = vector
+
+
+def _read_and_embed(encoder: Encoder, row: _Row, projected: bool) -> None:
+    """One page, which may turn out to hold no ECG."""
+    assert row.pixels is not None
+    try:
+        row.embedding = encoder.embed(row.pixels, projected=projected)[0]
+    except InputError as error:
+        row.error = error.what
+    row.pixels = None
 
 
 def _columns(row: _Row) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ecgscan_ray.evaluation.bootstrap import Estimate, PatientBootstrap
 from ecgscan_ray.evaluation.evaluators import EVALUATORS, EvaluationData, Evaluator
 from ecgscan_ray.evaluation.features import Example, Features, extract
 from ecgscan_ray.evaluation.model import PageModel
+from ecgscan_ray.paper import Renderer
 from ecgscan_ray.recording.recording import Recording
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ def evaluate_run(
     maker: BatchMaker,
     recordings_of: RecordingsOf,
     *,
+    probe_maker: BatchMaker | None = None,
     device: str = "cpu",
     evaluators: Sequence[Evaluator] = EVALUATORS,
 ) -> Evaluation:
@@ -65,11 +67,12 @@ def evaluate_run(
         random_model: The same architecture with fresh weights: what the architecture gives without training.
         maker: Draws the pages; its config says how (and holds the ``evaluation`` section).
         recordings_of: Split name -> its recordings in the store's order; called more than once.
+        probe_maker: Makes what probes and thresholds are fitted on, and draws the report's training pages; none = ``maker``.
         device: Where the models live.
         evaluators: What is measured.
     """
     models = {"trained": model.eval(), "random": random_model.eval()}
-    data = _extract(models, maker, recordings_of, device)
+    data = _extract(models, maker, probe_maker or maker, recordings_of, device)
     evaluation = Evaluation(
         figures={},
         examples=data.test.examples,
@@ -87,7 +90,11 @@ def evaluate_run(
 
 
 def _extract(
-    models: Mapping[str, PageModel], maker: BatchMaker, recordings_of: RecordingsOf, device: str
+    models: Mapping[str, PageModel],
+    maker: BatchMaker,
+    probe_maker: BatchMaker,
+    recordings_of: RecordingsOf,
+    device: str,
 ) -> EvaluationData:
     """Features of the split under test, and for the probe ``probe_views`` pages per training recording and one per
     validation recording."""
@@ -98,7 +105,7 @@ def _extract(
 
     def probe_pages(split: str, view: int) -> Features:
         recordings = islice(recordings_of(split), settings.probe_rows)  # a store's rows are in random order
-        return extract(models, maker, recordings, view=view, everything=False, **common)
+        return extract(models, probe_maker, recordings, view=view, everything=False, **common)
 
     logger.info("evaluation: pages for the probe")
     return EvaluationData(
@@ -113,6 +120,6 @@ def _extract(
 
 
 def _training_pages(maker: BatchMaker, recordings_of: RecordingsOf, count: int) -> np.ndarray:
-    """Pages of the run's first epoch, as the trainer saw them."""
+    """Pages of the run's first epoch, as the trainer saw them or would have seen them."""
     recordings = list(islice(recordings_of("train"), count))
-    return maker.make(recordings, range(len(recordings)), [0] * len(recordings))["image"]
+    return Renderer(maker.config.page).render(recordings, maker.keys(recordings, [0] * len(recordings))).image

@@ -144,7 +144,7 @@ def _model_columns(
     for name, model in models.items():
         is_first = first_redrawn_mv is None
         prefix = "" if is_first else f"{name}."
-        page, features, redrawn_mv = model.encode_image(batch["image"])
+        page, features, redrawn_mv = model.encode_page(batch)
         columns |= {f"{prefix}page": _numpy(page), f"{prefix}features": _numpy(features)}
         if first_redrawn_mv is None:
             first_redrawn_mv, shown = redrawn_mv, batch["shown"] & batch["valid"]

@@ -6,6 +6,8 @@ from typing import Protocol, Self
 
 from torch import Tensor
 
+from ecgscan_ray.batch import DeviceBatch
+
 
 class SignalTextModel(Protocol):
     """Embeds recordings and reports in one space of D dimensions; an ``nn.Module``."""
@@ -28,6 +30,6 @@ class SignalTextModel(Protocol):
 class PageModel(SignalTextModel, Protocol):
     """Embeds pages in the same space, and redraws their leads."""
 
-    def encode_image(self, image: Tensor, /) -> tuple[Tensor, Tensor, Tensor]:
-        """Pages uint8 (N, C, H, W) -> features (N, D) of unit norm, features (N, P) for a classifier, leads in mV
+    def encode_page(self, batch: DeviceBatch, /) -> tuple[Tensor, Tensor, Tensor]:
+        """Pages of a batch, as pictures or as read -> features (N, D) of unit norm, features (N, P) for a classifier, leads in mV
         (N, 12, T)."""

@@ -107,7 +107,7 @@ def _columns(
 
 
 def _page_columns(model: PageModel, batch: DeviceBatch) -> dict[str, Tensor]:
-    page, _, redrawn_mv = model.encode_image(batch["image"])
+    page, _, redrawn_mv = model.encode_page(batch)
     return {
         "page": page,
         "signal": model.encode_signal(batch["centred_mv"]),

@@ -13,7 +13,8 @@ from ecgscan_ray.config import AugmentConfig, Config, ModelConfig, PageConfig
 from ecgscan_ray.model.decoder import Decoder
 from ecgscan_ray.model.frame import apply_homography
 from ecgscan_ray.model.image import ImageTower
-from ecgscan_ray.model.output import ModelOutput, PageOutput
+from ecgscan_ray.model.leads import LeadsEncoder
+from ecgscan_ray.model.output import ModelOutput, PageOutput, PictureOutput
 from ecgscan_ray.model.signal_encoder import SignalEncoder
 from ecgscan_ray.model.teacher import MAX_LOG_SCALE, FrozenTeacher
 from ecgscan_ray.model.text import TextEncoder
@@ -79,7 +80,7 @@ class PageEncoder(nn.Module):
     def __init__(self, config: ModelConfig, page: PageConfig, augment: AugmentConfig | None = None) -> None:
         super().__init__()
         content, timing = config.content_dim, config.timing_dim
-        self.embed_dim, self.signal_fs = config.embed_dim, config.signal_fs
+        self.embed_dim, self.signal_fs, self.sig_len = config.embed_dim, config.signal_fs, config.sig_len
         self.tower = ImageTower(config.image, page)
         self.decoder = Decoder(config, page, self.tower.map_channels)
         self.cell_head = CellHead(self.decoder.state_dim, self.decoder.num_queries, timing)
@@ -89,7 +90,7 @@ class PageEncoder(nn.Module):
         self.signal_encoder = SignalEncoder(config, augment or AugmentConfig())
         self.feature_dim = self.tower.pooled_dim + 2 * self.signal_encoder.signal.channels
 
-    def forward(self, image: Tensor, truth: tuple[Tensor, Tensor] | None = None) -> PageOutput:
+    def forward(self, image: Tensor, truth: tuple[Tensor, Tensor] | None = None) -> PictureOutput:
         """Embed pages and redraw their leads.
 
         Args:
@@ -130,7 +131,11 @@ class ECGScan(nn.Module):
     def __init__(self, config: Config, vocab_size: int) -> None:
         super().__init__()
         model = config.model
-        self.page = PageEncoder(model, config.page, config.training.augment)
+        self.page: PageEncoder | LeadsEncoder
+        if model.input == "leads":
+            self.page = LeadsEncoder(model, config.training.augment)
+        else:
+            self.page = PageEncoder(model, config.page, config.training.augment)
         self.teacher = FrozenTeacher(config, vocab_size) if config.teacher.run else None
         self.text_encoder = None if self.teacher else TextEncoder(model, vocab_size, config.training.augment)
         objective = config.objective
@@ -139,17 +144,22 @@ class ECGScan(nn.Module):
         self.pair_log_scale = nn.Parameter(torch.tensor(scale))
         self.pair_bias = nn.Parameter(torch.tensor(SIGLIP_BIAS)) if objective.pair == "siglip" else None
 
-    def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def encode_page(self, batch: DeviceBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Pages to features.
 
         Args:
-            image: (N, C, H, W), uint8.
+            batch: Pictures or leads as read, by ``model.input``.
 
         Returns:
             image_features (N, D) of unit norm in fp32, features (N, P) for a classifier, redrawn_mv (N, 12, T).
         """
-        output = self.page(image)
+        output = self._page(batch)
         return output["image_features"], output["features"], output["redrawn_mv"]
+
+    def _page(self, batch: DeviceBatch) -> PageOutput:
+        if isinstance(self.page, LeadsEncoder):
+            return self.page(batch["read_mv"], batch["read_shown"])
+        return self.page(batch["image"], (batch["frame_corners"], batch["layout"]) if self.training else None)
 
     def encode_signal(self, signal_mv: Tensor) -> Tensor:
         """Leads in mV, centred, missing samples 0: (N, 12, T) -> (N, D) of unit norm."""
@@ -175,10 +185,8 @@ class ECGScan(nn.Module):
         else:
             signal = self.encode_signal(batch["centred_mv"])
             report = self.encode_text(batch["token_ids"], batch["attention_mask"])
-        truth = (batch["frame_corners"], batch["layout"]) if self.training else None
-        page: PageOutput = self.page(batch["image"], truth)
         output: ModelOutput = {
-            **page,
+            **self._page(batch),
             "signal_features": signal,
             "text_features": report,
             "gram_logit_scale": self.gram_log_scale.exp(),

@@ -45,19 +45,23 @@ class FrameOutput(TypedDict):
     """(N, K, 2) xy of the edges in the true frame (in evaluation: in the frame found)."""
 
 
-class PageOutput(FrameOutput):
-    """``PageEncoder``'s output."""
+class PageOutput(TypedDict):
+    """What every encoder of pages gives."""
 
     image_features: Tensor
     """(N, D), unit norm."""
     features: Tensor
-    """(N, F) for a classifier: the backbone's pooled features, and the signal tower's of the redrawn leads."""
+    """(N, F) for a classifier: the signal tower's pooled features of the leads, after the backbone's if there is one."""
     redrawn_mv: Tensor
     """(N, 12, T), mV."""
 
 
+class PictureOutput(PageOutput, FrameOutput):
+    """``PageEncoder``'s output."""
+
+
 class ModelOutput(PageOutput, Features):
-    """``ECGScan``'s output."""
+    """``ECGScan``'s output; that of pictures also has the entries of ``FrameOutput``."""
 
     gram_logit_scale: Tensor
     """(), 1 / temperature of the loss over all three."""

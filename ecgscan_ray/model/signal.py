@@ -31,11 +31,11 @@ class _Block(nn.Module):
 
 
 class ResNet1d(nn.Module):
-    """Stem of stride 4, then ``depth`` blocks, each of stride 2 and (up to 4 x width) wider: (N, 12, T) -> (N, F, t)."""
+    """Stem of stride 4, then ``depth`` blocks, each of stride 2 and (up to 4 x width) wider: (N, C, T) -> (N, F, t)."""
 
-    def __init__(self, width: int, depth: int) -> None:
+    def __init__(self, channels: int, width: int, depth: int) -> None:
         super().__init__()
-        self.stem = nn.Conv1d(12, width, 15, 4, 7)
+        self.stem = nn.Conv1d(channels, width, 15, 4, 7)
         widths = [width] + [min(width * 2 ** (k // 2 + 1), 4 * width) for k in range(depth)]
         self.blocks = nn.Sequential(
             *(_Block(a, b, 2 if k else 1) for k, (a, b) in enumerate(itertools.pairwise(widths)))
@@ -47,11 +47,11 @@ class ResNet1d(nn.Module):
 
 
 class Transformer1d(nn.Module):
-    """Patches of 0.25 s of all leads, sinusoidal positions, ``depth`` encoder layers: (N, 12, T) -> (N, F, t)."""
+    """Patches of 0.25 s of all leads, sinusoidal positions, ``depth`` encoder layers: (N, C, T) -> (N, F, t)."""
 
-    def __init__(self, width: int, depth: int, patch: int) -> None:
+    def __init__(self, channels: int, width: int, depth: int, patch: int) -> None:
         super().__init__()
-        self.patch = nn.Conv1d(12, width, patch, patch)
+        self.patch = nn.Conv1d(channels, width, patch, patch)
         layer = nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
         self.layers = nn.TransformerEncoder(layer, depth, norm=nn.LayerNorm(width), enable_nested_tensor=False)
         self.channels = width
@@ -71,16 +71,22 @@ def sinusoid(length: int, width: int, device: torch.device) -> Tensor:
 
 
 class SignalTower(nn.Module):
-    """Twelve leads in mV to a map over time. Missing samples are 0; amplitude is kept (mV, no per-record scaling)."""
+    """Twelve leads in mV to a map over time. Missing samples are 0; amplitude is kept (mV, no per-record scaling).
 
-    def __init__(self, config: SignalTowerConfig, fs: int) -> None:
+    Args:
+        config: Kind and size.
+        fs: Hz.
+        channels: C, 12 for leads alone, 24 for leads and their masks.
+    """
+
+    def __init__(self, config: SignalTowerConfig, fs: int, channels: int = 12) -> None:
         super().__init__()
         if config.kind == "resnet1d":
-            self.body: nn.Module = ResNet1d(config.width, config.depth)
+            self.body: nn.Module = ResNet1d(channels, config.width, config.depth)
         else:
-            self.body = Transformer1d(config.width, config.depth, max(fs // 4, 1))
+            self.body = Transformer1d(channels, config.width, config.depth, max(fs // 4, 1))
         self.channels = self.body.channels
 
     def forward(self, signal_mv: Tensor) -> Tensor:
-        """(N, 12, T), mV, centred -> (N, F, t)."""
+        """(N, C, T), mV, centred -> (N, F, t)."""
         return self.body(signal_mv)

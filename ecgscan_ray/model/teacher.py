@@ -97,10 +97,11 @@ class Teacher(nn.Module):
         self.text_encoder = TextEncoder(model, vocab_size, augment)
         self.reconstruction_head: SignalReconstructionHead | None = None
         if isinstance(self.signal_encoder, SignalEncoder):
-            tower = self.signal_encoder.signal
+            signal = torch.zeros(1, 12, model.sig_len)
             with torch.no_grad():
-                positions = tower(torch.zeros(1, 12, model.sig_len)).shape[-1]
-            self.reconstruction_head = SignalReconstructionHead(tower.channels, positions, model.sig_len)
+                positions = self.signal_encoder.embed_map(signal, torch.ones_like(signal)).shape[-1]
+            channels = self.signal_encoder.signal.channels
+            self.reconstruction_head = SignalReconstructionHead(channels, positions, model.sig_len)
         self.pair_log_scale = nn.Parameter(torch.tensor(math.log(1 / config.objective.temperature)))
 
     def encode_signal(self, signal_mv: Tensor) -> Tensor:
@@ -131,7 +132,7 @@ class Teacher(nn.Module):
         visible, hidden = mask_spans(signal_mv, self.mask_ratio, self.span_len, generator)
         if self.reconstruction_head is None or not isinstance(self.signal_encoder, SignalEncoder):
             return {"hidden": hidden, "masked_view_features": self.signal_encoder(visible)}
-        features = self.signal_encoder.signal(visible)
+        features = self.signal_encoder.embed_map(visible, ~hidden)
         return {
             "hidden": hidden,
             "masked_view_features": self.signal_encoder.forward_map(features),

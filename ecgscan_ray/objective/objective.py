@@ -5,12 +5,14 @@ A new term is one file in this room and one line in ``Objective.terms``.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
 from ecgscan_ray.batch import DeviceBatch
 from ecgscan_ray.config import ObjectiveConfig
-from ecgscan_ray.model.output import ModelOutput
+from ecgscan_ray.model.output import FrameOutput, ModelOutput
 from ecgscan_ray.objective.contrastive import (
     GatheredFeatures,
     at_least_fp32,
@@ -56,17 +58,21 @@ class Objective:
         return {f"{config.triple if term == 'gram' else term}_loss": weight for term, weight in weights.items()}
 
     def terms(self, items: GatheredFeatures, output: ModelOutput, batch: DeviceBatch) -> dict[str, Tensor]:
-        """Every term, unweighted."""
+        """Every term that the model's output has, unweighted."""
         config = self.config
         redrawn = at_least_fp32(output["redrawn_mv"])
         sample_weight = self.sample_weight(batch).to(redrawn.dtype)
-        return {
+        terms = {
             f"{config.triple}_loss": triplet_loss(items, output["gram_logit_scale"], config.triple, config.block_rows),
             "pair_loss": self._pair_loss(items, output),
             "reconstruction_loss": reconstruction_loss(redrawn, batch["centred_mv"], sample_weight),
             "soft_lead_loss": soft_lead_loss(redrawn, batch["law_ok"] & batch["page_ok"], config.soft_lead_delta_mv),
-            "frame_loss": frame_loss(output, batch["frame_corners"], batch["layout"], batch["page_ok"]),
         }
+        if "layout_logits" in output:  # of pictures; leads have no frame
+            terms["frame_loss"] = frame_loss(
+                cast(FrameOutput, output), batch["frame_corners"], batch["layout"], batch["page_ok"]
+            )
+        return terms
 
     def _pair_loss(self, items: GatheredFeatures, output: ModelOutput) -> Tensor:
         config = self.config

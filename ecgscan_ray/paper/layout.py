@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import TypeVar
 
 import numpy as np
 
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.errors import ConfigError, near_miss
 from ecgscan_ray.recording.leads import LEADS
+
+T = TypeVar("T")
 
 PAGES_MM = {"letter": (279.4, 215.9), "a4": (297.0, 210.0), "strip": (285.0, 112.0)}
 """Width and height of the page, mm, in landscape."""
@@ -173,6 +176,18 @@ def find_layout(name: str) -> Layout:
     if name not in LAYOUTS:
         raise ConfigError(f"no layout named '{name}'", where="page.layouts", fix=near_miss(name, LAYOUTS))
     return LAYOUTS[name]
+
+
+def positive_weights(weights: dict[T, float], name: str) -> dict[T, float]:
+    """Those above 0.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    positive = {value: weight for value, weight in weights.items() if weight > 0}
+    if not positive:
+        raise ConfigError("nothing has a share above 0", where=f"page.{name}", fix="Give at least one a share above 0.")
+    return positive
 
 
 @lru_cache(maxsize=256)

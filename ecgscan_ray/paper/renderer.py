@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 import cv2
 import numpy as np
@@ -23,12 +23,12 @@ from ecgscan_ray.paper.layout import (
     find_layout,
     layout_geometry,
     page_to_image,
+    positive_weights,
     timed,
 )
 from ecgscan_ray.paper.trace import Ink
 from ecgscan_ray.paper.truth import PageTruth
 
-T = TypeVar("T")
 _PULSE_WEIGHTS = {"left": 0.6, "right": 0.2, "none": 0.2}
 
 
@@ -75,11 +75,11 @@ class Renderer:
         cv2.setNumThreads(1)  # workers are many; OMP_NUM_THREADS does not reach OpenCV
         self.page = page
         layouts = {find_layout(name).name: weight for name, weight in page.layouts.items()}
-        self._layouts = _positive_weights(layouts, "layouts")
-        self._speeds = _positive_weights(page.speeds or {page.paper_speed_mm_per_s: 1.0}, "speeds")
-        self._gains = _positive_weights(page.gains or {page.gain_mm_per_mv: 1.0}, "gains")
-        self._label_faces = _positive_weights(page.label_faces, "label_faces")
-        self._label_positions = _positive_weights(page.label_places, "label_places")
+        self._layouts = positive_weights(layouts, "layouts")
+        self._speeds = positive_weights(page.speeds or {page.paper_speed_mm_per_s: 1.0}, "speeds")
+        self._gains = positive_weights(page.gains or {page.gain_mm_per_mv: 1.0}, "gains")
+        self._label_faces = positive_weights(page.label_faces, "label_faces")
+        self._label_positions = positive_weights(page.label_places, "label_places")
         self._effects = effects.enabled_effects(page)
         self._canvas = Canvas(page, bool(self._effects), drawing)
         channels = self._canvas.channels
@@ -314,18 +314,6 @@ def _geometric_effects(pose: warp.Pose, page_effects: effects.PageEffects) -> li
         "pale_ink": page_effects.size("pale_ink"),
     }
     return [name for name, size in sizes.items() if size]
-
-
-def _positive_weights(weights: dict[T, float], name: str) -> dict[T, float]:
-    """Those above 0.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    positive = {value: weight for value, weight in weights.items() if weight > 0}
-    if not positive:
-        raise ConfigError("nothing has a share above 0", where=f"page.{name}", fix="Give at least one a share above 0.")
-    return positive
 
 
 def _must_keep(style: PageStyle) -> tuple[float, float, float, float]:

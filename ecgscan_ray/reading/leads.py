@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+LEAST_BELIEF = 0.3
+"""Samples read with less belief are left out of what is embedded, as in the search in signal space."""
+
+
 @dataclass(frozen=True)
 class StripReading:
     """One strip as read.
@@ -98,6 +102,24 @@ class PageReading:
             mv[reading.strip.lead, part][better] = values[better]
             belief[reading.strip.lead, part][better] = trust[better]
         return mv, belief
+
+    def leads_at(self, fs: float, seconds: float = 10.0) -> np.ndarray:
+        """The leads at another rate as an encoder takes them: float32 (12, T) mV.
+
+        NaN where the page shows nothing or is read with a belief below ``LEAST_BELIEF``.
+        """
+        mv, belief = self.signal_mv(seconds)
+        mv[belief < LEAST_BELIEF] = np.nan
+        step = self.fs / fs
+        width = max(1, round(step))
+        at = np.rint(np.arange(round(seconds * fs)) * step).astype(int)
+        around = at[:, None] + np.arange(width) - width // 2  # as many samples as a step is long, around each moment
+        inside = (around >= 0) & (around < mv.shape[1])
+        samples = np.where(inside, mv[:, np.clip(around, 0, mv.shape[1] - 1)], np.nan)
+        known = np.isfinite(samples)
+        count = known.sum(-1)
+        mean = np.where(known, samples, 0).sum(-1) / np.maximum(count, 1)
+        return np.where(2 * count >= width, mean, np.nan).astype(np.float32)
 
     def describe(self) -> list[str]:
         """Lines ``key: value``: how the page was read."""

@@ -9,6 +9,8 @@ from ecgscan_ray.config import Config
 from ecgscan_ray.errors import EcgscanError
 from ecgscan_ray.evaluation.bootstrap import Estimate
 from ecgscan_ray.filesystem import exists, join, read_bytes
+from ecgscan_ray.model.ecgscan import ECGScan
+from ecgscan_ray.model.leads import LeadsEncoder
 from ecgscan_ray.report.html import render
 from ecgscan_ray.runs import names
 from ecgscan_ray.store.manifest import Manifest, read_manifest
@@ -61,21 +63,13 @@ def model_card(run: str, loaded: LoadedCheckpoint, name: str) -> str:
     report = _read_json(join(run, names.REPORT_JSON))
     figures = [(title, Estimate(**report[key])) for key, title in CARD_FIGURES.items() if _measured(report.get(key))]
     manifest = _manifest(environment.get("store"))
-    normalisation = {
-        name: buffer.flatten().tolist() for name, buffer in loaded.model.page.tower.named_buffers(recurse=False)
-    }
-    backbone = loaded.model.page.tower.backbone
     return render(
         "card.md.j2",
         name=name,
         licence=weights_licence(run, loaded.config),
         config=loaded.config,
-        architecture=getattr(backbone, "pretrained_cfg", {}).get("architecture", loaded.config.model.image.name),
-        parameters=sum(p.numel() for p in backbone.parameters()),
+        **_module_facts(loaded),
         feature_dim=loaded.model.page.feature_dim,
-        pooled_dim=loaded.model.page.tower.pooled_dim,
-        mean=[round(v, 4) for v in normalisation["mean"]],
-        std=[round(v, 4) for v in normalisation["std"]],
         state=loaded.state,
         figures=figures,
         manifest=manifest,
@@ -84,6 +78,24 @@ def model_card(run: str, loaded: LoadedCheckpoint, name: str) -> str:
         without_patient=recordings_without_patient(manifest),
         environment=environment,
     )
+
+
+def _module_facts(loaded: LoadedCheckpoint[ECGScan]) -> dict[str, Any]:
+    """What the card states of an encoder of pictures, or of leads."""
+    module, settings = loaded.model.page, loaded.config.model
+    if isinstance(module, LeadsEncoder):
+        architecture = f"page reader and {settings.signal.kind}"
+        return {"reads": True, "architecture": architecture, "parameters": sum(p.numel() for p in module.parameters())}
+    normalisation = {name: buffer.flatten().tolist() for name, buffer in module.tower.named_buffers(recurse=False)}
+    backbone = module.tower.backbone
+    return {
+        "reads": False,
+        "architecture": getattr(backbone, "pretrained_cfg", {}).get("architecture", settings.image.name),
+        "parameters": sum(p.numel() for p in backbone.parameters()),
+        "pooled_dim": module.tower.pooled_dim,
+        "mean": [round(v, 4) for v in normalisation["mean"]],
+        "std": [round(v, 4) for v in normalisation["std"]],
+    }
 
 
 def _measured(entry: dict[str, Any] | None) -> bool:

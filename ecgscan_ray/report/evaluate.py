@@ -7,12 +7,15 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from tokenizers import Tokenizer
 
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config, build
 from ecgscan_ray.errors import RunError, StoreError
 from ecgscan_ray.evaluation.evaluate import evaluate_run
 from ecgscan_ray.model.ecgscan import ECGScan
+from ecgscan_ray.reading.read_pages import ReadPages
+from ecgscan_ray.reading.weights import load_networks
 from ecgscan_ray.report.run import UNKNOWN_PATIENTS, RunFacts, patients_sentence, write_run_report
 from ecgscan_ray.runs.folder import RunFolder
 from ecgscan_ray.runs.metrics import read_metrics
@@ -61,8 +64,9 @@ def evaluate(
     evaluation = evaluate_run(
         loaded.model.to(device),
         Pretrain().build_model(config, loaded.tokenizer).to(device),
-        BatchMaker(config, loaded.tokenizer),
+        _test_maker(config, loaded.tokenizer),
         partial(iterate_rows, store, manifest),
+        probe_maker=BatchMaker(config, loaded.tokenizer),
         device=device,
     )
     facts = _facts(run, which, loaded, config, manifest, environment)
@@ -70,6 +74,13 @@ def evaluate(
     if unknown and same_store:
         logger.warning("%s", patients_sentence(evaluation.figures))
     return write_run_report(run, evaluation, read_metrics(run), facts)
+
+
+def _test_maker(config: Config, tokenizer: Tokenizer) -> BatchMaker:
+    """Draws the pages that are measured; those of an encoder of leads are read, too, as pages of users are."""
+    if config.model.input == "leads":
+        return ReadPages(config, tokenizer, load_networks())
+    return BatchMaker(config, tokenizer)
 
 
 def _facts(

@@ -29,7 +29,7 @@ def validation_pictures(model: PageModel, batch: DeviceBatch, fs: float) -> dict
     was_training = model.training
     model.eval()
     try:
-        redrawn_mv = model.encode_image(batch["image"][:NUM_PICTURES])[2]
+        redrawn_mv = model.encode_page(batch)[2][:NUM_PICTURES]
     finally:
         model.train(was_training)
     pictures = {}

@@ -102,7 +102,7 @@ def _validator(
 
     def validate(model: nn.Module) -> dict[str, float]:
         scores = task.validation_score(model, (task.to_device(batch, device, config) for batch in batches))
-        if task.embeds_pages and config.training.sinks:
+        if task.embeds_pages and config.training.sinks and "image" in batches[0]:
             tensors = cast(DeviceBatch, task.to_device(batches[0], device, config))
             log.images(validation_pictures(cast(PageModel, model), tensors, config.model.signal_fs))
         return scores

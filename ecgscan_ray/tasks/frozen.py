@@ -16,7 +16,7 @@ from ecgscan_ray.runs.folder import RunFolder
 from ecgscan_ray.runs.names import TOKENIZER
 from ecgscan_ray.tasks.task import get_task
 
-TEACHER_MODEL_KEYS = ("embed_dim", "timing_dim", "timing_share", "signal_fs", "signal", "text")
+TEACHER_MODEL_KEYS = ("embed_dim", "timing_dim", "timing_share", "signal_fs", "input", "signal", "text")
 """Settings of ``model`` that are the teacher's."""
 
 _MAKE_ONE = "Give the folder of a finished 'ecgscan teach', or make one with it."

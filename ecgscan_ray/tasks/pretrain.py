@@ -15,6 +15,7 @@ from ecgscan_ray.config import Config
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.evaluation.score import PAGE_SCORES, page_score
 from ecgscan_ray.model.ecgscan import ECGScan
+from ecgscan_ray.model.leads import LeadsEncoder
 from ecgscan_ray.model.output import ModelOutput
 from ecgscan_ray.model.signal_encoder import SignalEncoder
 from ecgscan_ray.objective.metrics import batch_metrics
@@ -44,7 +45,7 @@ class Pretrain:
             return ECGScan(config, tokenizer.get_vocab_size())
 
     def build_maker(self, config: Config, tokenizer: Tokenizer) -> BatchMaker:
-        """Pages with signals and reports."""
+        """Pages, or what a reader would give of them, with signals and reports."""
         return BatchMaker(config, tokenizer)
 
     def to_device(self, batch: Batch, device: torch.device, config: Config) -> DeviceBatch:
@@ -64,8 +65,8 @@ class Pretrain:
         return control_transforms(config.training)
 
     def diagnosed_module(self, model: ECGScan) -> nn.Module:
-        """The image tower, which every term trains."""
-        return model.page.tower
+        """The image tower, or that of the leads: contrast trains both, and the decoder's terms the former alone."""
+        return model.page.signal_encoder.signal if isinstance(model.page, LeadsEncoder) else model.page.tower
 
     def after_step(self, model: ECGScan) -> None:
         """Clamp the logit scales."""

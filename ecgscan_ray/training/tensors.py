@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ecgscan_ray.batch import Batch, DeviceBatch
+from ecgscan_ray.batch import READ_STEP_MV, Batch, DeviceBatch
 
 NUM_LIMB_LEADS = 6
 
@@ -66,10 +66,14 @@ def to_device(batch: Batch, device: torch.device | str, fs: float) -> DeviceBatc
         "centred_mv": centred(signal, valid),
         "valid": valid,
     }
-    if "image" in tensors:
+    if "windows" in tensors:
         shown, derivable = shown_and_derivable(tensors["windows"], fs, signal.shape[-1])
         tensors |= {"shown": shown, "derivable": derivable, "unseen": ~(shown | derivable)}
+    if "image" in tensors:
         tensors["image"] = tensors["image"].permute(0, 3, 1, 2)
+    if "read" in tensors:
+        tensors["read_mv"] = tensors.pop("read").float() * READ_STEP_MV
+        tensors["read_shown"] = _unpack_bits(tensors.pop("read_bits"), signal.shape[-1])
     return cast(DeviceBatch, tensors)
 
 

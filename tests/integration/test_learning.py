@@ -69,7 +69,7 @@ def recall_at_10(model: ECGScan) -> float:
     tensors, keys = to_device(batch, "cpu", CONFIG.model.signal_fs), np.arange(TESTED)
     model.eval()
     with torch.inference_mode():
-        pages = model.encode_image(tensors["image"])[0]
+        pages = model.encode_page(tensors)[0]
         signals = model.encode_signal(tensors["centred_mv"])
     ranking = rank_matches(pages.numpy(), signals.numpy(), keys, keys)
     return float(ranking.hits(10).mean())

@@ -132,12 +132,14 @@ def test_units_of_the_presets(name: str, rows: int) -> None:
 
 
 def test_a_unit_is_the_largest_part_of_a_workers_share_that_fits_a_block() -> None:
-    settings = ["stream.unit_rows=", "resources.num_workers=8"]
+    settings = ["stream.unit_rows=", "resources.num_workers=8", "model.input=image"]
     config = load(Config, "gpu", settings)
     fitting = [rows for rows in range(1, 129) if 128 % rows == 0 and rows * config.row_bytes <= MAX_UNIT_BYTES]
     assert config.unit_rows == fitting[-1] == 64
     assert load(Config, "laptop", ["resources.num_workers=2"]).unit_rows == 36
-    assert load(Config, "laptop", ["page.height=4096", "page.width=4096", "page.channels=3"]).unit_rows == 1
+    large = ["page.height=4096", "page.width=4096", "page.channels=3"]
+    assert load(Config, "laptop", [*large, "model.input=image"]).unit_rows == 1
+    assert load(Config, "laptop", large).unit_rows == 72, "leads as read are small"
     with pytest.raises(ConfigError, match=r"72 is no multiple of resources\.num_workers = 5"):
         load(Config, "laptop", ["resources.num_workers=5"])
 

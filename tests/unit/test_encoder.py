@@ -64,7 +64,7 @@ def test_embeds_as_the_model_does(run):
     encoder = load_encoder(folder)
     image = pages()
     with torch.inference_mode():
-        projected, features, _ = model.encode_image(torch.from_numpy(image).permute(0, 3, 1, 2))
+        projected, features, _ = model.encode_page({"image": torch.from_numpy(image).permute(0, 3, 1, 2)})
     np.testing.assert_allclose(encoder.embed(image), features.numpy(), atol=1e-5)
     np.testing.assert_allclose(encoder.embed(image, projected=True, batch_size=2), projected.numpy(), atol=1e-5)
     assert encoder.embed(image).dtype == np.float32

@@ -228,7 +228,8 @@ class Stub(torch.nn.Module):
         super().__init__()
         self.right, self.seen = right, 0
 
-    def encode_image(self, image):
+    def encode_page(self, batch):
+        image = batch["image"]
         rows = torch.arange(len(image)) + self.seen
         self.seen += len(image)
         rows = rows if self.right else rows.flip(0)

@@ -7,7 +7,7 @@ import torch
 
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.model.ecgscan import ECGScan
-from ecgscan_ray.model.output import ModelOutput
+from ecgscan_ray.model.output import FrameOutput, ModelOutput
 from tests.tiny import tiny_config
 
 
@@ -53,7 +53,8 @@ def test_forward_and_backward(changes) -> None:
 @pytest.mark.parametrize(("pair", "absent"), [("infonce", {"pair_logit_bias"}), ("siglip", set())])
 def test_the_output_has_the_keys_of_its_type(pair: str, absent: set[str]) -> None:
     config = tiny_config(objective__pair=pair)
-    assert ECGScan(config, 100)(a_batch(config)).keys() == ModelOutput.__annotations__.keys() - absent
+    keys = (ModelOutput.__annotations__.keys() | FrameOutput.__annotations__.keys()) - absent
+    assert ECGScan(config, 100)(a_batch(config)).keys() == keys
 
 
 def test_a_report_without_tokens_gives_numbers() -> None:

@@ -1,0 +1,133 @@
+"""A recording as a reader of pages gives it: what a page shows, with the errors that reading leaves.
+
+An encoder of leads is trained on these. No page is drawn or read for it: the windows of a layout and the sizes of the errors
+are enough. Everything follows from the page's key, as the looks of a drawn page do. The time by which all rows of a page begin
+too early or too late is not among them: leads are redrawn at the page's own times, and recordings are moved before they are
+compared with pages.
+
+Letters: 12 leads, T samples, S strips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from ecgscan_ray.paper.key import Draws
+from ecgscan_ray.paper.layout import MAX_STRIPS, timed
+from ecgscan_ray.recording.leads import LEADS
+
+
+@dataclass(frozen=True)
+class ReadingErrors:
+    """What reading does to leads; sizes are standard deviations where nothing else is said.
+
+    Attributes:
+        strip_shift_s: Time by which a strip begins too early or too late.
+        stretch: Error of the paper speed, as a share.
+        wave_s: The most that bends of the paper leave along a row.
+        gain: Logarithm of the gain; half of it for each strip.
+        sharpness: How much sharper or duller peaks are at most, in units of the difference from a mean of three samples.
+        noise_mv: The most noise of a strip.
+        drift_mv: The largest slow errors of height.
+        offset_mv: Offset of a strip.
+        lost: Share of the strips that lose a stretch of up to a quarter of their length.
+    """
+
+    strip_shift_s: float = 0.006
+    stretch: float = 0.003
+    wave_s: float = 0.008
+    gain: float = 0.04
+    sharpness: float = 0.8
+    noise_mv: float = 0.02
+    drift_mv: float = 0.03
+    offset_mv: float = 0.03
+    lost: float = 0.15
+
+
+NO_ERRORS = ReadingErrors(*(0.0,) * len(fields(ReadingErrors)))
+"""A perfect reader's."""
+_WAVE_KNOTS, _DRIFT_KNOTS = 14, 20
+"""Of 10 s: bends of the paper are centimetres long."""
+
+
+def draw_layout(weights: Mapping[str, float], speed_mm_per_s: float, key: int) -> tuple[str, np.ndarray]:
+    """Name and windows of the layout of the page with this key, as the renderer draws it.
+
+    Args:
+        weights: Name -> share, above 0.
+        speed_mm_per_s: Paper speed.
+        key: Of the page.
+
+    Returns:
+        The name, and float32 (``MAX_STRIPS``, 3): lead (-1 = no strip), start and end in s.
+    """
+    name = Draws(key).pick("layout", weights)
+    windows = np.full((MAX_STRIPS, 3), (-1.0, 0.0, 0.0), np.float32)
+    shown = timed(name, speed_mm_per_s).windows
+    windows[: len(shown)] = shown
+    return name, windows
+
+
+def as_read(
+    signal_mv: np.ndarray, fs: float, windows: np.ndarray, key: int, errors: ReadingErrors = ReadingErrors()
+) -> np.ndarray:
+    """What a reader gives of a page that shows a recording, each strip around its own median.
+
+    A sample that two strips show is taken from the first one.
+
+    Args:
+        signal_mv: (12, T), NaN where nothing was recorded.
+        fs: Hz.
+        windows: (S, 3): lead (-1 = no strip), start and end in s.
+        key: Of the page; it decides the errors.
+        errors: Their sizes.
+
+    Returns:
+        float32 (12, T) in mV, NaN where nothing is shown.
+    """
+    rng = np.random.default_rng(key)
+    leads = np.full((len(LEADS), signal_mv.shape[1]), np.nan, np.float32)
+    time = (np.arange(signal_mv.shape[1]) + 0.5) / fs
+    stretch, gain = errors.stretch * rng.standard_normal(), errors.gain * rng.standard_normal()
+    sharpness = errors.sharpness * rng.uniform(-1, 1)
+    for lead, start, stop in windows[windows[:, 0] >= 0]:
+        here = (start <= time) & (time < stop)
+        if not here.any():
+            continue
+        moved = stretch * (time[here] - time.mean())
+        strip = _misread(rng, signal_mv[int(lead)], time, time[here] + moved, sharpness, errors)
+        if rng.uniform() < errors.lost:
+            first = rng.uniform(-0.25, 1) * len(strip)
+            strip[int(max(first, 0)) : int(max(first + rng.uniform(0, 0.25) * len(strip), 0))] = np.nan
+        if np.isfinite(strip).any():
+            strip = strip - np.nanmedian(strip) + errors.offset_mv * rng.standard_normal()
+        free = np.isnan(leads[int(lead), here])
+        values = strip * np.exp(gain + errors.gain / 2 * rng.standard_normal())
+        leads[int(lead), here] = np.where(free, values, leads[int(lead), here])
+    return leads
+
+
+def _misread(
+    rng: np.random.Generator,
+    signal: np.ndarray,
+    time: np.ndarray,
+    at: np.ndarray,
+    sharpness: float,
+    errors: ReadingErrors,
+) -> np.ndarray:
+    """One lead (T,) at the moments ``at`` in s, as it is read there, NaN where nothing was recorded."""
+    along = np.linspace(0, 1, len(at))
+
+    def smooth(knots: int, size: float) -> np.ndarray:
+        count = max(2, round(knots * len(at) / len(time)))
+        return np.interp(along, np.linspace(0, 1, count), size * rng.uniform() * rng.standard_normal(count))
+
+    dull = signal.copy()
+    dull[1:-1] = (signal[:-2] + signal[1:-1] + signal[2:]) / 3
+    at = at + errors.strip_shift_s * rng.standard_normal() + smooth(_WAVE_KNOTS, errors.wave_s)
+    strip = np.interp(at, time, signal + sharpness * (signal - dull))
+    noise = errors.noise_mv * rng.uniform() * rng.standard_normal(len(at))
+    return strip + noise + smooth(_DRIFT_KNOTS, errors.drift_mv)

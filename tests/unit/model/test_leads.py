@@ -1,0 +1,112 @@
+"""The encoder of leads: masks, what stays as it was read, attention that knows which cells are shown."""
+
+import pytest
+import torch
+
+from ecgscan_ray import text
+from ecgscan_ray.batch import BatchMaker
+from ecgscan_ray.model.leads import LeadsEncoder, keep_read
+from ecgscan_ray.tasks.pretrain import Pretrain
+from ecgscan_ray.training.tensors import to_device
+from tests import records
+from tests.tiny import tiny_config
+
+CONFIG = tiny_config(model__input="leads", page__layouts={"3x4+1": 1.0, "6x2": 1.0})
+TOKENIZER = text.fit_tokenizer(["sinusrhythmus"], 300)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rows = [records.recording(str(n), seed=n, report=f"befund {n}") for n in range(6)]
+    return to_device(BatchMaker(CONFIG, TOKENIZER).make(rows, range(6), [0] * 6), "cpu", CONFIG.model.signal_fs)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Pretrain().build_model(CONFIG, TOKENIZER).eval()
+
+
+def test_a_batch_holds_what_was_read_and_no_picture(batch):
+    assert "image" not in batch
+    assert batch["read_mv"].shape == batch["read_shown"].shape == (6, 12, 1000)
+    assert not batch["read_mv"][~batch["read_shown"]].any()
+    assert not (batch["read_shown"] & ~batch["shown"]).any()
+    share = batch["read_shown"].sum() / batch["shown"].sum()
+    assert 0.85 < share <= 1
+
+
+def test_every_weight_is_trained_by_the_loss(batch):
+    model = Pretrain().build_model(CONFIG, TOKENIZER).train()
+    losses = Pretrain().build_loss(CONFIG)(model(batch), batch)
+    assert "frame_loss" not in losses
+    losses["loss"].backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    assert torch.isfinite(losses["loss"])
+
+
+def test_the_tower_sees_the_mask(model, batch):
+    mv, shown = batch["read_mv"], batch["read_shown"]
+    with torch.inference_mode():
+        one = model.page(mv, shown)["image_features"]
+        other = model.page(mv, torch.ones_like(shown))["image_features"]
+    assert (one - other).abs().max() > 1e-4
+    torch.testing.assert_close(one.norm(dim=1), torch.ones(6))
+
+
+def test_what_was_read_stays_up_to_an_offset(model, batch):
+    mv, shown = batch["read_mv"], batch["read_shown"]
+    with torch.inference_mode():
+        redrawn = model.page(mv, shown)["redrawn_mv"]
+    for row in range(6):
+        for lead in range(12):
+            here = shown[row, lead]
+            if here.any():
+                offset = (redrawn - mv)[row, lead][here]
+                assert offset.max() - offset.min() < 1e-4
+
+
+def test_a_lead_that_is_not_read_at_all_is_redrawn_finite(model, batch):
+    mv, shown = batch["read_mv"].clone(), batch["read_shown"].clone()
+    mv[:, 6:], shown[:, 6:] = 0, False
+    with torch.inference_mode():
+        some = model.page(mv, shown)
+        nothing = model.page(torch.zeros_like(mv), torch.zeros_like(shown))
+    for output in (some, nothing):
+        assert all(torch.isfinite(value).all() for value in output.values())
+
+
+def test_unseen_cells_are_mixtures_of_the_leads_own_columns():
+    """With the same rhythm everywhere a cell that is not shown gets the mean of those shown."""
+    decoder = LeadsEncoder(CONFIG.model).decoder
+    features = decoder.samples + CONFIG.model.decoder.width
+    columns = torch.zeros(1, 12, features, 250)
+    known = torch.zeros(1, 12, 250)
+    known[:, 0], known[:, 1, :100] = 1, 1
+    columns[:, 1, : decoder.samples, :50] = 1.0
+    with torch.no_grad():
+        decoder.sharpness.fill_(1.0)
+        decoder.query.weight.zero_()
+        decoder.key.weight.zero_()
+        filled = decoder.fill(columns, known)
+    torch.testing.assert_close(filled[:, 1, : decoder.samples, 100:], torch.full((1, decoder.samples, 150), 0.5))
+    torch.testing.assert_close(filled[:, :, :, :100], columns[:, :, :, :100])
+
+
+def test_offsets_are_those_of_the_redrawn_lead():
+    read, redrawn = torch.zeros(1, 12, 10), torch.full((1, 12, 10), 0.3)
+    shown = torch.zeros(1, 12, 10, dtype=torch.bool)
+    shown[:, 0, :5] = True
+    read[:, 0, :5] = torch.tensor([0.0, 1.0, 0.0, -1.0, 0.0])
+    expected = redrawn.clone()
+    expected[:, 0, :5] = read[:, 0, :5] + 0.3
+    torch.testing.assert_close(keep_read(read, shown, redrawn), expected)
+
+
+def test_recordings_are_moved_a_little_before_they_are_compared_with_pages():
+    encoder = LeadsEncoder(CONFIG.model).signal_encoder
+    torch.manual_seed(0)
+    ramp = torch.arange(1000.0).expand(64, 12, 1000)
+    moved = encoder.moved(ramp)
+    shift = moved[:, :, 500] - 500
+    assert (shift == shift[:, :1]).all(), "all leads by the same time"
+    assert 1 < shift[:, 0].std() < 3 and moved.min() >= 0 and moved.max() <= 999
