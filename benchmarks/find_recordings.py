@@ -64,11 +64,10 @@ def check_strangers(candidates: Sequence[Recording], store: str) -> None:
 @torch.inference_mode()
 def embed_signals(encoder: Encoder, candidates: Sequence[Recording]) -> np.ndarray:
     """Aligned features (N, D) of recordings."""
-    decoder = encoder.module.decoder
-    length = decoder.samples_per_column * decoder.columns
+    length, fs = encoder.module.sig_len, encoder.module.signal_fs
     parts = []
     for start in range(0, len(candidates), _BATCH):
-        batch = [r.resampled(length / 10.0).signal_mv[:, :length] for r in candidates[start : start + _BATCH]]
+        batch = [r.resampled(fs).signal_mv[:, :length] for r in candidates[start : start + _BATCH]]
         padded = np.stack([np.pad(s, ((0, 0), (0, length - s.shape[1])), constant_values=np.nan) for s in batch])
         signal = torch.from_numpy(padded)
         valid = torch.isfinite(signal)

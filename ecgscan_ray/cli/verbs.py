@@ -281,7 +281,7 @@ def export(
     which: Which = "best",
     onnx: Annotated[bool, typer.Option("--onnx", help="Also write encoder.onnx, compared with torch.")] = False,
 ) -> None:
-    """Write a run's image encoder as a folder that timm loads (local-dir:) and 'ecgscan embed' takes."""
+    """Write a run's encoder of pages as one folder that 'ecgscan embed' takes; of pictures, timm loads it too (local-dir:)."""
     from ecgscan_ray.encoder import export as work
 
     setup_logging()

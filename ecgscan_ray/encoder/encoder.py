@@ -25,6 +25,7 @@ from ecgscan_ray.model.ecgscan import PageEncoder
 from ecgscan_ray.model.leads import LeadsEncoder
 from ecgscan_ray.model.output import PageOutput
 from ecgscan_ray.pictures import Picture, read_picture
+from ecgscan_ray.reading.read_pages import legible
 from ecgscan_ray.reading.reader import Networks, read_page
 
 BATCH = 32
@@ -36,7 +37,7 @@ class Encoder:
 
     Args:
         module: Backbone and projection, or an encoder of leads.
-        page: The size, channels and fit it was trained with (pictures).
+        page: Settings of the pages it was trained on.
         device: Where it runs. Pages are read on the CPU.
         networks: Of the page reader, for an encoder of leads.
 
@@ -51,7 +52,8 @@ class Encoder:
         device: torch.device | str = "cpu",
         networks: Networks | None = None,
     ) -> None:
-        self.page, self.networks = page, networks
+        self.page = legible(page) if isinstance(module, LeadsEncoder) else page
+        self.networks = networks
         try:
             self.device = torch.device(device)
             self.module = module.to(self.device).eval()

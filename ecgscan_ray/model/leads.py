@@ -80,7 +80,7 @@ class LeadDecoder(nn.Module):
         similarity = self.sharpness.clamp(1, SHARPEST) * (query.transpose(1, 2) @ key - 1)
         weight = similarity.exp()  # (N, W, W), not a softmax: each lead has its own known columns
         total = torch.einsum("nlw,nvw->nlv", known.float(), weight).clamp_min(1e-30)[:, :, None]
-        shown = (columns * known[:, :, None]).flatten(1, 2).float()
+        shown = (columns * known[:, :, None]).flatten(1, 2).to(weight.dtype)
         mixture = (shown @ weight.transpose(1, 2)).unflatten(1, columns.shape[1:3]) / total
         return torch.where(known[:, :, None] > 0, columns, mixture.to(columns.dtype))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ from tokenizers import Tokenizer
 
 from ecgscan_ray.batch import BatchMaker, PageArrays, pack_read
 from ecgscan_ray.config import Config, PageConfig
+from ecgscan_ray.cores import usable_cores
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.paper import Pages, Renderer
 from ecgscan_ray.paper.layout import PAGES_MM
@@ -51,7 +53,8 @@ class ReadPages(BatchMaker):
 
     def _arrays(self, pages: Pages) -> PageArrays:
         model, page = self.config.model, self.config.page
-        views = [self._read(image) for image in pages.image]
+        with ThreadPoolExecutor(usable_cores()) as pool:  # torch and OpenCV let go of the interpreter
+            views = list(pool.map(self._read, pages.image))
         read, bits = pack_read(views, model.sig_len)
         small = [cv2.resize(image, (page.width, page.height), interpolation=cv2.INTER_AREA) for image in pages.image]
         if page.channels == 1:

@@ -18,8 +18,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ecgscan_ray.cli import app
+from ecgscan_ray.config import PageConfig
 from ecgscan_ray.filesystem import join, list_files
-from tests.records import heart_uv, write_record
+from ecgscan_ray.paper import Renderer
+from ecgscan_ray.reading.read_pages import legible
+from tests.records import heart_uv, recording, write_record
 from tests.unit.docs.pages import PAGES, blocks, commands
 
 SMALL_RUN = (
@@ -153,15 +156,16 @@ def test_commands_run_in_the_order_of_the_pages(
 ) -> None:
     (tmp_path / "README.md" / "pages").mkdir(parents=True)
     (tmp_path / "docs-guide.md" / "pages").mkdir(parents=True)
+    scan = Renderer(legible(PageConfig(effects="clean"))).render([recording("1")], np.array([1], np.uint64)).image[0]
     for page in ("README.md", "docs-guide.md"):
-        Image.fromarray(np.full((200, 300), 255, np.uint8)).save(tmp_path / page / "pages" / "scan.png")
+        Image.fromarray(scan).save(tmp_path / page / "pages" / "scan.png")
     for page, words in runnable(long=False):
         run(words, places, tmp_path / page.replace("/", "-"), monkeypatch)
     data = places.data
     assert json.loads((data / "run" / "report.json").read_text())["evaluation.recordings"]["value"] == 24
     assert all((data / run / "finished.json").exists() for run in ("run", "second"))
     assert (tmp_path / "docs-guide.md" / "features.parquet").exists()
-    assert (tmp_path / "docs-guide.md" / "encoder" / "encoder.onnx").exists()
+    assert (tmp_path / "docs-guide.md" / "encoder" / "reader.safetensors").exists()
     assert len(list((tmp_path / "docs-pages.md" / "pages").glob("*.jpg"))) == 2
     assert "manifest.json" in list_files(join(places.bucket, "store")), "into the bucket, too"
 
