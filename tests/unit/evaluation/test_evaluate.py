@@ -15,6 +15,8 @@ from ecgscan_ray.evaluation.evaluate import evaluate_run
 from ecgscan_ray.evaluation.evaluators import EVALUATORS, EvaluationData, LinearProbe, Results
 from ecgscan_ray.evaluation.features import EVALUATION_EPOCH, Features, extract
 from ecgscan_ray.evaluation.score import page_score
+from ecgscan_ray.reading.read_pages import ReadPages
+from ecgscan_ray.reading.weights import load_networks
 from ecgscan_ray.recording.labels import SUPERCLASSES
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.tasks.pretrain import Pretrain
@@ -88,6 +90,26 @@ def test_evaluation_has_every_figure_of_the_report(config, tokenizer, maker):
     for name in ("retrieval.page_to_signal.mrr", "lead_residual_mv", "reconstruction.unseen.pearson_r"):
         assert np.nanmean(rows[name]) == pytest.approx(content[name]["value"]), name
     assert rows["zero_shot.superclass.macro_auroc"].shape == (20, 5)
+
+
+def test_an_encoder_of_leads_is_measured_on_pages_that_are_read():
+    config = tiny_config(
+        model__input="leads", page__effects="clean", evaluation={"bootstrap": 20, "batch_size": 7, "probe_views": 1}
+    )
+    tokenizer = text.fit_tokenizer([recording(n).report for n in range(20)], config.model.text.vocab_size)
+    splits = {"train": range(20), "validation": range(20, 32), "test": range(32, 36)}
+    evaluation = evaluate_run(
+        Pretrain().build_model(config, tokenizer),
+        Pretrain().build_model(config.model_copy(update={"seed": 1}), tokenizer),
+        ReadPages(config, tokenizer, load_networks()),
+        lambda split: (recording(n) for n in splits[split]),
+        probe_maker=BatchMaker(config, tokenizer),
+    )
+    content = evaluation.as_dict()
+    assert content["reconstruction.shown.pearson_r"]["value"] > 0.5, "untrained: what is shown is as it was read"
+    assert content["retrieval.page_to_signal.gallery"]["value"] == 4
+    assert evaluation.examples[0].page.shape == (96, 128, 1)
+    assert evaluation.training_pages.shape == (12, 96, 128, 1)
 
 
 def test_labels_of_the_archive_are_probed(config, tokenizer, maker):
