@@ -146,9 +146,9 @@ class DeviceBatch(TypedDict):
     """bool (N, 12, T): samples that follow from these by the lead laws."""
     unseen: NotRequired[Tensor]
     """bool (N, 12, T): the others."""
-    read_mv: NotRequired[Tensor]
+    leads_mv: NotRequired[Tensor]
     """float32 (N, 12, T), mV: the leads as read; 0 where nothing was read."""
-    read_shown: NotRequired[Tensor]
+    leads_shown: NotRequired[Tensor]
     """bool (N, 12, T): samples that were read."""
     page_ok: Tensor
     signal_mv: Tensor

@@ -158,7 +158,7 @@ class ECGScan(nn.Module):
 
     def _page(self, batch: DeviceBatch) -> PageOutput:
         if isinstance(self.page, LeadsEncoder):
-            return self.page(batch["read_mv"], batch["read_shown"])
+            return self.page(batch["leads_mv"], batch["leads_shown"])
         return self.page(batch["image"], (batch["frame_corners"], batch["layout"]) if self.training else None)
 
     def encode_signal(self, signal_mv: Tensor) -> Tensor:

@@ -56,14 +56,14 @@ class LeadDecoder(nn.Module):
         for parameter in self.lead_mixing.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, read_mv: Tensor, shown: Tensor) -> Tensor:
+    def forward(self, leads_mv: Tensor, shown: Tensor) -> Tensor:
         """Leads in mV as read (N, 12, T), 0 where nothing is shown, and what is shown (N, 12, T) bool -> (N, 12, T) in mV."""
-        n, leads, _ = read_mv.shape
-        known = F.max_pool1d(shown.to(read_mv.dtype), self.samples)  # (N, 12, W)
-        x = self.embed(torch.stack([read_mv, shown.to(read_mv.dtype)], 2).flatten(0, 1))
+        n, leads, _ = leads_mv.shape
+        known = F.max_pool1d(shown.to(leads_mv.dtype), self.samples)  # (N, 12, W)
+        x = self.embed(torch.stack([leads_mv, shown.to(leads_mv.dtype)], 2).flatten(0, 1))
         features = F.relu(self.column_conv(F.relu(x))).unflatten(0, (n, leads)) + self.lead  # (N, 12, C, W)
-        columns = read_mv.unflatten(-1, (-1, self.samples)).transpose(2, 3)  # (N, 12, S, W)
-        cells = self.fill(torch.cat([columns.to(features.dtype), features], 2), known.to(features.dtype))
+        columns = leads_mv.unflatten(-1, (-1, self.samples)).transpose(2, 3)  # (N, 12, S, W)
+        cells = self.fill_cells(torch.cat([columns.to(features.dtype), features], 2), known.to(features.dtype))
         mv, states = cells[:, :, : self.samples], cells[:, :, self.samples :]
         states = states + self.unseen * (1 - known)[:, :, None]
         states = F.relu(self.time_conv(states.flatten(0, 1)))
@@ -72,7 +72,7 @@ class LeadDecoder(nn.Module):
         mv = mv + self.per_moment_mlp(moment).unflatten(1, (leads, -1)).float()
         return self.mix_leads(mv, known).transpose(2, 3).flatten(2)
 
-    def fill(self, columns: Tensor, known: Tensor) -> Tensor:
+    def fill_cells(self, columns: Tensor, known: Tensor) -> Tensor:
         """Columns (N, 12, F, W), of which (N, 12, W) are known: the others become mixtures of their lead's known ones."""
         features = columns[:, :, self.samples :]
         rhythm = (features * known[:, :, None]).sum(1) / known.sum(1).clamp_min(1)[:, None]
@@ -110,27 +110,27 @@ class LeadsEncoder(nn.Module):
         self.decoder = LeadDecoder(config)
         self.feature_dim = 2 * self.signal_encoder.signal.channels
 
-    def forward(self, read_mv: Tensor, shown: Tensor) -> PageOutput:
+    def forward(self, leads_mv: Tensor, shown: Tensor) -> PageOutput:
         """Embed leads and complete them.
 
         While training ``redrawn_mv`` is the decoder's alone; else what was read stays as it was read, up to one offset for
         each lead: a page does not show it.
 
         Args:
-            read_mv: (N, 12, T) in mV, 0 where nothing was read.
+            leads_mv: (N, 12, T) in mV, 0 where nothing was read.
             shown: (N, 12, T) bool, what was read.
         """
-        pooled, timing = self.signal_encoder.pool_read(read_mv, shown)
-        redrawn = self.decoder(read_mv, shown).float()
+        pooled, timing = self.signal_encoder.pool_read(leads_mv, shown)
+        redrawn = self.decoder(leads_mv, shown).float()
         return {
             "image_features": self.signal_encoder.embed(pooled, timing),
             "features": pooled.float(),
-            "redrawn_mv": redrawn if self.training else keep_read(read_mv, shown, redrawn),
+            "redrawn_mv": redrawn if self.training else keep_read(leads_mv, shown, redrawn),
         }
 
 
-def keep_read(read_mv: Tensor, shown: Tensor, redrawn_mv: Tensor) -> Tensor:
+def keep_read(leads_mv: Tensor, shown: Tensor, redrawn_mv: Tensor) -> Tensor:
     """Redrawn leads with what was read in its place, each lead's offset that of the redrawn one: (N, 12, T)."""
     count = shown.sum(-1, keepdim=True).clamp_min(1)
-    offset = ((redrawn_mv - read_mv) * shown).sum(-1, keepdim=True) / count
-    return torch.where(shown, read_mv + offset, redrawn_mv)
+    offset = ((redrawn_mv - leads_mv) * shown).sum(-1, keepdim=True) / count
+    return torch.where(shown, leads_mv + offset, redrawn_mv)

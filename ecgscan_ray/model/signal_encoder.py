@@ -75,7 +75,7 @@ class SignalEncoder(nn.Module):
         leads = signal_mv
         if self.training:
             leads = augmented(self.moved(signal_mv) if self.with_masks else signal_mv, self.augment)
-        return self.pool_map(self.embed_map(leads, torch.ones_like(leads)))
+        return self.pool_map(self.feature_map(leads, torch.ones_like(leads)))
 
     def moved(self, signal_mv: Tensor) -> Tensor:
         """Leads (N, 12, T), each recording moved by whole samples, its ends held."""
@@ -84,11 +84,11 @@ class SignalEncoder(nn.Module):
         index = (torch.arange(length, device=signal_mv.device) + shift.round().long()).clamp(0, length - 1)
         return signal_mv.gather(-1, index.expand(-1, leads, -1))
 
-    def pool_read(self, read_mv: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+    def pool_read(self, leads_mv: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
         """Leads as read, 0 where nothing was read, and what was read: (N, 12, T) each -> as ``pool``."""
-        return self.pool_map(self.embed_map(read_mv, shown))
+        return self.pool_map(self.feature_map(leads_mv, shown))
 
-    def embed_map(self, signal_mv: Tensor, known: Tensor) -> Tensor:
+    def feature_map(self, signal_mv: Tensor, known: Tensor) -> Tensor:
         """Leads and which samples of them are known, (N, 12, T) each -> the tower's map (N, F, t)."""
         parts = [signal_mv, known.to(signal_mv.dtype)] if self.with_masks else [signal_mv]
         return self.signal(torch.cat(parts, 1))

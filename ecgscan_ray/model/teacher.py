@@ -99,7 +99,7 @@ class Teacher(nn.Module):
         if isinstance(self.signal_encoder, SignalEncoder):
             signal = torch.zeros(1, 12, model.sig_len)
             with torch.no_grad():
-                positions = self.signal_encoder.embed_map(signal, torch.ones_like(signal)).shape[-1]
+                positions = self.signal_encoder.feature_map(signal, torch.ones_like(signal)).shape[-1]
             channels = self.signal_encoder.signal.channels
             self.reconstruction_head = SignalReconstructionHead(channels, positions, model.sig_len)
         self.pair_log_scale = nn.Parameter(torch.tensor(math.log(1 / config.objective.temperature)))
@@ -132,7 +132,7 @@ class Teacher(nn.Module):
         visible, hidden = mask_spans(signal_mv, self.mask_ratio, self.span_len, generator)
         if self.reconstruction_head is None or not isinstance(self.signal_encoder, SignalEncoder):
             return {"hidden": hidden, "masked_view_features": self.signal_encoder(visible)}
-        features = self.signal_encoder.embed_map(visible, ~hidden)
+        features = self.signal_encoder.feature_map(visible, ~hidden)
         return {
             "hidden": hidden,
             "masked_view_features": self.signal_encoder.forward_map(features),

@@ -72,8 +72,8 @@ def to_device(batch: Batch, device: torch.device | str, fs: float) -> DeviceBatc
     if "image" in tensors:
         tensors["image"] = tensors["image"].permute(0, 3, 1, 2)
     if "read" in tensors:
-        tensors["read_mv"] = tensors.pop("read").float() * READ_STEP_MV
-        tensors["read_shown"] = _unpack_bits(tensors.pop("read_bits"), signal.shape[-1])
+        tensors["leads_mv"] = tensors.pop("read").float() * READ_STEP_MV
+        tensors["leads_shown"] = _unpack_bits(tensors.pop("read_bits"), signal.shape[-1])
     return cast(DeviceBatch, tensors)
 
 

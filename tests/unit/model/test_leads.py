@@ -28,10 +28,10 @@ def model():
 
 def test_a_batch_holds_what_was_read_and_no_picture(batch):
     assert "image" not in batch
-    assert batch["read_mv"].shape == batch["read_shown"].shape == (6, 12, 1000)
-    assert not batch["read_mv"][~batch["read_shown"]].any()
-    assert not (batch["read_shown"] & ~batch["shown"]).any()
-    share = batch["read_shown"].sum() / batch["shown"].sum()
+    assert batch["leads_mv"].shape == batch["leads_shown"].shape == (6, 12, 1000)
+    assert not batch["leads_mv"][~batch["leads_shown"]].any()
+    assert not (batch["leads_shown"] & ~batch["shown"]).any()
+    share = batch["leads_shown"].sum() / batch["shown"].sum()
     assert 0.85 < share <= 1
 
 
@@ -45,7 +45,7 @@ def test_every_weight_is_trained_by_the_loss(batch):
 
 
 def test_the_tower_sees_the_mask(model, batch):
-    mv, shown = batch["read_mv"], batch["read_shown"]
+    mv, shown = batch["leads_mv"], batch["leads_shown"]
     with torch.inference_mode():
         one = model.page(mv, shown)["image_features"]
         other = model.page(mv, torch.ones_like(shown))["image_features"]
@@ -54,7 +54,7 @@ def test_the_tower_sees_the_mask(model, batch):
 
 
 def test_what_was_read_stays_up_to_an_offset(model, batch):
-    mv, shown = batch["read_mv"], batch["read_shown"]
+    mv, shown = batch["leads_mv"], batch["leads_shown"]
     with torch.inference_mode():
         redrawn = model.page(mv, shown)["redrawn_mv"]
     for row in range(6):
@@ -66,7 +66,7 @@ def test_what_was_read_stays_up_to_an_offset(model, batch):
 
 
 def test_a_lead_that_is_not_read_at_all_is_redrawn_finite(model, batch):
-    mv, shown = batch["read_mv"].clone(), batch["read_shown"].clone()
+    mv, shown = batch["leads_mv"].clone(), batch["leads_shown"].clone()
     mv[:, 6:], shown[:, 6:] = 0, False
     with torch.inference_mode():
         some = model.page(mv, shown)
@@ -87,7 +87,7 @@ def test_unseen_cells_are_mixtures_of_the_leads_own_columns():
         decoder.sharpness.fill_(1.0)
         decoder.query.weight.zero_()
         decoder.key.weight.zero_()
-        filled = decoder.fill(columns, known)
+        filled = decoder.fill_cells(columns, known)
     torch.testing.assert_close(filled[:, 1, : decoder.samples, 100:], torch.full((1, decoder.samples, 150), 0.5))
     torch.testing.assert_close(filled[:, :, :, :100], columns[:, :, :, :100])
 
