@@ -12,9 +12,6 @@ from ecgscan_ray.model.signal import SignalTower
 START_ERROR_S = 0.02
 """By how much recordings are moved before they are compared with leads as read: the rows of 21 real pictures were found to
 begin 19 ms (standard deviation) too early or too late."""
-FAR_SHARE, FAR = 0.15, 4.0
-"""Share of them that is moved further, and how many times as far: 19 % of 180 rendered pages were more than 40 ms off, most of
-these by 60 to 160 ms."""
 
 
 class TimingHead(nn.Module):
@@ -83,8 +80,7 @@ class SignalEncoder(nn.Module):
     def moved(self, signal_mv: Tensor) -> Tensor:
         """Leads (N, 12, T), each recording moved by whole samples, its ends held."""
         n, leads, length = signal_mv.shape
-        far = torch.rand(n, 1, 1, device=signal_mv.device) < FAR_SHARE
-        shift = torch.randn(n, 1, 1, device=signal_mv.device) * (1 + (FAR - 1) * far) * START_ERROR_S * self.fs
+        shift = torch.randn(n, 1, 1, device=signal_mv.device) * START_ERROR_S * self.fs
         index = (torch.arange(length, device=signal_mv.device) + shift.round().long()).clamp(0, length - 1)
         return signal_mv.gather(-1, index.expand(-1, leads, -1))
 

@@ -109,6 +109,4 @@ def test_recordings_are_moved_a_little_before_they_are_compared_with_pages():
     moved = encoder.moved(ramp)
     shift = moved[:, :, 500] - 500
     assert (shift == shift[:, :1]).all(), "all leads by the same time"
-    assert (
-        2 < shift[:, 0].std() < 7 and 0.5 < shift[:, 0].abs().median() < 3 and moved.min() >= 0 and moved.max() <= 999
-    )
+    assert 1 < shift[:, 0].std() < 3 and moved.min() >= 0 and moved.max() <= 999
