@@ -141,12 +141,13 @@ def test_a_sweep_of_real_pretrainings(sample_store: str, tmp_path: Path) -> None
 
 
 DRIVER = """
-import json, sys, time
+import json, signal, sys, time
 from pathlib import Path
 from ecgscan_ray.config import SweepConfig, build
 from ecgscan_ray.runtime.sweep import sweep
 
 store, out, log, space = sys.argv[1:]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
 
 def train(config, store, out, *, stop_rule, quiet):
     with open(log, "a") as file:
