@@ -8,7 +8,7 @@ those that were looked at during development (``.developed``) and the others (``
 ``found``: the recording among those photographed and up to 1,000 others, one a patient, none trained on; ``found_among_all``:
 among all recordings of DATA; ``turned``: pictures turned by 90, 180 and 270 degrees. Only what lies in the rows of traces is
 compared: a printed head with id and age is not read. ``snr``: of what the page shows against the recording at 100 Hz, each strip
-without its mean (``reading_error``). ``rendered``: pages of ours, of recordings that were not trained on.
+without its mean (``reading_error``). ``grid_error_mm``: see ``crossings``. ``rendered``: pages of ours, of recordings that were not trained on.
 
 A sheet of all pictures with what was read drawn over them, worst first, is written to ``runs/real_pages/index.html``.
 """
@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.crossings import crossings, grid_error_mm
 from benchmarks.find_recordings import gallery
 from benchmarks.photographs import Photograph, data_folder, database, photographs, recordings
 from benchmarks.reading_error import ReadingError, reading_error
@@ -109,6 +110,10 @@ def _of_photographs(data: Path, photos: Sequence[Photograph]) -> dict[str, Estim
         "refused": [read.reading is None for read in reads],
     }
     medians = {"rmse_mv": [e.rmse_mv for e in errors], "seconds_a_picture": [read.seconds for read in reads]}
+    known = crossings()
+    medians["grid_error_mm"] = [
+        grid_error_mm(p.path.name, p.pixels()) if p.path.name in known else np.nan for p in photos
+    ]
     for kind in sorted({photo.kind for photo in photos}):
         for name in ("snr_db", "snr_one_shift_db"):
             values = [getattr(e, name) if p.kind == kind else np.nan for e, p in zip(errors, photos, strict=True)]
