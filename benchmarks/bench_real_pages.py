@@ -8,7 +8,8 @@ those that were looked at during development (``.developed``) and the others (``
 ``found``: the recording among those photographed and up to 1,000 others, one a patient, none trained on; ``found_among_all``:
 among all recordings of DATA; ``turned``: pictures turned by 90, 180 and 270 degrees. Only what lies in the rows of traces is
 compared: a printed head with id and age is not read. ``snr``: of what the page shows against the recording at 100 Hz, each strip
-without its mean (``reading_error``). ``grid_error_mm``: see ``crossings``. ``rendered``: pages of ours, of recordings that were not trained on.
+without its mean (``reading_error``). ``grid_error_mm``: see
+``crossings``. ``rendered``: pages of ours, of recordings that were not trained on.
 
 A sheet of all pictures with what was read drawn over them, worst first, is written to ``runs/real_pages/index.html``.
 """
