@@ -26,7 +26,9 @@ class FoundLayout:
     layout: Of the page.
     left: x of the rows' start, mm.
     rows_mm: y of each row's zero line, mm.
-    score: Log-likelihood ratio of the best layout; ``margin``: by how much it exceeds the next with other leads.
+    score: Log-likelihood ratio of the layout; ``margin``: by how much it exceeds the next.
+    rows_margin: By how much it exceeds the best with another number of rows.
+    candidates: Score of each layout with as many rows.
     """
 
     layout: Layout
@@ -34,6 +36,8 @@ class FoundLayout:
     rows_mm: tuple[float, ...]
     score: float
     margin: float
+    rows_margin: float
+    candidates: dict[Layout, float]
 
 
 def marks_on_page(
@@ -155,14 +159,11 @@ def find_layout_of(
         candidates.append((float(total[k]), layout, float(lefts[k]), lines))
     if not candidates:
         return None
-    candidates.sort(key=lambda c: -c[0])
-    best = candidates[0]
-    others = [c[0] for c in candidates[1:] if _leads(c[1]) != _leads(best[1])]
-    return FoundLayout(best[1], best[2], tuple(best[3]), best[0], best[0] - max(others, default=0.0))
-
-
-def _leads(layout: Layout) -> tuple[tuple[int, int, int], ...]:
-    return tuple((s.lead, s.row, s.sign) for s in layout.strips)
+    score, best, left, lines = max(candidates, key=lambda c: c[0])
+    alike = {layout: value for value, layout, *_ in candidates if layout.rows == best.rows}
+    margin = score - max((value for layout, value in alike.items() if layout is not best), default=0.0)
+    rows_margin = score - max((value for value, layout, *_ in candidates if layout.rows != best.rows), default=0.0)
+    return FoundLayout(best, left, tuple(lines), score, min(margin, rows_margin), rows_margin, alike)
 
 
 def _window(plane: np.ndarray, first: np.ndarray, xs: np.ndarray, y: float, reach: int, half: float) -> np.ndarray:
