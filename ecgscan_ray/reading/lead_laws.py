@@ -29,10 +29,10 @@ READ = 0.4
 UNRELATED = 0.25
 """A mismatch above it speaks against a layout. Measured on rendered photographs: laws 0.00 to 0.14 in the right layout and 0.5 to 1.8
 in most others; beats 0.01 to 0.27 and 0.4 to 1.4."""
-NOISE = 0.02
+NOISE = 0.01
 """Smaller mismatches are not told apart."""
-BEATS_WEIGHT = 2.0
-"""Of one comparison of beats, in laws."""
+BEATS_WEIGHT, REPEAT_WEIGHT = 2.0, 4.0
+"""Of a comparison of beats, and of a rhythm strip with the lead that it repeats, in laws of the limb leads."""
 _BASIS = null_space(LEAD_LAWS)
 
 
@@ -57,14 +57,25 @@ def agreement(rows: Rows, left: float, layout: Layout) -> float:
     """
     total = 0.0
     for strips, heights in _side_by_side(rows, left, layout):
-        laws = _projector(strips)
-        if (count := round(np.trace(laws))) > 0:
-            expected = np.diag(laws) @ (heights**2).sum(1)
-            total += count * _evidence(float(((laws @ heights) ** 2).sum() / (expected + 1e-9)))
+        leads = np.array([strip.lead for strip in strips])
+        once = np.unique(leads, return_index=True)[1]
+        for repeat in set(range(len(leads))) - set(once.tolist()):
+            pair = [int(np.flatnonzero(leads == leads[repeat])[0]), repeat]
+            total += REPEAT_WEIGHT * _lawfulness(leads[pair], heights[pair])
+        total += _lawfulness(leads[once], heights[once])
         limb, chest = (np.array([(strip.lead >= CHEST) == side for strip in strips]) for side in (False, True))
         if limb.any() and chest.any():
             total += BEATS_WEIGHT * _evidence(1 - float(np.corrcoef(_beats(heights[limb]), _beats(heights[chest]))[0, 1]))
     return total
+
+
+def _lawfulness(leads: np.ndarray, heights: np.ndarray) -> float:
+    """Evidence of the laws between strips (S, n) of these leads; 0 where there are none."""
+    shown = _BASIS[leads]
+    laws = np.eye(len(leads)) - shown @ np.linalg.pinv(shown)  # onto what no heart can show in these strips
+    count = round(np.trace(laws))
+    expected = np.diag(laws) @ (heights**2).sum(1) + 1e-9
+    return count * _evidence(float(((laws @ heights) ** 2).sum() / expected)) if count else 0.0
 
 
 def _evidence(mismatch: float) -> float:
@@ -88,12 +99,6 @@ def _side_by_side(rows: Rows, left: float, layout: Layout) -> Iterator[tuple[lis
         heights = np.stack([s.sign * np.interp(at, rows.x_mm, rows.up_mm[s.row]) for s, at in zip(strips, x, strict=True)])
         heights = _smooth(heights)[:, read]
         yield strips, heights - np.median(heights, 1, keepdims=True)
-
-
-def _projector(strips: list[Strip]) -> np.ndarray:
-    """(S, S): onto what no heart can show in these strips."""
-    shown = _BASIS[[strip.lead for strip in strips]]
-    return np.eye(len(strips)) - shown @ np.linalg.pinv(shown)
 
 
 def _beats(heights: np.ndarray) -> np.ndarray:

@@ -13,7 +13,9 @@ from ecgscan_ray.rectification.grid_fit import vertex
 STEP_MM = 1.0
 LEAST_COVER = 0.5
 """Share of a row's width over which its zero line must be seen."""
-LEAST_PITCH_MM, MOST_PITCH_MM = 8.0, 60.0
+LEAST_PITCH_MM, MOST_PITCH_MM = 6.5, 60.0
+UNEVEN = 0.08
+"""Share of the pitch by which a row may lie beside its even place: the grid knows places to tenths of a millimetre."""
 ROW_WEIGHT = 6.0
 """Log-likelihood ratio of one row that is where the layout has it."""
 LABEL_REACH_MM = 16.0
@@ -110,8 +112,8 @@ def evenly(lines_found: list[tuple[float, float]], count: int) -> tuple[list[flo
                 for index in range(count - steps):
                     lines = ys[i] + pitch * (np.arange(count) - index)
                     distance = np.abs(ys[:, None] - lines[None])
-                    off = np.minimum(distance.min(1) / (0.15 * pitch), 1)
-                    missing = int((distance.min(0) > 0.15 * pitch).sum())
+                    off = np.minimum(distance.min(1) / (UNEVEN * pitch), 1)
+                    missing = int((distance.min(0) > UNEVEN * pitch).sum())
                     score = (weights * (1 - off)).sum() - 0.5 * (weights * off).sum() - 0.7 * missing
                     if missing <= 1 and score > best_score:
                         best, best_score = lines, float(score)
