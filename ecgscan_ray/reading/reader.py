@@ -8,10 +8,12 @@ import numpy as np
 
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.paper.layout import CHEST, timed
+from ecgscan_ray.reading.lead_laws import settled
 from ecgscan_ray.reading.leads import Found, PageReading, StripReading
 from ecgscan_ray.reading.network import RowNet
-from ecgscan_ray.reading.rows import Rows, read_rows, refined_start
+from ecgscan_ray.reading.rows import Rows, read_rows
 from ecgscan_ray.reading.scale import read_scale
+from ecgscan_ray.reading.start import find_start
 from ecgscan_ray.rectification.layout_fit import FoundLayout, find_layout_of, marks_on_page
 from ecgscan_ray.rectification.networks import CoarseNet, PageNet
 from ecgscan_ray.rectification.page_map import PageMap
@@ -63,7 +65,7 @@ def read_page(networks: Networks, image: np.ndarray, stated: Stated = Stated()) 
     if page_layout is None:
         raise InputError("no rows of an ECG found on the page")
     rows = _read_centred(networks.row, image, sheet.page_map, page_layout)
-    page_layout = replace(page_layout, left=refined_start(rows, page_layout.left))
+    page_layout = settled(replace(page_layout, left=find_start(rows, page_layout.left)), rows)
     return _assembled(rows, page_layout, sheet, pose.turns, stated)
 
 

@@ -62,26 +62,3 @@ def read_rows(
 @lru_cache(maxsize=1)
 def _precision() -> Precision:
     return choose_precision("auto", "cpu")
-
-
-def refined_start(rows: Rows, left: float, reach_mm: float = 8.0) -> float:
-    """x where the traces begin, mm: the median over the rows of where their presence rises, if most of them agree.
-
-    Args:
-        rows: As read.
-        left: From the marks, right to ``reach_mm``.
-    """
-    step = float(rows.x_mm[1] - rows.x_mm[0])
-    run = round(4.0 / step)
-    starts = []
-    for present in rows.present:
-        here = (rows.x_mm > left - reach_mm) & (rows.x_mm < left + reach_mm)
-        for k in np.flatnonzero(here & (present >= 0.5)):
-            if k > 0 and present[k - 1] < 0.5 and present[k : k + run].mean() > 0.8:
-                share = (0.5 - present[k - 1]) / max(present[k] - present[k - 1], 1e-6)
-                starts.append(rows.x_mm[k - 1] + share * step)
-                break
-    if len(starts) < max(1, len(rows.present) // 2):
-        return left
-    middle = float(np.median(starts))
-    return middle if np.mean(np.abs(np.array(starts) - middle) < 1.0) >= 0.5 else left

@@ -13,7 +13,9 @@ from ecgscan_ray.rectification.grid_fit import vertex
 STEP_MM = 1.0
 LEAST_COVER = 0.5
 """Share of a row's width over which its zero line must be seen."""
-LEAST_PITCH_MM, MOST_PITCH_MM = 8.0, 60.0
+LEAST_PITCH_MM, MOST_PITCH_MM = 6.5, 60.0
+UNEVEN = 0.08
+"""Share of the pitch by which a row may lie beside its even place: the grid knows places to tenths of a millimetre."""
 ROW_WEIGHT = 6.0
 """Log-likelihood ratio of one row that is where the layout has it."""
 LABEL_REACH_MM = 16.0
@@ -26,7 +28,9 @@ class FoundLayout:
     layout: Of the page.
     left: x of the rows' start, mm.
     rows_mm: y of each row's zero line, mm.
-    score: Log-likelihood ratio of the best layout; ``margin``: by how much it exceeds the next with other leads.
+    score: Log-likelihood ratio of the layout; ``margin``: by how much it exceeds the next.
+    rows_margin: By how much it exceeds the best with another number of rows.
+    candidates: Score of each layout with as many rows.
     """
 
     layout: Layout
@@ -34,6 +38,8 @@ class FoundLayout:
     rows_mm: tuple[float, ...]
     score: float
     margin: float
+    rows_margin: float
+    candidates: dict[Layout, float]
 
 
 def marks_on_page(
@@ -106,8 +112,8 @@ def evenly(lines_found: list[tuple[float, float]], count: int) -> tuple[list[flo
                 for index in range(count - steps):
                     lines = ys[i] + pitch * (np.arange(count) - index)
                     distance = np.abs(ys[:, None] - lines[None])
-                    off = np.minimum(distance.min(1) / (0.15 * pitch), 1)
-                    missing = int((distance.min(0) > 0.15 * pitch).sum())
+                    off = np.minimum(distance.min(1) / (UNEVEN * pitch), 1)
+                    missing = int((distance.min(0) > UNEVEN * pitch).sum())
                     score = (weights * (1 - off)).sum() - 0.5 * (weights * off).sum() - 0.7 * missing
                     if missing <= 1 and score > best_score:
                         best, best_score = lines, float(score)
@@ -155,14 +161,11 @@ def find_layout_of(
         candidates.append((float(total[k]), layout, float(lefts[k]), lines))
     if not candidates:
         return None
-    candidates.sort(key=lambda c: -c[0])
-    best = candidates[0]
-    others = [c[0] for c in candidates[1:] if _leads(c[1]) != _leads(best[1])]
-    return FoundLayout(best[1], best[2], tuple(best[3]), best[0], best[0] - max(others, default=0.0))
-
-
-def _leads(layout: Layout) -> tuple[tuple[int, int, int], ...]:
-    return tuple((s.lead, s.row, s.sign) for s in layout.strips)
+    score, best, left, lines = max(candidates, key=lambda c: c[0])
+    alike = {layout: value for value, layout, *_ in candidates if layout.rows == best.rows}
+    margin = score - max((value for layout, value in alike.items() if layout is not best), default=0.0)
+    rows_margin = score - max((value for value, layout, *_ in candidates if layout.rows != best.rows), default=0.0)
+    return FoundLayout(best, left, tuple(lines), score, min(margin, rows_margin), rows_margin, alike)
 
 
 def _window(plane: np.ndarray, first: np.ndarray, xs: np.ndarray, y: float, reach: int, half: float) -> np.ndarray:
