@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ecgscan_ray.errors import InputError
-from ecgscan_ray.paper.layout import CHEST, timed
+from ecgscan_ray.paper.layout import CHEST, TRACE_MM, timed
 from ecgscan_ray.reading.lead_laws import settled
 from ecgscan_ray.reading.leads import Found, PageReading, StripReading
 from ecgscan_ray.reading.network import RowNet
@@ -17,13 +17,21 @@ from ecgscan_ray.reading.start import find_start
 from ecgscan_ray.rectification.layout_fit import FoundLayout, find_layout_of, marks_on_page
 from ecgscan_ray.rectification.networks import CoarseNet, PageNet
 from ecgscan_ray.rectification.page_map import PageMap
-from ecgscan_ray.rectification.pose import find_pose
+from ecgscan_ray.rectification.pose import Pose, find_poses
 from ecgscan_ray.rectification.rectify import PageSheet, rectify
 
 FS = 500.0
 """Sampling rate of what is read, Hz: a column is 5 ms at 25 mm/s; heights in between are interpolated."""
 RECENTRED_MM = 1.0
 """Rows whose middle lies further than this from where they were sought are read again around it."""
+
+LEAST_SCORE = 7.0
+"""Log-likelihood ratio of a layout, for each of its strips. Of 155 rendered photographs the right layout had 8.4 or more, a page that
+was read upside down 5.9."""
+
+MARGIN = 1.2
+"""Margin of the layout that halves its doubt, times 1.44. Of 155 rendered photographs the layout was right on 3 of 4 with a margin below
+2, and on all others."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,16 @@ class Stated:
     layout: str | None = None
 
 
+@dataclass(frozen=True)
+class _Page:
+    """What was found of a page before its scale: millimetres, layout, rows, quarter turns."""
+
+    sheet: PageSheet
+    layout: FoundLayout
+    rows: Rows
+    turns: int
+
+
 def read_page(networks: Networks, image: np.ndarray, stated: Stated = Stated()) -> PageReading:
     """Read one page.
 
@@ -55,18 +73,29 @@ def read_page(networks: Networks, image: np.ndarray, stated: Stated = Stated()) 
     Raises:
         InputError: There is no page in the picture, or no rows of an ECG on it.
     """
-    pose = find_pose(networks.coarse, image)
-    if pose is None:
+    poses = find_poses(networks.coarse, image)
+    if not poses:
         raise InputError("no ECG page found in the picture")
+    pages = [page for pose in poses if (page := _found(networks, image, pose, stated.layout)) is not None]
+    if not pages:
+        raise InputError("no rows of an ECG found on the page")
+    page = max(pages, key=lambda page: page.layout.score)
+    if page.layout.score < LEAST_SCORE * len(page.layout.layout.strips):
+        raise InputError("no lead names of a known layout found on the page")
+    return _assembled(page, stated)
+
+
+def _found(networks: Networks, image: np.ndarray, pose: Pose, layout: str | None) -> _Page | None:
+    """The page in one of its poses; None where it has no rows."""
     sheet = rectify(networks.page, image, pose)
     box = sheet.page_map.box_mm
     marks, first = marks_on_page(sheet.marks, sheet.at, box)
-    page_layout = find_layout_of(marks, first, (box[0] + box[2] - 250) / 2, stated.layout)
+    page_layout = find_layout_of(marks, first, (box[0] + box[2] - TRACE_MM) / 2, layout)
     if page_layout is None:
-        raise InputError("no rows of an ECG found on the page")
+        return None
     rows = _read_centred(networks.row, image, sheet.page_map, page_layout)
-    page_layout = settled(replace(page_layout, left=find_start(rows, page_layout.left)), rows)
-    return _assembled(rows, page_layout, sheet, pose.turns, stated)
+    left = find_start(rows, page_layout.left)
+    return _Page(sheet, settled(replace(page_layout, left=left), rows), rows, pose.turns)
 
 
 def _read_centred(net: RowNet, image: np.ndarray, page_map: PageMap, page_layout: FoundLayout) -> Rows:
@@ -79,7 +108,8 @@ def _read_centred(net: RowNet, image: np.ndarray, page_map: PageMap, page_layout
     return read_rows(net, image, page_map, page_layout.left, rows.zero_mm - shift)
 
 
-def _assembled(rows: Rows, page_layout: FoundLayout, sheet: PageSheet, turns: int, stated: Stated) -> PageReading:
+def _assembled(page: _Page, stated: Stated) -> PageReading:
+    rows, page_layout, sheet = page.rows, page.layout, page.sheet
     scale = read_scale(rows, page_layout.left)
     speed = _stated_or_measured(stated.speed_mm_per_s, scale.speed, 25.0, scale.agreement)
     gain = _stated_or_measured(stated.gain_mm_per_mv, scale.gain, 10.0, scale.agreement)
@@ -100,7 +130,7 @@ def _assembled(rows: Rows, page_layout: FoundLayout, sheet: PageSheet, turns: in
         strips.append(StripReading(strip, mv.astype(np.float32), belief, pixels))
     name = Found(page_layout.layout.name, "given" if stated.layout else "labels", _confidence(page_layout))
     quality, reasons = _quality(strips, sheet, (name, speed, gain))
-    return PageReading(tuple(strips), FS, name, speed, gain, turns, _scale(sheet.page_map), quality, reasons)
+    return PageReading(tuple(strips), FS, name, speed, gain, page.turns, _scale(sheet.page_map), quality, reasons)
 
 
 def _stated_or_measured(stated: float | None, measured: float | None, usual: float, agreement: float) -> Found:
@@ -112,7 +142,8 @@ def _stated_or_measured(stated: float | None, measured: float | None, usual: flo
 
 
 def _confidence(page_layout: FoundLayout) -> float:
-    return float(1 - np.exp(-max(page_layout.margin, 0.0) / 3))
+    """Share of pages on which a layout with this margin was right."""
+    return float(1 - 0.5 * np.exp(-max(page_layout.margin, 0.0) / MARGIN))
 
 
 def _quality(strips: list[StripReading], sheet: PageSheet, values: tuple[Found, ...]) -> tuple[float, tuple[str, ...]]:

@@ -16,6 +16,8 @@ LEAST_COVER = 0.5
 LEAST_PITCH_MM, MOST_PITCH_MM = 6.5, 60.0
 UNEVEN = 0.08
 """Share of the pitch by which a row may lie beside its even place: the grid knows places to tenths of a millimetre."""
+MOST_ROWS = 20
+"""Lines that are taken for rows, the strongest first; the time of ``evenly`` grows with their square."""
 ROW_WEIGHT = 6.0
 """Log-likelihood ratio of one row that is where the layout has it."""
 LABEL_REACH_MM = 16.0
@@ -91,7 +93,7 @@ def find_rows(row: np.ndarray, y0: float) -> list[tuple[float, float]]:
     for y, peak in sorted(peaks, key=lambda p: -p[1]):
         if all(abs(y - other) > LEAST_PITCH_MM for other, _ in rows):
             rows.append((y, peak))
-    return sorted(rows)
+    return sorted(rows[:MOST_ROWS])
 
 
 def evenly(lines_found: list[tuple[float, float]], count: int) -> tuple[list[float], float] | None:
@@ -144,8 +146,10 @@ def find_layout_of(
     logit = np.log(np.clip(marks, 1e-3, 0.98) / (1 - np.clip(marks, 1e-3, 0.98)))
     base = np.log(0.02 / 0.98)
     candidates = []
-    for layout in LAYOUTS.values() if name is None else [find_layout(name)]:
-        fitting = evenly(rows_found, layout.rows)
+    layouts = list(LAYOUTS.values()) if name is None else [find_layout(name)]
+    fittings = {count: evenly(rows_found, count) for count in {layout.rows for layout in layouts}}
+    for layout in layouts:
+        fitting = fittings[layout.rows]
         if fitting is None:
             continue
         lines, evidence = fitting

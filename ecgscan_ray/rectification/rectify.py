@@ -12,7 +12,7 @@ import torch
 from ecgscan_ray.rectification import grid_fit
 from ecgscan_ray.rectification.networks import PAGE_STRIDE, PageNet
 from ecgscan_ray.rectification.page_map import PageMap, flat_map, inverted
-from ecgscan_ray.rectification.pose import Pose, to_tensor
+from ecgscan_ray.rectification.pose import MOST_PAGE_MM, Pose, to_tensor
 from ecgscan_ray.rectification.samples import PAGE_PX, cells
 
 CELL_MM = PAGE_STRIDE / PAGE_PX
@@ -89,6 +89,8 @@ def rectify(net: PageNet, image: np.ndarray, pose: Pose, passes: int = 2) -> Pag
     for _ in range(passes):
         out, at = look(net, image, page_map)
         mm, grid, agreement = fit_grid(out, at)
+        if np.ptp(mm, axis=(0, 1)).max() > MOST_PAGE_MM:  # no grid that could be followed
+            mm, grid = at, (0.0, 0.0)
         step = inverted(np.eye(3), at, mm, CELL_MM)
         # composed: page mm -> mm of the map before -> coarse mm
         page_map = PageMap(pose.matrix, step.origin, step.step, page_map.to_coarse(step.coarse_mm))
