@@ -15,7 +15,7 @@ import numpy as np
 
 from ecgscan_ray.reading.weights import load_networks
 from ecgscan_ray.rectification.page_map import PageMap
-from ecgscan_ray.rectification.pose import find_pose
+from ecgscan_ray.rectification.pose import find_poses
 from ecgscan_ray.rectification.rectify import rectify
 
 STEPS = 20
@@ -40,10 +40,10 @@ def grid_error_mm(name: str, image: np.ndarray) -> float:
         image: uint8 (H, W, 3).
     """
     networks, rows = load_networks(), crossings()[name]
-    pose = find_pose(networks.coarse, image)
-    if pose is None:
+    poses = find_poses(networks.coarse, image)
+    if not poses:
         return float("inf")
-    away = to_page(rectify(networks.page, image, pose).page_map, rows[:, :2]) - rows[:, 2:]
+    away = to_page(rectify(networks.page, image, poses[0]).page_map, rows[:, :2]) - rows[:, 2:]
     return float(np.median(np.linalg.norm(away - np.median(away, axis=0), axis=1)))
 
 

@@ -69,10 +69,31 @@ def agreement(rows: Rows, left: float, layout: Layout) -> float:
     return total
 
 
+def mismatch(rows: Rows, left: float, layout: Layout) -> float:
+    """Power that breaks the lead laws, as a share of what it would be in unrelated traces: 0 = lawful; 1 where no law is shown.
+
+    Args:
+        rows: As read.
+        left: x of the rows' start, mm.
+        layout: At 25 mm/s.
+    """
+    broken, expected = 0.0, 1e-9
+    for strips, heights in _side_by_side(rows, left, layout):
+        laws = _laws(np.array([strip.lead for strip in strips]))
+        broken += float(((laws @ heights) ** 2).sum())
+        expected += float(np.diag(laws) @ (heights**2).sum(1))
+    return broken / expected if expected > 1e-6 else 1.0
+
+
+def _laws(leads: np.ndarray) -> np.ndarray:
+    """(S, S): projector onto what no heart can show in strips of these leads; a lead may occur twice."""
+    shown = _BASIS[leads]
+    return np.eye(len(leads)) - shown @ np.linalg.pinv(shown)
+
+
 def _lawfulness(leads: np.ndarray, heights: np.ndarray) -> float:
     """Evidence of the laws between strips (S, n) of these leads; 0 where there are none."""
-    shown = _BASIS[leads]
-    laws = np.eye(len(leads)) - shown @ np.linalg.pinv(shown)  # onto what no heart can show in these strips
+    laws = _laws(leads)
     count = round(np.trace(laws))
     expected = np.diag(laws) @ (heights**2).sum(1) + 1e-9
     return count * _evidence(float(((laws @ heights) ** 2).sum() / expected)) if count else 0.0

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import torch
 
+from ecgscan_ray.precision import fast_cpu_autocast
 from ecgscan_ray.rectification import grid_fit
 from ecgscan_ray.rectification.networks import PAGE_STRIDE, PageNet
 from ecgscan_ray.rectification.page_map import PageMap, flat_map, inverted
@@ -46,7 +47,8 @@ def look(net: PageNet, image: np.ndarray, page_map: PageMap) -> tuple[np.ndarray
     x0, y0, x1, y1 = page_map.box_mm
     size = (_padded(y1 - y0), _padded(x1 - x0))
     picture = page_map.cut(image, (x0, y0), size, PAGE_PX)
-    out = net(to_tensor(picture[None]))[0].float().numpy()
+    with fast_cpu_autocast():
+        out = net(to_tensor(picture[None]))[0].float().numpy()
     return out, (cells(size, PAGE_STRIDE) + 0.5) / PAGE_PX + (x0, y0)
 
 
