@@ -102,8 +102,8 @@ def grown(z: np.ndarray, at: np.ndarray, axis: int, period: float) -> tuple[np.n
 
 
 def unwrapped(z: np.ndarray) -> np.ndarray:
-    """The phase of ``z`` in turns (h, w) without jumps: its steps from cell to cell fitted by weighted least squares, twice,
-    then with less weight on steps that disagree (a crease, a place without lines)."""
+    """The phase of ``z`` in turns (h, w) without jumps: its steps from cell to cell fitted by weighted least squares,
+    and again with less weight on steps that disagree (a crease, a place without lines)."""
     h, w = z.shape
     index = np.arange(h * w).reshape(h, w)
     pairs = [(index[:, :-1], index[:, 1:]), (index[:-1], index[1:])]
