@@ -27,8 +27,8 @@ LEAST_MM = 15.0
 READ = 0.4
 """Belief above which a height counts."""
 UNRELATED = 0.25
-"""A mismatch above it speaks against a layout. Measured on rendered photographs: laws 0.00 to 0.14 in the right layout and 0.5 to 1.8
-in most others; beats 0.01 to 0.27 and 0.4 to 1.4."""
+"""A mismatch above it speaks against a layout. On rendered photographs: laws 0.00 to 0.14 in the right layout and 0.5 to 1.8 in
+most others; beats 0.01 to 0.27 and 0.4 to 1.4."""
 NOISE = 0.01
 """Smaller mismatches are not told apart."""
 BEATS_WEIGHT, REPEAT_WEIGHT = 2.0, 4.0
@@ -65,7 +65,9 @@ def agreement(rows: Rows, left: float, layout: Layout) -> float:
         total += _lawfulness(leads[once], heights[once])
         limb, chest = (np.array([(strip.lead >= CHEST) == side for strip in strips]) for side in (False, True))
         if limb.any() and chest.any():
-            total += BEATS_WEIGHT * _evidence(1 - float(np.corrcoef(_beats(heights[limb]), _beats(heights[chest]))[0, 1]))
+            total += BEATS_WEIGHT * _evidence(
+                1 - float(np.corrcoef(_beats(heights[limb]), _beats(heights[chest]))[0, 1])
+            )
     return total
 
 
@@ -117,7 +119,9 @@ def _side_by_side(rows: Rows, left: float, layout: Layout) -> Iterator[tuple[lis
         read = np.all([np.interp(at, rows.x_mm, sure[s.row]) > READ for s, at in zip(strips, x, strict=True)], axis=0)
         if read.sum() * STEP_MM < LEAST_MM:
             continue
-        heights = np.stack([s.sign * np.interp(at, rows.x_mm, rows.up_mm[s.row]) for s, at in zip(strips, x, strict=True)])
+        heights = np.stack(
+            [s.sign * np.interp(at, rows.x_mm, rows.up_mm[s.row]) for s, at in zip(strips, x, strict=True)]
+        )
         heights = _smooth(heights)[:, read]
         yield strips, heights - np.median(heights, 1, keepdims=True)
 

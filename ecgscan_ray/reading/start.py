@@ -55,7 +55,9 @@ def _inked(rows: Rows, left: float) -> np.ndarray:
     for picture, up in zip(rows.pictures, rows.up_mm, strict=True):
         grey = picture.astype(np.float32).mean(-1)
         height = ((ROW_HEIGHT - 1) / 2 - up * ROW_PX).astype(np.float32)
-        line = np.min([cv2.remap(grey, columns[None], (height + d)[None], cv2.INTER_LINEAR)[0] for d in (-1, 0, 1)], axis=0)
+        line = np.min(
+            [cv2.remap(grey, columns[None], (height + d)[None], cv2.INTER_LINEAR)[0] for d in (-1, 0, 1)], axis=0
+        )
         dark = 1 - line / np.maximum(_paper(grey), 20)
         total += np.clip(dark / max(float(np.median(dark[trace])), 0.02), -0.2, 1.2)
     return total / len(rows.pictures)

@@ -16,8 +16,8 @@ MULTIPLE = 64
 LEAST_PAGE_MM, MOST_PAGE_MM = 40.0, 600.0
 """Sides of a page; memory and time grow with its area."""
 LEAST_TURN_BELIEF = 0.05
-"""Of a second choice of quarter turns. On 155 rendered photographs two pages had one; of the first choices one was wrong, believed with
-0.58."""
+"""Of a second choice of quarter turns. On 155 rendered photographs two pages had one; of the first choices one was wrong,
+believed with 0.58."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,9 @@ def find_poses(net: CoarseNet, image: np.ndarray) -> tuple[Pose, ...]:
             break
         shape = _fitted(_turned_back(mm, int(k)), at)
         if shape is not None:
-            poses.append(Pose(*shape[:2], int(k + is_upright(image)) % 4, float(turn_p[k]), shape[2], float(sure.mean())))
+            poses.append(
+                Pose(*shape[:2], int(k + is_upright(image)) % 4, float(turn_p[k]), shape[2], float(sure.mean()))
+            )
     return tuple(poses)
 
 
