@@ -18,7 +18,7 @@ from ecgscan_ray.cores import usable_cores
 from ecgscan_ray.data import reader_weights
 from ecgscan_ray.digitise.options import Options, PageReader
 from ecgscan_ray.digitise.page import digitise_page
-from ecgscan_ray.digitise.pool import Pool
+from ecgscan_ray.digitise.pool import DIED, Pool
 from ecgscan_ray.digitise.reader import as_rgb, load_reader
 from ecgscan_ray.digitise.sources import Source, file_name, find_sources, page_name, record_names
 from ecgscan_ray.digitise.state import (
@@ -266,7 +266,6 @@ def _after_death(task: _Task) -> list[PageState]:
         if (state.uri, state.version, state.options) != (task.source.uri, task.source.version, task.key):
             break
         written.append(state)
-    row = {"status": "failed", "reasons": "the process that read it died: out of memory, or a fault of a decoder"}
-    state = _state(task, len(written) + 1, row, {})
+    state = _state(task, len(written) + 1, {"status": "failed", "reasons": DIED}, {})
     write_page(task.out, state, {})
     return [*written, state]
