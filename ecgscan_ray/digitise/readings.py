@@ -37,11 +37,6 @@ class ReadPage:
     reading: PageReading | None
     problem: str = ""
 
-    @property
-    def name(self) -> str:
-        """``scan.tif``, ``scan.tif#2``."""
-        return f"{self.file}#{self.page}" if self.page > 1 else self.file
-
 
 def read_files(
     pages: str | os.PathLike | Sequence[str | os.PathLike],

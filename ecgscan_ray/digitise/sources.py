@@ -157,6 +157,11 @@ def page_name(name: str, page: int) -> str:
     return name if page == 1 else f"{name}--{page}"
 
 
+def page_label(file: str, page: int) -> str:
+    """How a page is called in messages: ``scan.tif``, ``scan.tif#2``."""
+    return f"{file}#{page}" if page > 1 else file
+
+
 def file_name(name: str, page: int) -> str:
     """The name of a file's records, from that of one of its pages: the inverse of ``page_name``."""
     return name if page == 1 else name.removesuffix(f"--{page}")

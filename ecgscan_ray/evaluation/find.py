@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from ecgscan_ray.digitise import Options, PageReader, ReadPage, load_reader, read_files
+from ecgscan_ray.digitise import Options, PageReader, ReadPage, load_reader, page_label, read_files
 from ecgscan_ray.errors import StoreError
 from ecgscan_ray.evaluation.signal_search import NUM_REFINED, PageMatches, find_recordings
 from ecgscan_ray.filesystem import absolute
@@ -28,19 +28,39 @@ class FoundPage:
     """One page, and what was found.
 
     Attributes:
-        page: As read; without a reading there are no matches.
-        matches: See ``PageMatches``.
+        file: As it was given, or relative to the folder that was given.
+        page: Counted from 1.
+        matches: ``None`` where the page was not read.
+        reasons: Why it was not, or why the reading's quality is not 1.
     """
 
-    page: ReadPage
-    matches: PageMatches
+    file: str
+    page: int
+    matches: PageMatches | None
+    reasons: str
+
+    @property
+    def name(self) -> str:
+        """``scan.tif``, ``scan.tif#2``."""
+        return page_label(self.file, self.page)
 
     @property
     def status(self) -> str:
         """``found``, ``not in the store`` or ``not read``."""
-        if self.page.reading is None:
+        if self.matches is None:
             return "not read"
         return "found" if self.matches.is_found else "not in the store"
+
+    def describe(self) -> str:
+        """One line: the page and its recording, or that it is not in the store."""
+        if self.matches is None:
+            return f"{self.name}: not read: {self.reasons}"
+        if not self.matches.matches:
+            return f"{self.name}: not in the store (nothing on the page can be compared)"
+        first, chance = self.matches.matches[0], f"probability {self.matches.probability:.3f}"
+        if self.matches.is_found:
+            return f"{self.name}: {first.recording_id} ({first.source}), {chance}"
+        return f"{self.name}: not in the store (nearest {first.recording_id}, {chance})"
 
 
 def find_pages(
@@ -85,12 +105,14 @@ def find_pages(
 def _found(
     readings: Iterator[ReadPage], recordings: Callable[[], Iterable[Recording]], top: int
 ) -> Iterator[FoundPage]:
-    while read := list(islice(readings, PAGES_AT_ONCE)):
-        read.sort(key=lambda page: (page.file, page.page))
+    while read := sorted(islice(readings, PAGES_AT_ONCE), key=lambda page: (page.file, page.page)):
         legible = [page.reading for page in read if page.reading is not None]
         matches = iter(find_recordings(legible, recordings() if legible else (), top))
         for page in read:
-            yield FoundPage(page, PageMatches((), None) if page.reading is None else next(matches))
+            if page.reading is None:
+                yield FoundPage(page.file, page.page, None, page.problem)
+            else:
+                yield FoundPage(page.file, page.page, next(matches), "; ".join(page.reading.reasons))
 
 
 def _recordings(uri: str, manifest: Manifest) -> Iterator[Recording]:
@@ -104,14 +126,14 @@ def table(results: Iterable[FoundPage]) -> str:
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
     for result in results:
-        page, matches = result.page, result.matches
-        reasons = page.problem if page.reading is None else "; ".join(page.reading.reasons)
-        row = {"file": page.file, "page": page.page, "status": result.status, "reasons": reasons}
-        if page.reading is None or not matches.matches:
+        page = {"file": result.file, "page": result.page, "status": result.status, "reasons": result.reasons}
+        matches = result.matches.matches if result.matches else ()
+        if not matches:
+            writer.writerow(page)
+        for rank, match in enumerate(matches, start=1):
+            row = page | {"rank": rank, "recording_id": match.recording_id, "source": match.source}
+            row |= {"score": f"{match.score:.4f}", "shift_s": f"{match.shift_s:.2f}"}
+            if result.matches and rank == 1:
+                row["probability"] = f"{result.matches.probability:.4f}"
             writer.writerow(row)
-        for rank, match in enumerate(matches.matches, start=1):
-            numbers = {"score": f"{match.score:.4f}", "shift_s": f"{match.shift_s:.2f}"}
-            first = {"probability": f"{matches.probability:.4f}"} if rank == 1 else {}
-            named = {"rank": rank, "recording_id": match.recording_id, "source": match.source}
-            writer.writerow(row | named | numbers | first)
     return text.getvalue()

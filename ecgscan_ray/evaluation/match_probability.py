@@ -50,7 +50,7 @@ class Evidence:
         mean = total / max(others, 1)
         spread = math.sqrt(max(squares / max(others, 1) - mean**2, 0.0))
         second = float(fisher_z(best[1])) if len(best) > 1 else None
-        return cls(float(fisher_z(best[0])), second, others, mean, spread)
+        return cls(float(fisher_z(best[0])), second, others, float(mean), spread)
 
     @property
     def excess(self) -> float:
