@@ -15,9 +15,9 @@ import numpy as np
 
 LEAST_PROBABILITY = 0.5
 """Below it a page counts as not in the gallery."""
-PRIOR_COUNT, PRIOR_MEAN, PRIOR_SPREAD = 20.0, 0.2, 0.12
+PRIOR_COUNT, PRIOR_MEAN, PRIOR_SPREAD = 20.0, 0.05, 0.055
 """A small gallery says little about others: these many recordings of usual pages are added to it."""
-WEIGHTS = (-3.0, 1.0, 1.0)
+WEIGHTS = (-8.0, 0.3, 0.7)
 """Of 1, ``Evidence.excess`` and ``Evidence.gap``."""
 
 

@@ -78,12 +78,9 @@ class PageMatches:
 def find_recordings(pages: Sequence[PageReading], recordings: Iterable[Recording], top: int = 10) -> list[PageMatches]:
     """Search all recordings for each page; the first ten seconds of a recording are compared.
 
-    To rank candidates from elsewhere, such as the first hundred by their embeddings, give these as ``recordings``, for one
-    page at a time. The probability is then a lower bound: it is measured where the others are no likeness of the page.
-
     Args:
         pages: As read.
-        recordings: Read once, ``BLOCK`` at a time; ids are taken as they are.
+        recordings: Read once, ``BLOCK`` at a time.
         top: Matches of each page, at most ``NUM_REFINED``.
 
     Returns:
@@ -95,8 +92,8 @@ def find_recordings(pages: Sequence[PageReading], recordings: Iterable[Recording
         if search.query.mask.any():
             by_strips[search.query.strips].append(search)
     groups = [
-        _Group(strips, members[start : start + _PAGES_AT_ONCE])
-        for strips, members in by_strips.items()
+        _Group(members[start : start + _PAGES_AT_ONCE])
+        for members in by_strips.values()
         for start in range(0, len(members), _PAGES_AT_ONCE)
     ]
     for block in _blocks(recordings):
@@ -105,11 +102,41 @@ def find_recordings(pages: Sequence[PageReading], recordings: Iterable[Recording
     return [search.result(top) for search in searches]
 
 
+def rank_candidates(
+    pages: Sequence[PageReading], candidates: Sequence[Sequence[str]], recordings: Iterable[Recording], top: int = 10
+) -> list[PageMatches]:
+    """Rank each page's own candidates, such as the first hundred by their embeddings.
+
+    The probability is measured among recordings that were not chosen for their likeness: here it is rather too low.
+
+    Args:
+        pages: As read.
+        candidates: For each page, ids of recordings.
+        recordings: Read once; those that are no candidates are passed over.
+        top: Matches of each page, at most ``NUM_REFINED``.
+
+    Returns:
+        As of ``find_recordings``; a candidate that is not among the recordings is left out.
+    """
+    searches = [_Search(PageQuery(page)) for page in pages]
+    ids = [set(names) for names in candidates]
+    wanted = set().union(*ids)
+    groups = [(_Group([search]), names) for search, names in zip(searches, ids, strict=True) if search.query.mask.any()]
+    for block in _blocks(recording for recording in recordings if recording.id in wanted):
+        for group, names in groups:
+            group.compare(block.only(names))
+    return [search.result(top) for search in searches]
+
+
 @dataclass(frozen=True)
 class _Block:
     ids: list[str]
     sources: list[str]
     signals: np.ndarray  # (B, 12, LENGTH)
+
+    def only(self, ids: set[str]) -> _Block:
+        rows = [row for row, name in enumerate(self.ids) if name in ids]
+        return _Block([self.ids[row] for row in rows], [self.sources[row] for row in rows], self.signals[rows])
 
 
 def _blocks(recordings: Iterable[Recording]) -> Iterator[_Block]:
@@ -165,8 +192,8 @@ class _Search:
 class _Group:
     """Pages with the same strips."""
 
-    def __init__(self, strips: tuple[Strip, ...], searches: list[_Search]) -> None:
-        self._strips, self._searches = strips, searches
+    def __init__(self, searches: list[_Search]) -> None:
+        self._strips, self._searches = searches[0].query.strips, searches
         self._templates = torch.from_numpy(np.stack([search.query.templates() for search in searches]))  # (P, K, L)
         self._norms = self._templates.norm(dim=2)
         self._mask = torch.from_numpy(np.stack([search.query.mask for search in searches]).astype(np.float32))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from ecgscan_ray.evaluation.signal_search import NUM_REFINED, find_recordings
+from ecgscan_ray.evaluation.signal_search import NUM_REFINED, find_recordings, rank_candidates
 from ecgscan_ray.paper.layout import find_layout
 from ecgscan_ray.reading.leads import Found, PageReading, StripReading
 from ecgscan_ray.recording.recording import Recording
@@ -119,6 +119,22 @@ def test_recordings_that_are_short_or_have_gaps_are_compared_by_what_they_have()
     damaged = [Recording("gap", "made-up", None, gap, FS), Recording("short", "made-up", None, short, FS)]
     results = find_recordings([page(GALLERY[3]), page(GALLERY[4])], [*GALLERY[5:], *damaged])
     assert [result.matches[0].recording_id for result in results] == ["gap", "short"]
+
+
+def test_candidates_of_an_embedding_are_ranked_for_each_page_alone() -> None:
+    pages = [page(GALLERY[7], late_s=0.04), page(GALLERY[23], "6x2"), page(GALLERY[30], lost=range(13))]
+    candidates = [["3", "7", "23", "not there"], [str(k) for k in range(20, 60)], ["30"]]
+    first, second, blank = rank_candidates(pages, candidates, iter(GALLERY), top=40)
+    assert [m.recording_id for m in first.matches][0] == "7" and {m.recording_id for m in first.matches} == {
+        "3",
+        "7",
+        "23",
+    }
+    assert second.matches[0].recording_id == "23" and second.is_found
+    assert {m.recording_id for m in second.matches} == set(candidates[1])
+    assert blank.matches == ()
+    (alone,) = find_recordings(pages[1:2], GALLERY[20:])
+    assert [m.recording_id for m in alone.matches] == [m.recording_id for m in second.matches[:10]]
 
 
 def test_nothing_read_or_nothing_to_search_has_no_match() -> None:
