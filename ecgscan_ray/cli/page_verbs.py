@@ -97,9 +97,9 @@ def find(
         write_bytes_atomic(target, table(results).encode("utf-8", "backslashreplace"))
     problems = {result.name: result.reasons for result in results if result.status == "not read"}
     print_skipped(problems, "not read", "the table (--out) gives all reasons")
-    found = sum(result.status == "found" for result in results)
+    num_found = sum(result.status == "found" for result in results)
     num_read = len(results) - len(problems)
-    print(f"{found} pages found, {num_read - found} not in the store, {len(problems)} not read", file=sys.stderr)
+    print(f"{num_found} pages found, {num_read - num_found} not in the store, {len(problems)} not read", file=sys.stderr)
     if not num_read:
         raise WorkError("no page was read", fix="The reasons are above.")
 
