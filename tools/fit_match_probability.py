@@ -145,12 +145,12 @@ def main() -> None:
 
 
 def report(trials: Sequence[Trial]) -> None:
-    """Print the constants, fitted on even pages, and what they are worth on odd ones."""
+    """Print the constants, fitted on half of the pages, and what they are worth on the other half."""
     large = [trial.evidence for trial in trials if trial.size is None]
     print(f"PRIOR_MEAN {np.mean([e.mean for e in large]):.3f}, PRIOR_SPREAD {np.mean([e.spread for e in large]):.3f}")
-    model = fit([trial for trial in trials if trial.page % 2 == 0])
+    model = fit([trial for trial in trials if trial.page // len(KINDS) % 2 == 0])
     print("WEIGHTS", [round(float(weight), 3) for weight in (*model.intercept_, *model.coef_[0])])
-    for line in describe(model, [trial for trial in trials if trial.page % 2]):
+    for line in describe(model, [trial for trial in trials if trial.page // len(KINDS) % 2]):
         print(line)
 
 

@@ -15,11 +15,12 @@ from ecgscan_ray.recording.recording import Recording
 
 FS = 100
 """Hz at which strips are compared."""
-COMMON_SHIFTS_S = np.arange(-8, 9) * 0.01
-"""A page's rows may begin this much earlier or later than they were found to: 2 mm at 25 mm/s."""
+COMMON_SHIFTS_S = np.arange(-6, 21) * 0.02
+"""A page's rows may begin this much earlier or later than they were found to. A calibration pulse on the left that is taken
+for the rows' beginning makes them 0.2 to 0.3 s too early."""
 STRIP_SHIFT_S = 0.04
 """The same for one strip of its own."""
-STRIP_SHIFTS_S = np.arange(-24, 25) * 0.005
+STRIP_SHIFTS_S = np.arange(-32, 89) * 0.005
 """All shifts of one strip: a common one and its own."""
 LEAST_BELIEF = 0.3
 """Samples read with less belief are left out."""
@@ -51,15 +52,17 @@ class PageQuery:
         return np.concatenate([self.shifted(number, COMMON_SHIFTS_S) for number in range(len(self.strips))], 1)
 
     def shifted(self, number: int, shifts_s: np.ndarray) -> np.ndarray:
-        """float32 (K, n) one strip at each shift."""
+        """float32 (K, n) one strip at each shift, around its mean; 0 where nothing was read or the strip has ended."""
         mv, own = self._read[number]
         first, n = list(spans(self.strips))[number]
         mask, known = self.mask[first : first + n], np.isfinite(mv)
         if not mask.any():
             return np.zeros((len(shifts_s), n), np.float32)
-        values = np.interp(np.arange(n) / FS + shifts_s[:, None], own[known], mv[known])
-        values -= values[:, mask].mean(1, keepdims=True)
-        return np.where(mask, values, 0.0).astype(np.float32)
+        at = np.arange(n) / FS + shifts_s[:, None]
+        inside = mask & (at > own[0] - 1 / FS) & (at < own[-1] + 1 / FS)
+        values = np.where(inside, np.interp(at, own[known], mv[known]), 0.0)
+        mean = values.sum(1, keepdims=True) / np.maximum(inside.sum(1, keepdims=True), 1)
+        return np.where(inside, values - mean, 0.0).astype(np.float32)
 
     def _mask(self, number: int, belief: np.ndarray) -> np.ndarray:
         mv, own = self._read[number]
@@ -115,12 +118,14 @@ def refined_scores(query: PageQuery, shown: np.ndarray, shift_s: np.ndarray) -> 
         shift_s: (C,) common shift of each; a strip's own is at most ``STRIP_SHIFT_S`` away.
     """
     allowed = np.abs(STRIP_SHIFTS_S - shift_s[:, None]) <= STRIP_SHIFT_S + 1e-9
+    needed = allowed.any(0)
+    allowed, shifts_s = allowed[:, needed], STRIP_SHIFTS_S[needed]
     product, power, energy = np.zeros((3, len(shown)))
     for number, (first, n) in enumerate(spans(query.strips)):
         mask = query.mask[first : first + n]
         if not mask.any():
             continue
-        tried = query.shifted(number, STRIP_SHIFTS_S)[:, mask]
+        tried = query.shifted(number, shifts_s)[:, mask]
         part = shown[:, first : first + n][:, mask]
         part = part - part.mean(1, keepdims=True)
         norms, products = (tried**2).sum(1), part @ tried.T
