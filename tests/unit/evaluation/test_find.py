@@ -21,11 +21,11 @@ from ecgscan_ray.evaluation.find import FoundPage, find_pages
 from ecgscan_ray.paper import Renderer, page_key
 from ecgscan_ray.recording.recording import Recording
 from tests import fake_reader
-from tests.records import recording
+from tests.recorded import recorded
 from tests.stores import write_store
 
 FS = fake_reader.FS
-OTHERS = [recording(f"other-{seed}", fs=FS, seed=seed) for seed in range(40)]
+STRANGER, *OTHERS = recorded(41)
 LAYOUT = "3x4"
 
 
@@ -92,7 +92,7 @@ def test_the_recording_of_each_page_is_found_in_any_split_and_bad_files_are_name
 
 def test_a_page_whose_recording_is_not_there_is_told_as_such(scans: Path, other_store: str) -> None:
     result = find(scans / "good.png", other_store)[str(scans / "good.png")]
-    assert result.status == "not in the store" and "not in the store (nearest other-" in result.describe()
+    assert result.status == "not in the store" and "not in the store (nearest " in result.describe()
     assert result.matches is not None and result.matches.probability < 0.5
 
 
@@ -146,7 +146,7 @@ def test_the_exit_status_is_that_of_digitise(
 
 @pytest.mark.skipif(not reader_weights().is_file(), reason="this version comes without weights")
 def test_drawn_pages_are_read_and_found_from_end_to_end(other_store: str, tmp_path: Path) -> None:
-    drawn = {"in.png": (OTHERS[3], "scan"), "out.png": (recording("stranger", fs=FS, seed=99), "clean")}
+    drawn = {"in.png": (OTHERS[3], "scan"), "out.png": (STRANGER, "clean")}
     for name, (own, effects) in drawn.items():
         renderer = Renderer(PageConfig(height=1000, width=1333, channels=3, fit="pad", effects=effects))
         page = renderer.render([own], np.array([page_key(0, 0, own.id, 0)], np.uint64)).image[0]
@@ -154,5 +154,5 @@ def test_drawn_pages_are_read_and_found_from_end_to_end(other_store: str, tmp_pa
     result = command(tmp_path / "in.png", tmp_path / "out.png", "--in", other_store)
     assert result.exit_code == 0, result.output
     first, second = result.stdout.splitlines()
-    assert f"{tmp_path / 'in.png'}: other-3 (made-up), probability " in first
-    assert f"{tmp_path / 'out.png'}: not in the store (nearest other-" in second
+    assert f"{tmp_path / 'in.png'}: {OTHERS[3].id} (ptbxl), probability " in first
+    assert f"{tmp_path / 'out.png'}: not in the store (nearest " in second

@@ -11,10 +11,10 @@ from ecgscan_ray.evaluation.signal_search import NUM_REFINED, find_recordings, r
 from ecgscan_ray.paper.layout import find_layout
 from ecgscan_ray.reading.leads import Found, PageReading, StripReading
 from ecgscan_ray.recording.recording import Recording
-from tests.records import recording
+from tests.recorded import recorded
 
 FS = 500.0
-GALLERY = [recording(str(seed), fs=FS, seed=seed) for seed in range(60)]
+GALLERY = recorded(60)
 
 
 def page(
@@ -94,14 +94,14 @@ def test_other_layouts_and_order_do_not_change_a_page_s_result() -> None:
 def test_more_recordings_than_a_block_and_than_are_kept_are_read_once() -> None:
     rng = np.random.default_rng(0)
     near = [
-        Recording(f"near {k}", "made-up", None, (GALLERY[5].signal_mv[:, ::5] * rng.uniform(0.2, 1, (12, 1))), 100.0)
+        Recording(f"near {k}", "ptbxl", None, (GALLERY[5].signal_mv[:, ::5] * rng.uniform(0.2, 1, (12, 1))), 100.0)
         for k in range(40)
     ]
 
     def stream() -> Iterator[Recording]:
         for k in range(2100):
             noise = np.cumsum(rng.standard_normal((12, 1000)), 1).astype(np.float32) / 20
-            yield Recording(f"other {k}", "made-up", None, noise, 100.0)
+            yield Recording(f"other {k}", "ptbxl", None, noise, 100.0)
         yield from near
         yield GALLERY[5]
 
@@ -116,7 +116,7 @@ def test_recordings_that_are_short_or_have_gaps_are_compared_by_what_they_have()
     gap, short = GALLERY[3].signal_mv.copy(), GALLERY[4].signal_mv[:, :4500]
     gap[6, 2600:3000] = np.nan
     gap[2] = np.nan
-    damaged = [Recording("gap", "made-up", None, gap, FS), Recording("short", "made-up", None, short, FS)]
+    damaged = [Recording("gap", "ptbxl", None, gap, FS), Recording("short", "ptbxl", None, short, FS)]
     results = find_recordings([page(GALLERY[3]), page(GALLERY[4])], [*GALLERY[5:], *damaged])
     assert [result.matches[0].recording_id for result in results] == ["gap", "short"]
 
@@ -125,11 +125,8 @@ def test_candidates_of_an_embedding_are_ranked_for_each_page_alone() -> None:
     pages = [page(GALLERY[7], late_s=0.04), page(GALLERY[23], "6x2"), page(GALLERY[30], lost=range(13))]
     candidates = [["3", "7", "23", "not there"], [str(k) for k in range(20, 60)], ["30"]]
     first, second, blank = rank_candidates(pages, candidates, iter(GALLERY), top=40)
-    assert [m.recording_id for m in first.matches][0] == "7" and {m.recording_id for m in first.matches} == {
-        "3",
-        "7",
-        "23",
-    }
+    assert first.matches[0].recording_id == "7"
+    assert {m.recording_id for m in first.matches} == {"3", "7", "23"}
     assert second.matches[0].recording_id == "23" and second.is_found
     assert {m.recording_id for m in second.matches} == set(candidates[1])
     assert blank.matches == ()
