@@ -2,8 +2,8 @@
 
 DATA holds ``ptbxl/`` (packed recordings). Pages are drawn of recordings of fold 9, one a patient, on which the reader was
 not trained; as photographs, scans and clean; and read with the weights that come with the package. Each is searched among
-10, 100, 1,000 and all other recordings of DATA, with its own recording and without it; other recordings of its patient
-stay. Half of the patients are fitted, the other half measured: both are printed.
+10, 100, 1,000 and all recordings of DATA, with its own recording and without it; others of its patient stay. Half of the
+patients are fitted, the other half measured: both are printed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ecgscan_ray.config import PageConfig
 from ecgscan_ray.digitise import Options, load_reader
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.evaluation.match_probability import Evidence
-from ecgscan_ray.evaluation.signal_search import find_recordings
+from ecgscan_ray.evaluation.signal_search import PageMatches, find_recordings
 from ecgscan_ray.paper import Renderer, page_key
 from ecgscan_ray.reading.leads import PageReading
 from ecgscan_ray.recording.recording import Recording
@@ -97,19 +97,28 @@ def search(pages: Sequence[ReadPage], others: Sequence[Recording]) -> list[Trial
     trials, rng = [], np.random.default_rng(0)
     for size in SIZES:
         for is_in in (True, False):
-            if size is None:
-                gallery = [*others, *(page.recording for page in pages if is_in)]
-                results = find_recordings([page.reading for page in pages], gallery, 1)
-            else:
-                results = []
-                for page in pages:
-                    picks = [others[k] for k in rng.choice(len(others), size - is_in, replace=False)]
-                    results += find_recordings([page.reading], [*picks, *([page.recording] if is_in else [])], 1)
+            results = _search(pages, others, size or len(others) + len(pages), is_in, rng)
             for number, (page, result) in enumerate(zip(pages, results, strict=True)):
                 if result.evidence:
                     is_right = result.matches[0].recording_id == page.recording.id
                     trials.append(Trial(number, page.kind, size, is_in, is_right, result.evidence))
     return trials
+
+
+def _search(
+    pages: Sequence[ReadPage], others: Sequence[Recording], size: int, is_in: bool, rng: np.random.Generator
+) -> list[PageMatches]:
+    """Each page in a gallery of the size: one for all pages where their own recordings are few in it."""
+    if size >= 5 * len(pages):
+        own = [page.recording for page in pages if is_in]
+        picks = rng.choice(len(others), min(size - len(own), len(others)), replace=False)
+        return find_recordings([page.reading for page in pages], [*own, *(others[k] for k in picks)], 1)
+    results = []
+    for page in pages:
+        picks = rng.choice(len(others), size - is_in, replace=False)
+        gallery = [*(others[k] for k in picks), *([page.recording] if is_in else [])]
+        results += find_recordings([page.reading], gallery, 1)
+    return results
 
 
 def fit(trials: Sequence[Trial]) -> LogisticRegression:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -67,6 +67,7 @@ def read_files(
 
 
 _Task = tuple[Source, Options]
+_Results = Generator[list[ReadPage], None, None]
 
 
 def _read(
@@ -79,12 +80,12 @@ def _read(
             progress(done, len(tasks))
 
 
-def _here(tasks: list[_Task], load: LoadReader) -> Iterator[list[ReadPage]]:
+def _here(tasks: list[_Task], load: LoadReader) -> _Results:
     reader = load(usable_cores())
     yield from (_read_file(task, reader, lambda: False) for task in tasks)
 
 
-def _in_processes(tasks: list[_Task], workers: int, load: LoadReader) -> Iterator[list[ReadPage]]:
+def _in_processes(tasks: list[_Task], workers: int, load: LoadReader) -> _Results:
     threads = max(1, usable_cores() // workers)
     pool = Pool(_read_file, load, (threads,), threads)
     with closing(pool.run(tasks, workers)) as results:

@@ -184,7 +184,7 @@ class _Search:
         matches = sorted((match for _, match in self.candidates), key=lambda match: -match.score)
         if not matches:
             return PageMatches((), None)
-        best = fisher_z(self.candidates[0][0])
+        best = float(fisher_z(self.candidates[0][0]))
         others = (self.count - 1, self.total - best, self.squares - best**2)
         return PageMatches(tuple(matches[:top]), Evidence.of([match.score for match in matches[:2]], *others))
 
