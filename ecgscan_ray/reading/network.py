@@ -10,8 +10,8 @@ from ecgscan_ray.rectification.networks import conv, up
 ROW_BIN = 2
 """px of a row's height in one bin of ``RowNet``'s output."""
 NEAR, SURE = 40, 4
-"""Bins on either side of the strongest: over which the height is a mean (20 mm; over 2 mm it is 0.3 dB worse on real pictures), and
-whose share is the belief (2 mm)."""
+"""Bins on either side of the strongest: over which the height is a mean (20 mm; over 2 mm real pictures are read 0.3 dB
+worse), and whose share is the belief (2 mm)."""
 
 
 class RowNet(nn.Module):
