@@ -8,9 +8,10 @@ import numpy as np
 
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.paper.layout import CHEST, TRACE_MM, timed
-from ecgscan_ray.reading.lead_laws import settled
+from ecgscan_ray.reading.lead_laws import mismatch, settled
 from ecgscan_ray.reading.leads import Found, PageReading, StripReading
 from ecgscan_ray.reading.network import RowNet
+from ecgscan_ray.reading.quality import ASSUMED, quality
 from ecgscan_ray.reading.rows import Rows, read_rows
 from ecgscan_ray.reading.scale import read_scale
 from ecgscan_ray.reading.start import find_start
@@ -129,8 +130,8 @@ def _assembled(page: _Page, stated: Stated) -> PageReading:
         pixels = sheet.page_map.to_pixels(mm).astype(np.float32)
         strips.append(StripReading(strip, mv.astype(np.float32), belief, pixels))
     name = Found(page_layout.layout.name, "given" if stated.layout else "labels", _confidence(page_layout))
-    quality, reasons = _quality(strips, sheet, (name, speed, gain))
-    return PageReading(tuple(strips), FS, name, speed, gain, page.turns, _scale(sheet.page_map), quality, reasons)
+    worth, reasons = _worth(page, strips, (name, speed, gain))
+    return PageReading(tuple(strips), FS, name, speed, gain, page.turns, _scale(sheet.page_map), worth, reasons)
 
 
 def _stated_or_measured(stated: float | None, measured: float | None, usual: float, agreement: float) -> Found:
@@ -138,7 +139,7 @@ def _stated_or_measured(stated: float | None, measured: float | None, usual: flo
         return Found(stated, "given", 1.0)
     if measured is not None:
         return Found(measured, "pulse", agreement)
-    return Found(usual, "assumed", 0.5)
+    return Found(usual, "assumed", ASSUMED)
 
 
 def _confidence(page_layout: FoundLayout) -> float:
@@ -146,19 +147,13 @@ def _confidence(page_layout: FoundLayout) -> float:
     return float(1 - 0.5 * np.exp(-max(page_layout.margin, 0.0) / MARGIN))
 
 
-def _quality(strips: list[StripReading], sheet: PageSheet, values: tuple[Found, ...]) -> tuple[float, tuple[str, ...]]:
-    """What the reading is worth, 0..1, and why it is not more."""
+def _worth(
+    page: _Page, strips: list[StripReading], values: tuple[Found, Found, Found]
+) -> tuple[float, tuple[str, ...]]:
+    broken = mismatch(page.rows, page.layout.left, page.layout.layout)
+    grid = float(min(page.sheet.grid) * np.median(page.sheet.agreement))
     belief = float(np.mean([reading.belief.mean() for reading in strips]))
-    grid = float(min(sheet.grid) * np.median(sheet.agreement))
-    reasons = []
-    if belief < 0.8:
-        reasons.append(f"the trace is read with a belief of {belief:.2f}")
-    if grid < 0.5:
-        reasons.append("no grid is seen: millimetres come from the outline of the page")
-    for value in values:
-        if value.by == "assumed":
-            reasons.append(f"{value.value:g} is assumed: no calibration pulse is read")
-    return belief * min(1.0, grid / 0.7), tuple(reasons)
+    return quality(broken, grid, belief, values)
 
 
 def _scale(page_map: PageMap) -> tuple[float, float]:
