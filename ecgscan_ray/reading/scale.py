@@ -18,6 +18,8 @@ USUAL_SPEEDS = (25.0, 50.0)
 """That a single pulse may say: at 12.5 mm/s letters and pieces of a trace are as wide as a pulse."""
 REACH_MM = 16.0
 """How far before the traces, or behind them, a pulse is looked for."""
+INTO_MM = 2.0
+"""How far into the traces: some carts print the pulse right beside them."""
 LEAST_BELIEF = 0.4
 LEAST_PULSE_MM = 1.8
 """Lower ones are noise: 2.5 mm/mV is the least gain."""
@@ -26,11 +28,11 @@ TOLERANCE = 0.14
 EDGE_MM, FOOT_MM = 0.5, 1.0
 """Neither plateau nor foot; where the foot ends, from the pulse's side."""
 MOST_UNEVEN, MOST_FOOT = 0.08, 0.15
-"""Mean deviation from the plateau, and height of the feet, as shares of the height. Of pulses on rendered photographs 9 of 10 have
-less than 0.07 and 0.12; lettering and traces seldom have both, and a standard's height and width."""
+"""Mean deviation from the plateau, and height of the feet, as shares of the height. Of pulses on rendered photographs 9 of 10
+have less than 0.07 and 0.12; lettering and traces seldom have both, and a standard's height and width."""
 TRUST_ONE, TRUST_SEVERAL = 0.95, 0.99
-"""Share of right scales where one pulse says it, and where several do, at least: of 163 rendered photographs with a pulse that was
-read, all were right."""
+"""Share of right scales where one pulse says it, and where several do, at least: of 164 rendered photographs with a pulse that was read,
+all were right."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def read_scale(rows: Rows, left: float) -> Scale:
         left: x of the rows' start, mm.
     """
     pulses: list[Pulse] = []
-    for start, stop in ((left - REACH_MM, left - 0.2), (left + TRACE_MM + 0.2, left + TRACE_MM + REACH_MM)):
+    for start, stop in ((left - REACH_MM, left + INTO_MM), (left + TRACE_MM - INTO_MM, left + TRACE_MM + REACH_MM)):
         part = (rows.x_mm >= start) & (rows.x_mm <= stop)
         if part.sum() < 16:
             continue

@@ -88,7 +88,7 @@ def find_poses(net: CoarseNet, image: np.ndarray) -> tuple[Pose, ...]:
         return ()
     at = cv2.perspectiveTransform(cells(small.shape[:2], COARSE_STRIDE)[sure][None].astype(np.float64), back)[0]
     mm = maps[1:, sure].T.astype(np.float64) * FRAME_UNIT_MM
-    poses = []
+    poses: list[Pose] = []
     for k in np.argsort(-turn_p):
         if poses and turn_p[k] < LEAST_TURN_BELIEF:
             break
