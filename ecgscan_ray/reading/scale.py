@@ -31,8 +31,8 @@ MOST_UNEVEN, MOST_FOOT = 0.08, 0.15
 """Mean deviation from the plateau, and height of the feet, as shares of the height. Of pulses on rendered photographs 9 of 10
 have less than 0.07 and 0.12; lettering and traces seldom have both, and a standard's height and width."""
 TRUST_ONE, TRUST_SEVERAL = 0.95, 0.99
-"""Share of right scales where one pulse says it, and where several do, at least: of 164 rendered photographs with a pulse that was read,
-all were right."""
+"""Least share of right scales where one pulse says it, and where several do. On 164 rendered photographs with a pulse that was
+read, all were right."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,13 @@ class Pulse:
     """One calibration pulse as read.
 
     Attributes:
+        stop: x where it ends, mm.
         height: mm.
         width: mm.
         stepped: Whether it has a second step of half its height: the chest leads' gain.
     """
 
+    stop: float
     height: float
     width: float
     stepped: bool
@@ -64,15 +66,17 @@ class Scale:
         gain: mm/mV; None = they do not say.
         chest: Gain of the chest leads relative to ``gain``.
         agreement: Share of pages on which as many pulses as here were right.
+        pulse_stop: x where the pulses end, mm, their median; None = there are none.
     """
 
     speed: float | None
     gain: float | None
     chest: float
     agreement: float
+    pulse_stop: float | None
 
 
-NOTHING = Scale(None, None, 1.0, 0.0)
+NOTHING = Scale(None, None, 1.0, 0.0, None)
 
 
 def find_pulses(x: np.ndarray, up: np.ndarray, belief: np.ndarray) -> Iterator[Pulse]:
@@ -101,7 +105,7 @@ def find_pulses(x: np.ndarray, up: np.ndarray, belief: np.ndarray) -> Iterator[P
         slope = np.abs(np.arange(len(plateau)) - len(plateau) / 2) < edge
         for stepped, shape, counted in ((False, np.full(len(plateau), top), slope | ~slope), (True, stair, ~slope)):
             if counted.any() and np.abs(plateau - shape)[counted].mean() < MOST_UNEVEN * top:
-                yield Pulse(top, (end - begin) * step, stepped)
+                yield Pulse(float(x[end]) - step / 2, top, (end - begin) * step, stepped)
                 break
 
 
@@ -125,8 +129,10 @@ def read_scale(rows: Rows, left: float) -> Scale:
     (gain, speed), count = votes.most_common(1)[0]
     if 2 * count <= votes.total() or (count == 1 and speed not in USUAL_SPEEDS):
         return NOTHING
-    stepped = [pulse.stepped for pulse in pulses if pulse.standard() == (gain, speed)]
-    return Scale(speed, gain, 0.5 if 2 * sum(stepped) > count else 1.0, TRUST_ONE if count == 1 else TRUST_SEVERAL)
+    agreeing = [pulse for pulse in pulses if pulse.standard() == (gain, speed)]
+    chest = 0.5 if 2 * sum(pulse.stepped for pulse in agreeing) > count else 1.0
+    stop = float(np.median([pulse.stop for pulse in agreeing]))
+    return Scale(speed, gain, chest, TRUST_ONE if count == 1 else TRUST_SEVERAL, stop)
 
 
 def _nearest(value: float, standards: tuple[float, ...]) -> float | None:
