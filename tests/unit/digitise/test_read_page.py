@@ -12,6 +12,7 @@ import wfdb
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from ecgscan_ray.data import reader_weights
 from ecgscan_ray.digitise import digitise_pages, read_page
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.reading.network import RowNet
@@ -68,7 +69,7 @@ def test_grey_pictures_and_transparent_ones_are_read_like_others(tmp_path: Path)
     image.convert("L").save(tmp_path / "grey.png")
     image.convert("RGBA").save(tmp_path / "rgba.png")
     for name in ("grey.png", "rgba.png"):
-        found = read_page(tmp_path / name)
+        found = read_page(tmp_path / name, weights=str(reader_weights()))
         assert (found.layout.value, found.speed.value, found.gain.value, found.turns) == ("3x4+1", 25, 10, 0)
         assert np.isfinite(found.signal_mv()[0]).any(1).all()
 

@@ -28,6 +28,7 @@ def test_pulses_say_speed_and_gain_and_several_are_believed_more(speed: float, g
     scale = read_scale(rows([(gain, 0.2 * speed)] * count + [None] * (4 - count)), LEFT)
     assert (scale.speed, scale.gain, scale.chest) == (speed, gain, 1.0)
     assert scale.agreement == (0.95 if count == 1 else 0.99)
+    assert scale.pulse_stop is not None and abs(scale.pulse_stop - (LEFT - 2)) < 0.3
 
 
 @pytest.mark.parametrize(
