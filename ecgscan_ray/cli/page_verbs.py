@@ -99,7 +99,9 @@ def find(
     print_skipped(problems, "not read", "the table (--out) gives all reasons")
     num_found = sum(result.status == "found" for result in results)
     num_read = len(results) - len(problems)
-    print(f"{num_found} pages found, {num_read - num_found} not in the store, {len(problems)} not read", file=sys.stderr)
+    print(
+        f"{num_found} pages found, {num_read - num_found} not in the store, {len(problems)} not read", file=sys.stderr
+    )
     if not num_read:
         raise WorkError("no page was read", fix="The reasons are above.")
 
