@@ -1,6 +1,6 @@
 """Which recording does a page show? Its strips as read against recordings, sample by sample.
 
-A page shows some seconds of each lead, each strip around an offset of its own, from a place that is known to a millimetre.
+A page shows some seconds of each lead, each strip around an offset of its own, from a place that is known to some millimetres.
 A recording is scored by the correlation of all strips together, each without its mean, at the best common shift: exactly, for
 all recordings, as matrix products in float32. The best ones are scored once more with a small shift for each strip. A
 page's gain does not matter.
