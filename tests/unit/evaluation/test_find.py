@@ -144,6 +144,8 @@ def test_the_exit_status_is_that_of_digitise(
     assert command(scans / "torn.png", "--in", store).exit_code == 1
     assert command(scans / "good.png", "--in", tmp_path / "absent").exit_code == 2
     assert command(tmp_path / "absent.png", "--in", store).exit_code == 2
+    for option, value in (("--speed", 0), ("--gain", 0), ("--layout", "3x5")):
+        assert f"error: {option}: " in command(scans / "good.png", "--in", store, option, value).stderr
 
 
 @pytest.mark.skipif(not reader_weights().is_file(), reason="this version comes without weights")
