@@ -1,11 +1,11 @@
 """Which recording does a page show? Its strips as read against recordings, sample by sample.
 
-A page shows some seconds of each lead, each strip around an offset of its own, from a place that is known to a millimetre.
+A page shows some seconds of each lead, each strip around an offset of its own, from a place that is known to some millimetres.
 A recording is scored by the correlation of all strips together, each without its mean, at the best common shift: exactly, for
 all recordings, as matrix products in float32. The best ones are scored once more with a small shift for each strip. A
 page's gain does not matter.
 
-Memory: 0.5 MB for each page, 0.1 GB for a block of recordings, 0.1 GB for its scores, whatever the number of recordings.
+Memory: 0.4 to 1.3 MB for each page by its layout, and at most half a gigabyte, whatever the number of recordings.
 
 Letters: P pages, B recordings of a block, K shifts, L samples of all strips of a page at ``FS`` Hz.
 """

@@ -68,6 +68,20 @@ def test_the_right_recording_is_first(changes: dict) -> None:
         assert len(result.matches) == 3
 
 
+def test_the_gain_changes_no_score() -> None:
+    late = (0.03, -0.01, 0.02)
+    results = find_recordings([page(GALLERY[7], own_late_s=late, gain=gain) for gain in (1.0, 0.1, 8.0)], GALLERY)
+    for result in results[1:]:
+        scores = zip(result.matches, results[0].matches, strict=True)
+        assert all(match.score == pytest.approx(other.score, abs=1e-4) for match, other in scores)
+
+
+def test_rows_that_begin_at_the_calibration_pulse_are_found() -> None:
+    (result,) = find_recordings([page(GALLERY[7], late_s=0.27)], GALLERY)
+    assert result.matches[0].recording_id == "7" and result.is_found
+    assert result.matches[0].shift_s == pytest.approx(0.27, abs=0.021)
+
+
 def test_the_shift_is_how_much_later_the_rows_begin() -> None:
     (result,) = find_recordings([page(GALLERY[7], late_s=0.04)], GALLERY)
     assert result.matches[0].shift_s == pytest.approx(0.04, abs=0.011)
@@ -141,6 +155,13 @@ def test_nothing_read_or_nothing_to_search_has_no_match() -> None:
     assert of_page.matches[0].recording_id == "1"
     (nowhere,) = find_recordings([page(GALLERY[1])], [])
     assert nowhere.matches == () and not nowhere.is_found
+
+
+def test_the_yardstick_is_the_others_alone() -> None:
+    (result,) = find_recordings([page(GALLERY[1])], GALLERY[1:3])
+    assert result.evidence is not None and result.evidence.others == 1
+    assert result.evidence.mean == pytest.approx(np.arctanh(result.matches[1].score), abs=0.2)
+    assert result.evidence.spread == pytest.approx(0.0, abs=1e-6)
 
 
 def test_a_single_recording_is_right_or_wrong_by_its_score() -> None:
