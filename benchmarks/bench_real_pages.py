@@ -99,9 +99,9 @@ def _of_photographs(data: Path, photos: Sequence[Photograph]) -> dict[str, Estim
     errors = [_error(read, recording) for read, recording in zip(reads, own, strict=True)]
     write_sheet(SHEET, photos, [read.reading for read in reads], [read.reason for read in reads], errors)
     candidates = gallery(data, photos, OTHERS)
-    ranks, scores = _found(reads, own, candidates)
-    among_all, _ = _found(reads, own, recordings(data, table))
-    turned = np.stack([_found(read_all([(_pixels, (p, turn)) for p in photos]), own, candidates)[0] for turn in TURNS])
+    ranks, scores = _found(reads, own, candidates), _probabilities(reads, own, candidates)
+    among_all = _found(reads, own, recordings(data, table))
+    turned = np.stack([_found(read_all([(_pixels, (p, turn)) for p in photos]), own, candidates) for turn in TURNS])
     means = {
         **{f"found.recall_at_{k}": ranks <= k for k in RECALL_AT},
         "found_among_all.recall_at_1": among_all <= 1,
@@ -143,7 +143,7 @@ def _of_rendered(data: Path, photos: Sequence[Photograph]) -> dict[str, Estimate
         reads = read_all([(RenderedPage.pixels, (page,)) for page in pages])
         own = [page.recording for page in pages]
         errors = [_error(read, recording) for read, recording in zip(reads, own, strict=True)]
-        ranks, _ = _found(reads, own, others)
+        ranks = _found(reads, own, others)
         bootstrap = PatientBootstrap(np.array([int(r.patient_id or -1) for r in own]))
         read_pages = list(zip(reads, pages, strict=True))
         figures |= {
@@ -204,24 +204,29 @@ def _scale_right(read: Read, page: Photograph | RenderedPage) -> bool:
     return all(abs(ratio - 1) <= SCALE_TOLERANCE for ratio in found)
 
 
-def _found(
-    reads: Sequence[Read], own: Sequence[Recording], candidates: Sequence[Recording]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rank of the right recording, infinite beyond the tenth; (N, 2) best score with it in the gallery, and without."""
-    ranks, scores = np.full(len(reads), np.inf), np.zeros((len(reads), 2))
+def _found(reads: Sequence[Read], own: Sequence[Recording], candidates: Sequence[Recording]) -> np.ndarray:
+    """Rank of the right recording, infinite beyond the tenth."""
+    ranks = np.full(len(reads), np.inf)
     known = [k for k, read in enumerate(reads) if read.reading is not None]
     pages = [read.reading for read in reads if read.reading is not None]
-    for k, matches in zip(known, find_recordings(pages, candidates, top=max(RECALL_AT) + 1), strict=True):
-        right = [match.recording_id == own[k].id for match in matches]
-        if any(right[: max(RECALL_AT)]):
-            ranks[k] = right.index(True) + 1
-        wrong = [match.score for match, is_own in zip(matches, right, strict=True) if not is_own]
-        scores[k] = matches[0].score, wrong[0]
-    return ranks, scores
+    for k, found in zip(known, find_recordings(pages, candidates, top=max(RECALL_AT)), strict=True):
+        ids = [match.recording_id for match in found.matches]
+        ranks[k] = ids.index(own[k].id) + 1 if own[k].id in ids else np.inf
+    return ranks
+
+
+def _probabilities(reads: Sequence[Read], own: Sequence[Recording], candidates: Sequence[Recording]) -> np.ndarray:
+    """(N, 2) that the first one is right, with the page's recording in the gallery, and without it."""
+    out = np.zeros((len(reads), 2))
+    for k, read in enumerate(reads):
+        if read.reading is not None:
+            others = [r for r in candidates if r.id != own[k].id]
+            out[k] = [find_recordings([read.reading], part)[0].probability for part in (candidates, others)]
+    return out
 
 
 def _not_in_gallery(scores: np.ndarray, weights: np.ndarray) -> Estimate:
-    """Area under the curve of the best score: pages whose recording is in the gallery, and the same pages without it."""
+    """Area under the curve of the probability: pages whose recording is in the gallery, and the same pages without it."""
     flat, present = scores.T.ravel(), np.repeat([True, False], len(scores))
     point = auroc_statistic(flat, present, np.ones((1, len(flat))))[0]
     return interval(float(point), auroc_statistic(flat, present, np.tile(weights, 2)), len(scores))
