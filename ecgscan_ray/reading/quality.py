@@ -1,7 +1,7 @@
 """What the reading of a page is worth: the chance that it is right, and why it is not more.
 
-The chance that the signal-to-noise ratio is at least 5 dB, of a page whose speed and gain are right, times the chance that they are.
-Fitted on 243 rendered pages (photographs, scans, faxes, screens of 500 to 1500 px, all layouts, turned, blurred, cut) of
+The chance that the signal-to-noise ratio is at least 5 dB, of a page whose speed and gain are right, times the chance that they
+are. Fitted on 243 rendered pages (photographs, scans, faxes, screens of 500 to 1500 px, all layouts, turned, blurred, cut) of
 recordings that were not trained on: AUROC 0.90 there for an SNR below 5 dB. Nearly all failures are pages without a visible
 grid, layouts taken for another, and scales that the page does not state; a trace's own belief tells little.
 """
@@ -13,7 +13,8 @@ import math
 from ecgscan_ray.reading.leads import Found
 
 LAWS, GRID, LAYOUT, CONSTANT = -1.57, 1.65, 0.57, -2.29
-"""Of a logistic regression on log10 of ``LEAST_MISMATCH`` + mismatch, grid and the layout's confidence, on the 186 of a right scale."""
+"""Of a logistic regression on log10 of ``LEAST_MISMATCH`` + mismatch, grid and the layout's confidence, on the 186 pages of a
+right scale."""
 LEAST_MISMATCH = 0.003
 UNLAWFUL = 0.3
 """Mismatch of the lead laws that is said. Right readings have 0.00 to 0.15."""
