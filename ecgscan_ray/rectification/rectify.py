@@ -84,7 +84,7 @@ def rectify(net: PageNet, image: np.ndarray, pose: Pose, passes: int = 2) -> Pag
     Args:
         net: Trained.
         image: uint8 (H, W, 3).
-        pose: From ``find_pose``.
+        pose: One of ``find_poses``.
         passes: The second one looks at the page that the first made flat.
     """
     page_map = flat_map(pose.matrix, pose.box_mm, CELL_MM)
