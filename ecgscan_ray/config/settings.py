@@ -32,7 +32,9 @@ SIGNAL_SECONDS = 10.0
 MAX_UNIT_BYTES = 32 * 2**20
 """Of one block: Ray Data splits larger ones."""
 
-SAMPLE_BYTES = 4 * (384 * 512 * 3 + 3 * 48 * 64 * 4) + 320 * 320 * 3 + 24 * 40 * 40 * 4 + 240 * 512 * 3 + 512 * 5 + 128
+SAMPLE_BYTES = (
+    4 * (384 * 512 * 3 + 3 * 48 * 64 * 4) + 320 * 320 * 3 + 24 * 40 * 40 * 4 + 240 * 1024 * 3 + 1024 * 5 + 128
+)
 """Bytes of one row of the rectifier's batch (``reading.maker.SampleBatch``), keys included."""
 
 

@@ -18,9 +18,9 @@ from ecgscan_ray.cores import usable_cores
 from ecgscan_ray.data import reader_weights
 from ecgscan_ray.digitise.options import Options, PageReader
 from ecgscan_ray.digitise.page import digitise_page
-from ecgscan_ray.digitise.pool import Pool
+from ecgscan_ray.digitise.pool import DIED, Pool
 from ecgscan_ray.digitise.reader import as_rgb, load_reader
-from ecgscan_ray.digitise.sources import Source, file_name, find_sources, page_name, record_names
+from ecgscan_ray.digitise.sources import Source, file_name, find_sources, page_label, page_name, record_names
 from ecgscan_ray.digitise.state import (
     PageState,
     output_sizes,
@@ -148,8 +148,7 @@ def _counted(states: list[PageState], num_skipped: int, table: str) -> Digitised
     for state in sorted(states, key=lambda state: (state.row["file"], state.page)):
         count[state.row["status"]] += 1
         if state.row["status"] != "read":
-            number = f"#{state.page}" if state.page > 1 else ""
-            problems[f"{state.row['file']}{number}"] = state.row["reasons"]
+            problems[page_label(state.row["file"], state.page)] = state.row["reasons"]
     return Digitised(count["read"], count["refused"], count["failed"], num_skipped, problems, table)
 
 
@@ -266,7 +265,6 @@ def _after_death(task: _Task) -> list[PageState]:
         if (state.uri, state.version, state.options) != (task.source.uri, task.source.version, task.key):
             break
         written.append(state)
-    row = {"status": "failed", "reasons": "the process that read it died: out of memory, or a fault of a decoder"}
-    state = _state(task, len(written) + 1, row, {})
+    state = _state(task, len(written) + 1, {"status": "failed", "reasons": DIED}, {})
     write_page(task.out, state, {})
     return [*written, state]

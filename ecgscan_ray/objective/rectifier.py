@@ -68,7 +68,7 @@ def coarse_terms(output: ReaderOutput, batch: DeviceSamples) -> dict[str, Tensor
     return {
         "coarse_page_loss": _mean(page, page_ok),
         "coarse_frame_loss": _mean(frame, on_page),
-        "coarse_turn_loss": _mean(turn, page_ok[:, :, 0, 0, 0]),
+        "coarse_turn_loss": _mean(turn, page_ok[:, :, 0, 0, 0] & on_page.flatten(2).any(-1)),
     }
 
 
@@ -119,7 +119,7 @@ def reader_errors(output: ReaderOutput, batch: DeviceSamples) -> dict[str, Tenso
     maps, truth = output["coarse_maps"].float(), batch["coarse_target"]
     on_page = (truth[:, :, 0] > 0) & ok[:, None, None, None]
     frame_mm = FRAME_UNIT_MM * (maps[:, :, 1:] - truth[:, :, 1:]).abs()
-    turns = output["coarse_turns"].argmax(-1) == batch["coarse_turns"]
+    turns = (output["coarse_turns"].argmax(-1) == batch["coarse_turns"])[on_page.flatten(2).any(-1)]
     page, page_truth = output["page_maps"].float(), batch["page_target"]
     gridded = (page_truth[:, :GRID].abs().amax(1) > 0) & ok[:, None, None]
     grid = [_phase_error_mm(page[:, k : k + 2], page_truth[:, k : k + 2])[gridded] for k in (0, 2)]
@@ -129,7 +129,7 @@ def reader_errors(output: ReaderOutput, batch: DeviceSamples) -> dict[str, Tenso
     return {
         "coarse_across_mm": frame_mm[:, :, 0][on_page],
         "coarse_down_mm": frame_mm[:, :, 1][on_page],
-        "turn_right": turns[ok].flatten().float(),
+        "turn_right": turns.float(),
         "grid_mm": torch.cat(grid),
         "grid_length_5mm": page[:, :2].norm(dim=1)[gridded],
         "grid_length_1mm": page[:, 4:6].norm(dim=1)[gridded],

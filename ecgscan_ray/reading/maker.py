@@ -1,11 +1,12 @@
 """The batch that the reader's three networks are trained on: its contract, and how recordings become one.
 
-Letters: N pages, V = 4 pictures of each; CoarseNet sees 384 x 512 px, PageNet 320 x 320, RowNet 240 x 512.
+Letters: N pages, V = 4 pictures of each; CoarseNet sees 384 x 512 px, PageNet 320 x 320, RowNet 240 x 1024.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypedDict, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ from ecgscan_ray.batch import DeviceRows, Integers, Rows, stable_key
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import ConfigError, RecordingError
 from ecgscan_ray.paper import Renderer, page_key
-from ecgscan_ray.reading.samples import row_sample
+from ecgscan_ray.reading.samples import row_sample, sharpened
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.rectification.samples import Drawn, coarse_sample, looks, page_sample
 
@@ -38,11 +39,11 @@ class SampleArrays(TypedDict):
     page_target: np.ndarray
     """float32 (N, 24, 40, 40): as ``PAGE_CHANNELS``; vectors of the grid are unit or 0, marks are in 0..1."""
     row: np.ndarray
-    """uint8 (N, 240, 512, 3): a part of a row, rectified up to the grid's error."""
+    """uint8 (N, 240, 1024, 3): a part of a row, rectified up to the grid's error."""
     row_height: np.ndarray
-    """float32 (N, 512): the ink's height in each column, px from the top, of trace or calibration pulse; NaN = neither."""
+    """float32 (N, 1024): the ink's height in each column, px from the top, of trace or calibration pulse; NaN = neither."""
     row_trace: np.ndarray
-    """bool (N, 512): the column has a trace."""
+    """bool (N, 1024): the column has a trace."""
 
 
 class SampleBatch(SampleArrays, Rows):
@@ -102,6 +103,8 @@ class SampleMaker:
         """A pure function of recording, settings and key; false and blank where the recording cannot be drawn."""
         rng = np.random.default_rng(key)
         renderer = self._renderers[rng.choice(len(self._renderers), p=self._shares)]
+        signal_mv, fs = sharpened(rng, recording.signal_mv, recording.fs)
+        recording = replace(recording, signal_mv=signal_mv, fs=fs)
         try:
             pages = renderer.render([recording], np.array([key], np.uint64))
         except RecordingError:
@@ -138,9 +141,9 @@ def _blank() -> SampleArrays:
         "coarse_turns": np.zeros(COARSE_VIEWS, np.int64),
         "page": np.full((320, 320, 3), 255, np.uint8),
         "page_target": np.zeros((24, 40, 40), np.float32),
-        "row": np.full((240, 512, 3), 255, np.uint8),
-        "row_height": np.full(512, np.nan, np.float32),
-        "row_trace": np.zeros(512, bool),
+        "row": np.full((240, 1024, 3), 255, np.uint8),
+        "row_height": np.full(1024, np.nan, np.float32),
+        "row_trace": np.zeros(1024, bool),
     }
 
 

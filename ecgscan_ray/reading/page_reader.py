@@ -26,9 +26,9 @@ class ReaderOutput(TypedDict):
     page_maps: Tensor
     """(N, 24, 40, 40): vectors, then logits of marks."""
     row_heights: Tensor
-    """(N, 120, 512) logits over height, bins of ``ROW_BIN`` px."""
+    """(N, 120, 1024) logits over height, bins of ``ROW_BIN`` px."""
     row_presence: Tensor
-    """(N, 512) logits."""
+    """(N, 1024) logits."""
 
 
 class PageReader(nn.Module):

@@ -25,6 +25,8 @@ PAGE_PX = 3.0
 NODE = 8
 """px between the points at which a map is computed."""
 FRAME_UNIT_MM = 100.0
+NO_PAGE, TWO_PAGES = 0.04, 0.12
+"""Shares of whole pictures without a page, and with a part of another page beside it."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +118,12 @@ def coarse_sample(rng: np.random.Generator, source: Drawn) -> tuple[np.ndarray, 
     """A whole picture.
 
     Returns:
-        uint8 (H, W, 3) of 512 x 384, 384 x 512 or 512 x 512; float32 (3, H/8, W/8) page (0 or 1), x, y in the frame;
-        quarter turns.
+        uint8 (384, 512, 3); float32 (3, 48, 64) page (0 or 1), x, y in the frame; quarter turns.
     """
     size = (384, 512)
+    kind = rng.random()
+    if kind < NO_PAGE:
+        return _no_page(rng, size), np.zeros((3, size[0] // COARSE_STRIDE, size[1] // COARSE_STRIDE), np.float32), 0
     truth = source.truth
     angle = (
         rng.uniform(-180, 180)
@@ -140,15 +144,63 @@ def coarse_sample(rng: np.random.Generator, source: Drawn) -> tuple[np.ndarray, 
     moved = bend(rng, mm, float(np.median(np.linalg.norm(np.diff(mm, axis=1), axis=-1))))
     px = truth.to_pixels(mm + moved)
     edge = np.concatenate([source.image[0], source.image[-1], source.image[:, 0], source.image[:, -1]])
-    picture = resample(source.image, px, size, tuple(int(v) for v in np.median(edge, 0)))
+    border = tuple(int(v) for v in np.median(edge, 0))
+    picture = resample(source.image, px, size, border)
     at = at_cells(mm + moved, size, COARSE_STRIDE)
-    inside = np.all((at >= 0) & (at <= np.array(truth.page_mm)), axis=-1, keepdims=True)
+    inside = _on_page(at, truth)[..., None]
+    if kind < NO_PAGE + TWO_PAGES:
+        _put_beside(rng, source, picture, mm + moved, int(inside.sum()), border)
     turns = round(angle / 90) % 4
     frame = (at - truth.frame_middle()) / FRAME_UNIT_MM
     for _ in range(turns):
         frame = np.stack([-frame[..., 1], frame[..., 0]], -1)
     target = np.concatenate([inside, np.clip(frame, -2.5, 2.5)], -1)
     return picture, target.astype(np.float32).transpose(2, 0, 1), turns
+
+
+def _on_page(mm: np.ndarray, truth: PageTruth) -> np.ndarray:
+    return np.all((mm >= 0) & (mm <= np.array(truth.page_mm)), axis=-1)
+
+
+def _put_beside(
+    rng: np.random.Generator, source: Drawn, picture: np.ndarray, mm: np.ndarray, cells: int, border: tuple[int, ...]
+) -> None:
+    """Draw a second copy of the page beside the first, in place, if less than 0.6 of the first's ``cells`` are seen of it."""
+    size, page = picture.shape[:2], np.array(source.truth.page_mm)
+    turn = rng.normal(0, 0.06) + math.pi * (rng.random() < 0.2)
+    rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    axis = int(rng.integers(2))
+    away = np.zeros(2)
+    away[axis] = rng.choice([-1.0, 1.0]) * (page[axis] + rng.uniform(0, 25))
+    away[1 - axis] = rng.normal(0, 0.1) * page[1 - axis]
+    other = (mm - page / 2 - away) @ rotation.T + page / 2
+    seen = _on_page(at_cells(other, size, COARSE_STRIDE), source.truth)
+    if not 0 < seen.sum() < 0.6 * cells:
+        return
+    second = resample(source.image, source.truth.to_pixels(other), size, border)
+    dense = [at_cells(field, size, 1) for field in (other, mm)]
+    here = _on_page(dense[0], source.truth) & ~_on_page(dense[1], source.truth)
+    picture[here] = second[here]
+
+
+def _no_page(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """A desk, a wall, a sheet of text: uint8 (*size, 3)."""
+    colour = rng.uniform(0.1, 1.0) + rng.normal(0, 0.08, 3)
+    scene = np.broadcast_to(colour, (*size, 3)).astype(np.float32)
+    for cell in (rng.uniform(40, 200), rng.uniform(2, 20)):
+        scene = scene * (1 + smooth_noise(rng, size, cell, rng.uniform(0.02, 0.25)))[..., None]
+    picture = np.ascontiguousarray(np.rint(np.clip(scene, 0, 1) * 255), np.uint8)
+    for _ in range(int(rng.integers(0, 6))):  # things with straight edges, white sheets among them
+        box = ((rng.uniform(0, 512), rng.uniform(0, 384)), tuple(rng.uniform(40, 400, 2)), rng.uniform(0, 180))
+        light = 255 * np.clip(rng.uniform(0.1, 1.0) + rng.normal(0, 0.08, 3), 0, 1)
+        cv2.fillPoly(picture, [cv2.boxPoints(box).astype(np.int32)], light.tolist())
+    if rng.random() < 0.5:  # lines of text
+        ink, height = rng.uniform(0, 130), rng.uniform(8, 24)
+        for y in np.arange(rng.uniform(10, 80), size[0] - 10, height):
+            text = "".join(rng.choice(list("abcdefghi  jklmno pqrstuvw 0123456789.,-"), int(rng.integers(5, 60))))
+            xy = int(rng.uniform(20, 120)), int(y)
+            cv2.putText(picture, text, xy, cv2.FONT_HERSHEY_SIMPLEX, height / 50, (ink,) * 3)
+    return picture
 
 
 def _misplaced(rng: np.random.Generator, mm: np.ndarray, middle: np.ndarray) -> np.ndarray:

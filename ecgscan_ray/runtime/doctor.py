@@ -13,9 +13,9 @@ import torch
 from ecgscan_ray.config import ResourceConfig
 from ecgscan_ray.cores import usable_cores
 from ecgscan_ray.errors import EcgscanError
+from ecgscan_ray.precision import choose_precision
 from ecgscan_ray.runtime.cluster import start_ray
 from ecgscan_ray.store.manifest import read_manifest
-from ecgscan_ray.training.precision import choose_precision
 
 PACKAGES = ("ecgscan_ray", "ray", "torch", "torchvision", "timm", "transformers", "pyarrow", "numpy", "wfdb", "optuna")
 IMPORTED = ("cv2", "timm", "transformers", "wfdb", "numba")

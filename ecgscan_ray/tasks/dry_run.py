@@ -23,6 +23,7 @@ from ecgscan_ray.config import Config
 from ecgscan_ray.cores import set_torch_threads, usable_cores
 from ecgscan_ray.errors import StoreError
 from ecgscan_ray.model.ecgscan import ECGScan
+from ecgscan_ray.precision import choose_precision
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.runs.needs import needs
 from ecgscan_ray.runs.spec import total_steps
@@ -33,7 +34,6 @@ from ecgscan_ray.tasks.frozen import with_teacher_settings
 from ecgscan_ray.tasks.pretrain import Pretrain
 from ecgscan_ray.training.gradients import GradCache
 from ecgscan_ray.training.optimizer import build_optimizer
-from ecgscan_ray.training.precision import choose_precision
 from ecgscan_ray.training.tensors import to_device
 
 TOKENIZER_REPORTS = 2000

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ecgscan_ray.batch import DeviceRows
 from ecgscan_ray.distributed import global_sum, world_size
 from ecgscan_ray.errors import ConfigError
-from ecgscan_ray.training.precision import Precision
+from ecgscan_ray.precision import Precision
 from ecgscan_ray.training.task import Loss, Tensors
 
 

@@ -16,6 +16,7 @@ from ecgscan_ray.batch import DeviceRows, Rows
 from ecgscan_ray.config import Config
 from ecgscan_ray.distributed import global_sum, rank, world_size
 from ecgscan_ray.errors import NotFiniteError, WorkError
+from ecgscan_ray.precision import choose_precision
 from ecgscan_ray.runs.checkpoints import TrainingState
 from ecgscan_ray.runs.metrics import RunLog
 from ecgscan_ray.runs.spec import RunSpec
@@ -23,7 +24,6 @@ from ecgscan_ray.training.checkpoint import not_finite, restore, save_checkpoint
 from ecgscan_ray.training.gradients import GradCache
 from ecgscan_ray.training.meters import Clock, FiniteCheck, Meter, read_values
 from ecgscan_ray.training.optimizer import build_optimizer, learning_rate, set_learning_rate
-from ecgscan_ray.training.precision import choose_precision
 from ecgscan_ray.training.reporter import Reporter, Validate
 from ecgscan_ray.training.task import ModelT, Tensors, TrainingTask
 

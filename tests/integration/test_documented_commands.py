@@ -68,7 +68,8 @@ NOT_RUN = {
     "ray dashboard": "needs a rented cluster",
     "ray job submit": "needs a cluster; the same jobs run on a local one in tests/integration/test_jobs.py",
     "aws ec2": "changes an account",
-    "ecgscan digitise": "needs trained networks, which do not come with this version; tests/unit/digitise runs it",
+    "ecgscan digitise": "needs scans; tests/unit/digitise runs it, tests/unit/reading the networks",
+    "ecgscan find": "needs pages of the store's recordings as files; tests/unit/evaluation/test_find.py draws and finds some",
     "ecgscan rectifier": "three hours; tests/integration/runtime/test_rectifier.py runs it for some steps",
     "python tools/make_weights.py": "needs a trained run; tests/integration/runtime/test_rectifier.py runs it",
 }

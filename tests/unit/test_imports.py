@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
         ("ecgscan_ray.encoder", {"ray"}),
         ("ecgscan_ray.pictures", {"torch", "ray", "pypdfium2", "pi_heif"}),
         ("ecgscan_ray.digitise", {"torch", "ray", "wfdb", "matplotlib", "sklearn", "transformers"}),
+        ("ecgscan_ray.evaluation.find", {"ray", "sklearn", "transformers", "matplotlib"}),
         ("ecgscan_ray", {"torch", "ray", "numpy", "typer"}),
         ("ecgscan_ray.cli", {"torch", "ray", "numpy", "pydantic"}),
     ],
