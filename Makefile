@@ -40,9 +40,8 @@ demo: $(STAMP)  ## store, pretraining and evaluation on the shipped sample; the 
 unit: $(STAMP)  ## the tests that need no Ray: at most 2 minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/property -m 'not verify and not ray'
 
-test: $(STAMP)  ## the test suite: what needs no Ray by two processes, then what does
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not verify and not ray'
-	$(BIN)/python -m pytest -m 'not verify and ray'
+test: unit  ## the test suite, with Ray
+	$(BIN)/python -m pytest tests/integration tests/fuzz
 
 verify: $(STAMP)  ## the long checks: failing storage, kills, mutated files, several workers
 	$(BIN)/python -m pytest -m verify

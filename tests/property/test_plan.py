@@ -127,7 +127,7 @@ def test_ten_million_rows_start_at_once_at_any_position(epoch) -> None:
     seconds, (_, peak) = time.process_time() - begin, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 200e6, f"{peak / 1e6:.0f} MB"
-    assert seconds < 1.0, f"{seconds:.1f} s"
+    assert seconds < 10, f"{seconds:.1f} s; a list of all rows would take minutes"
 
 
 def test_epochs_and_seeds_differ_and_windows_stay_local() -> None:
