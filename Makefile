@@ -40,8 +40,9 @@ demo: $(STAMP)  ## store, pretraining and evaluation on the shipped sample; the 
 unit: $(STAMP)  ## the tests that need no Ray: at most 2 minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/property -m 'not verify and not ray'
 
+# tests/fuzz first: its children start with the memory of what ran before them.
 test: unit  ## the test suite, with Ray
-	$(BIN)/python -m pytest tests/integration tests/fuzz
+	$(BIN)/python -m pytest tests/fuzz tests/integration
 
 verify: $(STAMP)  ## the long checks: failing storage, kills, mutated files, several workers
 	$(BIN)/python -m pytest -m verify
