@@ -63,6 +63,14 @@ def px_per_mm(places_mm: np.ndarray) -> float:
     return 8 / float(np.median(steps[steps > 1]))  # beyond the picture all places are the same
 
 
+def framed(page: Drawn, mm: np.ndarray, turns: int) -> np.ndarray:
+    """Page mm (..., 2) from the middle of the trace frame, mm / 100, along the axes of a page turned by quarter turns."""
+    frame = (mm - page.truth.frame_middle()) / 100
+    for _ in range(turns):
+        frame = np.stack([-frame[..., 1], frame[..., 0]], -1)
+    return frame
+
+
 @pytest.mark.parametrize("bent", [False, True])
 @pytest.mark.parametrize("seed", WHOLE)
 def test_coarse_truth(bent: bool, seed: int) -> None:
@@ -70,9 +78,7 @@ def test_coarse_truth(bent: bool, seed: int) -> None:
     picture, target, turns = coarse_sample(np.random.default_rng(seed), page)
     px, inside = taken_at(picture, middles(picture))
     mm = page.truth.to_page(px)
-    frame = (mm - page.truth.frame_middle()) / 100
-    for _ in range(turns):
-        frame = np.stack([-frame[..., 1], frame[..., 0]], -1)
+    frame = framed(page, mm, turns)
     near = inside & (np.abs(target[1:]) < 2.4).all(0)
     error_mm = 100 * np.linalg.norm(target[1:].transpose(1, 2, 0) - frame, axis=-1)[near]
     assert near.sum() > 500 and error_mm.max() * px_per_mm(mm) < MAX_ERROR_PX
@@ -92,9 +98,7 @@ def test_a_page_beside_the_page_is_none_of_it() -> None:
         picture, target, turns = coarse_sample(np.random.default_rng(seed), page)
         px, inside = taken_at(picture, middles(picture))
         mm = page.truth.to_page(px)
-        frame = (mm - page.truth.frame_middle()) / 100
-        for _ in range(turns):
-            frame = np.stack([-frame[..., 1], frame[..., 0]], -1)
+        frame = framed(page, mm, turns)
         near = inside & (target[0] > 0) & (np.abs(target[1:]) < 2.4).all(0)
         error_mm = 100 * np.linalg.norm(target[1:].transpose(1, 2, 0) - frame, axis=-1)[near]
         assert near.sum() > 300 and error_mm.max() * px_per_mm(mm) < MAX_ERROR_PX
