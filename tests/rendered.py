@@ -8,7 +8,7 @@ import numpy as np
 
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.paper import Renderer, page_key
-from ecgscan_ray.rectification.networks import LABELS
+from ecgscan_ray.rectification.channels import LABELS
 from ecgscan_ray.rectification.samples import Drawn
 from tests.records import recording
 

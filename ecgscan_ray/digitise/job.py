@@ -116,16 +116,13 @@ def digitise_pages(
     options.check()
     if workers < 0:
         raise InputError(f"{workers} is too small", where="workers", fix="Give 0 or more.")
-    inputs = [os.fspath(uri) for uri in ([pages] if isinstance(pages, str | os.PathLike) else pages)]
     target = absolute(os.fspath(out))
-    with ThreadPoolExecutor(16) as pool:
-        sources = list(pool.map(Source.versioned, find_sources(inputs, target)))
+    sources = _sources(pages, target)
     open_filesystem(target, create=True)
     with exclusive(target, "ecgscan digitise"):
         remove_leftovers(target)
         tasks, states = _plan(sources, target, options)
         pending = [task for task in tasks if not _is_done(task)]
-        num_skipped = sum(len(task.whole) for task in tasks)
         done = len(tasks) - len(pending)
         if progress:
             progress(done, len(tasks))
@@ -139,7 +136,15 @@ def digitise_pages(
                     progress(done, len(tasks))
         table = write_table(target, states.values())
     uris = {source.uri for source in sources}
-    return _counted([state for state in states.values() if state.uri in uris], num_skipped, table)
+    return _counted(
+        [state for state in states.values() if state.uri in uris], sum(len(task.whole) for task in tasks), table
+    )
+
+
+def _sources(pages: str | os.PathLike | Sequence[str | os.PathLike], target: str) -> list[Source]:
+    inputs = [os.fspath(uri) for uri in ([pages] if isinstance(pages, str | os.PathLike) else pages)]
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(Source.versioned, find_sources(inputs, target)))
 
 
 def _counted(states: list[PageState], num_skipped: int, table: str) -> Digitised:

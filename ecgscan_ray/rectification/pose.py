@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import torch
 
-from ecgscan_ray.rectification.networks import COARSE_STRIDE, CoarseNet
+from ecgscan_ray.rectification.channels import COARSE_STRIDE
+from ecgscan_ray.rectification.networks import CoarseNet
 from ecgscan_ray.rectification.samples import FRAME_UNIT_MM, SIDE, cells
 
 MULTIPLE = 64

@@ -11,7 +11,8 @@ import torch
 
 from ecgscan_ray.precision import fast_cpu_autocast
 from ecgscan_ray.rectification import grid_fit
-from ecgscan_ray.rectification.networks import PAGE_STRIDE, PageNet
+from ecgscan_ray.rectification.channels import PAGE_STRIDE
+from ecgscan_ray.rectification.networks import PageNet
 from ecgscan_ray.rectification.page_map import PageMap, flat_map, inverted
 from ecgscan_ray.rectification.pose import MOST_PAGE_MM, Pose, to_tensor
 from ecgscan_ray.rectification.samples import PAGE_PX, cells

@@ -16,7 +16,7 @@ from ecgscan_ray.paper import marks
 from ecgscan_ray.paper.grid import MAJOR_MM
 from ecgscan_ray.paper.key import Draws
 from ecgscan_ray.paper.truth import PageTruth
-from ecgscan_ray.rectification.networks import COARSE_STRIDE, LABELS, PAGE_STRIDE
+from ecgscan_ray.rectification.channels import COARSE_STRIDE, LABELS, PAGE_STRIDE
 
 SIDE = 512
 """Longer side of the picture that ``CoarseNet`` sees, px."""

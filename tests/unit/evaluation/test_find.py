@@ -1,4 +1,4 @@
-"""``ecgscan find``: files of pages against a store, by the function and by the command, with and without networks."""
+"""``ecgscan find``: files of pages against a store, by the function and by the command."""
 
 from __future__ import annotations
 
@@ -13,12 +13,9 @@ from typer.testing import CliRunner
 
 from ecgscan_ray import digitise as room
 from ecgscan_ray.cli import app
-from ecgscan_ray.config import PageConfig
-from ecgscan_ray.data import reader_weights
 from ecgscan_ray.digitise import Options
 from ecgscan_ray.errors import InputError, StoreError
 from ecgscan_ray.evaluation.find import FoundPage, find_pages
-from ecgscan_ray.paper import Renderer, page_key
 from ecgscan_ray.recording.recording import Recording
 from tests import fake_reader
 from tests.recorded import recorded
@@ -146,17 +143,3 @@ def test_the_exit_status_is_that_of_digitise(
     assert command(tmp_path / "absent.png", "--in", store).exit_code == 2
     for option, value in (("--speed", 0), ("--gain", 0), ("--layout", "3x5")):
         assert f"error: {option}: " in command(scans / "good.png", "--in", store, option, value).stderr
-
-
-@pytest.mark.skipif(not reader_weights().is_file(), reason="this version comes without weights")
-def test_drawn_pages_are_read_and_found_from_end_to_end(other_store: str, tmp_path: Path) -> None:
-    drawn = {"in.png": (OTHERS[3], "scan"), "out.png": (STRANGER, "clean")}
-    for name, (own, effects) in drawn.items():
-        renderer = Renderer(PageConfig(height=1000, width=1333, channels=3, fit="pad", effects=effects))
-        page = renderer.render([own], np.array([page_key(0, 0, own.id, 0)], np.uint64)).image[0]
-        Image.fromarray(page).save(tmp_path / name)
-    result = command(tmp_path / "in.png", tmp_path / "out.png", "--in", other_store)
-    assert result.exit_code == 0, result.output
-    first, second = result.stdout.splitlines()
-    assert f"{tmp_path / 'in.png'}: {OTHERS[3].id} (ptbxl), probability " in first
-    assert f"{tmp_path / 'out.png'}: not in the store (nearest " in second

@@ -19,7 +19,7 @@ from ecgscan_ray.paper import Renderer, marks, page_key
 from ecgscan_ray.paper.key import Draws
 from ecgscan_ray.paper.truth import expand
 from ecgscan_ray.reading.samples import COLUMN_PX, ROW_HEIGHT, ROW_PX, row_sample, sharpened
-from ecgscan_ray.rectification.networks import PAGE_CHANNELS
+from ecgscan_ray.rectification.channels import PAGE_CHANNELS
 from ecgscan_ray.rectification.samples import NO_PAGE, PAGE_PX, TWO_PAGES, Drawn, coarse_sample, page_sample
 from tests.records import recording
 
