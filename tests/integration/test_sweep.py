@@ -122,19 +122,20 @@ def test_failed_and_lost_trials_are_told_and_the_sweep_goes_on(ray_cluster: None
 def test_a_sweep_of_real_pretrainings(sample_store: str, tmp_path: Path) -> None:
     """A trial of a few steps, streamed, trained and validated by Ray inside Ray Tune."""
     short = {
-        "training.steps": 4,
-        "training.sinks": [],
-        "training.global_batch_size": 24,
-        "stream.unit_rows": 24,
-        "training.checkpoint_every": 2,
-        "training.validation_rows": 24,
+        "page.height": 96,
+        "page.width": 128,
+        "training.steps": 2,
+        "training.global_batch_size": 12,
+        "training.checkpoint_every": 1,
+        "training.validation_rows": 12,
         "training.warmup_steps": 1,
+        "training.sinks": [],
     }
     content = {"base": "laptop", "base_overrides": short, "space": SPACE, "trials": 1}
     report = sweep(build(SweepConfig, content, where="test"), sample_store, str(tmp_path / "sweep"))
     assert report["counts"]["done"] == 1, report["trials"]
     for entry in report["trials"]:
-        assert [step for step, _ in entry["curve"]] == [2, 4]
+        assert [step for step, _ in entry["curve"]] == [1, 2]
         assert 0 < entry["score"] < 1
         resolved = load(Config, str(tmp_path / "sweep" / "trials" / entry["id"] / "config.yaml"))
         assert resolved.objective.gram_weight == entry["config"]["objective.gram_weight"]
