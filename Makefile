@@ -40,8 +40,11 @@ demo: $(STAMP)  ## store, pretraining and evaluation on the shipped sample; the 
 unit: $(STAMP)  ## the tests that need no Ray: at most 2 minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/property -m 'not verify and not ray'
 
-test: $(STAMP)  ## the test suite, with Ray
-	$(BIN)/python -m pytest
+# tests/fuzz first: its children start with the memory of what ran before them.
+test: $(STAMP)  ## the test suite, with Ray: at most 10 minutes on two cores
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/fuzz tests/integration tests/unit tests/property \
+	  -m 'not verify and not ray'
+	$(BIN)/python -m pytest tests/integration -m 'not verify and ray'
 
 verify: $(STAMP)  ## the long checks: failing storage, kills, mutated files, several workers
 	$(BIN)/python -m pytest -m verify
@@ -68,5 +71,5 @@ lint-docs: $(STAMP)
 docs: $(STAMP)  ## the documentation as a site in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: $(STAMP)  ## [ONLY=loss|paper|ingest|realism]: flat JSON on stdout and in bench.json
+bench: $(STAMP)  ## [ONLY=loss|paper|ingest|realism|real_pages|find]: flat JSON on stdout and in bench.json
 	@$(BIN)/python -m benchmarks $(ONLY)

@@ -1,7 +1,7 @@
 """How well can our pages be distinguished from real photographs and scans of the same recordings? 0.5 is not at all.
 
-``ECGSCAN_PHOTOS=DATA/photos make -s bench ONLY=realism``, with the recordings in ``DATA/ptbxl``. A photograph's recording
-is drawn with the preset ``photo``, a scan's with ``scan``, each at the picture's own size; both are cut into crops at the
+``ECGSCAN_PHOTOS=DATA make -s bench ONLY=realism``; DATA holds ``photos/`` and ``ptbxl/``. A photograph's recording is drawn
+with the preset ``photo``, a scan's with ``scan``, each at the picture's own size; both are cut into crops at the
 same places. Two classifiers distinguish the crops, in folds by recording: boosted trees on statistics of colour and
 gradients, and a small convolutional network. The higher area under the ROC curve counts. ``clean`` pages against real
 ones show that the classifiers can see: below 0.95 they would be too weak. The real pages are of one program: thin dark
@@ -24,7 +24,7 @@ import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import nn
 
-from benchmarks.photographs import Photograph, database, photographs, recordings
+from benchmarks.photographs import Photograph, data_folder, database, photographs, recordings
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.errors import EcgscanError
 from ecgscan_ray.evaluation.bootstrap import Estimate, PatientBootstrap
@@ -60,10 +60,10 @@ def run() -> dict[str, float]:
     """Flat figures; none, and a line that says why, where no photographs are given."""
     uri = os.environ.get("ECGSCAN_PHOTOS")
     if not uri:
-        print("realism: not measured; set ECGSCAN_PHOTOS to the folder with photos.csv", file=sys.stderr)
+        print("realism: not measured; set ECGSCAN_PHOTOS to a folder with photos/ and ptbxl/", file=sys.stderr)
         return {}
     try:
-        photos, shown = load(Path(uri).resolve().parent)
+        photos, shown = load(data_folder(uri))
     except EcgscanError as error:
         sys.exit(f"error: {error}")
     real = crops([sized(photo.pixels()) for photo in photos])

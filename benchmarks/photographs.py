@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -41,12 +42,18 @@ class Photograph:
         kind: ``photo`` or ``scan``.
         licence: As its source states it.
         ecg_id: The recording on it.
+        layout: Name in ``paper.layout.LAYOUTS``; empty = not stated.
+        speed: mm/s.
+        gain: mm/mV.
     """
 
     path: Path
     kind: str
     licence: str
     ecg_id: str
+    layout: str = ""
+    speed: float = 25.0
+    gain: float = 10.0
 
     def pixels(self, headless: bool = False) -> np.ndarray:
         """uint8 (H, W, 3); ``headless`` paints the printed head over in the paper's colour."""
@@ -97,8 +104,34 @@ def photographs(data: Path) -> list[Photograph]:
     with open(table, encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["kind"] in ("photo", "scan")]
     return [
-        Photograph(table.parent / row["file"], row["kind"], row["licence_as_stated"], row["ecg_id"]) for row in rows
+        Photograph(
+            table.parent / row["file"],
+            row["kind"],
+            row["licence_as_stated"],
+            row["ecg_id"],
+            layout_name(row.get("layout", "")),
+            float(row.get("speed_mm_s") or 25),
+            float(row.get("gain_mm_mv") or 10),
+        )
+        for row in rows
     ]
+
+
+def layout_name(text: str) -> str:
+    """``3x4 (2.5 s columns: ...) + 10 s rhythm strip II`` as ``3x4+1``; empty where no rows and columns are named."""
+    grid = re.match(r"\s*(\d+)\s*x\s*(\d+)", text)
+    if not grid:
+        return ""
+    rhythm = re.search(r"rhythm strips?:?\s+(.*)", text)
+    leads = re.findall(r"\b(?:III|II|I|aV[RLF]|V[1-6])\b", rhythm[1]) if rhythm else []
+    strips = "" if not leads else "+1" if leads == ["II"] else f"+{leads[0]}" if len(leads) == 1 else f"+{len(leads)}"
+    return f"{grid[1]}x{grid[2]}{strips}"
+
+
+def data_folder(uri: str) -> Path:
+    """The folder that holds ``photos/`` and ``ptbxl/``, given it or its ``photos``."""
+    folder = Path(uri).resolve()
+    return folder.parent if (folder / "photos.csv").is_file() else folder
 
 
 def database(data: Path) -> list[Row]:

@@ -95,6 +95,19 @@ def process_pool() -> Iterator[ProcessPool]:
 
 
 @pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Commands read pages without networks; the file has a byte for each page that was read."""
+    from ecgscan_ray import digitise
+    from tests import fake_reader
+
+    path = tmp_path_factory.mktemp("calls") / "calls"
+    path.touch()
+    monkeypatch.setenv(fake_reader.CALLS, str(path))
+    monkeypatch.setattr(digitise, "load_reader", fake_reader.load)
+    return path
+
+
+@pytest.fixture
 def alone() -> Iterator[None]:
     """Without the suite's own cluster: on one machine two clusters mistake each other's placement groups."""
     import ray

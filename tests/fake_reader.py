@@ -1,13 +1,15 @@
-"""A reader of pages without networks: what it does is written in the page's first pixel."""
+"""A reader of pages without networks: what it does is written in the page's first pixel. And its pages and tables."""
 
 from __future__ import annotations
 
+import csv
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ecgscan_ray.digitise import Options
 from ecgscan_ray.errors import InputError
@@ -20,6 +22,8 @@ BLANK, RAISES, DIES, POOR = 3, 7, 11, 100
 SLOW_S = 0.3
 CALLS = "ECGSCAN_FAKE_READER_CALLS"
 """Environment variable with a file to which every reading adds a byte."""
+SIZE = (120, 200)
+"""Height and width of the pictures in px."""
 
 
 def read(image: np.ndarray, options: Options) -> PageReading:
@@ -69,3 +73,24 @@ def load_slow(threads: int) -> Callable[[np.ndarray, Options], PageReading]:
         return read(image, options)
 
     return read_slowly
+
+
+def page(first: int = 240, size: tuple[int, int] = SIZE) -> Image.Image:
+    pixels = np.full((*size, 3), 240, np.uint8)
+    pixels[0, 0] = first
+    return Image.fromarray(pixels)
+
+
+def save(path: Path, first: int = 240) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page(first).save(path)
+
+
+def table(out: Path) -> dict[tuple[str, int], dict[str, str]]:
+    """Rows of ``pages.csv`` by file and page."""
+    with (out / "pages.csv").open(newline="", encoding="utf-8") as file:
+        return {(row["file"], int(row["page"])): row for row in csv.DictReader(file)}
+
+
+def num_calls(calls: Path) -> int:
+    return calls.stat().st_size

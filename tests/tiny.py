@@ -27,6 +27,7 @@ TINY: dict[str, Any] = {
         "log_every": 1,
         "checkpoint_every": 2,
         "validation_rows": 24,
+        "sinks": [],
     },
     "resources": {"render_actors": 1, "cpus_per_worker": 0.5, "torch_threads": 1, "max_failures": 2},
 }
@@ -49,7 +50,6 @@ TINY_READER: dict[str, Any] = {
     "stream.unit_rows": 1,
     "training.global_batch_size": 2,
     "training.validation_rows": 2,
-    "training.sinks": [],
     "evaluation.batch_size": 2,
 }
 

@@ -24,6 +24,7 @@ INTERRUPTED = {
     "ablate": "the same command goes on with the remaining trials",
     "embed": "no file was written; the same command starts again",
     "digitise": "the pages read so far are complete; the same command goes on with the others",
+    "find": "no table was written; the same command starts again",
     "export": "nothing was exported; the same command starts again",
     "config": "nothing was changed",
     "doctor": "nothing was changed",

@@ -1,4 +1,4 @@
-"""The verbs on files of pages: read, draw, embed."""
+"""The verbs on files of pages: read, find, draw, embed."""
 
 from __future__ import annotations
 
@@ -14,20 +14,26 @@ from ecgscan_ray.cli.output import print_next, print_skipped, setup_logging, sho
 from ecgscan_ray.cores import set_torch_threads, usable_cores
 from ecgscan_ray.errors import InputError
 
+Pages = Annotated[
+    list[str], typer.Argument(help="Pictures, PDF files, folders of them, or lists of them (@names.txt).")
+]
+Speed = Annotated[float | None, typer.Option(help="Paper speed of all pages, mm/s; else from the page.")]
+Gain = Annotated[float | None, typer.Option(help="Gain of all pages, mm/mV; else from the page.")]
+PageLayout = Annotated[str | None, typer.Option(help="Layout of all pages, e.g. 3x4+1; else from the page.")]
+Workers = Annotated[int, typer.Option(help="Processes that read pages; 0 = one per core.", min=0)]
+
 
 @app.command(epilog="Example: ecgscan digitise scans page.pdf @list.txt records")
 def digitise(
-    pages: Annotated[
-        list[str], typer.Argument(help="Pictures, PDF files, folders of them, or lists of them (@names.txt).")
-    ],
+    pages: Pages,
     out: Annotated[str, typer.Argument(help="Folder to write.")],
-    speed: Annotated[float | None, typer.Option(help="Paper speed of all pages, mm/s; else from the page.")] = None,
-    gain: Annotated[float | None, typer.Option(help="Gain of all pages, mm/mV; else from the page.")] = None,
-    layout: Annotated[str | None, typer.Option(help="Layout of all pages, e.g. 3x4+1; else from the page.")] = None,
+    speed: Speed = None,
+    gain: Gain = None,
+    layout: PageLayout = None,
     record_format: Annotated[Literal["wfdb", "csv", "npz"], typer.Option("--format", help="Of the records.")] = "wfdb",
     overlay: Annotated[bool, typer.Option(help="Write each page as a picture with the trace as read.")] = True,
     min_quality: Annotated[float, typer.Option(help="A page of a lower quality is refused.", min=0.0, max=1.0)] = 0.0,
-    workers: Annotated[int, typer.Option(help="Processes that read pages; 0 = one per core.", min=0)] = 1,
+    workers: Workers = 1,
 ) -> None:
     """Read paper ECGs (scans, photographs, PDF) into records in mV; the same command resumes. Paths or s3://..."""
     from ecgscan_ray.digitise import Options, digitise_pages, load_reader
@@ -50,6 +56,54 @@ def digitise(
     if not done.read:
         raise WorkError("no page was read", where=out, fix=f"The reasons are in the column 'reasons' of {done.table}.")
     print(f"next: pandas.read_csv({done.table!r})", file=sys.stderr)
+
+
+@app.command(epilog="Example: ecgscan find scans page.pdf --in runs/demo-store --out found.csv")
+def find(
+    pages: Pages,
+    store: Annotated[str, typer.Option("--in", help="URI of a prepared store; all its splits are searched.")],
+    top: Annotated[int, typer.Option(help="Recordings of each page in the table.", min=1, max=100)] = 10,
+    out: Annotated[str | None, typer.Option(help="CSV file to write: a row for each recording of each page.")] = None,
+    speed: Speed = None,
+    gain: Gain = None,
+    layout: PageLayout = None,
+    workers: Workers = 1,
+) -> None:
+    """Find the recording that each page shows among those of a store, or say that it is not there. Paths or s3://..."""
+    from ecgscan_ray.digitise import Options, load_reader
+    from ecgscan_ray.errors import WorkError
+    from ecgscan_ray.evaluation.find import find_pages, table
+    from ecgscan_ray.filesystem import write_bytes_atomic
+
+    for given in pages:
+        check_uri(given.removeprefix("@"))
+    target = check_uri(out) if out else None
+    set_torch_threads()
+    results = []
+    with show_progress("files") as progress:
+        for result in find_pages(
+            pages,
+            check_uri(store),
+            Options(speed, gain, layout),
+            top=top,
+            workers=workers or usable_cores(),
+            reader=load_reader,
+            progress=progress,
+        ):
+            results.append(result)
+            if result.status != "not read":
+                print(result.describe())
+    if target:
+        write_bytes_atomic(target, table(results).encode("utf-8", "backslashreplace"))
+    problems = {result.name: result.reasons for result in results if result.status == "not read"}
+    print_skipped(problems, "not read", "the table (--out) gives all reasons")
+    num_found = sum(result.status == "found" for result in results)
+    num_read = len(results) - len(problems)
+    print(
+        f"{num_found} pages found, {num_read - num_found} not in the store, {len(problems)} not read", file=sys.stderr
+    )
+    if not num_read:
+        raise WorkError("no page was read", fix="The reasons are above.")
 
 
 @app.command(

@@ -20,28 +20,19 @@ from ecgscan_ray.config.loading import (
     read_yaml,
     unknown_setting,
 )
-from ecgscan_ray.config.settings import (
-    MAX_UNIT_BYTES,
-    AugmentConfig,
-    Config,
+from ecgscan_ray.config.model import (
     DecoderConfig,
-    EvaluationConfig,
     ExternalEncoderConfig,
     ImageTowerConfig,
     ModelConfig,
-    ObjectiveConfig,
-    PageConfig,
-    PageKind,
-    RectifierConfig,
-    ResourceConfig,
-    Schedule,
-    Section,
     SignalTowerConfig,
-    StreamConfig,
-    TeacherConfig,
     TextTowerConfig,
-    TrainingConfig,
 )
+from ecgscan_ray.config.objective import ObjectiveConfig, Schedule, TeacherConfig
+from ecgscan_ray.config.page import PageConfig, PageKind, RectifierConfig
+from ecgscan_ray.config.run import AugmentConfig, EvaluationConfig, ResourceConfig, StreamConfig, TrainingConfig
+from ecgscan_ray.config.section import Section
+from ecgscan_ray.config.settings import MAX_UNIT_BYTES, Config
 from ecgscan_ray.config.sweep import SearchRange, SweepConfig
 
 

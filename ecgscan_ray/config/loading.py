@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from ecgscan_ray import strict_yaml
 from ecgscan_ray.config.old_keys import new_name, reason_removed
-from ecgscan_ray.config.settings import Config, Section
+from ecgscan_ray.config.section import Section
+from ecgscan_ray.config.settings import Config
 from ecgscan_ray.errors import ConfigError, near_miss
 from ecgscan_ray.uris import absolute, is_local
 

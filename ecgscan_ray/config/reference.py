@@ -14,7 +14,8 @@ from pydantic.fields import FieldInfo
 
 from ecgscan_ray.config.ablation import AblationConfig
 from ecgscan_ray.config.loading import unknown_setting
-from ecgscan_ray.config.settings import Config, Unit
+from ecgscan_ray.config.section import Unit
+from ecgscan_ray.config.settings import Config
 from ecgscan_ray.config.sweep import SweepConfig
 
 UNITS = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from ecgscan_ray.config.settings import Section
+from ecgscan_ray.config.section import Section
 from ecgscan_ray.config.trials import TrialsConfig
 
 
@@ -23,7 +23,7 @@ class SearchRange(Section):
     """Values to choose from, instead of a range."""
 
     @model_validator(mode="after")
-    def _range_or_choices(self):
+    def _range_or_choices(self) -> SearchRange:
         if self.choices is None and (self.low is None or self.high is None or self.low >= self.high):
             raise ValueError("give low < high, or choices")
         if self.choices is None and self.log and (self.low is None or self.low <= 0):

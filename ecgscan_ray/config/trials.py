@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from ecgscan_ray.config.loading import by_key
-from ecgscan_ray.config.settings import Config, Section
+from ecgscan_ray.config.section import Section
+from ecgscan_ray.config.settings import Config
 
 
 class TrialsConfig(Section):

@@ -18,9 +18,9 @@ from ecgscan_ray.cores import usable_cores
 from ecgscan_ray.data import reader_weights
 from ecgscan_ray.digitise.options import Options, PageReader
 from ecgscan_ray.digitise.page import digitise_page
-from ecgscan_ray.digitise.pool import Pool
+from ecgscan_ray.digitise.pool import DIED, Pool
 from ecgscan_ray.digitise.reader import as_rgb, load_reader
-from ecgscan_ray.digitise.sources import Source, file_name, find_sources, page_name, record_names
+from ecgscan_ray.digitise.sources import Source, file_name, find_sources, page_label, page_name, record_names
 from ecgscan_ray.digitise.state import (
     PageState,
     output_sizes,
@@ -116,16 +116,13 @@ def digitise_pages(
     options.check()
     if workers < 0:
         raise InputError(f"{workers} is too small", where="workers", fix="Give 0 or more.")
-    inputs = [os.fspath(uri) for uri in ([pages] if isinstance(pages, str | os.PathLike) else pages)]
     target = absolute(os.fspath(out))
-    with ThreadPoolExecutor(16) as pool:
-        sources = list(pool.map(Source.versioned, find_sources(inputs, target)))
+    sources = _sources(pages, target)
     open_filesystem(target, create=True)
     with exclusive(target, "ecgscan digitise"):
         remove_leftovers(target)
         tasks, states = _plan(sources, target, options)
         pending = [task for task in tasks if not _is_done(task)]
-        num_skipped = sum(len(task.whole) for task in tasks)
         done = len(tasks) - len(pending)
         if progress:
             progress(done, len(tasks))
@@ -139,7 +136,15 @@ def digitise_pages(
                     progress(done, len(tasks))
         table = write_table(target, states.values())
     uris = {source.uri for source in sources}
-    return _counted([state for state in states.values() if state.uri in uris], num_skipped, table)
+    return _counted(
+        [state for state in states.values() if state.uri in uris], sum(len(task.whole) for task in tasks), table
+    )
+
+
+def _sources(pages: str | os.PathLike | Sequence[str | os.PathLike], target: str) -> list[Source]:
+    inputs = [os.fspath(uri) for uri in ([pages] if isinstance(pages, str | os.PathLike) else pages)]
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(Source.versioned, find_sources(inputs, target)))
 
 
 def _counted(states: list[PageState], num_skipped: int, table: str) -> Digitised:
@@ -148,8 +153,7 @@ def _counted(states: list[PageState], num_skipped: int, table: str) -> Digitised
     for state in sorted(states, key=lambda state: (state.row["file"], state.page)):
         count[state.row["status"]] += 1
         if state.row["status"] != "read":
-            number = f"#{state.page}" if state.page > 1 else ""
-            problems[f"{state.row['file']}{number}"] = state.row["reasons"]
+            problems[page_label(state.row["file"], state.page)] = state.row["reasons"]
     return Digitised(count["read"], count["refused"], count["failed"], num_skipped, problems, table)
 
 
@@ -266,7 +270,6 @@ def _after_death(task: _Task) -> list[PageState]:
         if (state.uri, state.version, state.options) != (task.source.uri, task.source.version, task.key):
             break
         written.append(state)
-    row = {"status": "failed", "reasons": "the process that read it died: out of memory, or a fault of a decoder"}
-    state = _state(task, len(written) + 1, row, {})
+    state = _state(task, len(written) + 1, {"status": "failed", "reasons": DIED}, {})
     write_page(task.out, state, {})
     return [*written, state]

@@ -50,13 +50,18 @@ def digitise_page(
         if options.overlay:
             files[f"{name}_overlay.jpg"] = encode(draw_overlay(image, reading), "jpg")
         return row, files
-    except InputError as error:
-        return {"status": "refused", "reasons": _reasons(error.what)}, {}
-    except MemoryError:
-        return {"status": "failed", "reasons": "too large for the memory"}, {}
     except Exception as error:  # one odd page never ends the others
-        what = error.what if isinstance(error, EcgscanError) else f"{type(error).__name__}: {error}"
-        return {"status": "failed", "reasons": _reasons(f"the reading failed ({what})")}, {}
+        return failure(error), {}
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    """Status and reason of a page that could not be read."""
+    if isinstance(error, InputError):
+        return {"status": "refused", "reasons": _reasons(error.what)}
+    if isinstance(error, MemoryError):
+        return {"status": "failed", "reasons": "too large for the memory"}
+    what = error.what if isinstance(error, EcgscanError) else f"{type(error).__name__}: {error}"
+    return {"status": "failed", "reasons": _reasons(f"the reading failed ({what})")}
 
 
 def _row(reading: PageReading) -> dict[str, Any]:

@@ -16,6 +16,9 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 Tool = TypeVar("Tool")
 
+DIED = "the process that read it died: out of memory, or a fault of a decoder"
+"""What is said of a task that ended its process."""
+
 Work = Callable[[Task, Tool, Callable[[], bool]], Result]
 """What is done with a task: given the task, the tool, and whether to stop before the next part of it."""
 

@@ -45,12 +45,13 @@ class Source:
             return self
 
 
-def find_sources(pages: Sequence[str], out: str) -> list[Source]:
+def find_sources(pages: Sequence[str], out: str = "") -> list[Source]:
     """Every file that was named, that lies in a folder that was named, or that a list names; each once.
 
     Args:
         pages: Files, folders with all their subfolders, and lists (``@names.txt``, one name a line, relative to the list).
-        out: Absolute path or URI of what is written, which is left out where it lies in one of the folders.
+        out: Absolute path or URI of the folder that is written, which is left out where it lies in one of the folders;
+            empty = none is.
 
     Raises:
         InputError: Something named is not there, or nothing is left.
@@ -154,6 +155,11 @@ def record_names(sources: Iterable[Source], taken: Mapping[str, str]) -> dict[st
 def page_name(name: str, page: int) -> str:
     """Name of the record of one page, counted from 1; ``--`` is in no file's name."""
     return name if page == 1 else f"{name}--{page}"
+
+
+def page_label(file: str, page: int) -> str:
+    """How a page is called in messages: ``scan.tif``, ``scan.tif#2``."""
+    return f"{file}#{page}" if page > 1 else file
 
 
 def file_name(name: str, page: int) -> str:

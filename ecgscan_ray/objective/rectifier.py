@@ -18,7 +18,7 @@ from ecgscan_ray.reading.maker import DeviceSamples
 from ecgscan_ray.reading.network import ROW_BIN, heights
 from ecgscan_ray.reading.page_reader import ReaderOutput
 from ecgscan_ray.reading.samples import ROW_HEIGHT, ROW_PX
-from ecgscan_ray.rectification.networks import PAGE_CHANNELS
+from ecgscan_ray.rectification.channels import PAGE_CHANNELS
 from ecgscan_ray.rectification.samples import FRAME_UNIT_MM
 
 GRID = PAGE_CHANNELS["grid"]

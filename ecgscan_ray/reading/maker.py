@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypedDict, cast
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ecgscan_ray.batch import DeviceRows, Integers, Rows, stable_key
 from ecgscan_ray.config import Config
@@ -20,6 +18,10 @@ from ecgscan_ray.paper import Renderer, page_key
 from ecgscan_ray.reading.samples import row_sample, sharpened
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.rectification.samples import Drawn, coarse_sample, looks, page_sample
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 COARSE_VIEWS = 4
 """Whole pictures made of each rendered page: they cost little once it is drawn."""
@@ -149,6 +151,8 @@ def _blank() -> SampleArrays:
 
 def samples_to_device(batch: SampleBatch, device: torch.device | str) -> DeviceSamples:
     """The batch as tensors; bytes stay bytes until a network takes them."""
+    import torch  # not where samples are made
+
     tensors = {
         name: torch.from_numpy(array).to(device, non_blocking=True)
         for name, array in cast(dict[str, np.ndarray], batch).items()

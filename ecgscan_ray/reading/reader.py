@@ -7,21 +7,34 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ecgscan_ray.errors import InputError
-from ecgscan_ray.paper.layout import CHEST, timed
+from ecgscan_ray.paper.layout import CHEST, TRACE_MM, timed
+from ecgscan_ray.reading.lead_laws import mismatch, settled
 from ecgscan_ray.reading.leads import Found, PageReading, StripReading
 from ecgscan_ray.reading.network import RowNet
-from ecgscan_ray.reading.rows import Rows, read_rows, refined_start
+from ecgscan_ray.reading.quality import ASSUMED, quality
+from ecgscan_ray.reading.rows import Rows, read_rows
 from ecgscan_ray.reading.scale import read_scale
+from ecgscan_ray.reading.start import find_start
 from ecgscan_ray.rectification.layout_fit import FoundLayout, find_layout_of, marks_on_page
 from ecgscan_ray.rectification.networks import CoarseNet, PageNet
 from ecgscan_ray.rectification.page_map import PageMap
-from ecgscan_ray.rectification.pose import find_pose
+from ecgscan_ray.rectification.pose import Pose, find_poses
 from ecgscan_ray.rectification.rectify import PageSheet, rectify
 
 FS = 500.0
 """Sampling rate of what is read, Hz: a column is 5 ms at 25 mm/s; heights in between are interpolated."""
 RECENTRED_MM = 1.0
 """Rows whose middle lies further than this from where they were sought are read again around it."""
+
+LEAST_SCORE = 7.0
+"""Log-likelihood ratio of a layout, for each of its strips. On 155 rendered photographs the right layout had 8.4 or more, on a
+page that was read upside down the best had 5.9."""
+
+BESIDE_MM = 1.1
+"""Pulses that end this near to the start are printed right beside the traces; others end 1.8 mm before it."""
+MARGIN = 1.2
+"""Scale of the doubt in a layout, over its margin. Of 215 rendered photographs the layout was right on 4 of 5 with a margin below
+2, and on all others."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,16 @@ class Stated:
     layout: str | None = None
 
 
+@dataclass(frozen=True)
+class _Page:
+    """What was found of a page before its scale: millimetres, layout, rows, quarter turns."""
+
+    sheet: PageSheet
+    layout: FoundLayout
+    rows: Rows
+    turns: int
+
+
 def read_page(networks: Networks, image: np.ndarray, stated: Stated = Stated()) -> PageReading:
     """Read one page.
 
@@ -53,18 +76,35 @@ def read_page(networks: Networks, image: np.ndarray, stated: Stated = Stated()) 
     Raises:
         InputError: There is no page in the picture, or no rows of an ECG on it.
     """
-    pose = find_pose(networks.coarse, image)
-    if pose is None:
+    poses = find_poses(networks.coarse, image)
+    if not poses:
         raise InputError("no ECG page found in the picture")
+    pages = [page for pose in poses if (page := _found(networks, image, pose, stated.layout)) is not None]
+    if not pages:
+        raise InputError("no rows of an ECG found on the page")
+    page = max(pages, key=lambda page: page.layout.score)
+    if page.layout.score < LEAST_SCORE * len(page.layout.layout.strips):
+        raise InputError("no lead names of a known layout found on the page")
+    return _assembled(page, stated)
+
+
+def _found(networks: Networks, image: np.ndarray, pose: Pose, layout: str | None) -> _Page | None:
+    """The page in one of its poses; None where it has no rows."""
     sheet = rectify(networks.page, image, pose)
     box = sheet.page_map.box_mm
     marks, first = marks_on_page(sheet.marks, sheet.at, box)
-    page_layout = find_layout_of(marks, first, (box[0] + box[2] - 250) / 2, stated.layout)
+    page_layout = find_layout_of(marks, first, (box[0] + box[2] - TRACE_MM) / 2, layout)
     if page_layout is None:
-        raise InputError("no rows of an ECG found on the page")
+        return None
     rows = _read_centred(networks.row, image, sheet.page_map, page_layout)
-    page_layout = replace(page_layout, left=refined_start(rows, page_layout.left))
-    return _assembled(rows, page_layout, sheet, pose.turns, stated)
+    left = _beside_pulse(rows, find_start(rows, page_layout.left))
+    return _Page(sheet, settled(replace(page_layout, left=left), rows), rows, pose.turns)
+
+
+def _beside_pulse(rows: Rows, left: float) -> float:
+    """The start again: where pulses end right beside it, the traces begin there, without a gap that could be seen."""
+    stop = read_scale(rows, left).pulse_stop
+    return left if stop is None or abs(stop - left) > BESIDE_MM else stop
 
 
 def _read_centred(net: RowNet, image: np.ndarray, page_map: PageMap, page_layout: FoundLayout) -> Rows:
@@ -77,7 +117,8 @@ def _read_centred(net: RowNet, image: np.ndarray, page_map: PageMap, page_layout
     return read_rows(net, image, page_map, page_layout.left, rows.zero_mm - shift)
 
 
-def _assembled(rows: Rows, page_layout: FoundLayout, sheet: PageSheet, turns: int, stated: Stated) -> PageReading:
+def _assembled(page: _Page, stated: Stated) -> PageReading:
+    rows, page_layout, sheet = page.rows, page.layout, page.sheet
     scale = read_scale(rows, page_layout.left)
     speed = _stated_or_measured(stated.speed_mm_per_s, scale.speed, 25.0, scale.agreement)
     gain = _stated_or_measured(stated.gain_mm_per_mv, scale.gain, 10.0, scale.agreement)
@@ -97,8 +138,8 @@ def _assembled(rows: Rows, page_layout: FoundLayout, sheet: PageSheet, turns: in
         pixels = sheet.page_map.to_pixels(mm).astype(np.float32)
         strips.append(StripReading(strip, mv.astype(np.float32), belief, pixels))
     name = Found(page_layout.layout.name, "given" if stated.layout else "labels", _confidence(page_layout))
-    quality, reasons = _quality(strips, sheet, (name, speed, gain))
-    return PageReading(tuple(strips), FS, name, speed, gain, turns, _scale(sheet.page_map), quality, reasons)
+    worth, reasons = _worth(page, strips, (name, speed, gain))
+    return PageReading(tuple(strips), FS, name, speed, gain, page.turns, _scale(sheet.page_map), worth, reasons)
 
 
 def _stated_or_measured(stated: float | None, measured: float | None, usual: float, agreement: float) -> Found:
@@ -106,26 +147,21 @@ def _stated_or_measured(stated: float | None, measured: float | None, usual: flo
         return Found(stated, "given", 1.0)
     if measured is not None:
         return Found(measured, "pulse", agreement)
-    return Found(usual, "assumed", 0.5)
+    return Found(usual, "assumed", ASSUMED)
 
 
 def _confidence(page_layout: FoundLayout) -> float:
-    return float(1 - np.exp(-max(page_layout.margin, 0.0) / 3))
+    """Share of pages on which a layout with this margin was right."""
+    return float(1 - 0.5 * np.exp(-max(page_layout.margin, 0.0) / MARGIN))
 
 
-def _quality(strips: list[StripReading], sheet: PageSheet, values: tuple[Found, ...]) -> tuple[float, tuple[str, ...]]:
-    """What the reading is worth, 0..1, and why it is not more."""
+def _worth(
+    page: _Page, strips: list[StripReading], values: tuple[Found, Found, Found]
+) -> tuple[float, tuple[str, ...]]:
+    broken = mismatch(page.rows, page.layout.left, page.layout.layout)
+    grid = float(min(page.sheet.grid) * np.median(page.sheet.agreement))
     belief = float(np.mean([reading.belief.mean() for reading in strips]))
-    grid = float(min(sheet.grid) * np.median(sheet.agreement))
-    reasons = []
-    if belief < 0.8:
-        reasons.append(f"the trace is read with a belief of {belief:.2f}")
-    if grid < 0.5:
-        reasons.append("no grid is seen: millimetres come from the outline of the page")
-    for value in values:
-        if value.by == "assumed":
-            reasons.append(f"{value.value:g} is assumed: no calibration pulse is read")
-    return belief * min(1.0, grid / 0.7), tuple(reasons)
+    return quality(broken, grid, belief, values)
 
 
 def _scale(page_map: PageMap) -> tuple[float, float]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
 
-from ecgscan_ray.precision import Precision, choose_precision
+from ecgscan_ray.precision import fast_cpu_autocast
 from ecgscan_ray.reading.network import RowNet, heights
 from ecgscan_ray.reading.samples import COLUMN_PX, CUT_HEIGHT, ROW_HEIGHT, ROW_PX, halved
 from ecgscan_ray.rectification.page_map import PageMap
@@ -45,7 +44,7 @@ def read_rows(
     half = ROW_HEIGHT / 2 / ROW_PX
     cuts = (page_map.cut(image, (x0, y - half), (CUT_HEIGHT, columns), COLUMN_PX) for y in zero_mm)
     pictures = np.stack([halved(cut) for cut in cuts])
-    with torch.autocast("cpu", torch.bfloat16, enabled=_precision() == "bf16"):
+    with fast_cpu_autocast():
         logits, there = net(to_tensor(pictures))
     at, belief = heights(logits)
     up = ((ROW_HEIGHT - 1) / 2 - at.numpy()) / ROW_PX
@@ -57,31 +56,3 @@ def read_rows(
     return Rows(
         x, up.astype(np.float64), np.where(inside, belief.numpy(), 0).astype(np.float32), present, zero, pictures
     )
-
-
-@lru_cache(maxsize=1)
-def _precision() -> Precision:
-    return choose_precision("auto", "cpu")
-
-
-def refined_start(rows: Rows, left: float, reach_mm: float = 8.0) -> float:
-    """x where the traces begin, mm: the median over the rows of where their presence rises, if most of them agree.
-
-    Args:
-        rows: As read.
-        left: From the marks, right to ``reach_mm``.
-    """
-    step = float(rows.x_mm[1] - rows.x_mm[0])
-    run = round(4.0 / step)
-    starts = []
-    for present in rows.present:
-        here = (rows.x_mm > left - reach_mm) & (rows.x_mm < left + reach_mm)
-        for k in np.flatnonzero(here & (present >= 0.5)):
-            if k > 0 and present[k - 1] < 0.5 and present[k : k + run].mean() > 0.8:
-                share = (0.5 - present[k - 1]) / max(present[k] - present[k - 1], 1e-6)
-                starts.append(rows.x_mm[k - 1] + share * step)
-                break
-    if len(starts) < max(1, len(rows.present) // 2):
-        return left
-    middle = float(np.median(starts))
-    return middle if np.mean(np.abs(np.array(starts) - middle) < 1.0) >= 0.5 else left

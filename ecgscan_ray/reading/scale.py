@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +14,25 @@ from ecgscan_ray.reading.rows import Rows
 
 GAINS = (2.5, 5.0, 10.0, 20.0)
 SPEEDS = (12.5, 25.0, 50.0, 100.0)
+USUAL_SPEEDS = (25.0, 50.0)
+"""That a single pulse may say: at 12.5 mm/s letters and pieces of a trace are as wide as a pulse."""
 REACH_MM = 16.0
 """How far before the traces, or behind them, a pulse is looked for."""
-LEAST_PULSES = 2
-"""That must agree before they are believed."""
+INTO_MM = 2.0
+"""How far into the traces: some carts print the pulse right beside them."""
 LEAST_BELIEF = 0.4
 LEAST_PULSE_MM = 1.8
 """Lower ones are noise: 2.5 mm/mV is the least gain."""
+TOLERANCE = 0.14
+"""Share by which a pulse's height and width may differ from a standard."""
+EDGE_MM, FOOT_MM = 0.5, 1.0
+"""Neither plateau nor foot; where the foot ends, from the pulse's side."""
+MOST_UNEVEN, MOST_FOOT = 0.08, 0.15
+"""Mean deviation from the plateau, and height of the feet, as shares of the height. Of pulses on rendered photographs 9 of 10
+have less than 0.07 and 0.12; lettering and traces seldom have both, and a standard's height and width."""
+TRUST_ONE, TRUST_SEVERAL = 0.95, 0.99
+"""Least share of right scales where one pulse says it, and where several do. On 164 rendered photographs with a pulse that was
+read, all were right."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +40,21 @@ class Pulse:
     """One calibration pulse as read.
 
     Attributes:
+        stop: x where it ends, mm.
         height: mm.
-        width: mm, at half its height.
-        step: Height of a second, lower step, mm; None = it has none.
+        width: mm.
+        stepped: Whether it has a second step of half its height: the chest leads' gain.
     """
 
+    stop: float
     height: float
     width: float
-    step: float | None
+    stepped: bool
+
+    def standard(self) -> tuple[float, float] | None:
+        """Gain mm/mV and speed mm/s; None = of none."""
+        gain, speed = _nearest(self.height, GAINS), _nearest(self.width / PULSE_S, SPEEDS)
+        return None if gain is None or speed is None else (gain, speed)
 
 
 @dataclass(frozen=True)
@@ -44,17 +65,22 @@ class Scale:
         speed: mm/s; None = they do not say.
         gain: mm/mV; None = they do not say.
         chest: Gain of the chest leads relative to ``gain``.
-        agreement: Share of the pulses that agree with the gain.
+        agreement: Share of pages on which as many pulses as here were right.
+        pulse_stop: x where the pulses end, mm, their median; None = there are none.
     """
 
     speed: float | None
     gain: float | None
     chest: float
     agreement: float
+    pulse_stop: float | None
 
 
-def find_pulse(x: np.ndarray, up: np.ndarray, belief: np.ndarray) -> Pulse | None:
-    """The pulse in a piece of a row: a plateau with steep sides.
+NOTHING = Scale(None, None, 1.0, 0.0, None)
+
+
+def find_pulses(x: np.ndarray, up: np.ndarray, belief: np.ndarray) -> Iterator[Pulse]:
+    """The pulses in a piece of a row: plateaus with steep sides that stand on the zero line.
 
     Args:
         x: (n,) mm.
@@ -62,59 +88,52 @@ def find_pulse(x: np.ndarray, up: np.ndarray, belief: np.ndarray) -> Pulse | Non
         belief: (n,) in 0..1.
     """
     step = float(x[1] - x[0])
+    edge, foot = round(EDGE_MM / step), round(FOOT_MM / step)
     high = (up > LEAST_PULSE_MM) & (belief > LEAST_BELIEF)
-    edges = np.flatnonzero(np.diff(high.astype(int), prepend=0, append=0)).reshape(-1, 2)
-    if not len(edges):
-        return None
-    first, last = max(edges, key=lambda pair: pair[1] - pair[0])
-    heights = up[first:last]
-    if (last - first) * step < 1.5:
-        return None
-    top = float(np.median(heights[heights > 0.7 * heights.max()]))
-    level = np.abs(heights - top) < max(0.4, 0.06 * top)
-    lower = np.abs(heights - top / 2) < max(0.4, 0.06 * top)
-    if level.sum() * step < 1.0:
-        return None
-    stair = lower.sum() * step > 1.2
-    above = up > (0.25 if stair else 0.5) * top
-    start, stop = first, last
-    while start > 0 and above[start - 1]:
-        start -= 1
-    while stop < len(up) and above[stop]:
-        stop += 1
-    return Pulse(top, (stop - start) * step, top / 2 if stair else None)
+    for start, stop in np.flatnonzero(np.diff(high.astype(int), prepend=0, append=0)).reshape(-1, 2):
+        top = float(np.median(up[start:stop][up[start:stop] > 0.7 * up[start:stop].max()]))
+        outside = np.flatnonzero(up < 0.35 * top)
+        first, last = outside[outside <= start], outside[outside >= stop - 1]
+        if not len(first) or not len(last):
+            continue
+        begin, end = first[-1] + 1, last[0]
+        plateau = up[begin + edge : end - edge]
+        feet = np.concatenate([up[max(0, begin - foot) : max(0, begin - edge)], up[end + edge : end + foot]])
+        if len(plateau) < 2 * edge or not len(feet) or np.abs(feet).mean() > MOST_FOOT * top:
+            continue
+        stair = top * np.where(np.arange(len(plateau)) < len(plateau) / 2, 1.0, 0.5)
+        slope = np.abs(np.arange(len(plateau)) - len(plateau) / 2) < edge
+        for stepped, shape, counted in ((False, np.full(len(plateau), top), slope | ~slope), (True, stair, ~slope)):
+            if counted.any() and np.abs(plateau - shape)[counted].mean() < MOST_UNEVEN * top:
+                yield Pulse(float(x[end]) - step / 2, top, (end - begin) * step, stepped)
+                break
 
 
 def read_scale(rows: Rows, left: float) -> Scale:
-    """Speed and gain by the pulses of all rows, at the rows' start or end.
+    """Speed and gain by the pulses of all rows, at the rows' start or end. Where pulses contradict each other, most must agree.
 
     Args:
         rows: As read.
         left: x of the rows' start, mm.
     """
-    pulses = []
-    for start, stop in ((left - REACH_MM, left - 0.2), (left + TRACE_MM + 0.2, left + TRACE_MM + REACH_MM)):
+    pulses: list[Pulse] = []
+    for start, stop in ((left - REACH_MM, left + INTO_MM), (left + TRACE_MM - INTO_MM, left + TRACE_MM + REACH_MM)):
         part = (rows.x_mm >= start) & (rows.x_mm <= stop)
         if part.sum() < 16:
             continue
         for up, belief in zip(rows.up_mm, rows.belief, strict=True):
-            pulse = find_pulse(rows.x_mm[part], up[part], belief[part])
-            if pulse is not None:
-                pulses.append(pulse)
-    if not pulses:
-        return Scale(None, None, 1.0, 0.0)
-    gain, agreement = _standard([pulse.height for pulse in pulses], GAINS, 0.1)
-    speed, _ = _standard([pulse.width / PULSE_S for pulse in pulses], SPEEDS, 0.22)
-    chest = 0.5 if sum(pulse.step is not None for pulse in pulses) > len(pulses) / 2 else 1.0
-    return Scale(speed, gain, chest, agreement)
+            pulses += find_pulses(rows.x_mm[part], up[part], belief[part])
+    votes = Counter(standard for pulse in pulses if (standard := pulse.standard()) is not None)
+    if not votes:
+        return NOTHING
+    (gain, speed), count = votes.most_common(1)[0]
+    if 2 * count <= votes.total() or (count == 1 and speed not in USUAL_SPEEDS):
+        return NOTHING
+    agreeing = [pulse for pulse in pulses if pulse.standard() == (gain, speed)]
+    chest = 0.5 if 2 * sum(pulse.stepped for pulse in agreeing) > count else 1.0
+    stop = float(np.median([pulse.stop for pulse in agreeing]))
+    return Scale(speed, gain, chest, TRUST_ONE if count == 1 else TRUST_SEVERAL, stop)
 
 
-def _standard(values: list[float], standards: tuple[float, ...], tolerance: float) -> tuple[float | None, float]:
-    """The standard value that most agree with, and their share; None where fewer than half do, or only one.
-
-    One pulse may be something else, and a wrong scale would not show in the leads.
-    """
-    shares = [float(np.mean([abs(v / s - 1) <= tolerance for v in values])) for s in standards]
-    best = int(np.argmax(shares))
-    agree = shares[best] >= 0.5 and round(shares[best] * len(values)) >= LEAST_PULSES
-    return (standards[best] if agree else None), shares[best]
+def _nearest(value: float, standards: tuple[float, ...]) -> float | None:
+    return next((standard for standard in standards if abs(value / standard - 1) <= TOLERANCE), None)

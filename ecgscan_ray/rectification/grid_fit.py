@@ -102,8 +102,8 @@ def grown(z: np.ndarray, at: np.ndarray, axis: int, period: float) -> tuple[np.n
 
 
 def unwrapped(z: np.ndarray) -> np.ndarray:
-    """The phase of ``z`` in turns (h, w) without jumps: its steps from cell to cell fitted by weighted least squares, thrice,
-    each time with less weight on steps that disagree (a crease, a place without lines)."""
+    """The phase of ``z`` in turns (h, w) without jumps: its steps from cell to cell fitted by weighted least squares,
+    and again with less weight on steps that disagree (a crease, a place without lines)."""
     h, w = z.shape
     index = np.arange(h * w).reshape(h, w)
     pairs = [(index[:, :-1], index[:, 1:]), (index[:-1], index[1:])]
@@ -116,7 +116,7 @@ def unwrapped(z: np.ndarray) -> np.ndarray:
         (np.tile([-1.0, 1.0], n), (np.repeat(np.arange(n), 2), np.stack([a, b], 1).ravel())), shape=(n, h * w)
     )
     weight, turns = belief, np.zeros(h * w)
-    for _ in range(3):
+    for _ in range(2):
         weighted = difference.multiply(weight[:, None]).tocsr()
         normal = (difference.T @ weighted + 1e-8 * sparse.identity(h * w)).tocsc()
         turns = linalg.spsolve(normal, weighted.T @ step)

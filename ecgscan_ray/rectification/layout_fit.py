@@ -13,7 +13,11 @@ from ecgscan_ray.rectification.grid_fit import vertex
 STEP_MM = 1.0
 LEAST_COVER = 0.5
 """Share of a row's width over which its zero line must be seen."""
-LEAST_PITCH_MM, MOST_PITCH_MM = 8.0, 60.0
+LEAST_PITCH_MM, MOST_PITCH_MM = 6.5, 60.0
+UNEVEN = 0.08
+"""Share of the pitch by which a row may lie beside its even place: the grid knows places to tenths of a millimetre."""
+MOST_ROWS = 20
+"""Lines that are taken for rows, the strongest first; the time of ``evenly`` grows with their square."""
 ROW_WEIGHT = 6.0
 """Log-likelihood ratio of one row that is where the layout has it."""
 LABEL_REACH_MM = 16.0
@@ -26,7 +30,9 @@ class FoundLayout:
     layout: Of the page.
     left: x of the rows' start, mm.
     rows_mm: y of each row's zero line, mm.
-    score: Log-likelihood ratio of the best layout; ``margin``: by how much it exceeds the next with other leads.
+    score: Log-likelihood ratio of the layout; ``margin``: by how much it exceeds the next.
+    rows_margin: By how much it exceeds the best with another number of rows.
+    candidates: Score of each layout with as many rows.
     """
 
     layout: Layout
@@ -34,6 +40,8 @@ class FoundLayout:
     rows_mm: tuple[float, ...]
     score: float
     margin: float
+    rows_margin: float
+    candidates: dict[Layout, float]
 
 
 def marks_on_page(
@@ -85,7 +93,7 @@ def find_rows(row: np.ndarray, y0: float) -> list[tuple[float, float]]:
     for y, peak in sorted(peaks, key=lambda p: -p[1]):
         if all(abs(y - other) > LEAST_PITCH_MM for other, _ in rows):
             rows.append((y, peak))
-    return sorted(rows)
+    return sorted(rows[:MOST_ROWS])
 
 
 def evenly(lines_found: list[tuple[float, float]], count: int) -> tuple[list[float], float] | None:
@@ -106,8 +114,8 @@ def evenly(lines_found: list[tuple[float, float]], count: int) -> tuple[list[flo
                 for index in range(count - steps):
                     lines = ys[i] + pitch * (np.arange(count) - index)
                     distance = np.abs(ys[:, None] - lines[None])
-                    off = np.minimum(distance.min(1) / (0.15 * pitch), 1)
-                    missing = int((distance.min(0) > 0.15 * pitch).sum())
+                    off = np.minimum(distance.min(1) / (UNEVEN * pitch), 1)
+                    missing = int((distance.min(0) > UNEVEN * pitch).sum())
                     score = (weights * (1 - off)).sum() - 0.5 * (weights * off).sum() - 0.7 * missing
                     if missing <= 1 and score > best_score:
                         best, best_score = lines, float(score)
@@ -138,8 +146,10 @@ def find_layout_of(
     logit = np.log(np.clip(marks, 1e-3, 0.98) / (1 - np.clip(marks, 1e-3, 0.98)))
     base = np.log(0.02 / 0.98)
     candidates = []
-    for layout in LAYOUTS.values() if name is None else [find_layout(name)]:
-        fitting = evenly(rows_found, layout.rows)
+    layouts = list(LAYOUTS.values()) if name is None else [find_layout(name)]
+    fittings = {count: evenly(rows_found, count) for count in {layout.rows for layout in layouts}}
+    for layout in layouts:
+        fitting = fittings[layout.rows]
         if fitting is None:
             continue
         lines, evidence = fitting
@@ -155,14 +165,11 @@ def find_layout_of(
         candidates.append((float(total[k]), layout, float(lefts[k]), lines))
     if not candidates:
         return None
-    candidates.sort(key=lambda c: -c[0])
-    best = candidates[0]
-    others = [c[0] for c in candidates[1:] if _leads(c[1]) != _leads(best[1])]
-    return FoundLayout(best[1], best[2], tuple(best[3]), best[0], best[0] - max(others, default=0.0))
-
-
-def _leads(layout: Layout) -> tuple[tuple[int, int, int], ...]:
-    return tuple((s.lead, s.row, s.sign) for s in layout.strips)
+    score, best, left, lines = max(candidates, key=lambda c: c[0])
+    alike = {layout: value for value, layout, *_ in candidates if layout.rows == best.rows}
+    margin = score - max((value for layout, value in alike.items() if layout is not best), default=0.0)
+    rows_margin = score - max((value for value, layout, *_ in candidates if layout.rows != best.rows), default=0.0)
+    return FoundLayout(best, left, tuple(lines), score, min(margin, rows_margin), rows_margin, alike)
 
 
 def _window(plane: np.ndarray, first: np.ndarray, xs: np.ndarray, y: float, reach: int, half: float) -> np.ndarray:

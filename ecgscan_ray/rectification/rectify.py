@@ -9,10 +9,12 @@ import cv2
 import numpy as np
 import torch
 
+from ecgscan_ray.precision import fast_cpu_autocast
 from ecgscan_ray.rectification import grid_fit
-from ecgscan_ray.rectification.networks import PAGE_STRIDE, PageNet
+from ecgscan_ray.rectification.channels import PAGE_STRIDE
+from ecgscan_ray.rectification.networks import PageNet
 from ecgscan_ray.rectification.page_map import PageMap, flat_map, inverted
-from ecgscan_ray.rectification.pose import Pose, to_tensor
+from ecgscan_ray.rectification.pose import MOST_PAGE_MM, Pose, to_tensor
 from ecgscan_ray.rectification.samples import PAGE_PX, cells
 
 CELL_MM = PAGE_STRIDE / PAGE_PX
@@ -46,7 +48,8 @@ def look(net: PageNet, image: np.ndarray, page_map: PageMap) -> tuple[np.ndarray
     x0, y0, x1, y1 = page_map.box_mm
     size = (_padded(y1 - y0), _padded(x1 - x0))
     picture = page_map.cut(image, (x0, y0), size, PAGE_PX)
-    out = net(to_tensor(picture[None]))[0].float().numpy()
+    with fast_cpu_autocast():
+        out = net(to_tensor(picture[None]))[0].float().numpy()
     return out, (cells(size, PAGE_STRIDE) + 0.5) / PAGE_PX + (x0, y0)
 
 
@@ -82,13 +85,15 @@ def rectify(net: PageNet, image: np.ndarray, pose: Pose, passes: int = 2) -> Pag
     Args:
         net: Trained.
         image: uint8 (H, W, 3).
-        pose: From ``find_pose``.
+        pose: One of ``find_poses``.
         passes: The second one looks at the page that the first made flat.
     """
     page_map = flat_map(pose.matrix, pose.box_mm, CELL_MM)
     for _ in range(passes):
         out, at = look(net, image, page_map)
         mm, grid, agreement = fit_grid(out, at)
+        if np.ptp(mm, axis=(0, 1)).max() > MOST_PAGE_MM:  # no grid that could be followed
+            mm, grid = at, (0.0, 0.0)
         step = inverted(np.eye(3), at, mm, CELL_MM)
         # composed: page mm -> mm of the map before -> coarse mm
         page_map = PageMap(pose.matrix, step.origin, step.step, page_map.to_coarse(step.coarse_mm))

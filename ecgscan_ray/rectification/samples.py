@@ -16,7 +16,7 @@ from ecgscan_ray.paper import marks
 from ecgscan_ray.paper.grid import MAJOR_MM
 from ecgscan_ray.paper.key import Draws
 from ecgscan_ray.paper.truth import PageTruth
-from ecgscan_ray.rectification.networks import COARSE_STRIDE, LABELS, PAGE_STRIDE
+from ecgscan_ray.rectification.channels import COARSE_STRIDE, LABELS, PAGE_STRIDE
 
 SIDE = 512
 """Longer side of the picture that ``CoarseNet`` sees, px."""
@@ -198,8 +198,8 @@ def _no_page(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
         ink, height = rng.uniform(0, 130), rng.uniform(8, 24)
         for y in np.arange(rng.uniform(10, 80), size[0] - 10, height):
             text = "".join(rng.choice(list("abcdefghi  jklmno pqrstuvw 0123456789.,-"), int(rng.integers(5, 60))))
-            place = int(rng.uniform(20, 120)), int(y)
-            cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, height / 50, (ink,) * 3)
+            xy = int(rng.uniform(20, 120)), int(y)
+            cv2.putText(picture, text, xy, cv2.FONT_HERSHEY_SIMPLEX, height / 50, (ink,) * 3)
     return picture
 
 

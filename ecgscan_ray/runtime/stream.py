@@ -30,7 +30,7 @@ from ecgscan_ray.store.embeddings import COLUMNS, EmbeddingReader, vectors
 from ecgscan_ray.store.plan import EpochPlan
 from ecgscan_ray.store.schema import unpack
 from ecgscan_ray.store.shards import read_row_groups
-from ecgscan_ray.tasks.task import get_task
+from ecgscan_ray.tasks.makers import build_maker
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class Render:
 
     def __init__(self, spec: RunSpec) -> None:
         tokenizer = text.parse_tokenizer(spec.tokenizer_json)
-        self._maker = get_task(spec.task).build_maker(spec.config, tokenizer)
+        self._maker = build_maker(spec.task, spec.config, tokenizer)
 
     def __call__(self, block: Columns) -> Columns:
         with pa.ipc.open_stream(block["unit"][0]) as reader:

@@ -28,6 +28,7 @@ from ecgscan_ray.runs.metrics import RunLog
 from ecgscan_ray.runs.spec import RunSpec
 from ecgscan_ray.runtime import stream
 from ecgscan_ray.store.shards import iterate_rows
+from ecgscan_ray.tasks.makers import build_maker
 from ecgscan_ray.tasks.task import FirstWeights, Task, get_task
 from ecgscan_ray.training.loop import train
 from ecgscan_ray.training.scratch import scratch
@@ -93,7 +94,7 @@ def _validator(
     """Measures ``validation.score`` on pages that are rendered once, and logs pictures of some."""
     config = spec.config
     rows = list(iterate_rows(spec.store, spec.manifest, "validation", limit=config.training.validation_rows))
-    maker = task.build_maker(config, text.parse_tokenizer(spec.tokenizer_json))
+    maker = build_maker(spec.task, config, text.parse_tokenizer(spec.tokenizer_json))
     size = config.evaluation.batch_size
     batches = []
     for start in range(0, len(rows), size):

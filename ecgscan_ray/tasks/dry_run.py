@@ -37,6 +37,7 @@ from ecgscan_ray.training.optimizer import build_optimizer
 from ecgscan_ray.training.tensors import to_device
 
 TOKENIZER_REPORTS = 2000
+UNCERTAINTY = "least time: fastest timings, drawing and training at once; most: slowest, one after the other"
 BYTES_PER_PARAMETER = 16
 """fp32 weight, gradient and AdamW's two moments."""
 LEAST_TIMINGS, MOST_TIMINGS, TIMING_S = 3, 20, 8.0
@@ -90,24 +91,19 @@ def dry_run(config: Config, store: str) -> dict[str, Any]:
     epochs = steps * batch / manifest.rows("train")
     tokenizer = _tokenizer(config, rows)
     model = Pretrain().build_model(config, tokenizer)
-    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
-    parameters = sum(p.numel() for p in model.parameters())
     maker = BatchMaker(config, tokenizer)
     rendering, unit = _render(maker, rows[: config.unit_rows])
     pages_per_s = len(unit["position"]) / rendering.fastest
     row_bytes = sum(array.nbytes for array in cast(dict[str, np.ndarray], unit).values()) / len(unit["position"])
-    train_bytes = sum(shard.bytes for shard in manifest.shards_of("train"))
     rendered_per_s = pages_per_s * _render_cores(config)
     estimate: dict[str, Any] = {
         "training recordings": manifest.rows("train"),
         "steps": steps,
         "epochs": round(epochs, 1),
         "pages": steps * batch,
-        "parameters": f"{parameters:,}",
-        "largest parts": {k: f"{n:,}" for k, n in sorted(parts.items(), key=lambda part: -part[1])[:4]},
-        "model memory a worker": f"{parameters * BYTES_PER_PARAMETER / 2**20:.0f} MB, activations not counted",
+        **_size(model),
         "batch": f"{batch} rows, {batch * row_bytes / 2**20:.0f} MB; {batch // workers} rows a worker",
-        "read from the store": f"{train_bytes * epochs / 2**30:.2f} GB",
+        "read from the store": f"{sum(shard.bytes for shard in manifest.shards_of('train')) * epochs / 2**30:.2f} GB",
         "logical CPUs": _cpus(config),
         "rendering": f"{pages_per_s:.0f} pages/s a core here, about {rendered_per_s:.0f} with the actors asked for",
     }
@@ -115,17 +111,30 @@ def dry_run(config: Config, store: str) -> dict[str, Any]:
     if step is None:
         return estimate | {"training step": "not measured: the run needs a GPU, this machine has none"}
     feeding = batch / rendered_per_s
-    least = max(step.fastest, feeding)
     most = step.slowest + feeding * rendering.slowest / rendering.fastest
     return estimate | {
         "training step": f"{step.fastest:.2f} s on this machine (the slowest of {step.repeats}: {step.slowest:.2f} s)",
         "limited by": "rendering" if feeding > step.fastest else "training",
         "cores a worker needs": f"{batch / workers / step.fastest / pages_per_s:.1f} to be fed",
-        "time": f"{_hours(steps, least)} to {_hours(steps, most)} h, {_hours(steps * workers, least)} to "
-        f"{_hours(steps * workers, most)} worker hours, validation not counted",
-        "uncertainty": "least time: fastest timings, drawing and training at once; most: slowest, one after the other"
-        + busy_note(),
+        "time": _time(steps, workers, max(step.fastest, feeding), most),
+        "uncertainty": UNCERTAINTY + busy_note(),
     }
+
+
+def _size(model: ECGScan) -> dict[str, object]:
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    parameters = sum(p.numel() for p in model.parameters())
+    return {
+        "parameters": f"{parameters:,}",
+        "largest parts": {k: f"{n:,}" for k, n in sorted(parts.items(), key=lambda part: -part[1])[:4]},
+        "model memory a worker": f"{parameters * BYTES_PER_PARAMETER / 2**20:.0f} MB, activations not counted",
+    }
+
+
+def _time(steps: int, workers: int, least: float, most: float) -> str:
+    """Of the run, from the least and the most seconds of a step."""
+    hours, worker_hours = (f"{_hours(number, least)} to {_hours(number, most)}" for number in (steps, steps * workers))
+    return f"{hours} h, {worker_hours} worker hours, validation not counted"
 
 
 def _hours(steps: int, seconds: float) -> str:

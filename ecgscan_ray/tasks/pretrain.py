@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from ecgscan_ray.batch import Batch, BatchMaker, DeviceBatch
+from ecgscan_ray.batch import Batch, DeviceBatch
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.evaluation.score import PAGE_SCORES, page_score
@@ -43,10 +43,6 @@ class Pretrain:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             return ECGScan(config, tokenizer.get_vocab_size())
-
-    def build_maker(self, config: Config, tokenizer: Tokenizer) -> BatchMaker:
-        """Pages, or what a reader would give of them, with signals and reports."""
-        return BatchMaker(config, tokenizer)
 
     def to_device(self, batch: Batch, device: torch.device, config: Config) -> DeviceBatch:
         """Pages, signals in mV, and masks of what the page shows."""

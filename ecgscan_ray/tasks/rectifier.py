@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ecgscan_ray.config import Config
 from ecgscan_ray.objective.rectifier import RectifierObjective, reader_errors, summarise
-from ecgscan_ray.reading.maker import DeviceSamples, SampleBatch, SampleMaker, samples_to_device
+from ecgscan_ray.reading.maker import DeviceSamples, SampleBatch, samples_to_device
 from ecgscan_ray.reading.page_reader import PageReader, ReaderOutput
 from ecgscan_ray.tasks.loading import load_rectifier
 from ecgscan_ray.tasks.task import Changes, FirstWeights
@@ -35,10 +35,6 @@ class Rectifier:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             return PageReader()
-
-    def build_maker(self, config: Config, tokenizer: Tokenizer) -> SampleMaker:
-        """Samples cut from pages of several kinds."""
-        return SampleMaker(config)
 
     def to_device(self, batch: SampleBatch, device: torch.device, config: Config) -> DeviceSamples:
         """Pictures as bytes, and targets."""

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from tokenizers import Tokenizer
 
-from ecgscan_ray.batch import RowMaker
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import ConfigError, RunError
 from ecgscan_ray.training.task import ModelT, TrainingTask
@@ -44,7 +43,7 @@ class FirstWeights:
 
 
 class Task(TrainingTask[ModelT], Protocol[ModelT]):
-    """One kind of run. A new one is one file in this room and one line in ``TASKS``."""
+    """One kind of run. A new one is one file in this room, and one line in ``TASKS`` and in ``makers.MAKERS``."""
 
     embeds_pages: ClassVar[bool]
     """Whether the model is a page encoder: pages may be aligned to a frozen teacher, and validation shows pictures."""
@@ -55,13 +54,6 @@ class Task(TrainingTask[ModelT], Protocol[ModelT]):
 
     def build_model(self, config: Config, tokenizer: Tokenizer) -> ModelT:
         """A freshly initialised model; its random weights are decided by ``config.seed``."""
-
-    def build_maker(self, config: Config, tokenizer: Tokenizer) -> RowMaker:
-        """What turns recordings into the batches that ``to_device`` takes; it runs on the stream's render actors.
-
-        Raises:
-            ConfigError: The settings are not for this task.
-        """
 
     def init_weights(self, model: ModelT, source: FirstWeights) -> None:
         """Replace random weights by those of other runs.

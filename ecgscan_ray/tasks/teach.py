@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from ecgscan_ray.batch import Batch, BatchMaker, DeviceBatch
+from ecgscan_ray.batch import Batch, DeviceBatch
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.evaluation.score import TEACHER_SCORES, teacher_score
@@ -37,10 +37,6 @@ class Teach:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             return Teacher(config, tokenizer.get_vocab_size())
-
-    def build_maker(self, config: Config, tokenizer: Tokenizer) -> BatchMaker:
-        """Signals and reports; nothing is rendered."""
-        return BatchMaker(config, tokenizer, with_pages=False)
 
     def to_device(self, batch: Batch, device: torch.device, config: Config) -> DeviceBatch:
         """Signals in mV, and tokens."""

@@ -9,6 +9,7 @@ import torch
 
 from ecgscan_ray import text
 from ecgscan_ray.evaluation.features import EVALUATION_EPOCH
+from ecgscan_ray.reading.maker import SampleMaker
 from ecgscan_ray.runs.spec import RunSpec
 from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.tasks.rectifier import Rectifier
@@ -38,7 +39,7 @@ CONFIG = tiny_reader_config(
 
 def test_the_grid_is_found_on_pages_that_were_not_trained_on(tmp_path: Path) -> None:
     task = Rectifier()
-    maker, model = task.build_maker(CONFIG, TOKENIZER), task.build_model(CONFIG, TOKENIZER)
+    maker, model = SampleMaker(CONFIG), task.build_model(CONFIG, TOKENIZER)
     tested = [recording(str(n), seed=n) for n in range(1000, 1006)]
     held_out = task.to_device(maker.make(tested, range(6), [EVALUATION_EPOCH] * 6), torch.device("cpu"), CONFIG)
     before = task.validation_score(model, [held_out])

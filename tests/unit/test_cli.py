@@ -31,6 +31,7 @@ VERBS = (
     "ablate",
     "embed",
     "digitise",
+    "find",
     "export",
     "config",
     "doctor",

@@ -40,6 +40,7 @@ def test_a_teacher_is_taught_and_told_from_a_page_encoder(teacher: Path, sample_
         pretrain(tiny_config(training__steps=4), sample_store, str(teacher))
 
 
+@pytest.mark.verify
 def test_stop_and_resume_sees_each_row_once(teacher: Path, sample_store: str, tmp_path: Path) -> None:
     config, out = tiny_config(training__steps=4), tmp_path / "run"
     teach(config, sample_store, str(out), quiet=True, stop_rule=stop_at_two)
@@ -58,6 +59,7 @@ def stop_at_two(step: int, metrics: dict[str, float]) -> bool:
     return step >= 2
 
 
+@pytest.mark.verify
 def test_pages_are_aligned_to_a_frozen_teacher(teacher: Path, sample_store: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     config = tiny_config(training__steps=4, teacher__run=str(teacher))

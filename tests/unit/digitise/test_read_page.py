@@ -12,6 +12,7 @@ import wfdb
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from ecgscan_ray.data import reader_weights
 from ecgscan_ray.digitise import digitise_pages, read_page
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.reading.network import RowNet
@@ -19,6 +20,7 @@ from ecgscan_ray.reading.reader import Networks
 from ecgscan_ray.recording.leads import LEADS
 from ecgscan_ray.rectification.networks import CoarseNet, PageNet
 from tests.fake_reader import reading
+from tests.rendered import clean_page
 
 
 def test_a_reading_is_a_record_a_table_and_a_figure(tmp_path: Path) -> None:
@@ -60,3 +62,22 @@ def test_without_weights_one_line_says_so(tmp_path: Path) -> None:
     Image.new("L", (300, 200), 250).save(tmp_path / "page.png")
     with pytest.raises(InputError, match=r"gone: no weights of a page reader here.*ecgscan rectifier"):
         read_page(tmp_path / "page.png", weights=str(tmp_path / "gone"))
+
+
+def test_grey_pictures_and_transparent_ones_are_read_like_others(tmp_path: Path) -> None:
+    image = Image.fromarray(clean_page().image)
+    image.convert("L").save(tmp_path / "grey.png")
+    image.convert("RGBA").save(tmp_path / "rgba.png")
+    for name in ("grey.png", "rgba.png"):
+        found = read_page(tmp_path / name, weights=str(reader_weights()))
+        assert (found.layout.value, found.speed.value, found.gain.value, found.turns) == ("3x4+1", 25, 10, 0)
+        assert np.isfinite(found.signal_mv()[0]).any(1).all()
+
+
+def test_a_huge_file_and_a_damaged_one_are_refused_in_one_line(tmp_path: Path) -> None:
+    Image.new("L", (10_000, 10_000), 255).save(tmp_path / "huge.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "huge.png").read_bytes()[:2000])
+    for name, message in (("huge.png", "more than 70 megapixels"), ("half.png", r"half\.png")):
+        with pytest.raises(InputError, match=message) as caught:
+            read_page(tmp_path / name)
+        assert "\n" not in str(caught.value)

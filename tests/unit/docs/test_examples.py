@@ -17,7 +17,7 @@ from ecgscan_ray.config import dump_yaml
 from ecgscan_ray.encoder import export
 from ecgscan_ray.paper import layout
 from ecgscan_ray.recording import sources
-from ecgscan_ray.tasks import task
+from ecgscan_ray.tasks import makers, task
 from tests.checkpoints import write_checkpoint
 from tests.fake_reader import reading
 from tests.records import recording
@@ -25,7 +25,7 @@ from tests.tiny import tiny_config
 from tests.unit.docs.pages import ROOT, Block, blocks
 
 EXTENSIONS = blocks(ROOT / "docs" / "extend.md", "python")
-TABLES: tuple[dict[str, Any], ...] = (sources.SOURCES, layout.LAYOUTS, task.TASKS)
+TABLES: tuple[dict[str, Any], ...] = (sources.SOURCES, layout.LAYOUTS, task.TASKS, makers.MAKERS)
 """Tables to which examples add."""
 
 

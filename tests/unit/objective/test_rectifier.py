@@ -40,8 +40,8 @@ def random_output(dtype: torch.dtype = torch.float32) -> ReaderOutput:
         "coarse_maps": (ROWS, 4, 3, 48, 64),
         "coarse_turns": (ROWS, 4, 4),
         "page_maps": (ROWS, 24, 40, 40),
-        "row_heights": (ROWS, 120, 512),
-        "row_presence": (ROWS, 512),
+        "row_heights": (ROWS, 120, 1024),
+        "row_presence": (ROWS, 1024),
     }
     return {name: torch.randn(shape, generator=generator, dtype=dtype) for name, shape in shapes.items()}  # type: ignore[return-value]
 

@@ -66,7 +66,7 @@ def test_a_recording_that_cannot_be_drawn_is_marked_and_the_others_stay(batch: S
 def test_on_the_device_pictures_are_bytes_with_channels_first(batch: SampleBatch) -> None:
     tensors = samples_to_device(batch, "cpu")
     assert tensors["coarse"].shape == (5, 4, 3, 384, 512) and tensors["coarse"].dtype == torch.uint8
-    assert tensors["page"].shape == (5, 3, 320, 320) and tensors["row"].shape == (5, 3, 240, 512)
+    assert tensors["page"].shape == (5, 3, 320, 320) and tensors["row"].shape == (5, 3, 240, 1024)
     np.testing.assert_array_equal(tensors["coarse"][2, 1, :, 7, 9].numpy(), batch["coarse"][2, 1, 7, 9])
 
 

@@ -12,20 +12,26 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter1d
 
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.paper import Renderer, marks, page_key
 from ecgscan_ray.paper.key import Draws
 from ecgscan_ray.paper.truth import expand
-from ecgscan_ray.reading.samples import ROW_PX, row_sample
-from ecgscan_ray.rectification.networks import PAGE_CHANNELS
-from ecgscan_ray.rectification.samples import PAGE_PX, Drawn, coarse_sample, page_sample
+from ecgscan_ray.reading.samples import COLUMN_PX, ROW_HEIGHT, ROW_PX, row_sample, sharpened
+from ecgscan_ray.rectification.channels import PAGE_CHANNELS
+from ecgscan_ray.rectification.samples import NO_PAGE, PAGE_PX, TWO_PAGES, Drawn, coarse_sample, page_sample
 from tests.records import recording
 
 MAX_ERROR_PX = 0.1
 BENT = {"effect_probabilities": {"curl": 1.0, "perspective": 1.0}, "effect_ranges": {"curl": (0.008, 0.01)}}
 FLAT = {"effect_probabilities": {"curl": 0.0}, "effect_ranges": {"perspective": (0.0, 0.0)}}
 SEEDS = range(4)
+KINDS = {seed: np.random.default_rng(seed).random() for seed in range(200)}
+"""Seed -> what decides on the kind of a whole picture."""
+WHOLE = [seed for seed, kind in KINDS.items() if kind > NO_PAGE + TWO_PAGES][:4]
+BESIDE = [seed for seed, kind in KINDS.items() if NO_PAGE <= kind < NO_PAGE + TWO_PAGES][:4]
+NONE = [seed for seed, kind in KINDS.items() if kind < NO_PAGE][:3]
 
 
 def drawn(bent: bool, seed: int, layout: str = "3x4+1", height: int = 700) -> Drawn:
@@ -57,16 +63,22 @@ def px_per_mm(places_mm: np.ndarray) -> float:
     return 8 / float(np.median(steps[steps > 1]))  # beyond the picture all places are the same
 
 
+def framed(page: Drawn, mm: np.ndarray, turns: int) -> np.ndarray:
+    """Page mm (..., 2) from the middle of the trace frame, mm / 100, along the axes of a page turned by quarter turns."""
+    frame = (mm - page.truth.frame_middle()) / 100
+    for _ in range(turns):
+        frame = np.stack([-frame[..., 1], frame[..., 0]], -1)
+    return frame
+
+
 @pytest.mark.parametrize("bent", [False, True])
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", WHOLE)
 def test_coarse_truth(bent: bool, seed: int) -> None:
     page = drawn(bent, seed)
     picture, target, turns = coarse_sample(np.random.default_rng(seed), page)
     px, inside = taken_at(picture, middles(picture))
     mm = page.truth.to_page(px)
-    frame = (mm - page.truth.frame_middle()) / 100
-    for _ in range(turns):
-        frame = np.stack([-frame[..., 1], frame[..., 0]], -1)
+    frame = framed(page, mm, turns)
     near = inside & (np.abs(target[1:]) < 2.4).all(0)
     error_mm = 100 * np.linalg.norm(target[1:].transpose(1, 2, 0) - frame, axis=-1)[near]
     assert near.sum() > 500 and error_mm.max() * px_per_mm(mm) < MAX_ERROR_PX
@@ -77,6 +89,50 @@ def test_coarse_truth(bent: bool, seed: int) -> None:
     assert (
         np.median(np.diff(target[1], axis=1)[near[:, 1:]]) > 0 and np.median(np.diff(target[2], axis=0)[near[1:]]) > 0
     )
+
+
+def test_a_page_beside_the_page_is_none_of_it() -> None:
+    seen = 0
+    for seed in BESIDE:
+        page = drawn(False, seed)
+        picture, target, turns = coarse_sample(np.random.default_rng(seed), page)
+        px, inside = taken_at(picture, middles(picture))
+        mm = page.truth.to_page(px)
+        frame = framed(page, mm, turns)
+        near = inside & (target[0] > 0) & (np.abs(target[1:]) < 2.4).all(0)
+        error_mm = 100 * np.linalg.norm(target[1:].transpose(1, 2, 0) - frame, axis=-1)[near]
+        assert near.sum() > 300 and error_mm.max() * px_per_mm(mm) < MAX_ERROR_PX
+        second = inside & (target[0] == 0) & ((mm > 5) & (mm < np.array(page.truth.page_mm) - 5)).all(-1)
+        assert second.sum() < 0.6 * near.sum()
+        seen += int(second.sum() > 20)
+    assert seen >= 2, "of four pictures, some show a part of a second page"
+
+
+def test_a_picture_without_a_page_has_no_truth() -> None:
+    for seed in NONE:
+        picture, target, turns = coarse_sample(np.random.default_rng(seed), drawn(False, 0))
+        assert picture.shape == (384, 512, 3) and picture.dtype == np.uint8 and picture.std() > 0
+        assert not target.any() and turns == 0
+
+
+@pytest.mark.parametrize("fs", [100.0, 250.0])
+def test_recordings_of_a_low_rate_are_sharpened_and_keep_their_slow_part(fs: float) -> None:
+    heart = recording("1", seed=1, fs=fs).signal_mv
+    sharp, rate = sharpened(np.random.default_rng(0), heart, fs)
+    assert rate == 500.0 and sharp.shape == (12, round(heart.shape[1] * 500 / fs))
+    slow = [gaussian_filter1d(signal, 0.05 * at, axis=1) for signal, at in ((heart, fs), (sharp, rate))]
+    np.testing.assert_allclose(slow[1][:, :: round(500 / fs)][:, 50:-50], slow[0][:, 50:-50], atol=0.02)
+    assert (np.ptp(sharp, axis=1) > np.ptp(heart, axis=1)).all()
+    residual = np.abs(sharp[0] + sharp[2] - sharp[1]).max()
+    assert residual < 0.02, "the lead laws hold as well as before"
+
+
+def test_what_is_sharp_or_has_gaps_stays() -> None:
+    fine, gaps = recording("1", fs=500.0).signal_mv, recording("1", fs=100.0).signal_mv.copy()
+    gaps[3, 10] = np.nan
+    for signal, fs in ((fine, 500.0), (gaps, 100.0)):
+        same, rate = sharpened(np.random.default_rng(0), signal, fs)
+        assert same is signal and rate == fs
 
 
 @pytest.mark.parametrize("bent", [False, True])
@@ -115,6 +171,7 @@ def test_row_truth(bent: bool, layout: str, seed: int) -> None:
     page = drawn(bent, seed, layout)
     row = seed % page.truth.layout_at_speed().rows
     picture, height, trace = row_sample(np.random.default_rng(seed), page, row)
+    assert picture.shape[:2] == (ROW_HEIGHT, 1024) and height.shape == trace.shape == (1024,)
     columns = np.flatnonzero(np.isfinite(height) & (height > 1) & (height < picture.shape[0] - 2))
     px, inside = taken_at(picture, np.stack([columns, height[columns]], -1)[None])
     expanded = expand(page.truth, page.signal_mv, page.fs)
@@ -131,6 +188,8 @@ def test_row_truth(bent: bool, layout: str, seed: int) -> None:
     ends = np.concatenate([line[[0, -1]] for line in lines])
     at_end = np.linalg.norm(px[:, None] - ends, axis=-1).min(-1) < 2  # past the last sample of a strip
     mm = page.truth.to_page(px)
+    apart = np.linalg.norm(np.diff(mm, axis=0), axis=1)
+    assert np.median(apart) < 2 / COLUMN_PX, "neighbouring columns are neighbours on the page"
     scale = np.median(np.linalg.norm(np.diff(px, axis=0), axis=1) / np.linalg.norm(np.diff(mm, axis=0), axis=1))
     assert (distance[~at_end] / scale * ROW_PX).max() < MAX_ERROR_PX
 

@@ -1,4 +1,4 @@
-"""Speed and gain from calibration pulses; nothing is believed that one pulse alone says."""
+"""Speed and gain from calibration pulses: plateaus of a standard's height and width that stand on the zero line."""
 
 from __future__ import annotations
 
@@ -22,15 +22,42 @@ def rows(pulses: list[tuple[float, float] | None]) -> Rows:
     return Rows(x, up, sure, sure, np.zeros(len(pulses)), np.zeros((len(pulses), 1, len(x), 3), np.uint8))
 
 
-@pytest.mark.parametrize(("speed", "gain"), [(25.0, 10.0), (50.0, 10.0), (25.0, 5.0), (25.0, 20.0)])
-def test_pulses_that_agree_are_believed(speed: float, gain: float) -> None:
-    scale = read_scale(rows([(gain, 0.2 * speed)] * 4), LEFT)
-    assert (scale.speed, scale.gain, scale.chest, scale.agreement) == (speed, gain, 1.0, 1.0)
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize(("speed", "gain"), [(25.0, 10.0), (50.0, 10.0), (25.0, 5.0), (25.0, 20.0), (50.0, 2.5)])
+def test_pulses_say_speed_and_gain_and_several_are_believed_more(speed: float, gain: float, count: int) -> None:
+    scale = read_scale(rows([(gain, 0.2 * speed)] * count + [None] * (4 - count)), LEFT)
+    assert (scale.speed, scale.gain, scale.chest) == (speed, gain, 1.0)
+    assert scale.agreement == (0.95 if count == 1 else 0.99)
+    assert scale.pulse_stop is not None and abs(scale.pulse_stop - (LEFT - 2)) < 0.3
 
 
 @pytest.mark.parametrize(
-    "pulses", [[None] * 4, [(10.0, 5.0), None, None, None], [(10.0, 5.0), (4.0, 9.0), (7.0, 3.5), None]]
+    "pulses",
+    [
+        [None] * 4,
+        [(10.0, 2.5), None, None, None],  # as wide as a letter
+        [(7.0, 5.0)] * 4,  # of no standard
+        [(10.0, 7.5)] * 4,
+        [(10.0, 5.0), (10.0, 10.0), None, None],  # which of the two?
+        [(1.0, 5.0)] * 4,
+    ],
 )
-def test_no_pulse_or_one_alone_says_nothing(pulses: list[tuple[float, float] | None]) -> None:
+def test_what_is_no_pulse_says_nothing(pulses: list[tuple[float, float] | None]) -> None:
     scale = read_scale(rows(pulses), LEFT)
     assert (scale.speed, scale.gain) == (None, None)
+
+
+def test_a_bump_beside_the_zero_line_or_a_slope_is_no_pulse() -> None:
+    lifted = rows([(10.0, 5.0)] * 4)
+    lifted.up_mm[:, lifted.x_mm < LEFT] += 3.0
+    slope = rows([(10.0, 5.0)] * 4)
+    inside = slope.up_mm > 0
+    slope.up_mm[inside] *= np.tile(np.linspace(0.5, 1.5, inside[0].sum()), 4)
+    assert read_scale(lifted, LEFT).gain is None and read_scale(slope, LEFT).gain is None
+
+
+def test_a_stepped_pulse_is_half_the_gain_for_the_chest() -> None:
+    stepped = rows([(10.0, 5.0)] * 4)
+    stepped.up_mm[:, (stepped.x_mm >= LEFT - 4.5) & (stepped.x_mm < LEFT - 2)] = 5.0
+    scale = read_scale(stepped, LEFT)
+    assert (scale.speed, scale.gain, scale.chest) == (25.0, 10.0, 0.5)

@@ -28,13 +28,18 @@ def test_networks_are_read_back_in_fp32_for_evaluation(good: Path) -> None:
     torch.manual_seed(0)
     model, networks = PageReader(), load_networks(good)
     assert good.stat().st_size <= MAX_BYTES + 50_000, "names and shapes besides"
+    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     for name in ("coarse", "page", "row"):
         network, trained = getattr(networks, name), getattr(model, name)
         assert not network.training and not any(p.requires_grad for p in network.parameters())
-        for key, value in network.state_dict().items():
-            if value.is_floating_point():
-                assert value.dtype == torch.float32
-                torch.testing.assert_close(value, trained.state_dict()[key].half().float(), rtol=0, atol=0)
+        assert all(value.dtype == torch.float32 for value in network.state_dict().values() if value.is_floating_point())
+        stored = {
+            key: value.half().float() if value.is_floating_point() else value
+            for key, value in trained.state_dict().items()
+        }
+        trained.load_state_dict(stored)
+        # norms are folded into convolutions: the same function, not the same numbers
+        torch.testing.assert_close(network(picture), trained.eval()(picture), rtol=1e-3, atol=1e-4)
 
 
 def changed(good: Path, to: Path, kind: str) -> Path:

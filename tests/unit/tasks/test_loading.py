@@ -13,6 +13,7 @@ from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.reading.page_reader import PageReader
 from ecgscan_ray.tasks.frozen import with_teacher_settings
 from ecgscan_ray.tasks.loading import load_rectifier, load_run, load_teacher
+from ecgscan_ray.tasks.makers import MAKERS
 from ecgscan_ray.tasks.task import TASKS, FirstWeights, get_task
 from tests.checkpoints import TOKENIZER, sign, write_checkpoint
 from tests.tiny import tiny_config, tiny_reader_config
@@ -59,3 +60,4 @@ def test_a_task_is_named_as_its_command_and_its_scores_have_one_mean() -> None:
     for name in TASKS:
         assert get_task(name).name == name
         assert get_task(name).scores[0] == "score"
+    assert MAKERS.keys() == TASKS.keys()

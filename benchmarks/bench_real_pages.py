@@ -1,0 +1,232 @@
+"""What is read of real photographs and scans, and is the right recording found?
+
+``ECGSCAN_PHOTOS=DATA make -s bench ONLY=real_pages``. DATA holds ``photos/`` (``photos.csv`` and the pictures) and ``ptbxl/``
+(table, packed samples, their ``read.py``). Pictures are read as they are, nothing is stated of them. Beside each figure stands
+its 95 % interval over patients (``.low``, ``.high``), and the same for two halves of the pictures, drawn by ``HALVES_SEED``:
+those that were looked at during development (``.developed``) and the others (``.unseen``).
+
+``found``: the recording among those photographed and up to 1,000 others, one a patient, none trained on; ``found_among_all``:
+among all recordings of DATA; ``turned``: pictures turned by 90, 180 and 270 degrees. Only what lies in the rows of traces is
+compared: a printed head with id and age is not read. ``snr``: of what the page shows against the recording at 100 Hz, each strip
+without its mean (``reading_error``). ``grid_error_mm``: see
+``crossings``. ``rendered``: pages of ours, of recordings that were not trained on.
+
+A sheet of all pictures with what was read drawn over them, worst first, is written to ``runs/real_pages/index.html``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.crossings import crossings, grid_error_mm
+from benchmarks.find_recordings import gallery
+from benchmarks.photographs import Photograph, data_folder, database, photographs, recordings
+from benchmarks.reading_error import ReadingError, reading_error
+from benchmarks.reading_sheet import write_sheet
+from benchmarks.rendered_pages import RenderedPage, rendered_pages
+from ecgscan_ray.cores import usable_cores
+from ecgscan_ray.digitise import load_reader
+from ecgscan_ray.digitise.options import Options
+from ecgscan_ray.errors import EcgscanError, InputError
+from ecgscan_ray.evaluation.bootstrap import Estimate, PatientBootstrap, auroc_statistic, interval
+from ecgscan_ray.evaluation.signal_search import find_recordings
+from ecgscan_ray.reading.leads import PageReading
+from ecgscan_ray.recording.recording import Recording
+
+HALVES_SEED = 0
+OTHERS = 1000
+TURNS = (1, 2, 3)
+SHEET = Path("runs/real_pages")
+RECALL_AT = (1, 10)
+SCALE_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Read:
+    """A page that was read, or not.
+
+    Attributes:
+        reading: None where it was refused.
+        reason: Why.
+        seconds: From pixels to leads, one thread.
+    """
+
+    reading: PageReading | None
+    reason: str
+    seconds: float
+
+
+def run() -> dict[str, float]:
+    """Flat figures; none, and a line that says why, where no photographs are given."""
+    uri = os.environ.get("ECGSCAN_PHOTOS")
+    if not uri:
+        print("real_pages: not measured; set ECGSCAN_PHOTOS to a folder with photos/ and ptbxl/", file=sys.stderr)
+        return {}
+    try:
+        data = data_folder(uri)
+        photos = photographs(data)
+        figures = {**_of_photographs(data, photos), **_of_rendered(data, photos)}
+    except EcgscanError as error:
+        sys.exit(f"error: {error}")
+    flat: dict[str, float] = {}
+    for name, estimate in figures.items():
+        bounds = {"": estimate.value, ".low": estimate.low, ".high": estimate.high}
+        flat |= {f"{name}{key}": round(v, 4) for key, v in bounds.items() if v is not None and np.isfinite(v)}
+    return flat
+
+
+def halves(count: int) -> np.ndarray:
+    """bool (count,): pictures that were looked at during development."""
+    looked_at = np.zeros(count, bool)
+    looked_at[np.random.default_rng(HALVES_SEED).permutation(count)[: count // 2]] = True
+    return looked_at
+
+
+def _of_photographs(data: Path, photos: Sequence[Photograph]) -> dict[str, Estimate]:
+    table = database(data)
+    shown = {r.id: r for r in recordings(data, [r for r in table if r["ecg_id"] in {p.ecg_id for p in photos}])}
+    own = [shown[photo.ecg_id] for photo in photos]
+    reads = read_all([(_pixels, (photo, 0)) for photo in photos])
+    errors = [_error(read, recording) for read, recording in zip(reads, own, strict=True)]
+    write_sheet(SHEET, photos, [read.reading for read in reads], [read.reason for read in reads], errors)
+    candidates = gallery(data, photos, OTHERS)
+    ranks, scores = _found(reads, own, candidates), _probabilities(reads, own, candidates)
+    among_all = _found(reads, own, recordings(data, table))
+    turned = np.stack([_found(read_all([(_pixels, (p, turn)) for p in photos]), own, candidates) for turn in TURNS])
+    means = {
+        **{f"found.recall_at_{k}": ranks <= k for k in RECALL_AT},
+        "found_among_all.recall_at_1": among_all <= 1,
+        **{f"turned.recall_at_{k}": (turned <= k).mean(0) for k in RECALL_AT},
+        "layout_right": [_layout_right(read, photo) for read, photo in zip(reads, photos, strict=True)],
+        "scale_right": [_scale_right(read, photo) for read, photo in zip(reads, photos, strict=True)],
+        "refused": [read.reading is None for read in reads],
+    }
+    medians = {"rmse_mv": [e.rmse_mv for e in errors], "seconds_a_picture": [read.seconds for read in reads]}
+    known = crossings()
+    medians["grid_error_mm"] = [
+        grid_error_mm(p.path.name, p.pixels()) if p.path.name in known else np.nan for p in photos
+    ]
+    for kind in sorted({photo.kind for photo in photos}):
+        for name in ("snr_db", "snr_one_shift_db"):
+            values = [getattr(e, name) if p.kind == kind else np.nan for e, p in zip(errors, photos, strict=True)]
+            medians[f"{kind}.{name}"] = values
+    bootstrap = PatientBootstrap(np.array([int(recording.patient_id or -1) for recording in own]))
+    figures: dict[str, Estimate] = {"gallery": Estimate(float(len(candidates)))}
+    developed = halves(len(photos))
+    for group, inside in (("", developed | ~developed), (".developed", developed), (".unseen", ~developed)):
+        rows = np.flatnonzero(inside)
+        for name, values in means.items():
+            figures[f"{name}{group}"] = bootstrap.mean(np.array(values, float)[rows], rows)
+        for name, values in medians.items():
+            part = rows[np.isfinite(np.array(values, float)[rows])]
+            if len(part):
+                label = name if name == "seconds_a_picture" else f"{name}.median"
+                figures[f"{label}{group}"] = bootstrap.median(np.array(values, float)[part], part)
+        figures[f"not_in_gallery.auroc{group}"] = _not_in_gallery(scores[rows], bootstrap.weights[:, rows])
+    return figures
+
+
+def _of_rendered(data: Path, photos: Sequence[Photograph]) -> dict[str, Estimate]:
+    """Pages of ours at strength 1 of ``photo``, all layouts and turns, and such of other speeds and gains."""
+    others = gallery(data, photos, OTHERS)[len({photo.ecg_id for photo in photos}) :]
+    figures: dict[str, Estimate] = {}
+    for name, pages in rendered_pages(others).items():
+        reads = read_all([(RenderedPage.pixels, (page,)) for page in pages])
+        own = [page.recording for page in pages]
+        errors = [_error(read, recording) for read, recording in zip(reads, own, strict=True)]
+        ranks = _found(reads, own, others)
+        bootstrap = PatientBootstrap(np.array([int(r.patient_id or -1) for r in own]))
+        read_pages = list(zip(reads, pages, strict=True))
+        figures |= {
+            f"rendered.{name}.snr_db.median": bootstrap.median(np.array([e.snr_db for e in errors])),
+            f"rendered.{name}.found.recall_at_1": bootstrap.mean((ranks <= 1).astype(float)),
+            f"rendered.{name}.layout_right": bootstrap.mean(
+                np.array([_layout_right(r, p) for r, p in read_pages], float)
+            ),
+            f"rendered.{name}.scale_right": bootstrap.mean(
+                np.array([_scale_right(r, p) for r, p in read_pages], float)
+            ),
+        }
+    return figures
+
+
+def read_all(pages: Sequence[tuple[Callable[..., np.ndarray], tuple]]) -> list[Read]:
+    """Read pages by processes of one thread each; a page is made where it is read.
+
+    Args:
+        pages: What makes the pixels, and its arguments.
+    """
+    with ProcessPoolExecutor(usable_cores(), get_context("spawn")) as pool:
+        return list(pool.map(_read, *zip(*pages, strict=True), chunksize=4))
+
+
+_reader: list = []
+"""Of a process, loaded at its first page."""
+
+
+def _read(make: Callable[..., np.ndarray], arguments: tuple) -> Read:
+    if not _reader:
+        _reader.append(load_reader(1))
+    image = make(*arguments)
+    start = time.perf_counter()
+    try:
+        reading, reason = _reader[0](image, Options()), ""
+    except InputError as error:
+        reading, reason = None, error.what
+    return Read(reading, reason, time.perf_counter() - start)
+
+
+def _pixels(photo: Photograph, turn: int) -> np.ndarray:
+    return np.ascontiguousarray(np.rot90(photo.pixels(), -turn))
+
+
+def _error(read: Read, recording: Recording) -> ReadingError:
+    return reading_error(read.reading, recording) if read.reading else ReadingError(-20.0, -20.0, 1.0, 0.0, 0.0, ())
+
+
+def _layout_right(read: Read, page: Photograph | RenderedPage) -> bool:
+    return read.reading is not None and read.reading.layout.text == page.layout
+
+
+def _scale_right(read: Read, page: Photograph | RenderedPage) -> bool:
+    if read.reading is None:
+        return False
+    found = float(read.reading.speed.value) / page.speed, float(read.reading.gain.value) / page.gain
+    return all(abs(ratio - 1) <= SCALE_TOLERANCE for ratio in found)
+
+
+def _found(reads: Sequence[Read], own: Sequence[Recording], candidates: Sequence[Recording]) -> np.ndarray:
+    """Rank of the right recording, infinite beyond the tenth."""
+    ranks = np.full(len(reads), np.inf)
+    known = [k for k, read in enumerate(reads) if read.reading is not None]
+    pages = [read.reading for read in reads if read.reading is not None]
+    for k, found in zip(known, find_recordings(pages, candidates, top=max(RECALL_AT)), strict=True):
+        ids = [match.recording_id for match in found.matches]
+        ranks[k] = ids.index(own[k].id) + 1 if own[k].id in ids else np.inf
+    return ranks
+
+
+def _probabilities(reads: Sequence[Read], own: Sequence[Recording], candidates: Sequence[Recording]) -> np.ndarray:
+    """(N, 2) that the first one is right, with the page's recording in the gallery, and without it."""
+    out = np.zeros((len(reads), 2))
+    for k, read in enumerate(reads):
+        if read.reading is not None:
+            others = [r for r in candidates if r.id != own[k].id]
+            out[k] = [find_recordings([read.reading], part)[0].probability for part in (candidates, others)]
+    return out
+
+
+def _not_in_gallery(scores: np.ndarray, weights: np.ndarray) -> Estimate:
+    """Area under the curve of the probability: pages whose recording is in the gallery, and the same pages without it."""
+    flat, present = scores.T.ravel(), np.repeat([True, False], len(scores))
+    point = auroc_statistic(flat, present, np.ones((1, len(flat))))[0]
+    return interval(float(point), auroc_statistic(flat, present, np.tile(weights, 2)), len(scores))
