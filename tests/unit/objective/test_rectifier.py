@@ -1,4 +1,4 @@
-"""Losses of the reader's networks: finite, 0 for a perfect output, blind to pages that failed, equal on one and two processes."""
+"""Losses of the reader's networks: finite, 0 for a perfect output, blind to pages that failed."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import functools
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ecgscan_ray.objective.rectifier import WEIGHTS, RectifierObjective, reader_errors, summarise
 from ecgscan_ray.reading.maker import DeviceSamples, SampleMaker, samples_to_device
 from ecgscan_ray.reading.page_reader import ReaderOutput
-from tests.processes import ProcessPool
 from tests.records import recording
 from tests.tiny import tiny_reader_config
 
@@ -123,7 +121,7 @@ def test_pages_that_could_not_be_drawn_do_not_count() -> None:
     assert all(value == 0 for value in summarise(reader_errors(of_rows(output, [2]), of_rows(batch, [2]))).values())  # type: ignore[arg-type]
 
 
-def gradients(rows: slice) -> dict[str, Tensor]:
+def gradients_of(rows: slice) -> dict[str, Tensor]:
     """Of each term in numbers that stand for the networks' weights: one for each place of each output."""
     weights = {name: torch.ones(value.shape[1:], dtype=torch.float64) for name, value in random_output().items()}  # type: ignore[attr-defined]
     weights = {name: weight.requires_grad_() for name, weight in weights.items()}
@@ -134,20 +132,3 @@ def gradients(rows: slice) -> dict[str, Tensor]:
         grads = torch.autograd.grad(term, list(weights.values()), retain_graph=True, allow_unused=True)
         found |= {f"{name} in {key}": grad for key, grad in zip(weights, grads, strict=True) if grad is not None}
     return found
-
-
-def averaged_gradients() -> dict[str, Tensor]:
-    share = ROWS // dist.get_world_size()
-    found = gradients(slice(dist.get_rank() * share, (dist.get_rank() + 1) * share))
-    for grad in found.values():
-        dist.all_reduce(grad)
-        grad /= dist.get_world_size()
-    return found
-
-
-def test_two_processes_give_the_gradients_of_one(process_pool: ProcessPool) -> None:
-    """One of them has a page that failed, so that the counts differ. (Batch norm is another matter: see ``pretrain``.)"""
-    averaged, expected = process_pool.run(2, averaged_gradients)[0], gradients(slice(None))
-    assert averaged.keys() == expected.keys() and len(expected) == 7 + 5
-    for name, grad in expected.items():
-        torch.testing.assert_close(averaged[name], grad, rtol=1e-10, atol=1e-12, msg=name)
