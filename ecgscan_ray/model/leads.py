@@ -108,7 +108,10 @@ class LeadsEncoder(nn.Module):
         self.embed_dim, self.signal_fs, self.sig_len = config.embed_dim, config.signal_fs, config.sig_len
         self.signal_encoder = SignalEncoder(config, augment or AugmentConfig())
         self.decoder = LeadDecoder(config)
-        self.feature_dim = 2 * self.signal_encoder.signal.channels
+        pooled = 2 * self.signal_encoder.signal.channels
+        self.dropout = nn.Dropout(0.5)
+        self.content_head = nn.Linear(pooled, config.content_dim)
+        self.feature_dim = 2 * pooled
 
     def forward(self, leads_mv: Tensor, shown: Tensor) -> PageOutput:
         """Embed leads and complete them.
@@ -120,12 +123,16 @@ class LeadsEncoder(nn.Module):
             leads_mv: (N, 12, T) in mV, 0 where nothing was read.
             shown: (N, 12, T) bool, what was read.
         """
-        pooled, timing = self.signal_encoder.pool_read(leads_mv, shown)
+        read, read_timing = self.signal_encoder.pool_read(leads_mv, shown)
         redrawn = self.decoder(leads_mv, shown).float()
+        # detached: the redrawn leads are fitted to the recording alone, or contrast would bend them away from mV
+        whole = keep_read(leads_mv, shown, redrawn).detach()
+        whole_pooled, whole_timing = self.signal_encoder.pool_read(whole - whole.mean(-1, keepdim=True), torch.ones_like(shown))
+        content = self.signal_encoder.content_head(whole_pooled) + self.content_head(self.dropout(read))
         return {
-            "image_features": self.signal_encoder.embed(pooled, timing),
-            "features": pooled.float(),
-            "redrawn_mv": redrawn if self.training else keep_read(leads_mv, shown, redrawn),
+            "image_features": self.signal_encoder.join(content, read_timing + whole_timing),
+            "features": torch.cat([read, whole_pooled], 1).float(),
+            "redrawn_mv": redrawn if self.training else whole,
         }
 
 
