@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from ecgscan_ray.batch import BatchMaker, RowMaker
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import RunError
+from ecgscan_ray.reading.maker import SampleMaker
 
 
 def pages(config: Config, tokenizer: Tokenizer) -> BatchMaker:
@@ -21,10 +22,8 @@ def recordings(config: Config, tokenizer: Tokenizer) -> BatchMaker:
     return BatchMaker(config, tokenizer, with_pages=False)
 
 
-def samples(config: Config, tokenizer: Tokenizer) -> RowMaker:
+def samples(config: Config, tokenizer: Tokenizer) -> SampleMaker:
     """Samples cut from pages of several kinds."""
-    from ecgscan_ray.reading.maker import SampleMaker  # with it comes OpenCV
-
     return SampleMaker(config)
 
 
