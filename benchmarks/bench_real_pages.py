@@ -7,9 +7,10 @@ those that were looked at during development (``.developed``) and the others (``
 
 ``found``: the recording among those photographed and up to 1,000 others, one a patient, none trained on; ``found_among_all``:
 among all recordings of DATA; ``turned``: pictures turned by 90, 180 and 270 degrees. Only what lies in the rows of traces is
-compared: a printed head with id and age is not read. ``snr``: of what the page shows against the recording at 100 Hz, each strip
-without its mean (``reading_error``). ``grid_error_mm``: see
-``crossings``. ``rendered``: pages of ours, of recordings that were not trained on.
+compared: a printed head with id and age is not read. ``embedding``: the same by features of the run ``ECGSCAN_RUN`` (default
+``runs/demo``, which ``make demo`` makes), the head painted over; ``reranked``: the hundred nearest by them, ordered by signal.
+``snr``: of what the page shows against the recording at 100 Hz, each strip without its mean (``reading_error``).
+``grid_error_mm``: see ``crossings``. ``rendered``: pages of ours, of recordings that were not trained on.
 
 A sheet of all pictures with what was read drawn over them, worst first, is written to ``runs/real_pages/index.html``.
 """
@@ -28,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.crossings import crossings, grid_error_mm
-from benchmarks.find_recordings import gallery
+from benchmarks.find_recordings import check_strangers, embed_signals, gallery
 from benchmarks.photographs import Photograph, data_folder, database, photographs, recordings
 from benchmarks.reading_error import ReadingError, reading_error
 from benchmarks.reading_sheet import write_sheet
@@ -36,17 +37,22 @@ from benchmarks.rendered_pages import RenderedPage, rendered_pages
 from ecgscan_ray.cores import usable_cores
 from ecgscan_ray.digitise import load_reader
 from ecgscan_ray.digitise.options import Options
+from ecgscan_ray.encoder import load_encoder
 from ecgscan_ray.errors import EcgscanError, InputError
 from ecgscan_ray.evaluation.bootstrap import Estimate, PatientBootstrap, auroc_statistic, interval
 from ecgscan_ray.evaluation.signal_search import find_recordings
 from ecgscan_ray.reading.leads import PageReading
 from ecgscan_ray.recording.recording import Recording
+from ecgscan_ray.runs.folder import RunFolder
 
 HALVES_SEED = 0
 OTHERS = 1000
 TURNS = (1, 2, 3)
 SHEET = Path("runs/real_pages")
 RECALL_AT = (1, 10)
+DEMO_RUN = "runs/demo"
+RERANKED = 100
+"""Recordings nearest by embedding that are compared by signal."""
 SCALE_TOLERANCE = 0.01
 
 
@@ -119,6 +125,7 @@ def _of_photographs(data: Path, photos: Sequence[Photograph]) -> dict[str, Estim
         for name in ("snr_db", "snr_one_shift_db"):
             values = [getattr(e, name) if p.kind == kind else np.nan for e, p in zip(errors, photos, strict=True)]
             medians[f"{kind}.{name}"] = values
+    means |= _embedded(reads, photos, own, candidates)
     bootstrap = PatientBootstrap(np.array([int(recording.patient_id or -1) for recording in own]))
     figures: dict[str, Estimate] = {"gallery": Estimate(float(len(candidates)))}
     developed = halves(len(photos))
@@ -133,6 +140,31 @@ def _of_photographs(data: Path, photos: Sequence[Photograph]) -> dict[str, Estim
                 figures[f"{label}{group}"] = bootstrap.median(np.array(values, float)[part], part)
         figures[f"not_in_gallery.auroc{group}"] = _not_in_gallery(scores[rows], bootstrap.weights[:, rows])
     return figures
+
+
+def _embedded(
+    reads: Sequence[Read], photos: Sequence[Photograph], own: Sequence[Recording], candidates: Sequence[Recording]
+) -> dict[str, np.ndarray]:
+    """Whether the right recording is among the first by embedding, and by signal among the hundred nearest by embedding."""
+    run = RunFolder(os.environ.get("ECGSCAN_RUN", DEMO_RUN))
+    if not run.is_finished():
+        print(f"real_pages: no embedding figures; {run.uri} is no finished run: 'make demo' makes one", file=sys.stderr)
+        return {}
+    check_strangers(candidates, run.environment()["store"])
+    encoder = load_encoder(run.uri)
+    signals, row_of = embed_signals(encoder, candidates), {r.id: k for k, r in enumerate(candidates)}
+    ranks, reranked = np.full((2, len(reads)), np.inf)
+    for k, (read, photo) in enumerate(zip(reads, photos, strict=True)):
+        if read.reading is None:
+            continue
+        similarity = signals @ encoder.embed([photo.pixels(headless=True)], projected=True)[0]
+        ranks[k] = (similarity > similarity[row_of[own[k].id]]).sum() + 1
+        nearest = [candidates[i] for i in np.argsort(-similarity)[:RERANKED]]
+        reranked[k] = _found([read], [own[k]], nearest)[0]
+    return {
+        **{f"embedding.recall_at_{k}": ranks <= k for k in RECALL_AT},
+        **{f"reranked.recall_at_{k}": reranked <= k for k in RECALL_AT},
+    }
 
 
 def _of_rendered(data: Path, photos: Sequence[Photograph]) -> dict[str, Estimate]:

@@ -127,7 +127,9 @@ class LeadsEncoder(nn.Module):
         redrawn = self.decoder(leads_mv, shown).float()
         # detached: the redrawn leads are fitted to the recording alone, or contrast would bend them away from mV
         whole = keep_read(leads_mv, shown, redrawn).detach()
-        whole_pooled, whole_timing = self.signal_encoder.pool_read(whole - whole.mean(-1, keepdim=True), torch.ones_like(shown))
+        whole_pooled, whole_timing = self.signal_encoder.pool_read(
+            whole - whole.mean(-1, keepdim=True), torch.ones_like(shown)
+        )
         content = self.signal_encoder.content_head(whole_pooled) + self.content_head(self.dropout(read))
         return {
             "image_features": self.signal_encoder.join(content, read_timing + whole_timing),

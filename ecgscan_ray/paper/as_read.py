@@ -11,7 +11,7 @@ Letters: 12 leads, T samples, S strips.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -91,6 +91,7 @@ def as_read(
     rng = np.random.default_rng(key)
     leads = np.full((len(LEADS), signal_mv.shape[1]), np.nan, np.float32)
     time = (np.arange(signal_mv.shape[1]) + 0.5) / fs
+    errors = _of_page(errors, rng.uniform())
     stretch, gain = errors.stretch * rng.standard_normal(), errors.gain * rng.standard_normal()
     sharpness = errors.sharpness * rng.uniform(-1, 1)
     for lead, start, stop in windows[windows[:, 0] >= 0]:
@@ -108,6 +109,12 @@ def as_read(
         values = strip * np.exp(gain + errors.gain / 2 * rng.standard_normal())
         leads[int(lead), here] = np.where(free, values, leads[int(lead), here])
     return leads
+
+
+def _of_page(errors: ReadingErrors, size: float) -> ReadingErrors:
+    """The errors of one page, whose errors of time are this share of the largest."""
+    times = {name: size * getattr(errors, name) for name in ("strip_shift_s", "stretch", "wave_s")}
+    return replace(errors, **times)
 
 
 def _misread(

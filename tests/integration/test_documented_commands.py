@@ -81,13 +81,14 @@ NOT_RUN = {
 LONG = (
     ("pretrain", "training.steps=2000"),
     ("pretrain", "--init-from"),
+    ("pretrain", "model.input=image"),
     ("export", "--onnx"),
     ("ablate",),
     ("sweep",),
     ("teach",),
     ("pretrain", "--teacher"),
 )
-"""Words of the commands that ``make verify`` runs: together they train eight times."""
+"""Words of the commands that ``make verify`` runs: together they train nine times."""
 
 
 @dataclass(frozen=True)
@@ -196,4 +197,4 @@ def test_long_commands_run(places: Places, tmp_path: Path, monkeypatch: pytest.M
         "aligned/finished.json",
     ):
         assert (places.data / written).exists()
-    assert (tmp_path / "encoder" / "encoder.onnx").exists()
+    assert (tmp_path / "picture-encoder" / "encoder.onnx").exists()
