@@ -25,6 +25,7 @@ from ecgscan_ray.model.ecgscan import PageEncoder
 from ecgscan_ray.model.leads import LeadsEncoder
 from ecgscan_ray.model.output import PageOutput
 from ecgscan_ray.pictures import Picture, read_picture
+from ecgscan_ray.reading.leads import PageReading
 from ecgscan_ray.reading.read_pages import legible
 from ecgscan_ray.reading.reader import Networks, read_page
 
@@ -116,7 +117,7 @@ class Encoder:
         """
         width = self.embed_dim if projected else self.feature_dim
         parts = [np.zeros((0, width), np.float32)]
-        for output, _ in self._outputs(images, batch_size):
+        for output, _, _ in self._outputs(images, batch_size):
             parts.append(output["image_features" if projected else "features"].cpu().numpy())
         features = np.concatenate(parts)
         if not np.isfinite(features).all():  # weights are checked when they are loaded: this is the device's arithmetic
@@ -139,38 +140,37 @@ class Encoder:
         """
         samples = self.module.sig_len
         leads, shown, residual = [torch.zeros(0, 12, samples)], [torch.zeros(0, 12, samples).bool()], [torch.zeros(0)]
-        for output, seen in self._outputs(images, batch_size):
+        readings: list[PageReading] = []
+        for output, seen, read in self._outputs(images, batch_size):
             redrawn = output["redrawn_mv"]
             residual.append(lead_residual_mv(redrawn).cpu())
             leads.append((project_on_laws(redrawn, seen) if lawful else redrawn).cpu())
             shown.append(seen.cpu())
+            readings += read
         return Redrawn(
             signal_mv=torch.cat(leads).numpy(),
             shown=torch.cat(shown).numpy(),
             lead_residual_mv=torch.cat(residual).numpy(),
             fs=self.module.signal_fs,
+            readings=tuple(readings),
         )
 
     def _outputs(
         self, images: Iterable[Picture] | Picture, batch_size: int
-    ) -> Iterator[tuple[PageOutput, torch.Tensor]]:
-        """The module's output of batches of pages, and what these show, bool (n, 12, T)."""
+    ) -> Iterator[tuple[PageOutput, torch.Tensor, list[PageReading]]]:
+        """The module's output of batches of pages, what these show, bool (n, 12, T), and how they were read, if they were."""
+        fs = self.module.signal_fs
         for pictures in self._batches(images, batch_size):
             if isinstance(self.module, LeadsEncoder):
-                read = np.stack([self._leads(self.preprocess(picture)) for picture in pictures])
+                assert self.networks is not None  # an encoder of leads comes with them
+                readings = [read_page(self.networks, self.preprocess(picture)) for picture in pictures]
+                read = np.stack([reading.leads_at(fs, self.module.sig_len / fs) for reading in readings])
                 shown = torch.from_numpy(np.isfinite(read)).to(self.device)
-                yield self.module(torch.from_numpy(np.nan_to_num(read)).to(self.device), shown), shown
+                yield self.module(torch.from_numpy(np.nan_to_num(read)).to(self.device), shown), shown, readings
             else:
                 pages = np.stack([self.preprocess(picture) for picture in pictures])
                 output = self.module(torch.from_numpy(pages).to(self.device).permute(0, 3, 1, 2))
-                yield output, self.module.decoder.shown(output["layout_logits"].argmax(-1))
-
-    def _leads(self, page: np.ndarray) -> np.ndarray:
-        """float32 (12, T) mV at the module's rate, NaN where the page shows nothing."""
-        assert self.networks is not None  # an encoder of leads comes with them
-        return read_page(self.networks, page).leads_at(
-            self.module.signal_fs, self.module.sig_len / self.module.signal_fs
-        )
+                yield output, self.module.decoder.shown(output["layout_logits"].argmax(-1)), []
 
     def _batches(self, images: Iterable[Picture] | Picture, batch_size: int) -> Iterator[list[Picture]]:
         """Lists of pictures."""

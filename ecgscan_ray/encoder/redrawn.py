@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from ecgscan_ray.reading.leads import PageReading
+
 
 @dataclass(frozen=True, repr=False)
 class Redrawn:
@@ -31,12 +33,15 @@ class Redrawn:
         lead_residual_mv: (N,) residual of the lead laws on the leads as they were read, before any projection. A large
             one indicates a page that was read wrongly: ``reject.lead_residual.auroc`` in a run's report measures how well.
         fs: Sampling rate, Hz: that of the model, not of the device that recorded the ECG.
+        readings: Of an encoder of leads, how each page was read: strips in mV with a belief for each sample, layout, speed
+            and gain, and ``quality``, the chance that it was read well; empty for an encoder of pictures.
     """
 
     signal_mv: np.ndarray
     shown: np.ndarray
     lead_residual_mv: np.ndarray
     fs: int
+    readings: tuple[PageReading, ...] = ()
 
     leads: ClassVar[tuple[str, ...]] = LEADS
     """Names of the twelve leads, in the order of the second axis."""
@@ -49,6 +54,8 @@ class Redrawn:
         text = f"{pages} page{'' if pages == 1 else 's'}, {leads} leads x {samples / self.fs:g} s at {self.fs} Hz"
         if pages:
             text += f", {self.shown.mean():.0%} shown, median lead residual {np.median(self.lead_residual_mv):.3f} mV"
+        if self.readings:
+            text += f", median quality {np.median([reading.quality for reading in self.readings]):.2f}"
         return f"Redrawn({text})"
 
     def to_wfdb(self, path: str | os.PathLike, page: int = 0) -> Path:
@@ -65,7 +72,8 @@ class Redrawn:
             InputError: No such page, or a record name that WFDB does not allow.
         """
         shown = shown_text(self.shown[self._checked(page)], self.fs)
-        comments = ["redrawn from a page, not recorded", f"shown on the page: {shown}"]
+        comments = ["redrawn from a page, not recorded"]
+        comments += self.readings[page].describe() if self.readings else [f"shown on the page: {shown}"]
         return write_wfdb(path, self.signal_mv[page], self.fs, comments)
 
     def to_dataframe(self, page: int = 0) -> pd.DataFrame:

@@ -72,7 +72,7 @@ def test_the_folder_holds_the_reader_and_gives_the_features_of_the_run(
     np.testing.assert_allclose(load_encoder(run).embed([page]), features, atol=1e-5)
 
 
-def test_a_picture_is_redrawn_from_what_was_read(exported: Path, page: np.ndarray) -> None:
+def test_a_picture_is_redrawn_from_what_was_read(exported: Path, page: np.ndarray, tmp_path: Path) -> None:
     redrawn = load_encoder(exported).redraw([page, page])
     assert redrawn.signal_mv.shape == (2, 12, 1000) and np.isfinite(redrawn.signal_mv).all()
     assert redrawn.shown[0].mean() == pytest.approx(15 / 48, abs=0.02), "3x4 with a rhythm strip"
@@ -86,6 +86,9 @@ def test_a_picture_is_redrawn_from_what_was_read(exported: Path, page: np.ndarra
         for k in range(-8, 9)
     )
     assert best > 0.9, "up to the time at which the rows begin"
+    assert [reading.layout.text for reading in redrawn.readings] == ["3x4+1"] * 2
+    assert redrawn.readings[0].quality > 0.7 and "median quality 0." in repr(redrawn)
+    assert "# speed: 25 mm/s" in redrawn.to_wfdb(tmp_path / "page").read_text()
 
 
 def test_a_picture_without_an_ecg_is_refused_alone(exported: Path, page: np.ndarray, tmp_path: Path) -> None:
