@@ -28,6 +28,7 @@ from ecgscan_ray.pictures import Picture, read_picture
 from ecgscan_ray.reading.leads import PageReading
 from ecgscan_ray.reading.read_pages import legible
 from ecgscan_ray.reading.reader import Networks, read_page
+from ecgscan_ray.recording.mean_beat import completed
 
 BATCH = 32
 """Pages per forward pass, by default."""
@@ -165,8 +166,9 @@ class Encoder:
                 assert self.networks is not None  # an encoder of leads comes with them
                 readings = [read_page(self.networks, self.preprocess(picture)) for picture in pictures]
                 read = np.stack([reading.leads_at(fs, self.module.sig_len / fs) for reading in readings])
+                leads_mv = torch.from_numpy(np.stack([completed(leads, fs) for leads in read])).to(self.device)
                 shown = torch.from_numpy(np.isfinite(read)).to(self.device)
-                yield self.module(torch.from_numpy(np.nan_to_num(read)).to(self.device), shown), shown, readings
+                yield self.module(leads_mv, shown), shown, readings
             else:
                 pages = np.stack([self.preprocess(picture) for picture in pictures])
                 output = self.module(torch.from_numpy(pages).to(self.device).permute(0, 3, 1, 2))
