@@ -14,7 +14,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ import pyarrow as pa
 from ecgscan_ray import filesystem
 from ecgscan_ray.config import ResourceConfig
 from ecgscan_ray.errors import InputError, RecordingError, StoreError
+from ecgscan_ray.filesystem.archive import ArchiveFiles
 from ecgscan_ray.filesystem.lease import exclusive
 from ecgscan_ray.recording.checks import check
 from ecgscan_ray.recording.labels import superclasses
@@ -61,6 +62,7 @@ class ShardJob:
 
     store: str
     source: str
+    archive: str
     rate: float | None
     split: str
     number: int
@@ -105,7 +107,7 @@ class Archive:
     """A listed archive."""
 
     source: Source
-    folder: str
+    root: str
     items: list[Item]
 
     def digest(self) -> str:
@@ -133,7 +135,7 @@ def prepare(
 
     Args:
         source: Name of the source: ``ptbxl`` or ``folder``.
-        from_dir: The archive's folder; on a cluster, one that every node sees.
+        from_dir: The archive: a folder (on a cluster, one that every node sees), ``s3://``, ``gs://`` or ``https://``.
         to: URI of the store.
         rate: Recordings are resampled to this rate, 50 to 5000 Hz; ``None`` keeps each as it is.
         validation_folds: The source's validation folds. Without folds, a tenth of the patients, by a stable hash.
@@ -161,11 +163,8 @@ def prepare(
 
 
 def _list_archive(source: str, from_dir: str, rate: float | None) -> Archive:
-    reader, folder = open_source(source, rate), filesystem.absolute(from_dir)
-    if not filesystem.is_local(folder):
-        fix = "Mount it, or copy it to a folder that every node sees."
-        raise InputError("archives are read from a local folder", where=folder, fix=fix)
-    return Archive(reader, from_dir, reader.list_records(folder))
+    reader, files = open_source(source, rate), ArchiveFiles(from_dir)
+    return Archive(reader, files.root, list(reader.list_records(files)))
 
 
 def _manifest_settings(archive: Archive, settings: PrepareSettings) -> dict[str, Any]:
@@ -209,16 +208,26 @@ def _write_store(
     items = [archive.items[k] for k in order]
     by_split, rejected = assign_splits(items, settings.validation_folds, settings.test_folds)
     warn_about_splits(by_split)
-    name, rate = archive.source.name, settings.rate
-    jobs = shard_jobs(by_split, store, name, rate, settings.row_group_rows, unused_revision(keep))
+    job = ShardJob(
+        store,
+        archive.source.name,
+        archive.root,
+        settings.rate,
+        "",
+        0,
+        unused_revision(keep),
+        settings.row_group_rows,
+        [],
+    )
+    jobs = shard_jobs(by_split, job)
     shards, counts, unreadable = _run(jobs, resources, progress, where=store)
     rejected += unreadable
     if shards or not exists:
         write_quarantine(store, rejected)
     if not shards:
-        raise InputError(f"none of {len(items)} recordings can be used ({_reasons(rejected)})", where=archive.folder)
+        raise InputError(f"none of {len(items)} recordings can be used ({_reasons(rejected)})", where=archive.root)
     manifest = Manifest(
-        source=name,
+        source=archive.source.name,
         licence=archive.source.licence,
         settings=_manifest_settings(archive, settings),
         shards=sorted(shards, key=lambda shard: (SPLITS.index(shard.split), shard.path)),
@@ -231,17 +240,14 @@ def _write_store(
     return manifest
 
 
-def shard_jobs(
-    by_split: dict[str, list[Item]], store: str, source: str, rate: float | None, row_group_rows: int, revision: int = 0
-) -> list[ShardJob]:
-    """Cut each split into shards of whole row groups, whose names carry the revision."""
+def shard_jobs(by_split: dict[str, list[Item]], job: ShardJob) -> list[ShardJob]:
+    """Cut each split into shards of whole row groups; ``job`` gives all else."""
     jobs = []
     for split, items in by_split.items():
-        groups = math.ceil(len(items) / row_group_rows)
-        size = min(_MAX_ROW_GROUPS_PER_SHARD, max(1, math.ceil(groups / _MIN_SHARDS_PER_SPLIT))) * row_group_rows
+        groups = math.ceil(len(items) / job.row_group_rows)
+        size = min(_MAX_ROW_GROUPS_PER_SHARD, max(1, math.ceil(groups / _MIN_SHARDS_PER_SPLIT))) * job.row_group_rows
         for number, start in enumerate(range(0, len(items), size)):
-            part = items[start : start + size]
-            jobs.append(ShardJob(store, source, rate, split, number, revision, row_group_rows, part))
+            jobs.append(replace(job, split=split, number=number, items=items[start : start + size]))
     return jobs
 
 
@@ -254,13 +260,13 @@ def write_shard(job: ShardJob) -> tuple[Shard | None, list[RejectedRow], dict[st
     Raises:
         StoreError: The store cannot be written.
     """
-    source = open_source(job.source, job.rate)
+    source, archive = open_source(job.source, job.rate), ArchiveFiles(job.archive)
     writer = ShardWriter(job.store, job.split, job.number, revision=job.revision)
     rejected: list[RejectedRow] = []
     counts: dict[str, Counter[str]] = {"superclass": Counter(), "language": Counter(), "fs": Counter()}
     group: list[pa.Table] = []
     for item in job.items:
-        result = read_checked(source, item, job, rejected)
+        result = read_checked(source, item, archive, job, rejected)
         if result is None:
             continue
         recording, row = result
@@ -277,14 +283,16 @@ def write_shard(job: ShardJob) -> tuple[Shard | None, list[RejectedRow], dict[st
 
 
 def read_checked(
-    source: Source, item: Item, job: ShardJob, rejected: list[RejectedRow]
+    source: Source, item: Item, archive: ArchiveFiles, job: ShardJob, rejected: list[RejectedRow]
 ) -> tuple[Recording, pa.Table] | None:
     """One recording, read, checked and packed; ``None`` where it is rejected, with its reason in ``rejected``."""
     try:
-        recording = source.read(item)
+        recording = source.read(item, archive)
         check(recording)
         recording = recording if job.rate is None else recording.resampled(float(job.rate))
         return recording, pack([recording], job.split)
+    except StoreError:  # the storage's fault, not the recording's
+        raise
     except RecordingError as error:
         rejected.append(reject(item, error.reason, f"{error.what}. {error.fix}" if error.fix else error.what))
     except Exception as error:  # one odd file must not end the job
@@ -344,7 +352,7 @@ def _run(
 
 def _task(row: dict[str, str]) -> dict[str, str]:
     content = json.loads(row["job"])
-    job = ShardJob(**content | {"items": [Item(**item) for item in content["items"]]})
+    job = ShardJob(**content | {"items": [Item(**item | {"files": tuple(item["files"])}) for item in content["items"]]})
     try:
         shard, rejected, counts = write_shard(job)
     except StoreError as error:  # as a result: raised, Ray would print its stack, twice

@@ -16,12 +16,13 @@ import pytest
 
 from ecgscan_ray import filesystem
 from ecgscan_ray.errors import InputError, StoreError
+from ecgscan_ray.filesystem.archive import ArchiveFiles
 from ecgscan_ray.recording.sources import open_source
 from ecgscan_ray.runtime.prepare import prepare
 from ecgscan_ray.store.inspect import inspect
 from ecgscan_ray.store.manifest import Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows, read_quarantine
-from tests.records import heart_uv, write_record
+from tests.records import heart_uv, list_items, write_record
 
 COUNT, FOLDS = 40, {"validation_folds": (8,), "test_folds": (9,)}
 
@@ -83,7 +84,10 @@ def test_bad_recordings_go_to_quarantine_and_the_rest_goes_on(
     assert done[-1] == (COUNT, COUNT)
 
     source = open_source("ptbxl")
-    original = {item.id: source.read(item) for item in source.list_records(tmp_path / "tree") if item.id not in bad}
+    archive = ArchiveFiles(tmp_path / "tree")
+    original = {
+        item.id: source.read(item, archive) for item in list_items(source, tmp_path / "tree") if item.id not in bad
+    }
     found = {split: list(iterate_rows(store, manifest, split)) for split in ("train", "validation", "test")}
     assert sum(map(len, found.values())) == COUNT - len(bad)
     for split, recordings in found.items():

@@ -10,17 +10,34 @@ from pathlib import Path
 import pytest
 
 from ecgscan_ray.errors import InputError, StoreError
+from ecgscan_ray.filesystem.archive import ArchiveFiles
 from ecgscan_ray.recording.sources import Item, open_source
 from ecgscan_ray.runtime.prepare import ShardJob, prepare, shard_jobs, write_shard
 from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.store.revisions import unused_revision
 from ecgscan_ray.store.shards import ShardWriter, read_row_groups, write_quarantine
 from ecgscan_ray.store.splits import assign_splits, warn_about_splits
-from tests.records import heart_uv, recording, write_record
+from tests.records import heart_uv, list_items, recording, write_record
 
 
 def items(*fields: dict) -> list[Item]:
-    return [Item(**{"id": str(k), "path": f"/archive/{k}"} | given) for k, given in enumerate(fields)]
+    return [Item(**{"id": str(k), "path": str(k)} | given) for k, given in enumerate(fields)]
+
+
+def job(folder: Path, **changes: object) -> ShardJob:
+    """Reads ``in`` and writes ``out``."""
+    fields: dict[str, object] = {
+        "store": str(folder / "out"),
+        "source": "folder",
+        "archive": str(folder / "in"),
+        "rate": None,
+        "split": "",
+        "number": 0,
+        "revision": 0,
+        "row_group_rows": 64,
+        "items": [],
+    }
+    return ShardJob(**fields | changes)  # type: ignore[arg-type]
 
 
 def where(by_split: dict[str, list[Item]]) -> dict[str, str]:
@@ -71,22 +88,22 @@ def test_doubled_ids() -> None:
     ("rows", "group", "sizes"), [(14 * 64, 64, [128] * 7), (10, 64, [10]), (100, 8, [16] * 6 + [4])]
 )
 def test_shards_are_whole_row_groups(rows: int, group: int, sizes: list[int]) -> None:
-    jobs = shard_jobs({"train": items(*({} for _ in range(rows)))}, "store", "folder", None, group)
-    assert [len(job.items) for job in jobs] == sizes
-    assert [job.number for job in jobs] == list(range(len(sizes)))
+    jobs = shard_jobs({"train": items(*({} for _ in range(rows)))}, job(Path("."), row_group_rows=group))
+    assert [len(part.items) for part in jobs] == sizes
+    assert [part.number for part in jobs] == list(range(len(sizes)))
 
 
 def test_large_archives_have_bounded_shards() -> None:
-    jobs = shard_jobs({"train": items(*({} for _ in range(64 * 64 * 10)))}, "store", "folder", None, 64)
-    assert {len(job.items) for job in jobs} == {64 * 64}
+    jobs = shard_jobs({"train": items(*({} for _ in range(64 * 64 * 10)))}, job(Path(".")))
+    assert {len(part.items) for part in jobs} == {64 * 64}
 
 
 def test_one_shard_with_resampling(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         write_record(tmp_path / "in", name, heart_uv(fs=500), fs=500)
-    listed = [Item(id=name, path=str(tmp_path / "in" / name)) for name in ("a", "b", "c", "d")]
-    (job,) = shard_jobs({"train": listed}, str(tmp_path / "out"), "folder", 100.0, 4)
-    shard, rejected, counts = write_shard(job)
+    listed = [Item(id=name, path=name) for name in ("a", "b", "c", "d")]
+    (shard_job,) = shard_jobs({"train": listed}, job(tmp_path, rate=100.0, row_group_rows=4))
+    shard, rejected, counts = write_shard(shard_job)
     assert shard is not None
     assert shard.row_groups == [3]
     assert [(row["id"], row["reason"]) for row in rejected] == [("d", "missing_file")]
@@ -101,7 +118,7 @@ def test_one_shard_with_resampling(tmp_path: Path) -> None:
     [
         ({"source": "ptb"}, InputError, "Did you mean"),
         ({"from_dir": "nowhere"}, InputError, "no such folder"),
-        ({"from_dir": "s3://bucket/archive"}, InputError, "local folder"),
+        ({"from_dir": "https://127.0.0.1:1/archive"}, InputError, "cannot be listed"),
         ({"validation_folds": (9, 10)}, InputError, "overlap"),
         ({"rate": -100}, InputError, "rate -100"),
         ({"rate": float("nan")}, InputError, "rate nan"),
@@ -130,12 +147,12 @@ def test_an_odd_recording_is_its_own_reason(tmp_path: Path) -> None:
     for name in ("good", "odd"):
         write_record(tmp_path / "in", name)
     source = open_source("folder")
-    listed = {item.id: item for item in source.list_records(tmp_path / "in")}
+    listed = {item.id: item for item in list_items(source, tmp_path / "in")}
     listed["bad-labels"] = replace(listed["good"], id="bad-labels", details={"labels": "['NORM' 'SR']"})
     listed["half"] = replace(listed["good"], id="half", details={"report": "half a letter: \udcfc"})
     (tmp_path / "in/odd.hea").write_bytes(b"\xff\xfe\0\x1b[31m")
-    job = ShardJob(str(tmp_path / "out"), "folder", 100.0, "train", 0, 0, 2, list(listed.values()))
-    shard, rejected, _ = write_shard(job)
+    odd = job(tmp_path, rate=100.0, split="train", row_group_rows=2, items=list(listed.values()))
+    shard, rejected, _ = write_shard(odd)
     assert shard is not None and shard.row_groups == [1]
     assert {row["id"] for row in rejected} == {"bad-labels", "half", "odd"}
     assert all(text.isprintable() for row in rejected for text in row.values())
@@ -147,10 +164,10 @@ def test_an_odd_recording_is_its_own_reason(tmp_path: Path) -> None:
 def test_rows_packed_one_by_one_are_the_same_bytes(tmp_path: Path) -> None:
     for k in range(5):
         write_record(tmp_path / "in", f"r{k}", heart_uv(seed=k))
-    items = open_source("folder").list_records(tmp_path / "in")
-    shard, _, _ = write_shard(ShardJob(str(tmp_path / "out"), "folder", None, "train", 0, 0, 3, items))
+    items = list_items(open_source("folder"), tmp_path / "in")
+    shard, _, _ = write_shard(job(tmp_path, split="train", row_group_rows=3, items=items))
     writer = ShardWriter(str(tmp_path / "other"), "train", 0)
-    recordings = [open_source("folder").read(item) for item in items]
+    recordings = [open_source("folder").read(item, ArchiveFiles(tmp_path / "in")) for item in items]
     writer.add(recordings[:3])
     writer.add(recordings[3:])
     assert shard == writer.close()
