@@ -73,7 +73,7 @@ class ArchiveFiles:
         """Names of the files directly in the root, sorted, without hidden ones; errors as ``names``."""
         self._refuse_web()
         if self._local:  # not by pyarrow, which refuses names that are not UTF-8
-            names = sorted(entry.name for entry in os.scandir(self.root) if entry.is_file())
+            names = sorted(name for name in os.listdir(self.root) if os.path.isfile(self.uri(name)))
         else:
             names = filesystem.list_files(self.root)
         return [name for name in names if not name.startswith(".")]
