@@ -313,6 +313,14 @@ def delete_file(uri: str) -> None:
             filesystem.delete_file(path)
 
 
+def delete_folder(uri: str) -> None:
+    """Remove a folder and all in it; none there is no error. A bucket has objects alone."""
+    filesystem, path = open_filesystem(uri)
+    with explained(uri, "cannot be removed"):
+        if filesystem.get_file_info(path).type == fs.FileType.Directory:
+            filesystem.delete_dir(path)
+
+
 @contextmanager
 def local_folder(uri: str) -> Iterator[Path]:
     """A folder on this machine to write into: ``uri`` itself, or a temporary one whose files go there at the end.

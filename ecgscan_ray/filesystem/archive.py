@@ -7,7 +7,9 @@ by its name is copied for as long as it is needed. Nothing is staged as a whole.
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
+import json
 import logging
 import os
 import tempfile
@@ -35,6 +37,10 @@ _WEB = ("http://", "https://")
 class ArchiveFiles:
     """The files below a root. Cheap to make: pass ``root`` to another process, and make another there.
 
+    Attributes:
+        root: Its URI.
+        is_local: Whether it is a folder of this machine.
+
     Args:
         root: A folder, ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``https://server/path``.
 
@@ -44,7 +50,7 @@ class ArchiveFiles:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = filesystem.absolute(os.fspath(root))
-        self._local = filesystem.is_local(self.root)
+        self.is_local = filesystem.is_local(self.root)
 
     @cached_property
     def _files(self) -> tuple[fs.FileSystem, str]:
@@ -54,6 +60,26 @@ class ArchiveFiles:
     def uri(self, path: str = "") -> str:
         """A file by its whole name, for messages."""
         return f"{self.root.rstrip('/')}/{path}" if path else self.root
+
+    def stamp(self) -> str:
+        """Names, sizes and times of the files directly in the root: another one where a table there has changed.
+
+        Raises:
+            StoreError: The storage cannot be listed.
+        """
+        if self.root.startswith(_WEB) or (self.is_local and not os.path.isdir(self.root)):
+            return ""
+        facts: list[tuple[str, int, int]] = []
+        if self.is_local:
+            for name in self.names_at_top():
+                status = os.stat(self.uri(name))
+                facts.append((printable(name), status.st_size, status.st_mtime_ns))
+        else:
+            files, path = self._files
+            with filesystem.explained(self.root, "cannot be listed"):
+                infos = files.get_file_info(fs.FileSelector(path, allow_not_found=True))
+            facts += [(info.base_name, info.size, info.mtime_ns) for info in infos if info.type == fs.FileType.File]
+        return hashlib.sha256(json.dumps(sorted(facts)).encode()).hexdigest()
 
     def names(self, suffixes: tuple[str, ...]) -> Iterator[str]:
         """Paths from the root of all files with one of these endings, in an order that is the same each time.
@@ -66,13 +92,13 @@ class ArchiveFiles:
             StoreError: The bucket cannot be listed.
         """
         self._refuse_web()
-        paths = _walk(Path(self.root)) if self._local else keys_below(self.root)
+        paths = _walk(Path(self.root)) if self.is_local else keys_below(self.root)
         return (path for path in paths if path.endswith(suffixes))
 
     def names_at_top(self) -> list[str]:
         """Names of the files directly in the root, sorted, without hidden ones; errors as ``names``."""
         self._refuse_web()
-        if self._local:  # not by pyarrow, which refuses names that are not UTF-8
+        if self.is_local:  # not by pyarrow, which refuses names that are not UTF-8
             names = sorted(name for name in os.listdir(self.root) if os.path.isfile(self.uri(name)))
         else:
             names = filesystem.list_files(self.root)
@@ -84,7 +110,7 @@ class ArchiveFiles:
         Raises:
             StoreError: The storage does not say.
         """
-        if self._local:
+        if self.is_local:
             return os.path.exists(self.uri(path))
         files, root = self._files
         with filesystem.explained(self.uri(path), "cannot be read"):
@@ -97,7 +123,7 @@ class ArchiveFiles:
             OSError: ``FileNotFoundError`` where there is none; others only of a local file.
             StoreError: The storage cannot be read.
         """
-        if self._local:
+        if self.is_local:
             return open(self.uri(path), "rb")
         files, root = self._files
         with filesystem.explained(self.uri(path), "cannot be read"):
@@ -121,7 +147,7 @@ class ArchiveFiles:
             except OSError:
                 return None
 
-        if self._local:  # threads would only wait for each other
+        if self.is_local:  # threads would only wait for each other
             return map(read, paths)
         return in_order(read, paths, THREADS)
 
@@ -140,7 +166,7 @@ class ArchiveFiles:
         Raises:
             StoreError: The storage cannot be read.
         """
-        if self._local:
+        if self.is_local:
             yield Path(self.root)
             return
         with tempfile.TemporaryDirectory(prefix="ecgscan-files-") as name:
