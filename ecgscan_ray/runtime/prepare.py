@@ -35,7 +35,7 @@ from ecgscan_ray.store.revisions import (
 )
 from ecgscan_ray.store.splits import warn_about_splits
 from ecgscan_ray.store.tally import Tally, archive_settings
-from ecgscan_ray.store.work import PrepareJob, PrepareSettings, WorkArea, hash64
+from ecgscan_ray.store.work import PrepareJob, PrepareSettings, WorkArea, delete_work, find_job, hash64
 from ecgscan_ray.store.writing import ShardJob, first_rows, shard_jobs
 
 logger = logging.getLogger(__name__)
@@ -88,15 +88,14 @@ def prepare(
         raise InputError("a store is added to or replaced, not both", fix="Leave out --add or --overwrite.")
     check_address()
     command = _Command(open_source(source, rate), ArchiveFiles(from_dir), filesystem.absolute(to), settings, add)
-    before = command.look(overwrite)
-    items = None if before.is_unfinished else command.list_records()
+    items = None if command.look(overwrite).unfinished else command.list_records()
     with exclusive(command.store, "ecgscan prepare"):
         state = command.look(overwrite)
-        if items is None and not state.is_unfinished:  # another command ended it meanwhile
+        if items is None and not state.unfinished:  # another command ended it meanwhile
             items = command.list_records()
         if items is not None and state.manifest is not None and not add:
             return command.confirm_finished(state.manifest, items)
-        return _Writer(command, state, Stages(command.store, resources or ResourceConfig())).write(items, progress)
+        return _write_store(command, state, items, resources or ResourceConfig(), progress)
 
 
 @dataclass(frozen=True)
@@ -107,13 +106,13 @@ class _State:
         manifest: Of a finished store that is not to be replaced.
         keep: Files of the finished store, also of one to be replaced.
         job: What is to be made.
-        is_unfinished: Whether the same command was interrupted after it had listed the archive.
+        unfinished: Of the same command, interrupted after it had listed the archive.
     """
 
     manifest: Manifest | None
     keep: set[str]
     job: PrepareJob
-    is_unfinished: bool
+    unfinished: WorkArea | None
 
 
 @dataclass(frozen=True)
@@ -125,11 +124,6 @@ class _Command:
     store: str
     settings: PrepareSettings
     add: bool
-
-    @property
-    def work(self) -> WorkArea:
-        """The store's work area."""
-        return WorkArea(self.store)
 
     def look(self, overwrite: bool) -> _State:
         """What there is.
@@ -152,8 +146,9 @@ class _Command:
             revision=0 if self.add else unused_revision(keep),
             first=next_numbers(keep) if self.add else {},
         )
-        can_go_on = (manifest is None or self.add) and LISTING_NAME in self.work.names()
-        return _State(manifest, keep, job, can_go_on and self.work.job() == job)
+        begun = find_job(self.store) if manifest is None or self.add else None
+        work = WorkArea(self.store, begun) if begun == job and begun is not None else None
+        return _State(manifest, keep, job, work if work and LISTING_NAME in work.names() else None)
 
     def list_records(self) -> Iterator[Item]:
         """The archive's items; faults of its table are raised here, before the store is touched."""
@@ -180,115 +175,111 @@ class _Command:
             names = ", ".join("listing of the archive" if key == "archive" else key for key in different)
             raise StoreError(f"there is a store already, with another {names}", where=self.store, fix=fix)
         check_files(self.store, manifest)
-        self.work.delete()  # of a command that was interrupted at its very end
+        delete_work(self.store)  # of a command that was interrupted at its very end
         logger.info("%s is finished already: nothing to do", self.store)
         return manifest
 
 
+def _write_store(
+    command: _Command,
+    state: _State,
+    items: Iterator[Item] | None,
+    resources: ResourceConfig,
+    progress: Progress | None,
+) -> Manifest:
+    """Begin, or go on where ``items`` is ``None``."""
+    filesystem.open_filesystem(command.store, create=True)
+    work = state.unfinished
+    if work is None or items is not None:
+        work, listing = _list_into(command, state, items or command.list_records())
+    else:
+        listing = Listing(**work.read(LISTING_NAME))
+    stages = Stages(command.store, work.job.token, resources)
+    return _Writer(command, state, work, stages, listing, goes_on=items is None).write(progress)
+
+
+def _list_into(command: _Command, state: _State, items: Iterator[Item]) -> tuple[WorkArea, Listing]:
+    """Begin anew, with the listing."""
+    before = find_job(command.store)
+    if before is not None:
+        why = "while it listed the archive" if before == state.job else "with other settings or another archive"
+        logger.info("%s: prepare was interrupted %s: it starts afresh", command.store, why)
+    work = WorkArea.start(command.store, state.job)
+    delete_other_files(command.store, state.keep)
+    manifest, name = state.manifest, command.source.name
+    return work, write_listing(work, items, stored_entries(command.store, manifest, name) if manifest else ())
+
+
 @dataclass
 class _Writer:
-    """Makes one store, step by step."""
+    """Makes one store, step by step, from a listing."""
 
     command: _Command
     state: _State
+    work: WorkArea
     stages: Stages
+    listing: Listing
+    goes_on: bool
     tally: Tally = field(default_factory=Tally)
 
-    def write(self, items: Iterator[Item] | None, progress: Progress | None) -> Manifest:
-        """All steps; the manifest last.
-
-        Args:
-            items: Of the archive; ``None`` where the listing is there already.
-            progress: As of ``prepare``.
-        """
-        store, work = self.command.store, self.command.work
-        filesystem.open_filesystem(store, create=True)
-        listing = self._listing(items)
-        counts = self._place(listing)
-        jobs = list(shard_jobs(counts, self.state.job.settings.row_group_rows, self.state.job.first))
-        self._warn(listing, jobs)
-        self._write_shards(jobs, items is None, progress)
-        exists = bool(self.state.keep)
+    def write(self, progress: Progress | None) -> Manifest:
+        """All steps; the manifest last."""
+        store, job, listing = self.command.store, self.work.job, self.listing
+        counts = first_rows(self.work, self._place(), job.settings.limit)
+        jobs = list(shard_jobs(counts, job.settings.row_group_rows, job.first))
+        self._warn(jobs)
+        self._write_shards(jobs, progress)
         patients = dict[str, int]()
-        arguments = {"with_stored": self.command.add, "write": bool(self.tally.shards) or not exists}
+        arguments = {"with_stored": job.add, "write": bool(self.tally.shards) or not self.state.keep}
         self.stages.run("finish", [arguments], patients.update, here=listing.buckets == 1)
         if not self.tally.shards:
-            work.delete()
+            delete_work(store)
             return self._nothing_new(sum(job.rows for job in jobs))
-        manifest = self.tally.manifest(
-            self.command.source, self.state.job.settings, listing.digest, patients, self.state.manifest
-        )
+        manifest = self.tally.manifest(self.command.source, job.settings, listing.digest, patients, self.state.manifest)
         check_files(store, manifest)
         write_manifest(store, manifest)
-        work.delete()
+        delete_work(store)
         delete_other_files(store, file_names(manifest))
         return manifest
 
-    def _listing(self, items: Iterator[Item] | None) -> Listing:
-        """The listing that is there, or a new one, with which everything begins anew."""
-        work, store = self.command.work, self.command.store
-        if items is None:
-            return Listing(**work.read(LISTING_NAME))
-        if work.names():
-            why = (
-                "while it listed the archive"
-                if work.job() == self.state.job
-                else "with other settings or another archive"
-            )
-            logger.info("%s: prepare was interrupted %s: it starts afresh", store, why)
-        work.start(self.state.job)
-        delete_other_files(store, self.state.keep)
-        manifest, name = self.state.manifest, self.command.source.name
-        return write_listing(work, items, stored_entries(store, manifest, name) if manifest else ())
-
-    def _place(self, listing: Listing) -> list[dict[str, int]]:
+    def _place(self) -> list[dict[str, int]]:
         """Splits and order; recordings by bucket and split."""
-        names, here = self.command.work.names(), listing.buckets == 1
-        outcomes: dict[str, dict[str, Any]] = {}
-        for step in ("split", "order"):
-            done = {bucket for bucket in range(listing.buckets) if f"{step}/{bucket:05d}.json" in names}
-            for bucket in done:
-                outcomes[f"{step}/{bucket}"] = self.command.work.read_outcome(f"{step}/{bucket:05d}.json")
-            todo = [bucket for bucket in range(listing.buckets) if bucket not in done]
-            arguments = [{"bucket": bucket, "listing": asdict(listing)} for bucket in todo]
+        names, buckets = self.work.names(), range(self.listing.buckets)
+        rows: dict[int, dict[str, int]] = {}
 
-            def keep(outcome: dict[str, Any], step: str = step) -> None:
-                outcomes[f"{step}/{outcome['bucket']}"] = outcome
-
-            self.stages.run(step, arguments, keep, here)
-        for outcome in outcomes.values():
+        def add(outcome: dict[str, Any]) -> None:
             self.tally.add_placed(outcome)
-        counts = [outcomes[f"order/{bucket}"]["rows"] for bucket in range(listing.buckets)]
-        return first_rows(self.command.work, counts, self.state.job.settings.limit)
+            rows[outcome["bucket"]] = outcome.get("rows", {})
 
-    def _warn(self, listing: Listing, jobs: Sequence[ShardJob]) -> None:
+        for step in ("split", "order"):
+            outcomes = {bucket: f"{step}/{bucket:05d}.json" for bucket in buckets}
+            for name in outcomes.values():
+                if name in names:
+                    add(self.work.read_outcome(name))
+            todo = [bucket for bucket, name in outcomes.items() if name not in names]
+            arguments = [{"bucket": bucket, "listing": asdict(self.listing)} for bucket in todo]
+            self.stages.run(step, arguments, add, here=len(buckets) == 1)
+        return [rows[bucket] for bucket in buckets]
+
+    def _warn(self, jobs: Sequence[ShardJob]) -> None:
         if self.tally.skipped:
             logger.info("%d recordings are in the store already and stay as they are", self.tally.skipped)
         rows = Counter[str]()
         for job in jobs:
             rows[job.split] += job.rows
-        manifest = self.state.manifest
-        for shard in manifest.shards if manifest else ():
+        for shard in self.state.manifest.shards if self.state.manifest else ():
             rows[shard.split] += shard.rows
-        warn_about_splits(listing.items, self.tally.unknown, rows, self.tally.folds)
+        warn_about_splits(self.listing.items, self.tally.unknown, rows, self.tally.folds)
 
-    def _write_shards(self, jobs: Sequence[ShardJob], goes_on: bool, progress: Progress | None) -> None:
-        work, store = self.command.work, self.command.store
-        names, sizes = work.names(), filesystem.list_sizes(store)
-        total, done = sum(job.rows for job in jobs), 0
-        todo = []
-        for job in jobs:
-            outcome = work.read_outcome(f"done/{job.name}.json") if f"done/{job.name}.json" in names else None
-            if outcome is None or any(sizes.get(shard["path"]) != shard["bytes"] for shard in outcome["shards"]):
-                todo.append(job)
-                continue
-            self.tally.add_shard(outcome)
-            done += job.rows
-        if goes_on:
-            reused = len(jobs) - len(todo)
-            logger.info("%s goes on: its listing and %d of %d shards are there", store, reused, len(jobs))
-            kept = {shard.path for shard in self.tally.shards}
-            delete_other_files(store, self.state.keep | kept)
+    def _write_shards(self, jobs: Sequence[ShardJob], progress: Progress | None) -> None:
+        """Read, check, pack and write what is not there yet."""
+        store, total = self.command.store, sum(job.rows for job in jobs)
+        todo = self._missing(jobs)
+        done = total - sum(job.rows for job in todo)
+        if self.goes_on:
+            there = len(jobs) - len(todo)
+            logger.info("%s goes on: its listing and %d of %d shards are there", store, there, len(jobs))
+            delete_other_files(store, self.state.keep | {shard.path for shard in self.tally.shards})
 
         def add(outcome: dict[str, Any]) -> None:
             nonlocal done
@@ -298,6 +289,19 @@ class _Writer:
                 progress(done, total)
 
         self.stages.run("shard", [{"job": asdict(job)} for job in todo], add, here=False)
+
+    def _missing(self, jobs: Sequence[ShardJob]) -> list[ShardJob]:
+        """The jobs whose shards are not there; the others are counted."""
+        names, sizes = self.work.names(), filesystem.list_sizes(self.command.store)
+        missing = []
+        for job in jobs:
+            name = f"done/{job.name}.json"
+            outcome = self.work.read_outcome(name) if name in names else None
+            if outcome and all(sizes.get(shard["path"]) == shard["bytes"] for shard in outcome["shards"]):
+                self.tally.add_shard(outcome)
+            else:
+                missing.append(job)
+        return missing
 
     def _nothing_new(self, planned: int) -> Manifest:
         """No recording was stored: the store that was added to, where it holds them all."""

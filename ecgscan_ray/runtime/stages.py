@@ -31,11 +31,12 @@ class Stages:
 
     Args:
         store: URI of the store.
+        token: Of the job.
         resources: Of a cluster started here.
     """
 
-    def __init__(self, store: str, resources: ResourceConfig) -> None:
-        self._store, self._resources, self._started = store, resources, False
+    def __init__(self, store: str, token: str, resources: ResourceConfig) -> None:
+        self._where, self._resources, self._started = {"store": store, "token": token}, resources, False
 
     def run(
         self, step: str, arguments: Sequence[dict[str, Any]], on_result: Callable[[dict[str, Any]], None], here: bool
@@ -54,12 +55,12 @@ class Stages:
         """
         if here or not arguments:
             for values in arguments:
-                on_result(_STEPS[step](self._store, **values))
+                on_result(_STEPS[step](**self._where, **values))
             return
         self._start()
         import ray.data
 
-        rows = [{"task": json.dumps({"step": step, "store": self._store, "values": values})} for values in arguments]
+        rows = [{"task": json.dumps({"step": step, "values": self._where | values})} for values in arguments]
         results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             _task, num_cpus=1, ray_remote_args_fn=lambda: {"max_retries": _RETRIES}
         )
@@ -71,7 +72,7 @@ class Stages:
                     raise StoreError(**result["error"])
                 on_result(result)
 
-        attend(gather, self._store, _GOES_ON)
+        attend(gather, self._where["store"], _GOES_ON)
 
     def _start(self) -> None:
         if not self._started:
@@ -83,7 +84,7 @@ class Stages:
 def _task(row: dict[str, str]) -> dict[str, str]:
     task = json.loads(row["task"])
     try:
-        result = _STEPS[task["step"]](task["store"], **task["values"])
+        result = _STEPS[task["step"]](**task["values"])
     except StoreError as error:  # as a result: raised, Ray would print its stack, twice
         result = {"error": {"what": error.what, "where": error.where, "fix": error.fix}}
     return {"result": json.dumps(result)}

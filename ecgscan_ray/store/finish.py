@@ -16,18 +16,19 @@ from ecgscan_ray.store.work import WorkArea
 _THREADS = 8
 
 
-def finish(store: str, with_stored: bool, write: bool = True) -> dict[str, int]:
+def finish(store: str, token: str, with_stored: bool, write: bool = True) -> dict[str, int]:
     """Write the quarantine and count known patients by split.
 
     Args:
         store: URI of the store.
+        token: Of the job.
         with_stored: Whether what the store held before stays.
         write: Whether to write the quarantine.
 
     Raises:
         StoreError: The store cannot be read or written.
     """
-    work = WorkArea(store)
+    work = WorkArea.open(store, token)
     names = sorted(name for name in work.names() if name.endswith(".json") and "/" in name)
     patients: dict[str, list[NDArray[np.uint64]]] = {split: [] for split in SPLITS}
     with QuarantineWriter() as quarantine:

@@ -119,11 +119,12 @@ def order_items(entries: Sequence[Entry], archive: ArchiveFiles) -> tuple[list[E
     return sorted(new, key=lambda entry: (entry.key, entry.item.id)), rejected, skipped
 
 
-def split_bucket(store: str, bucket: int, listing: Mapping[str, Any]) -> dict[str, Any]:
+def split_bucket(store: str, token: str, bucket: int, listing: Mapping[str, Any]) -> dict[str, Any]:
     """First step, on the patients of one bucket: ``assign_splits``, and a random key for each item.
 
     Args:
         store: URI of the store.
+        token: Of the job.
         bucket: Number of the bucket.
         listing: A ``Listing``, as JSON.
 
@@ -133,11 +134,10 @@ def split_bucket(store: str, bucket: int, listing: Mapping[str, Any]) -> dict[st
     Raises:
         StoreError: The work area cannot be read or written.
     """
-    work = WorkArea(store)
-    job = work.job()
-    settings = job.settings
+    work = WorkArea.open(store, token)
+    settings = work.job.settings
     entries = work.read_bucket((part_name(number) for number in range(listing["parts"])), bucket)
-    folds, archive = (settings.validation_folds, settings.test_folds), ArchiveFiles(job.archive)
+    folds, archive = (settings.validation_folds, settings.test_folds), ArchiveFiles(work.job.archive)
     accepted, rejected = assign_splits(entries, archive, *folds)
     keyed = [replace(entry, key=hash64(settings.seed, entry.item.id)) for entry in accepted]
     name = f"split/{bucket:05d}"
@@ -151,7 +151,7 @@ def split_bucket(store: str, bucket: int, listing: Mapping[str, Any]) -> dict[st
     return write_outcome(work, f"{name}.json", outcome, rejected)
 
 
-def order_bucket(store: str, bucket: int, listing: Mapping[str, Any]) -> dict[str, Any]:
+def order_bucket(store: str, token: str, bucket: int, listing: Mapping[str, Any]) -> dict[str, Any]:
     """Second step, on the random keys of one bucket: ``order_items``; arguments as of ``split_bucket``.
 
     Returns:
@@ -160,8 +160,8 @@ def order_bucket(store: str, bucket: int, listing: Mapping[str, Any]) -> dict[st
     Raises:
         StoreError: The work area cannot be read or written.
     """
-    work = WorkArea(store)
-    archive = ArchiveFiles(work.job().archive)
+    work = WorkArea.open(store, token)
+    archive = ArchiveFiles(work.job.archive)
     entries = work.read_bucket((f"split/{other:05d}.parquet" for other in range(listing["buckets"])), bucket)
     ordered, rejected, skipped = order_items(entries, archive)
     name = f"order/{bucket:05d}"

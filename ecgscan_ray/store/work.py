@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecgscan_ray import filesystem
-from ecgscan_ray.errors import InputError
+from ecgscan_ray.errors import InputError, StoreError
 from ecgscan_ray.filesystem.threads import in_order
 from ecgscan_ray.recording.sources import Item
 from ecgscan_ray.store.manifest import WORK_NAME
 
 _FORMAT = 1
+_JOB_NAME = "job.json"
 _RATES_HZ = (50.0, 5000.0)
 _THREADS = 8
 BULK = ("rejected", "patients")
@@ -82,6 +84,7 @@ class PrepareJob:
         add: Whether it is added to.
         revision: Of the new shards' names.
         first: Split -> number of its first new shard.
+        token: Random, of the command that began it; no part of what is being made.
         format: Of these files.
     """
 
@@ -93,6 +96,7 @@ class PrepareJob:
     add: bool
     revision: int
     first: dict[str, int]
+    token: str = field(default="", compare=False)
     format: int = _FORMAT
 
 
@@ -121,16 +125,61 @@ def hash64(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
+def find_job(store: str) -> PrepareJob | None:
+    """What an unfinished command makes here; ``None`` where there is none, or one of another version."""
+    if not filesystem.exists(_job_uri(store)):
+        return None
+    content = json.loads(filesystem.read_bytes(_job_uri(store)))
+    if content.get("format") != _FORMAT:
+        return None
+    return PrepareJob(**content | {"settings": PrepareSettings(**content["settings"])})
+
+
+def delete_work(store: str) -> None:
+    """Remove the work area; what says what was made goes last."""
+    root = filesystem.join(store, WORK_NAME)
+    others = [name for name in filesystem.list_files(root, recursive=True) if name != _JOB_NAME]
+    for _ in in_order(lambda name: filesystem.delete_file(filesystem.join(root, name)), others, _THREADS):
+        pass
+    filesystem.delete_file(_job_uri(store))
+    filesystem.delete_folder(root)
+
+
+def _job_uri(store: str) -> str:
+    return filesystem.join(store, WORK_NAME, _JOB_NAME)
+
+
 class WorkArea:
-    """The work area of a store.
+    """The files of one job. Each job has a folder of its own: what a task of an interrupted one still writes is not read.
 
     Args:
         store: URI of the store.
+        job: What is being made there.
     """
 
-    def __init__(self, store: str) -> None:
-        self.store = store
-        self._root = filesystem.join(store, WORK_NAME)
+    def __init__(self, store: str, job: PrepareJob) -> None:
+        self.job = job
+        self._root = filesystem.join(store, WORK_NAME, job.token)
+
+    @classmethod
+    def open(cls, store: str, token: str) -> WorkArea:
+        """The work area of a task.
+
+        Raises:
+            StoreError: Another command has begun anew since the task was made.
+        """
+        job = find_job(store)
+        if job is None or job.token != token:
+            raise StoreError("another command began anew here", where=store, fix="Look at what it does.")
+        return cls(store, job)
+
+    @classmethod
+    def start(cls, store: str, job: PrepareJob) -> WorkArea:
+        """Forget what was done before, and begin a job."""
+        delete_work(store)
+        job = replace(job, token=uuid.uuid4().hex[:12])
+        filesystem.write_bytes_atomic(_job_uri(store), json.dumps(asdict(job)).encode())
+        return cls(store, job)
 
     def names(self) -> set[str]:
         """Of all files, from the work area."""
@@ -152,34 +201,6 @@ class WorkArea:
     def write(self, name: str, content: object) -> None:
         """Write a JSON file."""
         filesystem.write_bytes_atomic(filesystem.join(self._root, name), json.dumps(content).encode())
-
-    def job(self) -> PrepareJob:
-        """What is being made.
-
-        Raises:
-            StoreError: Nothing is.
-        """
-        content = self.read("job.json")
-        known = {field.name for field in fields(PrepareJob)}
-        if content.get("format") != _FORMAT or content.keys() != known:
-            return PrepareJob("", "", PrepareSettings(None, None, 0, 1, [], []), "", None, False, 0, {}, format=0)
-        return PrepareJob(**content | {"settings": PrepareSettings(**content["settings"])})
-
-    def start(self, job: PrepareJob) -> None:
-        """Forget everything, and begin a job."""
-        self.delete()
-        self.write("job.json", asdict(job))
-
-    def delete(self) -> None:
-        """Remove the work area; ``job.json`` last, so that what is left of it never looks whole."""
-        others = self.names() - {"job.json"}
-        for _ in in_order(self._delete, sorted(others), _THREADS):
-            pass
-        self._delete("job.json")
-        filesystem.delete_folder(self._root)
-
-    def _delete(self, name: str) -> None:
-        filesystem.delete_file(filesystem.join(self._root, name))
 
     def write_entries(
         self, name: str, entries: Sequence[Entry], bucket_of: Callable[[Entry], int] = lambda _: 0

@@ -131,11 +131,12 @@ def read_items(work: WorkArea, job: ShardJob) -> Iterator[Item]:
         yield from (decode_item(text.as_py()) for text in texts)
 
 
-def write_shard(store: str, job: Mapping[str, Any]) -> dict[str, Any]:
+def write_shard(store: str, token: str, job: Mapping[str, Any]) -> dict[str, Any]:
     """Read, check, pack and write one shard.
 
     Args:
         store: URI of the store.
+        token: Of the job.
         job: A ``ShardJob``, as JSON.
 
     Returns:
@@ -145,8 +146,8 @@ def write_shard(store: str, job: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         StoreError: The archive cannot be read, or the store cannot be written.
     """
-    work, part = WorkArea(store), ShardJob(**job)
-    whole = work.job()
+    work, part = WorkArea.open(store, token), ShardJob(**job)
+    whole = work.job
     rejected: list[RejectedRow] = []
     counts: dict[str, Counter[str]] = {facet: Counter() for facet in FACETS}
     patients: set[int] = set()

@@ -14,7 +14,7 @@ from ecgscan_ray.recording.sources import Item, open_source
 from ecgscan_ray.store import writing
 from ecgscan_ray.store.manifest import Manifest, Shard
 from ecgscan_ray.store.shards import ShardWriter, iterate_rows, read_row_groups, write_quarantine
-from ecgscan_ray.store.work import Entry, PrepareJob, PrepareSettings, WorkArea
+from ecgscan_ray.store.work import Entry, PrepareJob, PrepareSettings, WorkArea, find_job
 from ecgscan_ray.store.writing import ShardJob, read_items, shard_jobs, write_shard
 from tests.records import heart_uv, list_items, recording, write_record
 
@@ -23,15 +23,19 @@ def write_items(
     folder: Path, items: Sequence[Item], rate: float | None = None, row_group_rows: int = 64
 ) -> dict[str, Any]:
     """Write the items of the archive ``in`` as the only shard of ``out``; what came of it."""
-    work = WorkArea(str(folder / "out"))
     settings = PrepareSettings(rate, None, 0, row_group_rows, [9], [10])
-    work.start(PrepareJob("folder", str(folder / "in"), settings, "", None, False, 0, {}))
+    job = PrepareJob("folder", str(folder / "in"), settings, "", None, False, 0, {})
+    work = WorkArea.start(str(folder / "out"), job)
     work.write_entries("order/00000.parquet", [Entry(k, item, "train") for k, item in enumerate(items)])
-    return write_shard(str(folder / "out"), asdict(ShardJob("train", 0, len(items), [(0, 0, len(items))])))
+    return write_shard(
+        str(folder / "out"), work.job.token, asdict(ShardJob("train", 0, len(items), [(0, 0, len(items))]))
+    )
 
 
 def rejected(folder: Path) -> list[dict[str, str]]:
-    rows: list[dict[str, str]] = WorkArea(str(folder / "out")).read("done/train-00000.json")["rejected"]
+    job = find_job(str(folder / "out"))
+    assert job is not None
+    rows: list[dict[str, str]] = WorkArea(str(folder / "out"), job).read("done/train-00000.json")["rejected"]
     return rows
 
 
@@ -52,7 +56,8 @@ def test_shards_are_whole_row_groups(rows: int, group: int, sizes: list[int]) ->
 
 
 def test_jobs_take_every_item_once(tmp_path: Path) -> None:
-    work = WorkArea(str(tmp_path))
+    settings = PrepareSettings(None, None, 0, 1, [], [])
+    work = WorkArea(str(tmp_path), PrepareJob("folder", "in", settings, "", None, False, 0, {}))
     buckets = [
         [("a", "train"), ("b", "test"), ("c", "train")],
         [],
