@@ -16,7 +16,7 @@ from ecgscan_ray.recording.sources import Item
 from ecgscan_ray.store.manifest import Manifest, Shard
 from ecgscan_ray.store.work import Entry, WorkArea, hash64
 
-PART_ROWS = 65_536
+PART_ROWS = 16_384
 BUCKETS = 128
 """Of a listing of several parts: 80,000 items each at ten million."""
 LISTING_NAME = "listing.json"
