@@ -231,7 +231,7 @@ class _Writer:
         self._write_shards(jobs, progress)
         patients = dict[str, int]()
         arguments = {"with_stored": job.add, "write": bool(self.tally.shards) or not self.state.keep}
-        self.stages.run("finish", [arguments], patients.update, here=listing.buckets == 1)
+        self.stages.run("finish", [arguments], patients.update, here=listing.is_small)
         if not self.tally.shards:
             delete_work(store)
             return self._nothing_new(sum(job.rows for job in jobs))
@@ -258,7 +258,7 @@ class _Writer:
                     add(self.work.read_outcome(name))
             todo = [bucket for bucket, name in outcomes.items() if name not in names]
             arguments = [{"bucket": bucket, "listing": asdict(self.listing)} for bucket in todo]
-            self.stages.run(step, arguments, add, here=len(buckets) == 1)
+            self.stages.run(step, arguments, add, here=self.listing.is_small)
         return [rows[bucket] for bucket in buckets]
 
     def _warn(self, jobs: Sequence[ShardJob]) -> None:

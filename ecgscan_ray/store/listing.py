@@ -19,6 +19,8 @@ from ecgscan_ray.store.work import Entry, WorkArea, hash64
 PART_ROWS = 16_384
 BUCKETS = 128
 """Of a listing of several parts: 80,000 items each at ten million."""
+SMALL = 1_000_000
+"""Items of a listing whose steps take less time in the driver, one bucket after the other, than as tasks."""
 LISTING_NAME = "listing.json"
 _THREADS = 8
 
@@ -38,6 +40,11 @@ class Listing:
     parts: int
     buckets: int
     digest: str
+
+    @property
+    def is_small(self) -> bool:
+        """Whether splits and order are the driver's own work."""
+        return self.items <= SMALL
 
 
 class Digest:
