@@ -125,18 +125,22 @@ class ArchiveFiles:
         """
         if self.is_local:
             return open(self.uri(path), "rb")
+        return cast(BinaryIO, io.BufferedReader(self._open(path), _BUFFER))
+
+    def _open(self, path: str) -> _File:
         files, root = self._files
         with filesystem.explained(self.uri(path), "cannot be read"):
             try:
-                return cast(BinaryIO, io.BufferedReader(_File(self.uri(path), files, f"{root}/{path}"), _BUFFER))
+                return _File(self.uri(path), files, f"{root}/{path}")
             except FileNotFoundError:
                 pass  # outside the block, which would translate it
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.uri(path))
 
     def read(self, path: str, limit: int | None = None) -> bytes:
         """The content of a file, or its first ``limit`` bytes; errors as ``open``."""
-        with self.open(path) as file:
-            return file.read(-1 if limit is None else limit)
+        with open(self.uri(path), "rb") if self.is_local else self._open(path) as file:
+            content = file.read(-1 if limit is None else limit)
+        return content or b""
 
     def read_each(self, paths: Iterator[str] | Sequence[str], limit: int | None = None) -> Iterator[bytes | None]:
         """``read`` of each path in order, several requests at a time; ``None`` where there is no such file."""
@@ -176,9 +180,9 @@ class ArchiveFiles:
             yield folder
 
     def _copy(self, path: str, folder: Path) -> None:
+        if os.path.normpath(path).startswith(("..", "/")):
+            return  # out of the archive: absent
         target = folder / path
-        if not target.resolve().is_relative_to(folder.resolve()):
-            return  # a name out of the archive: absent
         try:
             content = self.read(path)
         except FileNotFoundError:

@@ -13,12 +13,12 @@ from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.cluster import start_ray
 from ecgscan_ray.runtime.demand import await_room
 from ecgscan_ray.store.finish import finish
-from ecgscan_ray.store.splits import order_bucket, split_bucket
+from ecgscan_ray.store.splits import order_share, split_share
 from ecgscan_ray.store.writing import write_shard
 
 _STEPS: dict[str, Callable[..., dict[str, Any]]] = {
-    "split": split_bucket,
-    "order": order_bucket,
+    "split": split_share,
+    "order": order_share,
     "shard": write_shard,
     "finish": finish,
 }
