@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from ecgscan_ray import filesystem
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.store.manifest import SPLITS, Manifest, write_manifest
 from ecgscan_ray.store.shards import ShardWriter
@@ -42,3 +43,10 @@ def part_of_sample(sample_tree: Path, folder: Path, count: int) -> list[dict[str
         writer.writeheader()
         writer.writerows(rows)
     return rows
+
+
+def upload(folder: Path, uri: str) -> str:
+    """Copy a folder's files into a bucket; gives the URI there."""
+    for name in filesystem.list_files(str(folder), recursive=True):
+        filesystem.write_bytes_atomic(filesystem.join(uri, name), (folder / name).read_bytes())
+    return uri

@@ -12,6 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -125,6 +126,11 @@ class _Command:
     settings: PrepareSettings
     add: bool
 
+    @cached_property
+    def stamp(self) -> str:
+        """Of the archive, looked at once."""
+        return self.archive.stamp()
+
     def look(self, overwrite: bool) -> _State:
         """What there is.
 
@@ -140,7 +146,7 @@ class _Command:
             source=self.source.name,
             archive=self.archive.root,
             settings=self.settings,
-            stamp=self.archive.stamp(),
+            stamp=self.stamp,
             base=str(hash64(*sorted(keep))) if exists else None,
             add=self.add,
             revision=0 if self.add else unused_revision(keep),
@@ -232,6 +238,8 @@ class _Writer:
         patients = dict[str, int]()
         arguments = {"with_stored": job.add, "write": bool(self.tally.shards) or not self.state.keep}
         self.stages.run("finish", [arguments], patients.update, here=listing.is_small)
+        if self.stages.repeated:
+            logger.info("%s: tasks repeated %d requests that had failed", store, self.stages.repeated)
         if not self.tally.shards:
             delete_work(store)
             return self._nothing_new(sum(job.rows for job in jobs))

@@ -20,15 +20,9 @@ from ecgscan_ray.store.shards import iterate_rows
 from tests.failing_server import FailingServer
 from tests.ports import free_port
 from tests.records import heart_uv, write_record
-from tests.stores import part_of_sample
+from tests.stores import part_of_sample, upload
 
 FOLDS = {"validation_folds": [8], "test_folds": [9]}
-
-
-def upload(folder: Path, uri: str) -> str:
-    for name in filesystem.list_files(str(folder), recursive=True):
-        filesystem.write_bytes_atomic(filesystem.join(uri, name), (folder / name).read_bytes())
-    return uri
 
 
 @pytest.fixture(scope="module")
