@@ -16,10 +16,10 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
-from pathlib import Path
 
 from ecgscan_ray.errors import InputError, RecordingError, printable
+from ecgscan_ray.filesystem.archive import ArchiveFiles
+from ecgscan_ray.recording.header import MAX_SIGNALS
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.recording.sources.labels import HOW, parse_labels
 from ecgscan_ray.recording.sources.source import Item
@@ -57,29 +57,30 @@ class Folder:
     def __init__(self, rate: float | None = None) -> None:
         self.rate = rate
 
-    def list_records(self, folder: str | Path) -> list[Item]:
+    def list_records(self, archive: ArchiveFiles) -> Iterator[Item]:
         """The table's records and all others found; see ``Source``."""
-        root = Path(folder)
-        if not root.is_dir():
-            raise InputError("no such folder", where=folder)
-        headers = {path: _Header.read(root / f"{path}.hea") for path in _records(root)}
+        names = sorted({name.removesuffix(".hea") for name in archive.names((".hea",))})
+        contents = archive.read_each((f"{name}.hea" for name in names), _HEADER_BYTES)
+        headers = {name: _Header.parse(content) for name, content in zip(names, contents, strict=True)}
         paths = _by_name(headers.keys() - _parts(headers))
-        table = _table(root)
+        table = _table(archive)
         rows = _rows_by_record(table, paths) if table else {}
         if not paths and not rows:
-            raise InputError("no recordings: no .hea file here", where=folder, fix="Give a folder of WFDB records.")
+            fix = "Give a folder of WFDB records."
+            raise InputError("no recordings: no .hea file here", where=archive.root, fix=fix)
         if table:
             _report_unused_columns(table)
             _match(table, rows, paths)
         records = sorted({*paths, *rows})
-        items = [_item(root, paths.get(record, record), rows.get(record), headers) for record in records]
+        items = [_item(paths.get(record, record), rows.get(record), headers) for record in records]
         _warn_about_similar_ids(items)
-        return items
+        return iter(items)
 
-    def read(self, item: Item) -> Recording:
+    def read(self, item: Item, archive: ArchiveFiles) -> Recording:
         """One recording; see ``Source``."""
         details = item.details
-        recording = read_wfdb(item.path, id=item.id, source=self.name)
+        with archive.local(item.files) as folder:
+            recording = read_wfdb(folder / item.path, id=item.id, source=self.name)
         try:
             labels = parse_labels(details["labels"]) if "labels" in details else recording.labels
         except ValueError:
@@ -104,18 +105,20 @@ class _Header:
     segments: tuple[str, ...] = ()
     """Records that are segments of this one, and no recordings by themselves."""
 
+    files: tuple[str, ...] = ()
+    """Names of its signal files, in its own folder."""
+
     @classmethod
-    def read(cls, path: Path) -> _Header:
-        try:
-            with open(path, "rb") as file:
-                text = file.read(_HEADER_BYTES).decode("utf-8", errors="replace")
-        except OSError:
+    def parse(cls, content: bytes | None) -> _Header:
+        if content is None:
             return cls()  # reading the recording raises the error
+        text = content.decode("utf-8", errors="replace")
         patient = _PATIENT.search(text)
-        names = (line.split()[0] for line in text.splitlines() if line.strip() and not line.startswith("#"))
-        master = _MASTER.fullmatch(next(names, ""))
-        segments = tuple(islice(names, int(master[1]))) if master else ()
-        return cls(identifier(patient[1]) if patient else None, segments)
+        lines = [line.split()[0] for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        master = _MASTER.fullmatch(lines[0] if lines else "")
+        segments = tuple(lines[1 : 1 + int(master[1])]) if master else ()
+        files = () if master else tuple(dict.fromkeys(name for name in lines[1 : 1 + MAX_SIGNALS] if name != "~"))
+        return cls(identifier(patient[1]) if patient else None, segments, files)
 
 
 def _parts(headers: Mapping[str, _Header]) -> set[str]:
@@ -124,42 +127,6 @@ def _parts(headers: Mapping[str, _Header]) -> set[str]:
         os.path.join(os.path.dirname(path), segment) for path, head in headers.items() for segment in head.segments
     }
     return {path for path in named if path in headers and not headers[path].segments}
-
-
-def _records(root: Path) -> Iterator[str]:
-    """Paths of all records from ``root``, without ending.
-
-    Linked folders are followed last, and no folder is read twice: a link back, or to another part of the archive, adds
-    nothing. Hidden files and folders (``._a.hea`` of macOS) are no records.
-    """
-    seen: set[tuple[int, int]] = set()
-    folders, links, unreadable = [str(root)], list[str](), list[str]()
-    while folders or links:
-        folder = folders.pop() if folders else links.pop(0)
-        try:
-            status, entries = os.stat(folder), sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            unreadable.append(f"{folder} ({error.strerror})")
-            continue
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if _is_folder(entry):
-                (links if entry.is_symlink() else folders).append(entry.path)
-            elif entry.name.endswith(".hea"):
-                yield os.path.relpath(entry.path, root).removesuffix(".hea")
-    if unreadable:
-        logger.warning("%s not read: %s", _count(len(unreadable), "folder"), printable(unreadable[0]))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
 
 
 def _by_name(paths: Iterable[str]) -> dict[str, str]:
@@ -171,35 +138,36 @@ def _by_name(paths: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def _table(root: Path) -> Table | None:
+def _table(archive: ArchiveFiles) -> Table | None:
     """The table of recordings, if there is one."""
-    files = sorted(path for path in root.glob("*.csv") if not path.name.startswith("."))
-    if root / TABLE in files:
-        table = root / TABLE
+    files = [name for name in archive.names_at_top() if name.endswith(".csv")]
+    if TABLE in files:
+        name = TABLE
     else:
-        tables = [path for path in files if "record" in column_names(path)]
+        tables = [name for name in files if "record" in column_names(archive, name)]
         if len(tables) > 1:
-            names = ", ".join(path.name for path in tables)
             fix = f"Call the table of recordings {TABLE}."
-            raise InputError(f"several CSV files have a column record ({names})", where=root, fix=fix)
-        _report_other_files(root, [path for path in files if path not in tables])
+            raise InputError(
+                f"several CSV files have a column record ({', '.join(tables)})", where=archive.root, fix=fix
+            )
+        _report_other_files(archive, [name for name in files if name not in tables])
         if not tables:
             return None
-        (table,) = tables
-    read = read_table(table, ("record",))
+        (name,) = tables
+    read = read_table(archive, name, ("record",))
     if read.separator != "commas":
-        logger.info("%s is separated by %s", table.name, read.separator)
+        logger.info("%s is separated by %s", name, read.separator)
     return read
 
 
-def _report_other_files(root: Path, files: list[Path]) -> None:
-    for path in files:
-        names = ", ".join(name for name in column_names(path)[:8] if name) or "no readable header"
-        logger.warning("%s has no column 'record' (it has %s) and is not used", path.name, printable(names))
-    stem = Path(TABLE).stem
-    for path in sorted(root.glob(f"{stem}.*")):
-        if path.suffix.lower() in (".xlsx", ".xls", ".ods", ".tsv", ".txt"):
-            logger.warning("%s is not read; save it as %s", path.name, TABLE)
+def _report_other_files(archive: ArchiveFiles, files: list[str]) -> None:
+    for file in files:
+        names = ", ".join(name for name in column_names(archive, file)[:8] if name) or "no readable header"
+        logger.warning("%s has no column 'record' (it has %s) and is not used", file, printable(names))
+    stem = TABLE.removesuffix(".csv")
+    for file in archive.names_at_top():
+        if file.startswith(f"{stem}.") and file.lower().endswith((".xlsx", ".xls", ".ods", ".tsv", ".txt")):
+            logger.warning("%s is not read; save it as %s", file, TABLE)
 
 
 def _report_unused_columns(table: Table) -> None:
@@ -215,7 +183,7 @@ def _report_unused_columns(table: Table) -> None:
         nearest = {name: difflib.get_close_matches(name, absent, n=1, cutoff=0.7) for name in unused}
         words = [f"'{name}'" + (f" (did you mean '{near[0]}'?)" if near else "") for name, near in nearest.items()]
         more = f" and {len(words) - 12} more" if len(words) > 12 else ""
-        logger.warning("%s: columns not used: %s%s", table.path.name, printable(", ".join(words[:12])), more)
+        logger.warning("%s: columns not used: %s%s", table.name, printable(", ".join(words[:12])), more)
 
 
 def _nearly(name: str, column: str) -> bool:
@@ -276,7 +244,7 @@ def _match(table: Table, rows: Mapping[str, Row], paths: Mapping[str, str]) -> N
     """
     absent = [record for record in rows if record not in paths]
     without = [record for record in paths if record not in rows]
-    name = table.path.name
+    name = table.name
     if absent:
         example = f"e.g. '{printable(absent[0])}' in row {rows[absent[0]].number}"
         if len(absent) == len(rows):
@@ -305,10 +273,27 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def _item(root: Path, path: str, row: Row | None, headers: Mapping[str, _Header]) -> Item:
+def _item(path: str, row: Row | None, headers: Mapping[str, _Header]) -> Item:
     header = headers.get(path, _Header())
-    item = Item(id=printable(path.replace(os.sep, "/")), path=str(root / path), patient_id=header.patient_id)
+    item = Item(
+        id=printable(path.replace(os.sep, "/")),
+        path=path,
+        patient_id=header.patient_id,
+        files=tuple(_files(path, headers)),
+    )
     return _with_row(item, row) if row else item
+
+
+def _files(path: str, headers: Mapping[str, _Header]) -> Iterator[str]:
+    """A record's header and signal files, and those of its segments."""
+    header, folder = headers.get(path, _Header()), os.path.dirname(path)
+    yield f"{path}.hea"
+    for name in header.files:
+        yield os.path.join(folder, name)
+    for segment in dict.fromkeys(header.segments):
+        part = os.path.join(folder, segment)
+        if part in headers and part != path and not headers[part].segments:
+            yield from _files(part, headers)
 
 
 def _with_row(item: Item, row: Row) -> Item:

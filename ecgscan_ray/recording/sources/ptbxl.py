@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
+from collections.abc import Iterator
 
 from ecgscan_ray.errors import InputError, RecordingError, printable
+from ecgscan_ray.filesystem.archive import ArchiveFiles
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.recording.reports import repaired
 from ecgscan_ray.recording.sources.labels import parse_labels
@@ -41,35 +42,35 @@ class PTBXL:
             raise InputError(f"PTB-XL is not published at {requested}", fix="Choose rate 100 or 500.")
         self.rate = int(rate)
 
-    def list_records(self, folder: str | Path) -> list[Item]:
+    def list_records(self, archive: ArchiveFiles) -> Iterator[Item]:
         """All rows of the table; see ``Source``."""
-        root, column = Path(folder), _FILENAME[self.rate]
-        self._check_files(root)
-        table, statements = (
-            read_table(root / TABLE, (*_COLUMNS, column)),
-            read_table(root / STATEMENTS, ("diagnostic_class",)),
-        )
+        column = _FILENAME[self.rate]
+        self._check_files(archive)
+        table = read_table(archive, TABLE, (*_COLUMNS, column))
+        statements = read_table(archive, STATEMENTS, ("diagnostic_class",))
         known = {row.values[statements.columns[0]].strip() for row in statements.rows}  # the first column has no name
         _refuse_duplicate_ids(table.rows)
-        return [_item(root, row, column, known) for row in table.rows]
+        return iter([_item(row, column, known) for row in table.rows])
 
-    def _check_files(self, root: Path) -> None:
+    def _check_files(self, archive: ArchiveFiles) -> None:
         other = next(rate for rate in _FILENAME if rate != self.rate)
         for name in (TABLE, STATEMENTS, f"records{self.rate}"):
-            if (root / name).exists():
+            if archive.exists(name):
                 continue
             fix = f"It should be the folder with {TABLE}, {STATEMENTS} and records{self.rate}/."
-            if name.startswith("records") and (root / f"records{other}").exists():
+            if name.startswith("records") and archive.exists(f"records{other}"):
                 fix = f"It has records{other}: give --rate {other}."
-            raise InputError(f"no PTB-XL recordings: no {name} here", where=root, fix=fix)
+            raise InputError(f"no PTB-XL recordings: no {name} here", where=archive.root, fix=fix)
 
-    def read(self, item: Item) -> Recording:
+    def read(self, item: Item, archive: ArchiveFiles) -> Recording:
         """One recording; see ``Source``."""
         details = item.details
         if details["fault"]:
             raise RecordingError(details["fault"], reason="labels", where=item.id)
+        with archive.local(item.files) as folder:
+            recording = read_wfdb(folder / item.path, id=item.id, source=self.name)
         return dataclasses.replace(
-            read_wfdb(item.path, id=item.id, source=self.name),
+            recording,
             patient_id=item.patient_id,
             report=repaired(details["report"], self.name),
             labels=parse_codes(details["scp_codes"]),
@@ -98,14 +99,15 @@ def _refuse_duplicate_ids(rows: list[Row]) -> None:
             row.refuse(f"ecg_id {row.text('ecg_id')} is that of row {other.number} too", "Keep one of them.")
 
 
-def _item(root: Path, row: Row, column: str, known: set[str]) -> Item:
+def _item(row: Row, column: str, known: set[str]) -> Item:
     age = 90.0 if row.text("age") in _OVER_89 else row.number_between("age", 0, 130)
     path = os.path.normpath(row.values[column].strip().replace("\\", "/"))
     if path.startswith("/") or path.split("/")[0] in ("..", "."):
         row.refuse(f"{column} '{row.values[column][:100]}' is outside the folder", "Paths start at the folder.")
     return Item(
         id=printable(row.identifier("ecg_id") or path),
-        path=str(root / path),
+        path=path,
+        files=(f"{path}.hea", f"{path}.dat"),
         patient_id=row.identifier("patient_id"),
         fold=row.whole_number("strat_fold", 0, 9999),
         details={

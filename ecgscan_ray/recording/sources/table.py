@@ -11,10 +11,10 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn
 
 from ecgscan_ray.errors import InputError
+from ecgscan_ray.filesystem.archive import ArchiveFiles
 from ecgscan_ray.recording.values import cut_short, identifier, nothing, plain
 
 MAX_FIELD = 1_000_000
@@ -40,7 +40,7 @@ class Row:
         values: Column (lower case, without outer blanks) -> text as written.
     """
 
-    table: Path
+    table: str
     number: int
     values: Mapping[str, str]
 
@@ -106,30 +106,36 @@ class Table:
     """A CSV file.
 
     Attributes:
-        path: Of the file.
+        path: Its whole name.
         columns: In the file's order, in lower case without outer blanks; empty where unnamed.
         separator: In words: ``commas``, ``semicolons``, ``tabs``.
         rows: Without empty ones.
     """
 
-    path: Path
+    path: str
     columns: list[str]
     separator: str
     rows: list[Row]
 
+    @property
+    def name(self) -> str:
+        """Of the file, without its folder."""
+        return self.path.rpartition("/")[2]
 
-def read_table(path: Path, required: tuple[str, ...]) -> Table:
+
+def read_table(archive: ArchiveFiles, name: str, required: tuple[str, ...]) -> Table:
     """Read a CSV file in UTF-8 or (with a byte order mark) UTF-16, separated by commas, semicolons or tabs.
 
     Args:
-        path: Of the file.
+        archive: In which it lies.
+        name: Of the file, from the archive's root.
         required: Columns that must exist; they also decide the separator.
 
     Raises:
         InputError: A row has more or fewer fields than the header, a quotation does not end, a column is missing or
             doubled, the encoding is another one, a field is longer than ``MAX_FIELD``, or there are no rows.
     """
-    text = _decode(path)
+    path, text = archive.uri(name), _decode(archive, name)
     columns, delimiter = _header(path, text, required)
     doubled = sorted({name for name in columns if name and columns.count(name) > 1})
     if doubled:
@@ -146,18 +152,17 @@ def read_table(path: Path, required: tuple[str, ...]) -> Table:
     return Table(path, columns, _DELIMITERS[delimiter], rows)
 
 
-def column_names(path: Path) -> list[str]:
+def column_names(archive: ArchiveFiles, name: str) -> list[str]:
     """The columns of a CSV file in any encoding, as in ``Table``; empty where it cannot be read as a table."""
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_FIELD)
+        data = archive.read(name, MAX_FIELD)
         text = data.decode(_encoding(data), errors="replace")
-        return _header(path, text, ("record",))[0]
+        return _header(archive.uri(name), text, ("record",))[0]
     except (OSError, InputError):
         return []
 
 
-def _rows(path: Path, columns: list[str], records: Iterator[tuple[int, list[str]]]) -> list[Row]:
+def _rows(path: str, columns: list[str], records: Iterator[tuple[int, list[str]]]) -> list[Row]:
     rows = []
     next(records)  # the header
     for number, fields in records:
@@ -174,9 +179,10 @@ def _encoding(data: bytes) -> str:
     return next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), "utf-8")
 
 
-def _decode(path: Path) -> str:
+def _decode(archive: ArchiveFiles, name: str) -> str:
+    path = archive.uri(name)
     try:
-        data = path.read_bytes()
+        data = archive.read(name)
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=path) from None
     encoding = _encoding(data)
@@ -192,7 +198,7 @@ def _decode(path: Path) -> str:
     return text
 
 
-def _header(path: Path, text: str, required: tuple[str, ...]) -> tuple[list[str], str]:
+def _header(path: str, text: str, required: tuple[str, ...]) -> tuple[list[str], str]:
     """Names of the columns, and the separator: the one that shows the required columns, else the most columns."""
     stated = _SEPARATOR_LINE.match(text)
     candidates: list[tuple[list[str], str]] = []
@@ -209,7 +215,7 @@ def _header(path: Path, text: str, required: tuple[str, ...]) -> tuple[list[str]
     return max(candidates, key=lambda candidate: (set(required) <= set(candidate[0]), len(candidate[0])))
 
 
-def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _records(path: str, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Rows that are not empty, with their numbers; the header is the first of them."""
     stated = _SEPARATOR_LINE.match(text)
     number = 1 if stated else 0
