@@ -40,7 +40,12 @@ from ecgscan_ray.errors import InputError
 
 @app.command(epilog="Example: ecgscan prepare --source ptbxl --from ptb-xl-1.0.3 --to store --test-folds 10")
 def prepare(
-    source: Annotated[str, typer.Option(help="Kind of archive: ptbxl, or folder for your own WFDB files.")],
+    source: Annotated[
+        str,
+        typer.Option(
+            help="Kind of archive: ptbxl, mimic-iv-ecg, cinc2021, chapman, code15; folder for your own files."
+        ),
+    ],
     from_dir: Annotated[
         str,
         typer.Option(

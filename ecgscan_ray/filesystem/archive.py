@@ -92,6 +92,8 @@ class ArchiveFiles:
         """Names of the files directly in the root, sorted, without hidden ones; errors as ``names``."""
         self._refuse_web()
         if self.is_local:  # not by pyarrow, which refuses names that are not UTF-8
+            if not os.path.isdir(self.root):
+                raise InputError("no such folder", where=self.root)
             names = sorted(name for name in os.listdir(self.root) if os.path.isfile(self.uri(name)))
         else:
             names = filesystem.list_files(self.root)

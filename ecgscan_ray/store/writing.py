@@ -6,7 +6,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ _MIN_SHARDS_PER_SPLIT = 8
 _ROW_GROUPS_PER_SHARD = 64
 """30 MB at 100 Hz, in archives that give at most ``_MANY_SHARDS``; in larger ones up to four times as many."""
 _MANY_SHARDS = 256
-FACETS = ("superclass", "language", "fs", "source")
+FACETS = ("superclass", "language", "fs", "source", "note")
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,7 @@ def _count(counts: Mapping[str, Counter[str]], recording: Recording) -> None:
     counts["language"][language(recording.report) or "none"] += 1
     counts["fs"][f"{recording.fs:g}"] += 1
     counts["source"][recording.source] += 1
+    counts["note"].update(recording.notes or {"none"})
 
 
 class _Shards:
@@ -246,7 +247,7 @@ def _read_checked(
 ) -> tuple[Recording, pa.Table] | RejectedRow:
     try:
         recording = source.read(item, archive)
-        check(recording)
+        recording = replace(recording, notes=(*recording.notes, *check(recording)))
         recording = recording if rate is None else recording.resampled(float(rate))
         return recording, pack([recording], split)
     except StoreError:  # the storage's fault, not the recording's

@@ -1,9 +1,11 @@
-"""PTB-XL as PhysioNet publishes it: two CSV files, ``records100/`` and ``records500/``."""
+"""PTB-XL as PhysioNet publishes it: two CSV files, ``records100/`` and ``records500/``.
+
+Where ``labels/`` of PTB-XL+ lies beside them, the statements of the 12SL program are labels too: ``12SL:NSR``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator
 
 from ecgscan_ray.errors import InputError, RecordingError, printable
@@ -11,12 +13,13 @@ from ecgscan_ray.filesystem.archive import ArchiveFiles
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.recording.reports import repaired
 from ecgscan_ray.recording.sources.labels import parse_labels
+from ecgscan_ray.recording.sources.records import read_record, record_path
 from ecgscan_ray.recording.sources.source import Item
-from ecgscan_ray.recording.sources.table import Row, read_table
-from ecgscan_ray.recording.wfdb import read_wfdb
+from ecgscan_ray.recording.sources.table import Row, read_table, stream_rows
 
 TABLE = "ptbxl_database.csv"
 STATEMENTS = "scp_statements.csv"
+PLUS = "labels/12sl_statements.csv"
 _COLUMNS = ("ecg_id", "patient_id", "strat_fold", "age", "sex", "report", "scp_codes")
 _FILENAME = {100: "filename_lr", 500: "filename_hr"}
 _SEX = {"0": "male", "1": "female", "0.0": "male", "1.0": "female"}
@@ -50,7 +53,8 @@ class PTBXL:
         statements = read_table(archive, STATEMENTS, ("diagnostic_class",))
         known = {row.values[statements.columns[0]].strip() for row in statements.rows}  # the first column has no name
         _refuse_duplicate_ids(table.rows)
-        return iter([_item(row, column, known) for row in table.rows])
+        plus = _statements_of_plus(archive)
+        return iter([_item(row, column, known, plus) for row in table.rows])
 
     def _check_files(self, archive: ArchiveFiles) -> None:
         other = next(rate for rate in _FILENAME if rate != self.rate)
@@ -67,13 +71,11 @@ class PTBXL:
         details = item.details
         if details["fault"]:
             raise RecordingError(details["fault"], reason="labels", where=item.id)
-        with archive.local(item.files) as folder:
-            recording = read_wfdb(folder / item.path, id=item.id, source=self.name)
         return dataclasses.replace(
-            recording,
+            read_record(item, archive, self.name),
             patient_id=item.patient_id,
             report=repaired(details["report"], self.name),
-            labels=parse_codes(details["scp_codes"]),
+            labels=parse_codes(details["scp_codes"]) | _labels_of_plus(details.get("12sl", "[]"), item.id),
             age=float(details["age"]) if details["age"] else None,
             sex=details["sex"] or None,
             fold=item.fold,
@@ -99,13 +101,30 @@ def _refuse_duplicate_ids(rows: list[Row]) -> None:
             row.refuse(f"ecg_id {row.text('ecg_id')} is that of row {other.number} too", "Keep one of them.")
 
 
-def _item(row: Row, column: str, known: set[str]) -> Item:
+def _statements_of_plus(archive: ArchiveFiles) -> dict[str, str]:
+    """``ecg_id`` -> statements of the 12SL program, as PTB-XL+ writes them; nothing where it is not there."""
+    if not archive.exists(PLUS):
+        return {}
+    return {
+        row.identifier("ecg_id") or "": row.text("statements")
+        for row in stream_rows(archive, PLUS, ("ecg_id", "statements"))
+    }
+
+
+def _labels_of_plus(text: str, id: str) -> dict[str, float]:
+    try:
+        return {f"12SL:{statement}": likelihood for statement, likelihood in parse_labels(text or "[]").items()}
+    except ValueError:
+        problem = f"statements of {PLUS} not understood: {text[:60]!r}"
+        raise RecordingError(problem, reason="labels", where=id) from None
+
+
+def _item(row: Row, column: str, known: set[str], plus: dict[str, str]) -> Item:
     age = 90.0 if row.text("age") in _OVER_89 else row.number_between("age", 0, 130)
-    path = os.path.normpath(row.values[column].strip().replace("\\", "/"))
-    if path.startswith("/") or path.split("/")[0] in ("..", "."):
-        row.refuse(f"{column} '{row.values[column][:100]}' is outside the folder", "Paths start at the folder.")
+    path, number = record_path(row, column), row.identifier("ecg_id")
+    statements = {"12sl": plus[number]} if number in plus else {}
     return Item(
-        id=printable(row.identifier("ecg_id") or path),
+        id=printable(number or path),
         path=path,
         files=(f"{path}.hea", f"{path}.dat"),
         patient_id=row.identifier("patient_id"),
@@ -116,7 +135,8 @@ def _item(row: Row, column: str, known: set[str]) -> Item:
             "age": "" if age is None else f"{age:g}",
             "sex": row.word("sex", _SEX) or "",
             "fault": _fault(row.values["scp_codes"], known),
-        },
+        }
+        | statements,
     )
 
 

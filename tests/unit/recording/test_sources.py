@@ -43,6 +43,18 @@ def test_ptbxl(tmp_path: Path, rate: int, samples: int) -> None:
     assert recording.age == 90.0  # 300 = over 89
 
 
+def test_ptbxl_with_the_statements_of_ptbxl_plus(tmp_path: Path) -> None:
+    tree = ptbxl_tree(tmp_path, ROW, ROW.replace("1,15709", "2,15709"))
+    (tree / "labels").mkdir()
+    (tree / "labels/12sl_statements.csv").write_text("ecg_id,statements\n1,\"['NSR', 'NML']\"\n2,NSR' ]\n")
+    source, archive = open_source("ptbxl"), ArchiveFiles(tree)
+    first, second = source.list_records(archive)
+    labels = source.read(first, archive).labels
+    assert labels == {"NORM": 80.0, "SR": 0.0, "12SL:NSR": 100.0, "12SL:NML": 100.0}
+    with pytest.raises(RecordingError, match="12sl_statements"):
+        source.read(second, archive)
+
+
 @pytest.mark.parametrize("codes", ["{'NORM': 100.0", "{'NONSENSE': 1.0}", "sinus", "['NORM']"])
 def test_ptbxl_row_with_bad_statements_is_one_bad_recording(tmp_path: Path, codes: str) -> None:
     source = open_source("ptbxl")

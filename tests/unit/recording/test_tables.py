@@ -43,7 +43,7 @@ REFUSED = {
     "two columns": ("record,fold,Fold \na,1,2\n", "two columns are called fold"),
     "two rows": ("record,report\na,x\nb,y\n./a.hea,z\n", "rows 2 and 4 are both of a"),
     "zero byte": (b"record,report\na,x\0y\n", "zero byte in line 2"),
-    "Latin-1": ("record,report\na,Über\n".encode("latin-1"), "byte 0xdc in line 2"),
+    "Windows-1252": ("record,report\na,„Über“\n".encode("cp1252"), "byte 0x84 in line 2"),
     "damaged UTF-16": ("record\na\n".encode("utf-16")[:-1], "not in UTF-16"),
     "endless field": (f"record,report\na,{'x' * 1_100_000}\n", "row 2: a field of more than"),
     "no rows": ("record,report\n", "no rows"),
