@@ -160,9 +160,9 @@ class Encoder:
         self, images: Iterable[Picture] | Picture, batch_size: int
     ) -> Iterator[tuple[PageOutput, torch.Tensor, list[PageReading]]]:
         """The module's output of batches of pages, what these show, bool (n, 12, T), and how they were read, if they were."""
-        fs = self.module.signal_fs
         for pictures in self._batches(images, batch_size):
             if isinstance(self.module, LeadsEncoder):
+                fs = self.module.signal_fs
                 assert self.networks is not None  # an encoder of leads comes with them
                 readings = [read_page(self.networks, self.preprocess(picture)) for picture in pictures]
                 read = np.stack([reading.leads_at(fs, self.module.sig_len / fs) for reading in readings])

@@ -100,17 +100,17 @@ class LeadsEncoder(nn.Module):
             leads_mv: (N, 12, T) in mV, mean beats where nothing was read (``recording.mean_beat.completed``).
             shown: (N, 12, T) bool, what was read.
         """
-        read, read_timing = self.signal_encoder.pool_read(leads_mv * shown, shown)
+        pooled, timing = self.signal_encoder.pool_read(leads_mv * shown, shown)
         redrawn = self.decoder(leads_mv, shown).float()
         # detached: the redrawn leads are fitted to the recording alone, or contrast would bend them away from mV
         whole = keep_read(leads_mv, shown, redrawn).detach()
         whole_pooled, whole_timing = self.signal_encoder.pool_read(
             whole - whole.mean(-1, keepdim=True), torch.ones_like(shown)
         )
-        content = self.signal_encoder.content_head(whole_pooled) + self.content_head(self.dropout(read))
+        content = self.signal_encoder.content_head(whole_pooled) + self.content_head(self.dropout(pooled))
         return {
-            "image_features": self.signal_encoder.join(content, read_timing + whole_timing),
-            "features": torch.cat([read, whole_pooled], 1).float(),
+            "image_features": self.signal_encoder.join(content, timing + whole_timing),
+            "features": torch.cat([pooled, whole_pooled], 1).float(),
             "redrawn_mv": redrawn if self.training else whole,
         }
 
