@@ -39,6 +39,15 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def publish(folder: Path, uri: str) -> str:
+    """Upload for all the world to read."""
+    upload(folder, uri)
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    for name in filesystem.list_files(uri, recursive=True):
+        filesystem.s3_client().put_object_acl(Bucket=bucket, Key=f"{prefix}/{name}", ACL="public-read")
+    return uri
+
+
 @pytest.fixture
 def failing(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FailingServer]:
     """The S3 server through a proxy; a test sets the share of requests that fail."""
@@ -109,7 +118,7 @@ def test_from_a_bucket_to_a_bucket_through_faults(
 def test_from_an_address_of_the_web(ray_cluster: None, s3_server: str, sample_tree: Path, tmp_path: Path) -> None:
     """PTB-XL by its table; a folder of records cannot be listed there."""
     part_of_sample(sample_tree, tmp_path / "tree", 8)
-    uri = upload(tmp_path / "tree", f"{s3_server}/archives/web")
+    uri = publish(tmp_path / "tree", f"{s3_server}/archives/web")
     address = f"{os.environ['AWS_ENDPOINT_URL']}/{uri.removeprefix('s3://')}"
     local = prepare("ptbxl", str(tmp_path / "tree"), str(tmp_path / "local"), **FOLDS)
     manifest = prepare("ptbxl", address, str(tmp_path / "store"), **FOLDS)
@@ -132,7 +141,7 @@ def test_what_is_not_there_is_one_line(
 def test_a_public_bucket_without_credentials(
     s3_server: str, archive: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    uri = upload(archive, f"{s3_server}/archives/public")
+    uri = publish(archive, f"{s3_server}/archives/public")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
