@@ -12,7 +12,7 @@ from ecgscan_ray.errors import UnreachableError
 from ecgscan_ray.filesystem.retry import UNREACHABLE, retried, with_retries
 
 _CONNECTIONS = 32
-_FIRST_CONTACT_S = 9.0
+FIRST_CONTACT_S = 9.0
 _REDIRECTS = urllib3.Retry(connect=0, read=0, status=0, other=0, redirect=5)
 """Repeating what failed is the layer's above."""
 
@@ -104,7 +104,7 @@ def open_web(uri: str) -> fs.FileSystem:
                 raise
 
     try:
-        retried("connect", look, _FIRST_CONTACT_S)
+        retried("connect", look, FIRST_CONTACT_S)
     except OSError:
         problem = "cannot be reached: its server does not answer"
         raise UnreachableError(problem, where=uri, fix="Check the address and the network.") from None

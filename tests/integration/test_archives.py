@@ -66,7 +66,7 @@ def test_files_of_a_bucket_are_those_of_the_folder(
     here, there = ArchiveFiles(archive), ArchiveFiles(upload(archive, f"{s3_server}/archives/files"))
     headers = sorted(here.names((".hea",)))
     assert headers == sorted(there.names((".hea",))) and len(headers) == 12
-    monkeypatch.setattr(listing, "_MAX_DEPTH", 0)
+    monkeypatch.setattr(listing, "MAX_DEPTH", 0)
     assert list(there.names((".csv",))) == ["recordings.csv"] == there.names_at_top()
     for path in (headers[0], "recordings.csv"):
         assert here.read(path) == there.read(path) and here.read(path, 9) == there.read(path, 9)
@@ -131,7 +131,7 @@ def test_from_an_address_of_the_web(ray_cluster: None, s3_server: str, sample_tr
 def test_what_is_not_there_is_one_line(
     s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
 ) -> None:
-    monkeypatch.setattr(web, "_FIRST_CONTACT_S", 1.0)
+    monkeypatch.setattr(web, "FIRST_CONTACT_S", 1.0)
     with pytest.raises(StoreError, match=r"no such bucket|its server does not answer") as caught:
         prepare("ptbxl", uri.format(port=free_port()), str(tmp_path / "store"), **FOLDS)
     assert "\n" not in str(caught.value)
