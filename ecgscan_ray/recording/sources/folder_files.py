@@ -30,6 +30,7 @@ ENDINGS = (HEADER, *DESCRIBED, *ARRAYS)
 
 _HEADER_BYTES = 2**20
 _EDF_HEAD_BYTES = 256
+_DICOM_HEAD_BYTES = 2**18
 _PATIENT = re.compile(r"(?im)^#[ \t]*patient id[ \t]*:[ \t]*(\S[^\r\n]*)")
 _MASTER = re.compile(r"\S+/(\d{1,6})")
 
@@ -93,8 +94,7 @@ def patients(archive: ArchiveFiles, files: Iterable[str]) -> Iterator[str | None
 def _patient(archive: ArchiveFiles, file: str) -> str | None:
     try:
         if file.lower().endswith(".dcm"):
-            with archive.open(file) as content:
-                return identifier(patient_of_dicom(content, archive.uri(file)))
+            return identifier(patient_of_dicom(archive.read(file, _DICOM_HEAD_BYTES)))
         if file.lower().endswith((".edf", ".bdf")):
             return identifier(patient_of_edf(archive.read(file, _EDF_HEAD_BYTES)))
     except OSError:  # reading the recording raises the error
