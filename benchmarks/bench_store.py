@@ -50,11 +50,11 @@ def _make_archive(folder: Path) -> Path:
     return archive
 
 
-def bare(archive: str, out: str) -> float:
-    """Recordings a second of wfdb and pyarrow alone, in one process."""
+def bare(archive: str, out: str) -> tuple[float]:
+    """Recordings a second of processor time of wfdb and pyarrow alone, in one process."""
     paths = sorted(str(path.with_suffix("")) for path in Path(archive).rglob("*.hea"))
     schema = pa.schema([("id", pa.string()), ("fs", pa.float64()), ("signal", pa.list_(pa.float32()))])
-    start = time.perf_counter()
+    start = time.process_time()
     with pq.ParquetWriter(out, schema, compression="zstd") as writer:
         for first in range(0, len(paths), _ROWS):
             rows = []
@@ -63,11 +63,11 @@ def bare(archive: str, out: str) -> float:
                 signal = record.p_signal.astype(np.float32).ravel()
                 rows.append({"id": path, "fs": float(record.fs), "signal": signal})
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-    return len(paths) / (time.perf_counter() - start)
+    return (len(paths) / (time.process_time() - start),)
 
 
-def one_worker(archive: str, store: str) -> float:
-    """Recordings a second of ``prepare``'s steps in one process: what one core does."""
+def one_worker(archive: str, store: str) -> tuple[float, float]:
+    """Recordings a second of processor time, and of the clock, of ``prepare``'s steps in one process."""
     from ecgscan_ray.config import ResourceConfig
     from ecgscan_ray.runtime import prepare as command
     from ecgscan_ray.runtime.stages import Stages
@@ -77,12 +77,13 @@ def one_worker(archive: str, store: str) -> float:
             super().run(step, arguments, on_result, here=True)
 
     command.Stages = Here  # type: ignore[misc]
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     manifest = command.prepare("folder", archive, store, resources=ResourceConfig())
-    return sum(manifest.rows(split) for split in SPLITS) / (time.perf_counter() - start)
+    rows = sum(manifest.rows(split) for split in SPLITS)
+    return rows / (time.process_time() - start_cpu), rows / (time.perf_counter() - start)
 
 
-def two_workers(archive: str, store: str) -> float:
+def two_workers(archive: str, store: str) -> tuple[float]:
     """Recordings a second of the whole command with two tasks at a time, after a first one that has started them."""
     from ecgscan_ray.config import ResourceConfig
     from ecgscan_ray.runtime.cluster import start_ray
@@ -93,21 +94,21 @@ def two_workers(archive: str, store: str) -> float:
     prepare("folder", archive, f"{store}-warm", resources=resources, limit=200)
     start = time.perf_counter()
     manifest = prepare("folder", archive, store, resources=resources)
-    return sum(manifest.rows(split) for split in SPLITS) / (time.perf_counter() - start)
+    return (sum(manifest.rows(split) for split in SPLITS) / (time.perf_counter() - start),)
 
 
-def stream(store: str) -> float:
+def stream(store: str) -> tuple[float]:
     """Rows a second, read and unpacked in one process; the second time, as each epoch but the first."""
     manifest: Manifest = read_manifest(store)
     for _ in range(2):
         start = time.perf_counter()
         rows = sum(1 for split in SPLITS for _ in iterate_rows(store, manifest, split))
-    return rows / (time.perf_counter() - start)
+    return (rows / (time.perf_counter() - start),)
 
 
-def _alone(function: str, *arguments: str, **environment: str) -> float:
+def _alone(function: str, *arguments: str, **environment: str) -> list[float]:
     """A function of this file in a process of its own: the same start for all of them."""
-    code = f"import sys; from benchmarks import bench_store; print(bench_store.{function}(*sys.argv[1:]))"
+    code = f"import sys; from benchmarks import bench_store; print(*bench_store.{function}(*sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
@@ -115,7 +116,7 @@ def _alone(function: str, *arguments: str, **environment: str) -> float:
         text=True,
         check=True,
     )
-    return float(done.stdout.split()[-1])
+    return [float(word) for word in done.stdout.splitlines()[-1].split()]
 
 
 @contextmanager
@@ -145,27 +146,29 @@ def _simulated(items: int) -> dict[str, float]:
 
 
 def run() -> dict[str, float]:
-    """All figures; rates are of whole commands without Ray's start."""
+    """All figures. Rates a core are of processor time, so that a busy machine changes them less; the others are of the clock."""
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         archive, store = str(_make_archive(folder)), f"{folder}/store"
-        rate_bare = _alone("bare", archive, f"{folder}/bare.parquet")
-        rate = _alone("one_worker", archive, store)
-        rate_two = _alone("two_workers", archive, f"{folder}/two")
+        (rate_bare,) = _alone("bare", archive, f"{folder}/bare.parquet")
+        (rate_two,) = _alone("two_workers", archive, f"{folder}/two")
         source_bytes = sum(path.stat().st_size for path in Path(archive).rglob("*") if path.is_file())
+        with _bucket(folder) as environment:
+            rate, rate_clock = _alone("one_worker", archive, store)
+            _, from_bucket = _alone("one_worker", "s3://bucket/archive", f"{folder}/from-bucket", **environment)
+        with _bucket(folder) as environment:  # which knows the files that were there when it began
+            (rows_disk,), (rows_s3,) = _alone("stream", store), _alone("stream", "s3://bucket/store", **environment)
         figures |= {
             "bare_wfdb.rows_per_s": rate_bare,
             "prepare.rows_per_s": rate,
             "prepare.vs_bare_wfdb": rate / rate_bare,
             "prepare.vs_bare_wfdb_two_workers": rate_two / rate_bare,
             "bytes_vs_source": sum(shard.bytes for shard in read_manifest(store).shards) / source_bytes,
-            "stream.rows_per_s.disk": _alone("stream", store),
+            "prepare_s3.vs_disk": from_bucket / rate_clock,
+            "stream.rows_per_s.disk": rows_disk,
+            "stream.rows_per_s.s3": rows_s3,
         }
-        with _bucket(folder) as environment:
-            from_bucket = _alone("one_worker", "s3://bucket/archive", f"{folder}/from-bucket", **environment)
-            figures["prepare_s3.vs_disk"] = from_bucket / rate
-            figures["stream.rows_per_s.s3"] = _alone("stream", "s3://bucket/store", **environment)
     more = os.environ.get("ECGSCAN_SIMULATE")
     for label, items in (SIMULATED | ({more: int(float(more))} if more else {})).items():
         result = _simulated(items)

@@ -83,12 +83,21 @@ def prepare(
 
 
 @app.command(epilog="Example: ecgscan inspect runs/demo-store --json")
-def inspect(store: Annotated[str, typer.Argument(help="URI of a store.")], as_json: AsJson = False) -> None:
+def inspect(
+    store: Annotated[str, typer.Argument(help="URI of a store.")],
+    as_json: AsJson = False,
+    html: Annotated[str | None, typer.Option(help="Also write a page with histograms and examples here.")] = None,
+) -> None:
     """Check a store's shards against its manifest, and print its contents."""
     from ecgscan_ray.store.inspect import inspect as run
 
     summary = run(check_uri(store))
-    print_mapping(summary, as_json)
+    print_mapping(summary if as_json else {k: v for k, v in summary.items() if k != "histograms"}, as_json)
+    if html:
+        from ecgscan_ray.report.store import write_store_page
+
+        write_store_page(store, summary, check_uri(html))
+        print(html, file=sys.stderr)
     if unknown := summary["rows_without_patient"]:
         print(f"{unknown} recordings have no patient: the same patient may be in two splits", file=sys.stderr)
     if summary["damaged"]:

@@ -75,14 +75,27 @@ def _other(uri: str) -> tuple[fs.FileSystem, str]:
     scheme, _, rest = uri.partition("://")
     server, slash, path = rest.partition("/")
     options = (
-        "?retry_limit_seconds=20" if scheme in ("gs", "gcs") else ""
+        "?retry_limit_seconds=10" if scheme in ("gs", "gcs") else ""
     )  # the default is 15 minutes without a message
     with explained(uri, "not usable as storage"):
         try:
             filesystem, path = fs.FileSystem.from_uri(f"{scheme}://{server}{slash}{quote(path)}{options}")
         except ValueError as error:
             raise StoreError(f"not understood ({_short(error)})", where=uri, fix="Use a path or s3://...") from None
+    contact = (scheme, server)
+    if contact not in _reached:
+        with explained(uri, "cannot be reached"):
+            retried("connect", lambda _: _look(filesystem, path), FIRST_CONTACT_S)
+        _reached.add(contact)
     return with_retries(filesystem), path
+
+
+def _look(filesystem: fs.FileSystem, path: str) -> None:
+    try:
+        filesystem.get_file_info(path)
+    except OSError as error:
+        if not is_permanent(error):  # a server that refuses has answered
+            raise
 
 
 def _bucket(uri: str) -> fs.FileSystem:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import json
 import logging
 import os
 import tempfile
@@ -23,7 +22,7 @@ from pyarrow import fs
 
 from ecgscan_ray import filesystem
 from ecgscan_ray.errors import InputError, printable
-from ecgscan_ray.filesystem.listing import keys_below
+from ecgscan_ray.filesystem.listing import files_at, keys_below
 from ecgscan_ray.filesystem.threads import in_order
 
 logger = logging.getLogger(__name__)
@@ -62,24 +61,18 @@ class ArchiveFiles:
         return f"{self.root.rstrip('/')}/{path}" if path else self.root
 
     def stamp(self) -> str:
-        """Names, sizes and times of the files directly in the root: another one where a table there has changed.
+        """Of names, sizes and times of the files directly in the root: another one where a table there has changed.
 
         Raises:
             StoreError: The storage cannot be listed.
         """
-        if self.root.startswith(_WEB) or (self.is_local and not os.path.isdir(self.root)):
+        if self.root.startswith(_WEB):
             return ""
-        facts: list[tuple[str, int, int]] = []
-        if self.is_local:
-            for name in self.names_at_top():
-                status = os.stat(self.uri(name))
-                facts.append((printable(name), status.st_size, status.st_mtime_ns))
-        else:
-            files, path = self._files
-            with filesystem.explained(self.root, "cannot be listed"):
-                infos = files.get_file_info(fs.FileSelector(path, allow_not_found=True))
-            facts += [(info.base_name, info.size, info.mtime_ns) for info in infos if info.type == fs.FileType.File]
-        return hashlib.sha256(json.dumps(sorted(facts)).encode()).hexdigest()
+        total = 0
+        for facts in _facts(self.root) if self.is_local else files_at(self.root):
+            digest = hashlib.blake2b(repr(facts).encode("utf-8", "backslashreplace"), digest_size=16).digest()
+            total ^= int.from_bytes(digest, "little")  # in any order, without a list of them
+        return f"{total:032x}"
 
     def names(self, suffixes: tuple[str, ...]) -> Iterator[str]:
         """Paths from the root of all files with one of these endings, in an order that is the same each time.
@@ -127,18 +120,22 @@ class ArchiveFiles:
         """
         if self.is_local:
             return open(self.uri(path), "rb")
+        return cast(BinaryIO, io.BufferedReader(self._open(path), _BUFFER))
+
+    def _open(self, path: str) -> _File:
         files, root = self._files
         with filesystem.explained(self.uri(path), "cannot be read"):
             try:
-                return cast(BinaryIO, io.BufferedReader(_File(self.uri(path), files, f"{root}/{path}"), _BUFFER))
+                return _File(self.uri(path), files, f"{root}/{path}")
             except FileNotFoundError:
                 pass  # outside the block, which would translate it
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.uri(path))
 
     def read(self, path: str, limit: int | None = None) -> bytes:
         """The content of a file, or its first ``limit`` bytes; errors as ``open``."""
-        with self.open(path) as file:
-            return file.read(-1 if limit is None else limit)
+        with open(self.uri(path), "rb") if self.is_local else self._open(path) as file:
+            content = file.read(-1 if limit is None else limit)
+        return content or b""
 
     def read_each(self, paths: Iterator[str] | Sequence[str], limit: int | None = None) -> Iterator[bytes | None]:
         """``read`` of each path in order, several requests at a time; ``None`` where there is no such file."""
@@ -178,9 +175,9 @@ class ArchiveFiles:
             yield folder
 
     def _copy(self, path: str, folder: Path) -> None:
+        if os.path.normpath(path).startswith(("..", "/")):
+            return  # out of the archive: absent
         target = folder / path
-        if not target.resolve().is_relative_to(folder.resolve()):
-            return  # a name out of the archive: absent
         try:
             content = self.read(path)
         except FileNotFoundError:
@@ -223,6 +220,17 @@ class _File(io.RawIOBase):
         if not self.closed:
             self._file.close()
         super().close()
+
+
+def _facts(root: str) -> Iterator[tuple[str, int, int]]:
+    """Name, bytes and time of change of the files directly in a local folder; none where there is no folder."""
+    if not os.path.isdir(root):
+        return
+    for name in os.listdir(root):
+        path = os.path.join(root, name)
+        if os.path.isfile(path):
+            status = os.stat(path)
+            yield name, status.st_size, status.st_mtime_ns
 
 
 def _walk(root: Path) -> Iterator[str]:

@@ -36,6 +36,15 @@ def keys_below(uri: str) -> Iterator[str]:
         yield from names
 
 
+def files_at(uri: str) -> Iterator[tuple[str, int, str]]:
+    """Name, bytes and time of change of the files directly below ``uri``.
+
+    Raises:
+        StoreError: There is no such bucket, or it cannot be listed.
+    """
+    return (_S3(uri) if uri.startswith("s3://") else _Other(uri)).files()
+
+
 def _hidden(path: str) -> bool:
     return any(part.startswith(".") for part in path.split("/"))
 
@@ -56,6 +65,12 @@ class _S3:
             files += self._names(page)
             inner += [entry["Prefix"][len(self._root) :] for entry in page.get("CommonPrefixes", [])]
         return files, inner
+
+    def files(self) -> Iterator[tuple[str, int, str]]:
+        """Name, bytes and time of the files directly under the root."""
+        for page in self._pages("", Delimiter="/"):
+            for entry in page.get("Contents", []):
+                yield entry["Key"], entry["Size"], str(entry["LastModified"])
 
     def all_below(self, prefix: str) -> list[str]:
         """All files under a prefix."""
@@ -96,6 +111,12 @@ class _Other:
         infos = self._infos(prefix, recursive=False)
         names = {kind: [path for path, is_kind in infos if is_kind == kind] for kind in (True, False)}
         return [path for path in names[True] if not _hidden(path)], [f"{path}/" for path in names[False]]
+
+    def files(self) -> Iterator[tuple[str, int, str]]:
+        """Name, bytes and time of the files directly under the root."""
+        with filesystem.explained(self._uri, "cannot be listed"):
+            infos = self._files.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
+        return ((info.base_name, info.size, str(info.mtime_ns)) for info in infos if info.type == fs.FileType.File)
 
     def all_below(self, prefix: str) -> list[str]:
         """All files under a prefix."""

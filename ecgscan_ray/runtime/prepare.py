@@ -1,6 +1,6 @@
 """``ecgscan prepare``: an archive of recordings becomes a store, in steps whose results are files.
 
-The driver streams the archive's listing into files. Tasks assign splits and a random order, bucket by bucket, then read,
+The driver streams the archive's listing into files. Tasks assign splits and a random order, share by share, then read,
 check, pack and write shards, which are named by file and range: no list of recordings travels. All of it lies in the work area
 (``store.work``), so that the same command goes on after an interruption. The manifest is written last; a store that is
 replaced or added to stays valid until then, since the new shards have other names.
@@ -12,6 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -125,6 +126,11 @@ class _Command:
     settings: PrepareSettings
     add: bool
 
+    @cached_property
+    def stamp(self) -> str:
+        """Of the archive, looked at once."""
+        return self.archive.stamp()
+
     def look(self, overwrite: bool) -> _State:
         """What there is.
 
@@ -140,7 +146,7 @@ class _Command:
             source=self.source.name,
             archive=self.archive.root,
             settings=self.settings,
-            stamp=self.archive.stamp(),
+            stamp=self.stamp,
             base=str(hash64(*sorted(keep))) if exists else None,
             add=self.add,
             revision=0 if self.add else unused_revision(keep),
@@ -231,7 +237,9 @@ class _Writer:
         self._write_shards(jobs, progress)
         patients = dict[str, int]()
         arguments = {"with_stored": job.add, "write": bool(self.tally.shards) or not self.state.keep}
-        self.stages.run("finish", [arguments], patients.update, here=listing.buckets == 1)
+        self.stages.run("finish", [arguments], patients.update, here=listing.is_small)
+        if self.stages.repeated:
+            logger.info("%s: tasks repeated %d requests that had failed", store, self.stages.repeated)
         if not self.tally.shards:
             delete_work(store)
             return self._nothing_new(sum(job.rows for job in jobs))
@@ -243,23 +251,23 @@ class _Writer:
         return manifest
 
     def _place(self) -> list[dict[str, int]]:
-        """Splits and order; recordings by bucket and split."""
-        names, buckets = self.work.names(), range(self.listing.buckets)
+        """Splits and order; recordings by share of the order and by split."""
+        names, shares = self.work.names(), range(self.listing.steps)
         rows: dict[int, dict[str, int]] = {}
 
         def add(outcome: dict[str, Any]) -> None:
             self.tally.add_placed(outcome)
-            rows[outcome["bucket"]] = outcome.get("rows", {})
+            rows[outcome["number"]] = outcome.get("rows", {})
 
         for step in ("split", "order"):
-            outcomes = {bucket: f"{step}/{bucket:05d}.json" for bucket in buckets}
+            outcomes = {number: f"{step}/{number:05d}.json" for number in shares}
             for name in outcomes.values():
                 if name in names:
                     add(self.work.read_outcome(name))
-            todo = [bucket for bucket, name in outcomes.items() if name not in names]
-            arguments = [{"bucket": bucket, "listing": asdict(self.listing)} for bucket in todo]
-            self.stages.run(step, arguments, add, here=len(buckets) == 1)
-        return [rows[bucket] for bucket in buckets]
+            todo = [number for number, name in outcomes.items() if name not in names]
+            arguments = [{"number": number, "listing": asdict(self.listing)} for number in todo]
+            self.stages.run(step, arguments, add, here=self.listing.is_small)
+        return [rows[number] for number in shares]
 
     def _warn(self, jobs: Sequence[ShardJob]) -> None:
         if self.tally.skipped:

@@ -8,17 +8,18 @@ from typing import Any
 
 from ecgscan_ray.config import ResourceConfig
 from ecgscan_ray.errors import StoreError
+from ecgscan_ray.filesystem import retry
 from ecgscan_ray.runs.needs import Need
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.cluster import start_ray
 from ecgscan_ray.runtime.demand import await_room
 from ecgscan_ray.store.finish import finish
-from ecgscan_ray.store.splits import order_bucket, split_bucket
+from ecgscan_ray.store.splits import order_share, split_share
 from ecgscan_ray.store.writing import write_shard
 
 _STEPS: dict[str, Callable[..., dict[str, Any]]] = {
-    "split": split_bucket,
-    "order": order_bucket,
+    "split": split_share,
+    "order": order_share,
     "shard": write_shard,
     "finish": finish,
 }
@@ -33,10 +34,14 @@ class Stages:
         store: URI of the store.
         token: Of the job.
         resources: Of a cluster started here.
+
+    Attributes:
+        repeated: Requests to storage that failed in tasks and were repeated.
     """
 
     def __init__(self, store: str, token: str, resources: ResourceConfig) -> None:
         self._where, self._resources, self._started = {"store": store, "token": token}, resources, False
+        self.repeated = 0
 
     def run(
         self, step: str, arguments: Sequence[dict[str, Any]], on_result: Callable[[dict[str, Any]], None], here: bool
@@ -70,6 +75,7 @@ class Stages:
                 result = json.loads(row["result"])
                 if "error" in result:
                     raise StoreError(**result["error"])
+                self.repeated += result.pop("repeated")
                 on_result(result)
 
         attend(gather, self._where["store"], _GOES_ON)
@@ -82,9 +88,9 @@ class Stages:
 
 
 def _task(row: dict[str, str]) -> dict[str, str]:
-    task = json.loads(row["task"])
+    task, before = json.loads(row["task"]), sum(retry.repeated.values())
     try:
         result = _STEPS[task["step"]](**task["values"])
     except StoreError as error:  # as a result: raised, Ray would print its stack, twice
         result = {"error": {"what": error.what, "where": error.where, "fix": error.fix}}
-    return {"result": json.dumps(result)}
+    return {"result": json.dumps(result | {"repeated": sum(retry.repeated.values()) - before})}

@@ -18,7 +18,9 @@ from ecgscan_ray.store.work import Entry, WorkArea, hash64
 
 PART_ROWS = 16_384
 BUCKETS = 128
-"""Of a listing of several parts: 80,000 items each at ten million."""
+"""Of patients, in each part."""
+SMALL = 1_000_000
+"""Items of a listing whose steps take less time in the driver, one after the other, than as tasks."""
 LISTING_NAME = "listing.json"
 _THREADS = 8
 
@@ -30,14 +32,20 @@ class Listing:
     Attributes:
         items: Recordings of the archive.
         parts: Files.
-        buckets: Into which items are divided, by patient and later by their random key.
+        steps: Into which the work is divided, by patient and then by random key: each has about ``PART_ROWS`` items, at ten
+            million 80,000. A power of two.
         digest: Of the items: equal for the same archive in another place.
     """
 
     items: int
     parts: int
-    buckets: int
+    steps: int
     digest: str
+
+    @property
+    def is_small(self) -> bool:
+        """Whether splits and order are the driver's own work."""
+        return self.items <= SMALL
 
 
 class Digest:
@@ -73,16 +81,19 @@ def write_listing(work: WorkArea, items: Iterable[Item], stored: Iterable[Entry]
     """
     digest = Digest()
     listed = (Entry(number, item) for number, item in enumerate(digest.watch(items)))
-    parts, buckets = 0, 1
+    parts, entries = 0, 0
     part: list[Entry] = []
     for entry in chain(stored, listed):
         if len(part) == PART_ROWS:
-            buckets = BUCKETS
-            _write_part(work, parts, part, buckets)
+            work.write_entries(part_name(parts), part, _bucket)
             parts, part = parts + 1, []
         part.append(entry)
-    _write_part(work, parts, part, buckets)
-    listing = Listing(digest.items, parts + 1, buckets, digest.hexdigest())
+        entries += 1
+    work.write_entries(part_name(parts), part, _bucket)
+    steps = 1
+    while steps < BUCKETS and steps * PART_ROWS < entries:
+        steps *= 2
+    listing = Listing(digest.items, parts + 1, steps, digest.hexdigest())
     work.write(LISTING_NAME, asdict(listing))
     return listing
 
@@ -92,12 +103,15 @@ def part_name(number: int) -> str:
     return f"listing/part-{number:05d}.parquet"
 
 
-def _write_part(work: WorkArea, number: int, entries: list[Entry], buckets: int) -> None:
-    def bucket_of(entry: Entry) -> int:
-        item = entry.item
-        return hash64("patient", item.patient_id) % buckets if item.patient_id else hash64("id", item.id) % buckets
+def _bucket(entry: Entry) -> int:
+    item = entry.item
+    return (hash64("patient", item.patient_id) if item.patient_id else hash64("id", item.id)) % BUCKETS
 
-    work.write_entries(part_name(number), entries, bucket_of)
+
+def buckets_of(step: int, steps: int) -> range:
+    """The buckets of the listing's parts that one step takes."""
+    size = BUCKETS // steps
+    return range(step * size, (step + 1) * size)
 
 
 def stored_entries(store: str, manifest: Manifest, source: str) -> Iterator[Entry]:

@@ -1,6 +1,6 @@
 """The split and the place of each recording: by patient where the patient is known, then in random order.
 
-Two steps, each on one bucket of items alone. ``assign_splits`` sees all items of a patient, ``order_items`` all of an id: so
+Two steps, each on a share of the items alone. ``assign_splits`` sees all items of a patient, ``order_items`` all of an id: so
 neither needs a list of all patients or all ids.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from ecgscan_ray.errors import printable
 from ecgscan_ray.filesystem.archive import ArchiveFiles
 from ecgscan_ray.recording.sources import Item
-from ecgscan_ray.store.listing import part_name
+from ecgscan_ray.store.listing import buckets_of, part_name
 from ecgscan_ray.store.manifest import SPLITS
 from ecgscan_ray.store.work import Entry, WorkArea, hash64
 
@@ -119,13 +119,13 @@ def order_items(entries: Sequence[Entry], archive: ArchiveFiles) -> tuple[list[E
     return sorted(new, key=lambda entry: (entry.key, entry.item.id)), rejected, skipped
 
 
-def split_bucket(store: str, token: str, bucket: int, listing: Mapping[str, Any]) -> dict[str, Any]:
-    """First step, on the patients of one bucket: ``assign_splits``, and a random key for each item.
+def split_share(store: str, token: str, number: int, listing: Mapping[str, Any]) -> dict[str, Any]:
+    """First step, on a share of the patients: ``assign_splits``, and a random key for each item.
 
     Args:
         store: URI of the store.
         token: Of the job.
-        bucket: Number of the bucket.
+        number: Of the share.
         listing: A ``Listing``, as JSON.
 
     Returns:
@@ -136,23 +136,25 @@ def split_bucket(store: str, token: str, bucket: int, listing: Mapping[str, Any]
     """
     work = WorkArea.open(store, token)
     settings = work.job.settings
-    entries = work.read_bucket((part_name(number) for number in range(listing["parts"])), bucket)
+    steps = listing["steps"]
+    parts = (part_name(number) for number in range(listing["parts"]))
+    entries = work.read_entries(parts, buckets_of(number, steps))
     folds, archive = (settings.validation_folds, settings.test_folds), ArchiveFiles(work.job.archive)
     accepted, rejected = assign_splits(entries, archive, *folds)
     keyed = [replace(entry, key=hash64(settings.seed, entry.item.id)) for entry in accepted]
-    name = f"split/{bucket:05d}"
-    work.write_entries(f"{name}.parquet", keyed, lambda entry: entry.key * listing["buckets"] >> 64)
+    name = f"split/{number:05d}"
+    work.write_entries(f"{name}.parquet", keyed, lambda entry: entry.key * steps >> 64)
     items = [entry.item for entry in entries if not entry.stored]
     outcome: dict[str, Any] = {
-        "bucket": bucket,
+        "number": number,
         "unknown": sum(item.patient_id is None for item in items),
         "folds": sorted({item.fold for item in items if item.fold is not None})[:20],
     }
     return write_outcome(work, f"{name}.json", outcome, rejected)
 
 
-def order_bucket(store: str, token: str, bucket: int, listing: Mapping[str, Any]) -> dict[str, Any]:
-    """Second step, on the random keys of one bucket: ``order_items``; arguments as of ``split_bucket``.
+def order_share(store: str, token: str, number: int, listing: Mapping[str, Any]) -> dict[str, Any]:
+    """Second step, on a share of the random keys: ``order_items``; arguments as of ``split_share``.
 
     Returns:
         Counts: ``rows`` (split -> recordings), ``skipped`` (that the store holds already), ``reasons``.
@@ -162,12 +164,12 @@ def order_bucket(store: str, token: str, bucket: int, listing: Mapping[str, Any]
     """
     work = WorkArea.open(store, token)
     archive = ArchiveFiles(work.job.archive)
-    entries = work.read_bucket((f"split/{other:05d}.parquet" for other in range(listing["buckets"])), bucket)
+    entries = work.read_entries((f"split/{other:05d}.parquet" for other in range(listing["steps"])), [number])
     ordered, rejected, skipped = order_items(entries, archive)
-    name = f"order/{bucket:05d}"
+    name = f"order/{number:05d}"
     work.write_entries(f"{name}.parquet", ordered)
     rows = Counter(entry.split for entry in ordered)
-    return write_outcome(work, f"{name}.json", {"bucket": bucket, "rows": dict(rows), "skipped": skipped}, rejected)
+    return write_outcome(work, f"{name}.json", {"number": number, "rows": dict(rows), "skipped": skipped}, rejected)
 
 
 def write_outcome(

@@ -42,7 +42,7 @@ class Tally:
     folds: set[int] = field(default_factory=set)
 
     def add_placed(self, outcome: Mapping[str, Any]) -> None:
-        """What came of ``split_bucket`` or ``order_bucket``."""
+        """What came of ``split_share`` or ``order_share``."""
         self._add_rejected(outcome)
         self.put_aside += sum(outcome["reasons"].values())
         self.unknown += outcome.get("unknown", 0)

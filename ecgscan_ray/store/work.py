@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -218,33 +218,28 @@ class WorkArea:
                 writer.write_table(table, row_group_size=max(1, len(table)))
         filesystem.write_bytes_atomic(filesystem.join(self._root, name), sink.getvalue().to_pybytes())
 
-    def read_entries(self, name: str, bucket: int = 0) -> list[Entry]:
-        """The entries of one bucket.
+    def read_table(self, name: str, buckets: Container[int] = (0,)) -> pa.Table:
+        """The entries of some buckets, in the file's order; items as JSON.
 
         Raises:
             StoreError: The file is absent.
         """
-        table = self.read_table(name, bucket)
-        return [
-            Entry(row["number"], decode_item(row["item"]), row["split"], row["stored"], row["key"])
-            for row in table.to_pylist()
-        ]
-
-    def read_table(self, name: str, bucket: int = 0) -> pa.Table:
-        """As ``read_entries``, items as JSON."""
         uri = filesystem.join(self._root, name)
         files, path = filesystem.open_filesystem(uri)
         with filesystem.explained(uri, "cannot be read"), files.open_input_file(path) as stream:
             file = pq.ParquetFile(stream)
-            buckets = json.loads(file.schema_arrow.metadata[b"buckets"])
-            if bucket not in buckets:
-                return _SCHEMA.empty_table()
-            return file.read_row_group(buckets.index(bucket), use_threads=False)
+            there = json.loads(file.schema_arrow.metadata[b"buckets"])
+            groups = [number for number, bucket in enumerate(there) if bucket in buckets]
+            return file.read_row_groups(groups, use_threads=False) if groups else _SCHEMA.empty_table()
 
-    def read_bucket(self, names: Iterable[str], bucket: int) -> list[Entry]:
-        """The entries of one bucket from several files, in their order."""
-        parts = in_order(lambda name: self.read_entries(name, bucket), names, _THREADS)
-        return [entry for part in parts for entry in part]
+    def read_entries(self, names: Iterable[str], buckets: Container[int]) -> list[Entry]:
+        """The entries of some buckets from several files, in their order; errors as ``read_table``."""
+        tables = in_order(lambda name: self.read_table(name, buckets), names, _THREADS)
+        return [
+            Entry(row["number"], decode_item(row["item"]), row["split"], row["stored"], row["key"])
+            for table in tables
+            for row in table.to_pylist()
+        ]
 
 
 def encode_item(item: Item) -> str:

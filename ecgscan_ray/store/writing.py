@@ -50,7 +50,7 @@ class ShardJob:
         split: Of all of them.
         number: Of the shard within its split.
         rows: Items.
-        ranges: Bucket, first and last-but-one row of the split's items in it.
+        ranges: Share of the order, first row and the row after the last of the split's items in it.
     """
 
     split: str
@@ -70,12 +70,12 @@ def shard_jobs(
     """Cut each split into shards of whole row groups.
 
     Args:
-        counts: Of each bucket, split -> items.
+        counts: Of each share, split -> items.
         row_group_rows: Rows per row group.
         first: Split -> number of its first shard.
     """
     for split in SPLITS:
-        total = sum(bucket.get(split, 0) for bucket in counts)
+        total = sum(share.get(split, 0) for share in counts)
         size = _row_groups(math.ceil(total / row_group_rows)) * row_group_rows
         for number, start in enumerate(range(0, total, size), start=(first or {}).get(split, 0)):
             stop = min(total, start + size)
@@ -90,12 +90,12 @@ def _row_groups(groups: int) -> int:
 
 
 def _ranges(counts: Sequence[Mapping[str, int]], split: str, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """Rows ``start`` to ``stop`` of a split as ranges of its buckets."""
+    """Rows ``start`` to ``stop`` of a split as ranges of its shares."""
     before = 0
-    for bucket, rows in enumerate(count.get(split, 0) for count in counts):
+    for share, rows in enumerate(count.get(split, 0) for count in counts):
         low, high = max(start - before, 0), min(stop - before, rows)
         if low < high:
-            yield bucket, low, high
+            yield share, low, high
         before += rows
 
 
@@ -107,11 +107,11 @@ def first_rows(work: WorkArea, counts: list[dict[str, int]], limit: int | None) 
     """
     kept: list[dict[str, int]] = []
     remaining = sum(sum(rows.values()) for rows in counts) if limit is None else limit
-    for bucket, rows in enumerate(counts):
+    for share, rows in enumerate(counts):
         if not remaining:
             rows = {}
         elif sum(rows.values()) > remaining:
-            splits = work.read_table(f"order/{bucket:05d}.parquet")["split"].slice(0, remaining)
+            splits = work.read_table(f"order/{share:05d}.parquet")["split"].slice(0, remaining)
             rows = dict(Counter(splits.to_pylist()))
         kept.append(rows)
         remaining -= sum(rows.values())
@@ -124,8 +124,8 @@ def read_items(work: WorkArea, job: ShardJob) -> Iterator[Item]:
     Raises:
         StoreError: The work area cannot be read.
     """
-    for bucket, start, stop in job.ranges:
-        table = work.read_table(f"order/{bucket:05d}.parquet")
+    for share, start, stop in job.ranges:
+        table = work.read_table(f"order/{share:05d}.parquet")
         wanted = pc.equal(table["split"], job.split)
         texts = table.filter(wanted)["item"].slice(start, stop - start)
         yield from (decode_item(text.as_py()) for text in texts)
