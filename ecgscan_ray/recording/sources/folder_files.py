@@ -50,15 +50,20 @@ class Found:
     patient_id: str | None = None
 
 
-def find_recordings(archive: ArchiveFiles, arrays: bool, table: str | None) -> dict[str, Found]:
+def candidates(archive: ArchiveFiles) -> Iterator[str]:
+    """All files that may be recordings; errors as ``ArchiveFiles.names``."""
+    return archive.names(tuple(form for ending in ENDINGS for form in (ending, ending.upper())))
+
+
+def find_recordings(archive: ArchiveFiles, names: Iterable[str], arrays: bool, table: str | None) -> dict[str, Found]:
     """Record (its path without ending, letters composed) -> its files.
 
     Args:
-        archive: Listed as a whole.
+        archive: In which they lie.
+        names: Of all ``candidates``.
         arrays: Whether the user states what arrays hold; they are left out otherwise, which a line says.
         table: The table of recordings, which is no array.
     """
-    names = archive.names(tuple(form for ending in ENDINGS for form in (ending, ending.upper())))
     by_ending: dict[str, list[str]] = {ending: [] for ending in ENDINGS}
     for name in names:
         stem, ending = os.path.splitext(name)
