@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import zipfile
+import zlib
 from typing import IO, Any, BinaryIO, Literal
 
 import numpy as np
@@ -75,7 +76,7 @@ def read_npz(file: BinaryIO, where: str, stated: Arrays) -> Channels:
             name = _chosen(names, where, stated)
             with archive.open(f"{name}.npy") as member:
                 return _channels(_npy(member, where), where, stated)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, KeyError) as error:
         raise _not(where, "a file of numpy.savez", error) from None
 
 
