@@ -72,6 +72,23 @@ def open_filesystem(uri: str, create: bool = False) -> tuple[fs.FileSystem, str]
 
 
 def _other(uri: str) -> tuple[fs.FileSystem, str]:
+    """Other storage, after a first contact."""
+    filesystem, path = other_filesystem(uri)
+    server = uri.partition("://")[2].partition("/")[0]
+    contact = (filesystem.type_name, server)
+    if contact not in _reached:
+        with explained(uri, "cannot be reached"):
+            retried("connect", lambda _: _look(filesystem, path), FIRST_CONTACT_S)
+        _reached.add(contact)
+    return with_retries(filesystem), path
+
+
+def other_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """pyarrow's file system for a URI that is neither local nor S3, without our retries.
+
+    Raises:
+        StoreError: The URI is not understood.
+    """
     scheme, _, rest = uri.partition("://")
     server, slash, path = rest.partition("/")
     options = (
@@ -82,12 +99,7 @@ def _other(uri: str) -> tuple[fs.FileSystem, str]:
             filesystem, path = fs.FileSystem.from_uri(f"{scheme}://{server}{slash}{quote(path)}{options}")
         except ValueError as error:
             raise StoreError(f"not understood ({_short(error)})", where=uri, fix="Use a path or s3://...") from None
-    contact = (scheme, server)
-    if contact not in _reached:
-        with explained(uri, "cannot be reached"):
-            retried("connect", lambda _: _look(filesystem, path), FIRST_CONTACT_S)
-        _reached.add(contact)
-    return with_retries(filesystem), path
+    return filesystem, path
 
 
 def _look(filesystem: fs.FileSystem, path: str) -> None:

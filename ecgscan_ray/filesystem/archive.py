@@ -66,7 +66,7 @@ class ArchiveFiles:
         Raises:
             StoreError: The storage cannot be listed.
         """
-        if self.root.startswith(_WEB):
+        if not self.has_folders:
             return ""
         total = 0
         for facts in _facts(self.root) if self.is_local else files_at(self.root):
@@ -99,8 +99,13 @@ class ArchiveFiles:
             names = filesystem.list_files(self.root)
         return [name for name in names if not name.startswith(".")]
 
+    @property
+    def has_folders(self) -> bool:
+        """Whether folders can be listed and asked for; those of the web cannot."""
+        return not self.root.startswith(_WEB)
+
     def exists(self, path: str) -> bool:
-        """Whether there is such a file or folder.
+        """Whether there is such a file or, where there are folders, such a folder.
 
         Raises:
             StoreError: The storage does not say.
@@ -151,7 +156,7 @@ class ArchiveFiles:
         return in_order(read, paths, THREADS)
 
     def _refuse_web(self) -> None:
-        if self.root.startswith(_WEB):
+        if not self.has_folders:
             fix = "Only archives with a table of their files can be read from the web; copy this one to a folder."
             raise InputError("an address of the web cannot be listed", where=self.root, fix=fix)
 

@@ -14,7 +14,7 @@ from ecgscan_ray.filesystem.retry import retried
 from ecgscan_ray.filesystem.threads import in_order
 
 _THREADS = 16
-_MAX_DEPTH = 3
+MAX_DEPTH = 3
 """Levels of folders that are listed one by one, in search of enough prefixes for all threads."""
 
 
@@ -26,7 +26,7 @@ def keys_below(uri: str) -> Iterator[str]:
     """
     lister = _S3(uri) if uri.startswith("s3://") else _Other(uri)
     prefixes, depth = [""], 0
-    while prefixes and len(prefixes) < _THREADS and depth < _MAX_DEPTH:
+    while prefixes and len(prefixes) < _THREADS and depth < MAX_DEPTH:
         levels = list(in_order(lister.level, prefixes, _THREADS))
         for files, _ in levels:
             yield from files

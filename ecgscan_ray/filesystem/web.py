@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from urllib.parse import quote
 
 import urllib3
 from pyarrow import fs
 
 from ecgscan_ray.errors import UnreachableError
-from ecgscan_ray.filesystem.retry import retried, with_retries
+from ecgscan_ray.filesystem.retry import UNREACHABLE, retried, with_retries
 
 _CONNECTIONS = 32
-_FIRST_CONTACT_S = 9.0
+FIRST_CONTACT_S = 9.0
 _REDIRECTS = urllib3.Retry(connect=0, read=0, status=0, other=0, redirect=5)
 """Repeating what failed is the layer's above."""
 
@@ -52,9 +51,12 @@ class WebFiles:
             OSError: There is none; ``FileNotFoundError`` and ``PermissionError`` are final.
         """
         scheme, _, rest = path.partition("://")
+        server, slash, name = rest.partition("/")
         try:
             answer = self._pool.request(
-                method, f"{scheme}://{quote(rest)}", headers={"Accept-Encoding": "identity", **(headers or {})}
+                method,
+                f"{scheme}://{server}{slash}{quote(name)}",
+                headers={"Accept-Encoding": "identity", **(headers or {})},
             )
         except urllib3.exceptions.HTTPError as error:
             raise OSError(f"NETWORK_CONNECTION: {error}") from None
@@ -95,11 +97,14 @@ def open_web(uri: str) -> fs.FileSystem:
     files = WebFiles()
 
     def look(_: int) -> None:
-        with suppress(PermissionError):  # a server that refuses has answered
+        try:
             files.get_file_info([uri])
+        except OSError as error:
+            if UNREACHABLE.search(str(error)):  # a server that refuses has answered
+                raise
 
     try:
-        retried("connect", look, _FIRST_CONTACT_S)
+        retried("connect", look, FIRST_CONTACT_S)
     except OSError:
         problem = "cannot be reached: its server does not answer"
         raise UnreachableError(problem, where=uri, fix="Check the address and the network.") from None

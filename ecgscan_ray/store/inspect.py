@@ -42,11 +42,11 @@ def inspect(store_uri: str) -> dict[str, Any]:
     manifest = read_manifest(store_uri)
     counts = {split: ShardCounts(split) for split in SPLITS}
     damaged = []
-    for shard, found in _counted(store_uri, manifest):
-        if found is None:
+    for shard, shard_counts in _counted(store_uri, manifest):
+        if shard_counts is None:
             damaged.append(shard.path)
         else:
-            counts[shard.split].add(found)
+            counts[shard.split].add(shard_counts)
     size = sum(shard.bytes for shard in manifest.shards)
     return {
         "digest": manifest.digest(),
@@ -76,10 +76,10 @@ def _counted(store_uri: str, manifest: Manifest) -> Iterator[tuple[Shard, ShardC
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, end_with_parent) as pool:
         for start in range(0, len(shards), _SHARDS_AT_A_TIME):
-            some = shards[start : start + _SHARDS_AT_A_TIME]
+            batch = shards[start : start + _SHARDS_AT_A_TIME]
             with sigint_blocked():
-                results = pool.map(count_shard, repeat(store_uri), some)
-            yield from zip(some, results, strict=True)
+                results = pool.map(count_shard, repeat(store_uri), batch)
+            yield from zip(batch, results, strict=True)
 
 
 def _split(counts: ShardCounts) -> dict[str, Any]:

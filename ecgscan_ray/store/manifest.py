@@ -106,8 +106,8 @@ class Manifest(BaseModel):
     @property
     def licences(self) -> list[str]:
         """Licences of all sources that state one."""
-        found = [self.licence, *(addition.licence for addition in self.additions)]
-        return list(dict.fromkeys(licence for licence in found if licence))
+        licences = [self.licence, *(addition.licence for addition in self.additions)]
+        return list(dict.fromkeys(licence for licence in licences if licence))
 
     def digest(self) -> str:
         """sha256 of the content: equal for stores with equal rows in equal order, whatever their revision."""

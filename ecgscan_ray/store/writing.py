@@ -105,7 +105,7 @@ def first_rows(work: WorkArea, counts: list[dict[str, int]], limit: int | None) 
     Raises:
         StoreError: The work area cannot be read.
     """
-    kept: list[dict[str, int]] = []
+    limited: list[dict[str, int]] = []
     remaining = sum(sum(rows.values()) for rows in counts) if limit is None else limit
     for share, rows in enumerate(counts):
         if not remaining:
@@ -113,9 +113,9 @@ def first_rows(work: WorkArea, counts: list[dict[str, int]], limit: int | None) 
         elif sum(rows.values()) > remaining:
             splits = work.read_table(f"order/{share:05d}.parquet")["split"].slice(0, remaining)
             rows = dict(Counter(splits.to_pylist()))
-        kept.append(rows)
+        limited.append(rows)
         remaining -= sum(rows.values())
-    return kept
+    return limited
 
 
 def read_items(work: WorkArea, job: ShardJob) -> Iterator[Item]:

@@ -39,6 +39,15 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def publish(folder: Path, uri: str) -> str:
+    """Upload for all the world to read."""
+    upload(folder, uri)
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    for name in filesystem.list_files(uri, recursive=True):
+        filesystem.s3_client().put_object_acl(Bucket=bucket, Key=f"{prefix}/{name}", ACL="public-read")
+    return uri
+
+
 @pytest.fixture
 def failing(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FailingServer]:
     """The S3 server through a proxy; a test sets the share of requests that fail."""
@@ -57,7 +66,7 @@ def test_files_of_a_bucket_are_those_of_the_folder(
     here, there = ArchiveFiles(archive), ArchiveFiles(upload(archive, f"{s3_server}/archives/files"))
     headers = sorted(here.names((".hea",)))
     assert headers == sorted(there.names((".hea",))) and len(headers) == 12
-    monkeypatch.setattr(listing, "_MAX_DEPTH", 0)
+    monkeypatch.setattr(listing, "MAX_DEPTH", 0)
     assert list(there.names((".csv",))) == ["recordings.csv"] == there.names_at_top()
     for path in (headers[0], "recordings.csv"):
         assert here.read(path) == there.read(path) and here.read(path, 9) == there.read(path, 9)
@@ -109,7 +118,7 @@ def test_from_a_bucket_to_a_bucket_through_faults(
 def test_from_an_address_of_the_web(ray_cluster: None, s3_server: str, sample_tree: Path, tmp_path: Path) -> None:
     """PTB-XL by its table; a folder of records cannot be listed there."""
     part_of_sample(sample_tree, tmp_path / "tree", 8)
-    uri = upload(tmp_path / "tree", f"{s3_server}/archives/web")
+    uri = publish(tmp_path / "tree", f"{s3_server}/archives/web")
     address = f"{os.environ['AWS_ENDPOINT_URL']}/{uri.removeprefix('s3://')}"
     local = prepare("ptbxl", str(tmp_path / "tree"), str(tmp_path / "local"), **FOLDS)
     manifest = prepare("ptbxl", address, str(tmp_path / "store"), **FOLDS)
@@ -122,7 +131,7 @@ def test_from_an_address_of_the_web(ray_cluster: None, s3_server: str, sample_tr
 def test_what_is_not_there_is_one_line(
     s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
 ) -> None:
-    monkeypatch.setattr(web, "_FIRST_CONTACT_S", 1.0)
+    monkeypatch.setattr(web, "FIRST_CONTACT_S", 1.0)
     with pytest.raises(StoreError, match=r"no such bucket|its server does not answer") as caught:
         prepare("ptbxl", uri.format(port=free_port()), str(tmp_path / "store"), **FOLDS)
     assert "\n" not in str(caught.value)
@@ -132,7 +141,7 @@ def test_what_is_not_there_is_one_line(
 def test_a_public_bucket_without_credentials(
     s3_server: str, archive: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    uri = upload(archive, f"{s3_server}/archives/public")
+    uri = publish(archive, f"{s3_server}/archives/public")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))

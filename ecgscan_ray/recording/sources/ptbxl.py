@@ -59,7 +59,7 @@ class PTBXL:
     def _check_files(self, archive: ArchiveFiles) -> None:
         other = next(rate for rate in _FILENAME if rate != self.rate)
         for name in (TABLE, STATEMENTS, f"records{self.rate}"):
-            if archive.exists(name):
+            if archive.exists(name) or not (archive.has_folders or "." in name):
                 continue
             fix = f"It should be the folder with {TABLE}, {STATEMENTS} and records{self.rate}/."
             if name.startswith("records") and archive.exists(f"records{other}"):
