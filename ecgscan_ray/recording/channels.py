@@ -63,7 +63,7 @@ def to_recording(channels: Channels, *, where: str, id: str, source: str, patien
     per_mv = np.array([_per_mv(channels, index, where) for index in indices])
     millivolts = dict(zip(leads, channels.values[indices] / per_mv[:, None], strict=True))
     steps = float(np.max(np.abs([channels.gains[index] or 1.0 for index in indices]) * per_mv))
-    notes = ()
+    notes: tuple[str, ...] = ()
     if len(leads) < len(LEADS):
         derived = derive_limb_leads(millivolts["I"], millivolts["II"])
         notes = (f"derived from I and II: {', '.join(lead for lead in derived if lead not in leads)}",)

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import zipfile
+import zlib
 from typing import IO, Any, BinaryIO, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from ecgscan_ray.recording.header import MAX_SAMPLES
 from ecgscan_ray.recording.leads import lead_names
 from ecgscan_ray.recording.units import units_per_mv
 
-_MAX_CSV_BYTES = 256 << 20
+_MAX_CSV_BYTES = 32 << 20
 
 
 class Arrays(BaseModel):
@@ -59,24 +60,28 @@ class Arrays(BaseModel):
 
 
 def read_npy(file: BinaryIO, where: str, stated: Arrays) -> Channels:
-    """A file of ``numpy.save``; errors as ``read_array``."""
+    """A file of ``numpy.save``.
+
+    Raises:
+        RecordingError: It is no such file, is not complete, or does not hold what is stated.
+    """
     return _channels(_npy(file, where), where, stated)
 
 
 def read_npz(file: BinaryIO, where: str, stated: Arrays) -> Channels:
-    """A file of ``numpy.savez``; errors as ``read_array``."""
+    """A file of ``numpy.savez``; errors as ``read_npy``."""
     try:
         with zipfile.ZipFile(file) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
             name = _chosen(names, where, stated)
             with archive.open(f"{name}.npy") as member:
                 return _channels(_npy(member, where), where, stated)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, KeyError) as error:
         raise _not(where, "a file of numpy.savez", error) from None
 
 
 def read_hdf5(file: BinaryIO, where: str, stated: Arrays) -> Channels:
-    """A dataset of two dimensions; errors as ``read_array``."""
+    """A dataset of two dimensions; errors as ``read_npy``."""
     with open_hdf5(file, where) as content, readable(where):
         names = [stated.dataset] if stated.dataset else [key for key in content if hasattr(content[key], "shape")]
         dataset = content[_chosen(names, where, stated)]
@@ -85,7 +90,9 @@ def read_hdf5(file: BinaryIO, where: str, stated: Arrays) -> Channels:
 
 
 def read_csv(file: BinaryIO, where: str, stated: Arrays) -> Channels:
-    """A table of samples: a row of lead names, then a row for each sample. Columns that are no leads are dropped."""
+    """A table of samples: a row of lead names, then a row for each sample. Columns that are no leads are dropped;
+    errors as ``read_npy``.
+    """
     data = file.read(_MAX_CSV_BYTES + 1)
     if len(data) > _MAX_CSV_BYTES:
         raise RecordingError(f"more than {_MAX_CSV_BYTES} bytes", reason="too_large", where=where)
@@ -165,7 +172,7 @@ def _calibrated(values: NDArray[np.float64], names: list[str], where: str, state
         fs=stated.fs,
         names=[*names],
         units=[stated.units] * len(names),
-        gains=[gain] * len(names),
+        gains=[gain for _ in names],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from typing import Any, BinaryIO
 
@@ -13,6 +14,7 @@ from ecgscan_ray.recording.header import MAX_SAMPLES
 from ecgscan_ray.recording.leads import lead_names
 
 _MAX_BYTES = 512 << 20
+_PATIENT_ID = 0x00100020
 _AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 
@@ -24,32 +26,30 @@ def read_dicom(file: BinaryIO, where: str) -> Channels:
         RecordingError: It is no such file, or has no waveform.
     """
     try:
-        return _channels(_open(file, where), where)
-    except InputError:
+        import pydicom
+    except ImportError:
+        raise InputError("DICOM files need pydicom", where=where, fix="pip install 'ecgscan_ray[formats]'") from None
+    content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise RecordingError(f"more than {_MAX_BYTES} bytes", reason="too_large", where=where)
+    try:
+        return _channels(pydicom.dcmread(io.BytesIO(content)), where)
+    except RecordingError:
         raise
     except Exception as error:  # pydicom raises many kinds; all mean that this file cannot be read
         text = (str(error).splitlines() or [type(error).__name__])[0][:100]
         raise RecordingError(f"not readable as DICOM ({text})", reason="format", where=where) from None
 
 
-def patient_of_dicom(file: BinaryIO, where: str) -> str | None:
-    """The patient's id; ``None`` where there is none, or the file cannot be read: reading it says why."""
+def patient_of_dicom(head: bytes) -> str | None:
+    """The patient's id in a file's first bytes; ``None`` where there is none, or reading the file will say why not."""
     try:
-        return str(_open(file, where, specific_tags=["PatientID"]).get("PatientID", "")).strip() or None
-    except RecordingError:
+        from pydicom.filereader import read_partial
+
+        content = read_partial(io.BytesIO(head), stop_when=lambda tag, *_: tag > _PATIENT_ID)
+        return str(content.get("PatientID", "")).strip() or None
+    except Exception:
         return None
-
-
-def _open(file: BinaryIO, where: str, **options: Any) -> Any:
-    try:
-        import pydicom
-    except ImportError:
-        raise InputError("DICOM files need pydicom", where=where, fix="pip install 'ecgscan_ray[formats]'") from None
-    try:
-        return pydicom.dcmread(file, **options)
-    except Exception as error:
-        text = (str(error).splitlines() or [type(error).__name__])[0][:100]
-        raise RecordingError(f"not readable as DICOM ({text})", reason="format", where=where) from None
 
 
 def _channels(content: Any, where: str) -> Channels:

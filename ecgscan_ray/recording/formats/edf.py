@@ -32,6 +32,7 @@ def read_edf(file: BinaryIO, where: str) -> Channels:
     if len(content) > _MAX_BYTES:
         raise RecordingError(f"more than {_MAX_BYTES} bytes", reason="too_large", where=where)
     try:
+        _check_size(content, where)
         read = edfio.read_bdf if content[:1] == b"\xff" else edfio.read_edf
         return _channels(read(io.BytesIO(content)), where)
     except RecordingError:
@@ -45,6 +46,20 @@ def patient_of_edf(head: bytes) -> str | None:
     """The patient's code where a file has it as EDF+ wants it: code (``X`` = unknown), sex, date of birth, name."""
     match = _PATIENT.match(head[8:88].decode("latin-1"))
     return match["code"] if match and match["code"] != "X" else None
+
+
+def _check_size(content: bytes, where: str) -> None:
+    """Refuse a file that is not as long as its header says: edfio cuts the recording short."""
+    head, records, signals = int(content[184:192]), int(content[236:244]), int(content[252:256])
+    start, width = 256 + 216 * signals, 3 if content[:1] == b"\xff" else 2
+    counts = [int(content[at : at + 8]) for at in range(start, start + 8 * signals, 8)]
+    expected = head + records * width * sum(counts)
+    if records < 0 or len(content) < expected:
+        problem = f"fewer samples than the header promises ({len(content)} of {expected} bytes)"
+        raise RecordingError(problem, reason="truncated", where=where)
+    if len(content) > expected:
+        problem = f"more samples than the header promises ({len(content)} bytes, not {expected})"
+        raise RecordingError(problem, reason="surplus", where=where)
 
 
 def _channels(content: Any, where: str) -> Channels:

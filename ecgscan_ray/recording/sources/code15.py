@@ -89,7 +89,7 @@ class Code15:
         with self._lock:
             if where not in self._open:  # 18 of them; exams come in random order
                 self._open[where] = open_hdf5(archive.open(part), where)
-            with readable(where):
+            with readable(where), np.errstate(invalid="ignore"):
                 tracings = self._open[where]["tracings"]
                 if tracings.shape[1:] != _SHAPE or row >= tracings.shape[0]:
                     problem = f"tracings of shape {tracings.shape}, not (N, 4096, 12)"

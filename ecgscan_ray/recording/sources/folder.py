@@ -21,7 +21,15 @@ from ecgscan_ray.recording.formats.arrays import Arrays, read_csv, read_hdf5, re
 from ecgscan_ray.recording.formats.dicom import read_dicom
 from ecgscan_ray.recording.formats.edf import read_edf
 from ecgscan_ray.recording.recording import Recording
-from ecgscan_ray.recording.sources.folder_files import ARRAYS, DESCRIBED, HEADER, Found, find_recordings, patients
+from ecgscan_ray.recording.sources.folder_files import (
+    ARRAYS,
+    DESCRIBED,
+    HEADER,
+    Found,
+    candidates,
+    find_recordings,
+    patients,
+)
 from ecgscan_ray.recording.sources.folder_settings import SETTINGS, FolderSettings, read_settings
 from ecgscan_ray.recording.sources.folder_table import (
     find_table,
@@ -60,9 +68,10 @@ class Folder:
 
     def list_records(self, archive: ArchiveFiles) -> Iterator[Item]:
         """The table's records and all others found; see ``Source``."""
+        names = candidates(archive)
         settings = read_settings(archive)
         table = find_table(archive, settings)
-        found = find_recordings(archive, settings.arrays is not None, table.name if table else None)
+        found = find_recordings(archive, names, settings.arrays is not None, table.name if table else None)
         paths = {record: files.path for record, files in found.items()}
         rows = rows_by_record(table, paths) if table else {}
         if not found and not rows:
@@ -120,7 +129,7 @@ def _with_patients(archive: ArchiveFiles, items: list[Item]) -> Iterator[Item]:
 
 
 def _read(item: Item, archive: ArchiveFiles, source: str) -> Recording:
-    file = item.files[0]
+    file = next(iter(item.files), f"{item.path}{HEADER}")
     ending, where = _ending(file), archive.uri(file)
     if ending == HEADER:
         return read_record(item, archive, source)

@@ -30,6 +30,7 @@ ENDINGS = (HEADER, *DESCRIBED, *ARRAYS)
 
 _HEADER_BYTES = 2**20
 _EDF_HEAD_BYTES = 256
+_DICOM_HEAD_BYTES = 2**18
 _PATIENT = re.compile(r"(?im)^#[ \t]*patient id[ \t]*:[ \t]*(\S[^\r\n]*)")
 _MASTER = re.compile(r"\S+/(\d{1,6})")
 
@@ -49,15 +50,20 @@ class Found:
     patient_id: str | None = None
 
 
-def find_recordings(archive: ArchiveFiles, arrays: bool, table: str | None) -> dict[str, Found]:
+def candidates(archive: ArchiveFiles) -> Iterator[str]:
+    """All files that may be recordings; errors as ``ArchiveFiles.names``."""
+    return archive.names(tuple(form for ending in ENDINGS for form in (ending, ending.upper())))
+
+
+def find_recordings(archive: ArchiveFiles, names: Iterable[str], arrays: bool, table: str | None) -> dict[str, Found]:
     """Record (its path without ending, letters composed) -> its files.
 
     Args:
-        archive: Listed as a whole.
+        archive: In which they lie.
+        names: Of all ``candidates``.
         arrays: Whether the user states what arrays hold; they are left out otherwise, which a line says.
         table: The table of recordings, which is no array.
     """
-    names = archive.names(tuple(form for ending in ENDINGS for form in (ending, ending.upper())))
     by_ending: dict[str, list[str]] = {ending: [] for ending in ENDINGS}
     for name in names:
         stem, ending = os.path.splitext(name)
@@ -93,8 +99,7 @@ def patients(archive: ArchiveFiles, files: Iterable[str]) -> Iterator[str | None
 def _patient(archive: ArchiveFiles, file: str) -> str | None:
     try:
         if file.lower().endswith(".dcm"):
-            with archive.open(file) as content:
-                return identifier(patient_of_dicom(content, archive.uri(file)))
+            return identifier(patient_of_dicom(archive.read(file, _DICOM_HEAD_BYTES)))
         if file.lower().endswith((".edf", ".bdf")):
             return identifier(patient_of_edf(archive.read(file, _EDF_HEAD_BYTES)))
     except OSError:  # reading the recording raises the error

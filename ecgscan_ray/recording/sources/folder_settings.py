@@ -54,10 +54,10 @@ class TableSettings(BaseModel):
     def form(self) -> Form:
         """The same, for reading the table."""
         values = {
-            column: {text.strip().lower(): meaning for text, meaning in meanings.items()}
+            str(column): {text.strip().lower(): meaning for text, meaning in meanings.items()}
             for column, meanings in self.values.items()
         }
-        return Form(self.encoding, self.separator, dict(self.columns), values)
+        return Form(self.encoding, self.separator, {str(name): text for name, text in self.columns.items()}, values)
 
 
 class FolderSettings(BaseModel):

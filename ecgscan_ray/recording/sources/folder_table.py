@@ -45,7 +45,7 @@ def find_table(archive: ArchiveFiles, settings: FolderSettings) -> Table | None:
     name = settings.table.file or _table_name(archive, settings.table, settings.arrays is not None)
     if name is None:
         return None
-    read = read_table(archive, name, ("record",), settings.table.form())
+    read = read_table(archive, name, ("record",), settings.table.form(), latin_1=True)
     if read.separator != "commas":
         logger.info("%s is separated by %s", name, read.separator)
     return read

@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from ecgscan_ray.filesystem.archive import ArchiveFiles
-from ecgscan_ray.recording.sources.table import read_table
+from ecgscan_ray.recording.sources.table import stream_rows
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +75,10 @@ def code_names(archive: ArchiveFiles, tables: tuple[CodeTable, ...]) -> dict[str
     for table in tables:
         if table.file in absent:
             continue
-        rows = read_table(archive, table.file, (table.names,)).rows
-        column = next((name for name in table.codes if name in rows[0].values), table.codes[0])
-        for row in rows:
+        for row in stream_rows(archive, table.file, (table.names,)):
+            column = next((name for name in table.codes if name in row.values), "")
+            if not column:
+                row.refuse(f"no column {' or '.join(table.codes)}", "The table is the archive's own, unchanged.")
             code, name = row.identifier(column), " ".join(row.text(table.names).split())
             if code and name and name not in found[code]:
                 found[code].append(name)

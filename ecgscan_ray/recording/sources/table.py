@@ -163,23 +163,25 @@ class Table:
         return self.path.rpartition("/")[2]
 
 
-def read_table(archive: ArchiveFiles, name: str, required: tuple[str, ...], form: Form = _PLAIN) -> Table:
+def read_table(
+    archive: ArchiveFiles, name: str, required: tuple[str, ...], form: Form = _PLAIN, latin_1: bool = False
+) -> Table:
     """Read a CSV file, separated by commas, semicolons or tabs unless ``form`` states otherwise.
 
-    It is in UTF-8 or (with a byte order mark) UTF-16. A file that cannot be UTF-8 and is text in Latin-1 is read as that,
-    and a line says so.
+    It is in UTF-8 or (with a byte order mark) UTF-16.
 
     Args:
         archive: In which it lies.
         name: Of the file, from the archive's root.
         required: Columns that must exist; they also decide the separator.
         form: What the user states of it.
+        latin_1: Read a file that cannot be UTF-8 and is text in Latin-1 as that, and say so.
 
     Raises:
         InputError: A row has more or fewer fields than the header, a quotation does not end, a column is missing or
             doubled, the encoding is another one, a field is longer than ``MAX_FIELD``, or there are no rows.
     """
-    path, text = archive.uri(name), _decode(archive, name, form.encoding)
+    path, text = archive.uri(name), _decode(archive, name, form.encoding, latin_1)
     theirs = tuple(form.columns.get(column, column).strip().lower() for column in required)
     columns, delimiter = _header(path, text, theirs, form.separator)
     columns = form.renamed(path, columns)
@@ -261,7 +263,7 @@ def _encoding(data: bytes) -> str:
     return next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), "utf-8")
 
 
-def _decode(archive: ArchiveFiles, name: str, stated: str | None) -> str:
+def _decode(archive: ArchiveFiles, name: str, stated: str | None, latin_1: bool) -> str:
     path = archive.uri(name)
     try:
         data = archive.read(name)
@@ -271,7 +273,7 @@ def _decode(archive: ArchiveFiles, name: str, stated: str | None) -> str:
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        if encoding != "utf-8" or stated or not _is_latin_1(data):
+        if encoding != "utf-8" or stated or not (latin_1 and _is_latin_1(data)):
             raise _not_in(path, data, encoding, stated, error) from None
         text = data.decode("latin-1")
         example = printable(text[max(error.start - 10, 0) : error.start + 10])

@@ -97,6 +97,13 @@ def test_codes_without_the_tables(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert "only the 30 codes known without are named" in caplog.text
 
 
+def test_a_table_of_codes_without_codes(tmp_path: Path) -> None:
+    chapman(tmp_path, 1)
+    (tmp_path / "ConditionNames_SNOMED-CT.csv").write_text("Acronym Name,Full Name\nSB,Sinus Bradycardia\n")
+    with pytest.raises(InputError, match="no column snomed_ct"):
+        list_items(open_source("chapman"), tmp_path)
+
+
 def test_the_subset_of_a_record(tmp_path: Path) -> None:
     cinc2021(tmp_path, 8)
     items = {item.id: item for item in list_items(open_source("cinc2021"), tmp_path)}

@@ -236,6 +236,11 @@ def test_edf(tmp_path: Path) -> None:
     np.testing.assert_allclose(recording.signal_mv, SIGNAL / 1000, atol=0.0006)
     assert recording.steps_per_mv == pytest.approx(1000)
     content = bytearray((tmp_path / "a.EDF").read_bytes())
+    for changed, reason in ((content[:-100], "truncated"), (content + bytes(24020), "surplus")):
+        (tmp_path / "a.EDF").write_bytes(changed)
+        with pytest.raises(RecordingError) as caught:
+            read_all(tmp_path)
+        assert caught.value.reason == reason
     content[256 + 13 * 96 : 256 + 13 * 96 + 2] = b"mA"  # the first signal's units
     (tmp_path / "a.EDF").write_bytes(content)
     with pytest.raises(RecordingError) as caught:
