@@ -144,6 +144,9 @@ class Encoder:
         readings: list[PageReading] = []
         for output, seen, read in self._outputs(images, batch_size):
             redrawn = output["redrawn_mv"]
+            if not isinstance(self.module, LeadsEncoder):
+                seen = self.module.decoder.shown(output["layout_logits"].argmax(-1))
+            assert seen is not None
             residual.append(lead_residual_mv(redrawn).cpu())
             leads.append((project_on_laws(redrawn, seen) if lawful else redrawn).cpu())
             shown.append(seen.cpu())
@@ -158,8 +161,8 @@ class Encoder:
 
     def _outputs(
         self, images: Iterable[Picture] | Picture, batch_size: int
-    ) -> Iterator[tuple[PageOutput, torch.Tensor, list[PageReading]]]:
-        """The module's output of batches of pages, what these show, bool (n, 12, T), and how they were read, if they were."""
+    ) -> Iterator[tuple[PageOutput, torch.Tensor | None, list[PageReading]]]:
+        """The module's output of batches of pages; of pages that are read, what was read, bool (n, 12, T), and how."""
         for pictures in self._batches(images, batch_size):
             if isinstance(self.module, LeadsEncoder):
                 fs = self.module.signal_fs
@@ -172,7 +175,7 @@ class Encoder:
             else:
                 pages = np.stack([self.preprocess(picture) for picture in pictures])
                 output = self.module(torch.from_numpy(pages).to(self.device).permute(0, 3, 1, 2))
-                yield output, self.module.decoder.shown(output["layout_logits"].argmax(-1)), []
+                yield output, None, []
 
     def _batches(self, images: Iterable[Picture] | Picture, batch_size: int) -> Iterator[list[Picture]]:
         """Lists of pictures."""
