@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from ecgscan_ray.evaluation.features import in_batches
 from ecgscan_ray.evaluation.redraw import lead_residual_mv, project_on_laws
 from ecgscan_ray.model.ecgscan import PageEncoder
 from ecgscan_ray.model.leads import LeadsEncoder
-from ecgscan_ray.model.output import PageOutput
+from ecgscan_ray.model.output import PageOutput, PictureOutput
 from ecgscan_ray.pictures import Picture, read_picture
 from ecgscan_ray.reading.leads import PageReading
 from ecgscan_ray.reading.read_pages import legible
@@ -145,7 +146,7 @@ class Encoder:
         for output, seen, read in self._outputs(images, batch_size):
             redrawn = output["redrawn_mv"]
             if not isinstance(self.module, LeadsEncoder):
-                seen = self.module.decoder.shown(output["layout_logits"].argmax(-1))
+                seen = self.module.decoder.shown(cast(PictureOutput, output)["layout_logits"].argmax(-1))
             assert seen is not None
             residual.append(lead_residual_mv(redrawn).cpu())
             leads.append((project_on_laws(redrawn, seen) if lawful else redrawn).cpu())
