@@ -19,6 +19,7 @@ LEAST_MISMATCH = 0.003
 UNLAWFUL = 0.3
 """Mismatch of the lead laws that is said. Right readings have 0.00 to 0.15."""
 NO_GRID = 0.5
+"""How well a grid is seen at least."""
 ASSUMED = 0.9
 """Chance that an assumed speed or gain is right: of the pages that we draw, 0.90 are of 25 mm/s and 0.86 of 10 mm/mV."""
 
@@ -46,7 +47,7 @@ def quality(
     if belief < 0.8:
         reasons.append(f"the trace is read with a belief of {belief:.2f}")
     if grid < NO_GRID:
-        reasons.append("no grid is seen: millimetres come from the outline of the page")
+        reasons.append("no grid is seen: millimetres come from the length of the rows")
     units = ((speed, "mm/s"), (gain, "mm/mV"))
     reasons += [
         f"{value.text} {unit} is assumed: no calibration pulse is read"
