@@ -97,10 +97,10 @@ def find(
         write_bytes_atomic(target, table(results).encode("utf-8", "backslashreplace"))
     problems = {result.name: result.reasons for result in results if result.status == "not read"}
     print_skipped(problems, "not read", "the table (--out) gives all reasons")
-    found, absent, undecided = (
+    identified, absent, undecided = (
         sum(result.status == status for result in results) for status in ("found", "not in the store", "cannot tell")
     )
-    counts = f"{found} pages found, {absent} not in the store, {undecided} undecided, {len(problems)} not read"
+    counts = f"{identified} pages found, {absent} not in the store, {undecided} undecided, {len(problems)} not read"
     print(counts, file=sys.stderr)
     if len(problems) == len(results):
         raise WorkError("no page was read", fix="The reasons are above.")

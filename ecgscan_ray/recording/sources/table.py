@@ -127,7 +127,7 @@ class Form:
         Raises:
             InputError: A stated column is not there.
         """
-        ours = {theirs.strip().lower(): name for name, theirs in self.columns.items()}
+        ours = {column.strip().lower(): name for name, column in self.columns.items()}
         if absent := sorted(ours.keys() - set(columns)):
             fix = f"It has {', '.join(columns)[:500]}."
             raise InputError(f"no column '{absent[0]}', which recordings.yaml names", where=path, fix=fix)
@@ -182,8 +182,8 @@ def read_table(
             doubled, the encoding is another one, a field is longer than ``MAX_FIELD``, or there are no rows.
     """
     path, text = archive.uri(name), _decode(archive, name, form.encoding, latin_1)
-    theirs = tuple(form.columns.get(column, column).strip().lower() for column in required)
-    columns, delimiter = _header(path, text, theirs, form.separator)
+    in_file = tuple(form.columns.get(column, column).strip().lower() for column in required)
+    columns, delimiter = _header(path, text, in_file, form.separator)
     columns = form.renamed(path, columns)
     _check_columns(path, columns, required)
     records = _records(path, io.StringIO(text, newline=""), delimiter)
