@@ -34,7 +34,7 @@ from ecgscan_ray.cli.output import (
     print_next,
     setup_logging,
 )
-from ecgscan_ray.cores import set_torch_threads
+from ecgscan_ray.cores import set_torch_threads, usable_cores
 from ecgscan_ray.errors import InputError
 
 
@@ -91,7 +91,7 @@ def inspect(
     """Check a store's shards against its manifest, and print its contents."""
     from ecgscan_ray.store.inspect import inspect as run
 
-    summary = run(check_uri(store))
+    summary = run(check_uri(store), workers=usable_cores())
     print_mapping(summary if as_json else {k: v for k, v in summary.items() if k != "histograms"}, as_json)
     if html:
         from ecgscan_ray.report.store import write_store_page

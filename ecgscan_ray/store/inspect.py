@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from ecgscan_ray.cores import usable_cores
 from ecgscan_ray.processes import end_with_parent, sigint_blocked
 from ecgscan_ray.store.counting import BINS, ShardCounts, count_shard
 from ecgscan_ray.store.manifest import SPLITS, Manifest, Shard, read_manifest
@@ -23,8 +22,12 @@ _SMALL = 10_000
 _SHARDS_AT_A_TIME = 64
 
 
-def inspect(store_uri: str) -> dict[str, Any]:
+def inspect(store_uri: str, workers: int = 1) -> dict[str, Any]:
     """Read and count every row of a store, in several processes where it is large.
+
+    Args:
+        store_uri: URI of the store.
+        workers: Processes.
 
     Returns:
         ``digest``, ``sources``, ``licences``, ``settings``, ``schema`` (column -> type), ``shards``, ``bytes``,
@@ -42,7 +45,7 @@ def inspect(store_uri: str) -> dict[str, Any]:
     manifest = read_manifest(store_uri)
     counts = {split: ShardCounts(split) for split in SPLITS}
     damaged = []
-    for shard, shard_counts in _counted(store_uri, manifest):
+    for shard, shard_counts in _counted(store_uri, manifest, workers):
         if shard_counts is None:
             damaged.append(shard.path)
         else:
@@ -67,9 +70,9 @@ def inspect(store_uri: str) -> dict[str, Any]:
     }
 
 
-def _counted(store_uri: str, manifest: Manifest) -> Iterator[tuple[Shard, ShardCounts | None]]:
+def _counted(store_uri: str, manifest: Manifest, workers: int) -> Iterator[tuple[Shard, ShardCounts | None]]:
     shards = manifest.shards
-    workers = min(usable_cores(), len(shards))
+    workers = min(workers, len(shards))
     if workers <= 1 or sum(shard.rows for shard in shards) <= _SMALL:
         yield from ((shard, count_shard(store_uri, shard)) for shard in shards)
         return

@@ -204,9 +204,15 @@ def rows(store: Path, manifest: Manifest) -> dict[str, tuple[str, bytes]]:
     return dict(found)
 
 
+def num_done(store: Path) -> int:
+    """Shards that an unfinished command has done."""
+    job = find_job(str(store))
+    return sum(name.startswith("done/") for name in WorkArea(str(store), job).names()) if job else 0
+
+
 @pytest.mark.verify
 def test_killed_at_ten_moments(archive: Path, whole: tuple[Path, Manifest], tmp_path: Path) -> None:
-    """SIGKILL of the command at random: from its start to its end, some of them in a run that goes on after a kill."""
+    """SIGKILL at any time from the start on, and, every other time, when some of the shards are done."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-c", _COMMAND, str(archive)]
     start = time.monotonic()
@@ -216,12 +222,15 @@ def test_killed_at_ten_moments(archive: Path, whole: tuple[Path, Manifest], tmp_
     store = tmp_path / "store"
     for number in range(10):
         process = subprocess.Popen([*command, str(store), "-1"], env=environment)
-        time.sleep(whole_s * rng.uniform(0.2, 1.0))
+        if number % 2:
+            wanted = num_done(store) + rng.randint(1, 5)
+            while process.poll() is None and num_done(store) < wanted:
+                time.sleep(0.02)
+        else:
+            time.sleep(whole_s * rng.uniform(0.2, 1.0))
         process.kill()
         process.wait()
-        work = find_job(str(store))
-        names = WorkArea(str(store), work).names() if work else set()
-        reused.append(sum(name.startswith("done/") for name in names))
+        reused.append(num_done(store))
         print(f"{number}: killed, {reused[-1]} shards done before the next command")
         if (store / "manifest.json").exists() or number % 3 == 2:
             subprocess.run([*command, str(store), "-1"], env=environment, check=True, timeout=300)
