@@ -71,18 +71,18 @@ class Folder:
         names = candidates(archive)
         settings = read_settings(archive)
         table = find_table(archive, settings)
-        found = find_recordings(archive, names, settings.arrays is not None, table.name if table else None)
-        paths = {record: files.path for record, files in found.items()}
+        recordings = find_recordings(archive, names, settings.arrays is not None, table.name if table else None)
+        paths = {record: files.path for record, files in recordings.items()}
         rows = rows_by_record(table, paths) if table else {}
-        if not found and not rows:
+        if not recordings and not rows:
             kinds = f"WFDB records ({HEADER}), {', '.join(DESCRIBED)}, or {', '.join(ARRAYS)} with {SETTINGS}"
             raise InputError("no recordings here", where=archive.root, fix=f"Give a folder of {kinds}.")
         if table:
             report_unused_columns(table)
             match(table, rows, paths)
         items = []
-        for record in sorted({*found, *rows}):
-            item = _item(record, found.get(record), settings)
+        for record in sorted({*recordings, *rows}):
+            item = _item(record, recordings.get(record), settings)
             items.append(with_row(item, rows[record]) if record in rows else item)
         items = list(_with_patients(archive, items))
         warn_about_similar_ids(items)
@@ -107,8 +107,8 @@ class Folder:
         )
 
 
-def _item(record: str, found: Found | None, settings: FolderSettings) -> Item:
-    files = found or Found(record, (f"{record}{HEADER}",))  # of a row: reading it says that the file is missing
+def _item(record: str, files: Found | None, settings: FolderSettings) -> Item:
+    files = files or Found(record, (f"{record}{HEADER}",))  # of a row: reading it says that the file is missing
     stated = settings.arrays if _ending(files.files[0]) in _ARRAYS else None
     return Item(
         id=printable(record.replace(os.sep, "/")),
@@ -122,8 +122,8 @@ def _item(record: str, found: Found | None, settings: FolderSettings) -> Item:
 def _with_patients(archive: ArchiveFiles, items: list[Item]) -> Iterator[Item]:
     """The patients that EDF and DICOM files name, where the table names none."""
     unknown = [item for item in items if item.patient_id is None and _ending(item.files[0]) in _DESCRIBED]
-    found = patients(archive, [item.files[0] for item in unknown])
-    known = dict(zip([item.path for item in unknown], found, strict=True))
+    named = patients(archive, [item.files[0] for item in unknown])
+    known = dict(zip([item.path for item in unknown], named, strict=True))
     for item in items:
         yield dataclasses.replace(item, patient_id=known[item.path]) if known.get(item.path) else item
 

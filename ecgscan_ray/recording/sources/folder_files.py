@@ -72,7 +72,7 @@ def find_recordings(archive: ArchiveFiles, names: Iterable[str], arrays: bool, t
     headers = _headers(
         archive, sorted({name.removesuffix(HEADER) for name in by_ending[HEADER] if name.endswith(HEADER)})
     )
-    found = {
+    recordings = {
         name: Found(path, tuple(_files(path, headers)), headers[path].patient_id) for name, path in _by_name(headers)
     }
     usable = (*DESCRIBED, *(ARRAYS if arrays else ()))
@@ -80,7 +80,7 @@ def find_recordings(archive: ArchiveFiles, names: Iterable[str], arrays: bool, t
         name
         for ending in usable
         for name in sorted(by_ending[ending])
-        if not _add(found, name, os.path.splitext(name)[0])
+        if not _add(recordings, name, os.path.splitext(name)[0])
     ]
     if copies:
         logger.warning("other forms of recordings are not used (%d, e.g. %s)", len(copies), printable(copies[0]))
@@ -88,7 +88,7 @@ def find_recordings(archive: ArchiveFiles, names: Iterable[str], arrays: bool, t
     if sum(unused.values()):
         counts = ", ".join(f"{count} {ending}" for ending, count in unused.items() if count)
         logger.warning("files of arrays are not read (%s): state rate, units and leads in recordings.yaml", counts)
-    return found
+    return recordings
 
 
 def patients(archive: ArchiveFiles, files: Iterable[str]) -> Iterator[str | None]:
@@ -107,12 +107,12 @@ def _patient(archive: ArchiveFiles, file: str) -> str | None:
     return None
 
 
-def _add(found: dict[str, Found], name: str, stem: str) -> bool:
+def _add(recordings: dict[str, Found], name: str, stem: str) -> bool:
     """Add a file of one recording, unless there is another of it."""
     record = unicodedata.normalize("NFC", stem)
-    if record in found:
+    if record in recordings:
         return False
-    found[record] = Found(name, (name,))
+    recordings[record] = Found(name, (name,))
     return True
 
 

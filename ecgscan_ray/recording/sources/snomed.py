@@ -70,7 +70,7 @@ def code_names(archive: ArchiveFiles, tables: tuple[CodeTable, ...]) -> dict[str
     Raises:
         InputError: A table is malformed.
     """
-    found: dict[str, list[str]] = defaultdict(list)
+    names_of: dict[str, list[str]] = defaultdict(list)
     absent = [table.file for table in tables if not archive.exists(table.file)]
     for table in tables:
         if table.file in absent:
@@ -80,8 +80,8 @@ def code_names(archive: ArchiveFiles, tables: tuple[CodeTable, ...]) -> dict[str
             if not column:
                 row.refuse(f"no column {' or '.join(table.codes)}", "The table is the archive's own, unchanged.")
             code, name = row.identifier(column), " ".join(row.text(table.names).split())
-            if code and name and name not in found[code]:
-                found[code].append(name)
+            if code and name and name not in names_of[code]:
+                names_of[code].append(name)
     if absent:
         logger.warning("no %s here: only the %d codes known without are named", " and no ".join(absent), len(SCORED))
-    return SCORED | {code: " or ".join(names) for code, names in found.items()}
+    return SCORED | {code: " or ".join(names) for code, names in names_of.items()}
