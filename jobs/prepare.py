@@ -1,6 +1,6 @@
 """``ecgscan prepare`` as a Ray job. The archive is in a bucket, or in a folder that every node has mounted under the same path.
 
-ray job submit --working-dir . -- python jobs/prepare.py --source ptbxl --from s3://bucket/ptb-xl-1.0.3 --to s3://bucket/store
+ray job submit --working-dir . -- python jobs/prepare.py --source ptbxl --from /mnt/ptb-xl-1.0.3 --to s3://bucket/store
 """
 
 import sys
