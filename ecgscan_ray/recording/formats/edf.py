@@ -72,8 +72,8 @@ def _channels(content: Any, where: str) -> Channels:
         raise RecordingError(f"not a 12-lead ECG: its signals are called {names}", reason="not_12_lead", where=where)
     rates = {signal.sampling_frequency for signal in signals}
     if len(rates) > 1:
-        text = ", ".join(f"{rate:g}" for rate in sorted(rates))
-        raise RecordingError(f"leads of several rates: {text} Hz", reason="sampling_rate", where=where)
+        stated = ", ".join(f"{rate:g}" for rate in sorted(rates))
+        raise RecordingError(f"leads of several rates: {stated} Hz", reason="sampling_rate", where=where)
     if sum(len(signal.digital) for signal in signals) > MAX_SAMPLES:
         raise RecordingError(f"more than {MAX_SAMPLES} samples", reason="too_large", where=where)
     steps = [signal.digital_max - signal.digital_min for signal in signals]

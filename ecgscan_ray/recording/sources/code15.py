@@ -55,14 +55,14 @@ class Code15:
         """All exams of the table; see ``Source``. The parts' lists of exams are held in memory: 40 MB for all 345,779."""
         require_files(archive, "CODE-15%", (TABLE,))
         parts: dict[str, dict[int, int]] = {}
-        has_exams = False
+        any_part = False
         for row in stream_rows(archive, TABLE, _COLUMNS):
             part = row.text("trace_file")
             if part not in parts:
                 parts[part] = _exams(archive, row, part)
-            has_exams = has_exams or bool(parts[part])
+            any_part = any_part or bool(parts[part])
             yield _item(row, part, parts[part])
-        if not has_exams:
+        if not any_part:
             fix = f"Unpack exams_part0.zip and so on beside {TABLE}."
             raise InputError("none of the files with the exams is here", where=archive.root, fix=fix)
 

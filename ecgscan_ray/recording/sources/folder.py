@@ -71,18 +71,18 @@ class Folder:
         names = candidates(archive)
         settings = read_settings(archive)
         table = find_table(archive, settings)
-        files_of = find_recordings(archive, names, settings.arrays is not None, table.name if table else None)
-        paths = {record: files.path for record, files in files_of.items()}
+        recordings = find_recordings(archive, names, settings.arrays is not None, table.name if table else None)
+        paths = {record: files.path for record, files in recordings.items()}
         rows = rows_by_record(table, paths) if table else {}
-        if not files_of and not rows:
+        if not recordings and not rows:
             kinds = f"WFDB records ({HEADER}), {', '.join(DESCRIBED)}, or {', '.join(ARRAYS)} with {SETTINGS}"
             raise InputError("no recordings here", where=archive.root, fix=f"Give a folder of {kinds}.")
         if table:
             report_unused_columns(table)
             match(table, rows, paths)
         items = []
-        for record in sorted({*files_of, *rows}):
-            item = _item(record, files_of.get(record), settings)
+        for record in sorted({*recordings, *rows}):
+            item = _item(record, recordings.get(record), settings)
             items.append(with_row(item, rows[record]) if record in rows else item)
         items = list(_with_patients(archive, items))
         warn_about_similar_ids(items)
@@ -107,8 +107,8 @@ class Folder:
         )
 
 
-def _item(record: str, known: Found | None, settings: FolderSettings) -> Item:
-    files = known or Found(record, (f"{record}{HEADER}",))  # of a row: reading it says that the file is missing
+def _item(record: str, files: Found | None, settings: FolderSettings) -> Item:
+    files = files or Found(record, (f"{record}{HEADER}",))  # of a row: reading it says that the file is missing
     stated = settings.arrays if _ending(files.files[0]) in _ARRAYS else None
     return Item(
         id=printable(record.replace(os.sep, "/")),

@@ -127,11 +127,11 @@ class Form:
         Raises:
             InputError: A stated column is not there.
         """
-        ours = {column.strip().lower(): name for name, column in self.columns.items()}
-        if absent := sorted(ours.keys() - set(columns)):
+        our_names = {stated.strip().lower(): name for name, stated in self.columns.items()}
+        if absent := sorted(our_names.keys() - set(columns)):
             fix = f"It has {', '.join(columns)[:500]}."
             raise InputError(f"no column '{absent[0]}', which recordings.yaml names", where=path, fix=fix)
-        return [ours.get(name, name) for name in columns]
+        return [our_names.get(name, name) for name in columns]
 
     def meaning(self, column: str, text: str) -> str:
         """A value as stated, else as written."""
@@ -182,8 +182,8 @@ def read_table(
             doubled, the encoding is another one, a field is longer than ``MAX_FIELD``, or there are no rows.
     """
     path, text = archive.uri(name), _decode(archive, name, form.encoding, latin_1)
-    in_file = tuple(form.columns.get(column, column).strip().lower() for column in required)
-    columns, delimiter = _header(path, text, in_file, form.separator)
+    stated = tuple(form.columns.get(column, column).strip().lower() for column in required)
+    columns, delimiter = _header(path, text, stated, form.separator)
     columns = form.renamed(path, columns)
     _check_columns(path, columns, required)
     records = _records(path, io.StringIO(text, newline=""), delimiter)
