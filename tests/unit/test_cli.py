@@ -81,7 +81,7 @@ def test_short_help_and_completion() -> None:
 def test_a_verb_whose_package_is_not_installed_says_what_to_install(
     module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def import_missing(*_: object) -> None:
+    def import_missing(*_: object, **__: object) -> None:
         raise ModuleNotFoundError(f"No module named '{module}.data'", name=f"{module}.data")
 
     monkeypatch.setattr("ecgscan_ray.store.inspect.inspect", import_missing)
