@@ -68,7 +68,7 @@ def assert_same(store: Path, whole: tuple[Path, Manifest]) -> None:
     assert sorted(path.name for path in store.iterdir()) == sorted(path.name for path in whole[0].iterdir())
 
 
-@pytest.mark.parametrize("after", [1, 5])
+@pytest.mark.parametrize("after", [pytest.param(1, marks=pytest.mark.verify), 5])
 def test_killed_and_started_again(
     archive: Path, whole: tuple[Path, Manifest], tmp_path: Path, caplog: pytest.LogCaptureFixture, after: int
 ) -> None:
