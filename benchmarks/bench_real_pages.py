@@ -8,7 +8,8 @@ those that were looked at during development (``.developed``) and the others (``
 ``found``: the recording among those photographed and up to 1,000 others, one a patient, none trained on; ``found_among_all``:
 among all recordings of DATA; ``turned.90`` and so on: pictures turned clockwise. Only what lies in the rows of traces is
 compared: a printed head with id and age is not read. ``embedding``: the same by features of the run ``ECGSCAN_RUN`` (default
-``runs/demo``, which ``make demo`` makes), the head painted over; ``reranked``: the hundred nearest by them, ordered by signal.
+``runs/demo``, which ``make demo`` makes), the head painted over for encoders of pictures; ``reranked``: the hundred nearest by
+them, ordered by signal.
 ``snr``: of what the page shows against the recording at 100 Hz, each strip without its mean (``reading_error``).
 ``grid_error_mm``: see ``crossings``. ``not_in_gallery.auroc``: the match's probability, of pages searched with their recording
 in the gallery and without.
@@ -178,7 +179,7 @@ def _embedded(
     for k, (read, photo) in enumerate(zip(reads, photos, strict=True)):
         if read.reading is None:
             continue
-        similarity = signals @ encoder.embed([photo.pixels(headless=True)], projected=True)[0]
+        similarity = signals @ encoder.embed([photo.pixels(headless=not encoder.reads)], projected=True)[0]
         ranks[k] = (similarity > similarity[row_of[own[k].id]]).sum() + 1
         nearest = [candidates[i] for i in np.argsort(-similarity)[:RERANKED]]
         reranked[k] = _found([read], [own[k]], nearest)[0]
