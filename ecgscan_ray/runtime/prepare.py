@@ -264,8 +264,8 @@ class _Writer:
             for name in outcomes.values():
                 if name in names:
                     add(self.work.read_outcome(name))
-            todo = [number for number, name in outcomes.items() if name not in names]
-            arguments = [{"number": number, "listing": asdict(self.listing)} for number in todo]
+            missing = [number for number, name in outcomes.items() if name not in names]
+            arguments = [{"number": number, "listing": asdict(self.listing)} for number in missing]
             self.stages.run(step, arguments, add, here=self.listing.is_small)
         return [rows[number] for number in shares]
 
@@ -282,10 +282,10 @@ class _Writer:
     def _write_shards(self, jobs: Sequence[ShardJob], progress: Progress | None) -> None:
         """Read, check, pack and write what is not there yet."""
         store, total = self.command.store, sum(job.rows for job in jobs)
-        todo = self._missing(jobs)
-        done = total - sum(job.rows for job in todo)
+        missing = self._missing(jobs)
+        done = total - sum(job.rows for job in missing)
         if self.goes_on:
-            there = len(jobs) - len(todo)
+            there = len(jobs) - len(missing)
             logger.info("%s goes on: its listing and %d of %d shards are there", store, there, len(jobs))
             delete_other_files(store, self.state.keep | {shard.path for shard in self.tally.shards})
 
@@ -296,7 +296,7 @@ class _Writer:
             if progress:
                 progress(done, total)
 
-        self.stages.run("shard", [{"job": asdict(job)} for job in todo], add, here=False)
+        self.stages.run("shard", [{"job": asdict(job)} for job in missing], add, here=False)
 
     def _missing(self, jobs: Sequence[ShardJob]) -> list[ShardJob]:
         """The jobs whose shards are not there; the others are counted."""
