@@ -130,7 +130,9 @@ def _sharpened(signal_mv: np.ndarray, sharpness: float) -> np.ndarray:
     return signal_mv + sharpness * (signal_mv - dull)
 
 
-def _misread(rng: np.random.Generator, signal: np.ndarray, fs: float, at: np.ndarray, errors: ReadingErrors) -> np.ndarray:
+def _misread(
+    rng: np.random.Generator, signal: np.ndarray, fs: float, at: np.ndarray, errors: ReadingErrors
+) -> np.ndarray:
     """One lead (T,) at the moments ``at`` in s, as it is read there, NaN where nothing was recorded."""
 
     def smooth(knots: int, size: float) -> np.ndarray:
