@@ -119,13 +119,13 @@ class Retrieval:
                 ranking = rank_matches(queries, items, keys, keys, has_query=valid, has_gallery=valid)
                 if not len(ranking.rank):
                     continue
-                results.figures |= _ranking_figures(f"{prefix}retrieval.{direction}", ranking, data.bootstrap)
+                results.figures |= ranking_figures(f"{prefix}retrieval.{direction}", ranking, data.bootstrap)
                 if not prefix:
                     results.rows[f"retrieval.{direction}.mrr"] = _spread(ranking.reciprocal, ranking.rows, len(test))
         return results
 
 
-def _ranking_figures(name: str, ranking: Ranking, bootstrap: PatientBootstrap) -> dict[str, Estimate]:
+def ranking_figures(name: str, ranking: Ranking, bootstrap: PatientBootstrap) -> dict[str, Estimate]:
     """The gallery is fixed; patients are resampled among the queries."""
     figures, n = {}, len(ranking.rank)
     for k in RECALL_AT:

@@ -1,0 +1,290 @@
+"""All figures of a benchmark from the files of features: task after task, encoder after encoder, on the same test rows.
+
+Figures are named ``[encoder.]task.measurement[.condition].metric``; the first run's own name and the condition ``mixed`` are left
+out: ``superclass.probe.macro_auroc``, ``teacher.superclass.probe.macro_auroc``, ``superclass.probe.photo.minus_teacher``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ecgscan_ray import text
+from ecgscan_ray.batch import stable_key
+from ecgscan_ray.benchmark.conditions import CONDITIONS, FIT, MIXED, RECORDING, SEED, Condition
+from ecgscan_ray.benchmark.encoders import EncoderSpec
+from ecgscan_ray.benchmark.facts import Facts
+from ecgscan_ray.benchmark.feature_files import FeatureTable
+from ecgscan_ray.benchmark.leaks import labels_in_reports
+from ecgscan_ray.benchmark.measure import (
+    SHARES,
+    Figures,
+    Split,
+    auroc_figure,
+    fit_probes,
+    knn_scores,
+    probe_figures,
+    regression_figures,
+    zero_shot_figures,
+)
+from ecgscan_ray.benchmark.task import Selection, Task, select
+from ecgscan_ray.errors import InputError
+from ecgscan_ray.evaluation.bootstrap import Estimate, PatientBootstrap, row_weights
+from ecgscan_ray.evaluation.evaluators import ranking_figures
+from ecgscan_ray.evaluation.retrieval import rank_matches
+
+logger = logging.getLogger(__name__)
+
+Tables = Mapping[tuple[str, str], FeatureTable]
+"""(encoder, condition) -> features."""
+ClassVectors = Mapping[str, Mapping[str, Mapping[int, np.ndarray]]]
+"""Encoder -> task -> index of a class -> unit vector of its prompts."""
+
+NOT_PROBED = ("reports",)
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What a reader must know of a task.
+
+    Attributes:
+        title: Of the task.
+        classes: That were measured.
+        rows: Recordings of train, validation and test.
+        positives: Class -> test recordings that have it.
+        left_out: Class -> why it is none.
+        notes: Flaws.
+        unit: Of a regression.
+    """
+
+    title: str
+    classes: tuple[str, ...]
+    rows: tuple[int, int, int]
+    positives: dict[str, int]
+    left_out: dict[str, str]
+    notes: tuple[str, ...]
+    unit: str = ""
+
+
+@dataclass
+class BenchmarkResults:
+    """What was measured.
+
+    Attributes:
+        figures: Dotted name -> figure, as in ``benchmark.json``.
+        tasks: Task -> facts.
+        not_measured: Task or measurement -> why it was not measured.
+    """
+
+    figures: dict[str, Estimate] = field(default_factory=dict)
+    tasks: dict[str, TaskFacts] = field(default_factory=dict)
+    not_measured: dict[str, str] = field(default_factory=dict)
+
+
+def figure_name(encoder: str, headline: str, task: str, measurement: str, condition: str, metric: str) -> str:
+    """The dotted name of a figure."""
+    parts = ["" if encoder == headline else encoder, task, measurement, "" if condition == MIXED.name else condition]
+    return ".".join([part for part in parts if part] + [metric])
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is measured, on what.
+
+    Attributes:
+        facts: Of all recordings that have features.
+        specs: Encoders; the first is the headline run.
+        tables: Their features.
+        vectors: Of the classes' prompts.
+        resamples: Of the patients, behind each interval.
+    """
+
+    facts: Facts
+    specs: Sequence[EncoderSpec]
+    tables: Tables
+    vectors: ClassVectors
+    resamples: int = 1000
+
+    @property
+    def headline(self) -> str:
+        """Name of the first run."""
+        return self.specs[0].name
+
+    def run(self, tasks: Sequence[Task]) -> BenchmarkResults:
+        """Measure all tasks; one that cannot be measured is named with the reason.
+
+        Raises:
+            InputError: No task can be measured.
+        """
+        results = BenchmarkResults()
+        for task in tasks:
+            logger.info("benchmark: %s", task.title)
+            try:
+                selection = select(task, self.facts, self._usable())
+                self._measure(selection, results)
+            except InputError as error:
+                results.not_measured[task.name] = error.what
+                logger.warning("benchmark: %s is not measured: %s", task.name, error.what)
+        if not results.tasks:
+            what = "; ".join(f"{name}: {why}" for name, why in results.not_measured.items())
+            raise InputError(f"no task can be measured ({what})", where="benchmark")
+        self._retrieve(results)
+        return results
+
+    def _usable(self) -> np.ndarray:
+        """bool for each row of the facts: no encoder lacks features of it, so that all are compared on the same rows."""
+        usable = np.ones(len(self.facts), bool)
+        for table in self.tables.values():
+            usable &= ~np.isin(self.facts.key, table.key[~table.ok])
+        return usable
+
+    def _measure(self, selection: Selection, results: BenchmarkResults) -> None:
+        task, targets = selection.task, selection.targets
+        patients = self.facts.patient_key[selection.test]
+        weights = row_weights(patients, self.resamples, SEED)
+        measured: dict[tuple[str, str, str], Figures] = {}
+        for spec in self.specs:
+            if spec.view not in NOT_PROBED:
+                measured |= self._probe(spec, selection, weights)
+        notes = list(selection.notes)
+        if targets.classes:
+            labels = targets.values[selection.test]
+            notes += self._leaks(selection)
+            for spec in self.specs:
+                measured |= self._zero_shot(spec, selection, labels, weights)
+        self._name_figures(task.name, measured, results)
+        positives = targets.values[selection.test].sum(0).tolist() if targets.classes else []
+        results.tasks[task.name] = TaskFacts(
+            task.title,
+            targets.classes,
+            (len(selection.train), len(selection.validation), len(selection.test)),
+            dict(zip(targets.classes, positives, strict=True)),
+            dict(targets.left_out),
+            tuple(notes),
+            task.unit,
+        )
+
+    def _probe(
+        self, spec: EncoderSpec, selection: Selection, weights: np.ndarray
+    ) -> dict[tuple[str, str, str], Figures]:
+        """(encoder, measurement, condition) -> figures, of probes and nearest neighbours."""
+        split, values = self._split(spec, selection), selection.targets.values
+        targets, classes = values[selection.test], selection.targets.classes
+        tests = {c.name: self._features(spec, c, selection.test) for c in self._conditions(spec)}
+        measured: dict[tuple[str, str, str], Figures] = {}
+        if not classes:
+            for condition, test in tests.items():
+                of_condition = regression_figures(split, test, targets, weights)
+                measured |= {(spec.name, name, condition): figures for name, figures in of_condition.items()}
+            return measured
+        probes = fit_probes(split)
+        for name, fitted in probes.items():
+            for condition, test in tests.items():
+                scores = [probe.scores(test) for probe in fitted]
+                figures = {"macro_auroc": auroc_figure(scores, targets, weights)}
+                if SHARES[name] == 1 and condition == MIXED.name:
+                    figures = probe_figures(fitted[0], split, scores[0], targets, weights, classes)
+                measured[spec.name, name, condition] = figures
+        scores = [knn_scores(split, tests[MIXED.name])]
+        measured[spec.name, "knn", MIXED.name] = {"macro_auroc": auroc_figure(scores, targets, weights)}
+        return measured
+
+    def _split(self, spec: EncoderSpec, selection: Selection) -> Split:
+        fit = RECORDING if spec.takes(RECORDING) else FIT
+        values, train, validation = selection.targets.values, selection.train, selection.validation
+        features = self._features(spec, fit, train), self._features(spec, fit, validation)
+        return Split(features[0], values[train], features[1], values[validation])
+
+    def _conditions(self, spec: EncoderSpec) -> tuple[Condition, ...]:
+        """A recording has no pages: what is measured on it stands under the headline condition."""
+        return (MIXED,) if spec.takes(RECORDING) else CONDITIONS
+
+    def _table(self, spec: EncoderSpec, condition: Condition) -> FeatureTable:
+        return self.tables[spec.name, RECORDING.name if spec.takes(RECORDING) else condition.name]
+
+    def _features(self, spec: EncoderSpec, condition: Condition, rows: np.ndarray) -> np.ndarray:
+        table = self._table(spec, condition)
+        return table.features[table.rows(self.facts.key[rows])]
+
+    def _aligned(self, spec: EncoderSpec, condition: Condition, rows: np.ndarray) -> np.ndarray:
+        table = self._table(spec, condition)
+        return table.aligned[table.rows(self.facts.key[rows])]
+
+    def _zero_shot(
+        self, spec: EncoderSpec, selection: Selection, labels: np.ndarray, weights: np.ndarray
+    ) -> dict[tuple[str, str, str], Figures]:
+        vectors = self.vectors.get(spec.name, {}).get(selection.task.name)
+        if not vectors:
+            return {}
+        return {
+            (spec.name, "zero_shot", condition.name): zero_shot_figures(
+                self._aligned(spec, condition, selection.test), vectors, labels, weights
+            )
+            for condition in self._conditions(spec)
+        }
+
+    def _leaks(self, selection: Selection) -> list[str]:
+        reports = [self.facts.reports[row] for row in selection.train]
+        values, classes = selection.targets.values[selection.train], selection.targets.classes
+        found = labels_in_reports(reports, values, classes, selection.task.codes)
+        if found.leaks:
+            names = ", ".join(found.classes[:8])
+            return [
+                f"leaks: the reports contain the labels ({names}): zero-shot and retrieval by text are no such thing here"
+            ]
+        if found.classes:
+            return [f"most reports of {', '.join(found.classes[:8])} contain the class's code, as clinicians write it"]
+        return []
+
+    def _name_figures(
+        self, task: str, measured: Mapping[tuple[str, str, str], Figures], results: BenchmarkResults
+    ) -> None:
+        """Names figures, and adds the headline run's differences from the others, under the same condition where they have it."""
+        for (encoder, measurement, condition), figures in measured.items():
+            for metric, figure in figures.items():
+                name = figure_name(encoder, self.headline, task, measurement, condition, metric)
+                results.figures[name] = figure.estimate
+        for (encoder, measurement, condition), figures in measured.items():
+            if encoder != self.headline:
+                continue
+            metric = next(iter(figures))
+            for spec in self.specs[1:]:
+                other = measured.get((spec.name, measurement, self._conditions_of(spec, condition)))
+                if other:
+                    difference = figures[metric].minus(other[metric])
+                    name = figure_name(encoder, self.headline, task, measurement, condition, f"minus_{spec.name}")
+                    results.figures[name] = difference
+
+    def _conditions_of(self, spec: EncoderSpec, condition: str) -> str:
+        return MIXED.name if spec.takes(RECORDING) else condition
+
+    def _retrieve(self, results: BenchmarkResults) -> None:
+        """Pages to recordings and reports, and back, on all test recordings of the store."""
+        rows = np.flatnonzero(self._usable() & (self.facts.split == "test"))
+        bootstrap = PatientBootstrap(self.facts.patient_key[rows], self.resamples, SEED)
+        sides = {spec.view: spec for spec in self.specs if spec.uri == self.specs[0].uri}
+        if not {"teacher", "reports"} <= sides.keys() or not len(rows):
+            return
+        report_key = _report_keys([self.facts.reports[row] for row in rows])
+        keys = self.facts.key[rows]
+        for condition in CONDITIONS:
+            page = self._aligned(self.specs[0], condition, rows)
+            signal, report = (self._aligned(sides[view], RECORDING, rows) for view in ("teacher", "reports"))
+            pairs = {
+                "page_to_signal": (page, signal, keys, keys >= 0),
+                "signal_to_page": (signal, page, keys, keys >= 0),
+                "page_to_text": (page, report, report_key, report_key >= 0),
+                "text_to_page": (report, page, report_key, report_key >= 0),
+            }
+            for direction, (queries, gallery, key, valid) in pairs.items():
+                ranking = rank_matches(queries, gallery, key, key, has_query=valid, has_gallery=valid)
+                if len(ranking.rank):
+                    suffix = "" if condition == MIXED else f".{condition.name}"
+                    results.figures |= ranking_figures(f"retrieval.{direction}{suffix}", ranking, bootstrap)
+
+
+def _report_keys(reports: Sequence[str]) -> np.ndarray:
+    return np.array([stable_key(text.normalise(report) if text.is_finding(report) else "") for report in reports])
