@@ -24,7 +24,7 @@ from ecgscan_ray.store.schema import unpack
 from ecgscan_ray.store.shards import read_row_groups
 from ecgscan_ray.training.tensors import to_device
 
-BATCH = 32
+BATCH = 16
 """Recordings at once."""
 
 

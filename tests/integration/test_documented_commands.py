@@ -73,6 +73,7 @@ NOT_RUN = {
     "aws ec2": "changes an account",
     "ecgscan digitise": "needs scans; tests/integration/test_digitise.py runs it, test_read_page.py the networks",
     "ecgscan find": "needs pages of the store's recordings as files; tests/integration/test_find.py draws and finds some",
+    "ecgscan benchmark": "tests/integration/test_benchmark.py runs it",
     "ecgscan rectifier": "three hours; tests/integration/runtime/test_rectifier.py runs it for some steps",
     "python tools/make_weights.py": "needs a trained run; tests/integration/runtime/test_rectifier.py runs it",
 }

@@ -1,0 +1,53 @@
+"""Features of a benchmark as a Ray Data job: pages are drawn, read and embedded on all cores, piece by piece."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import ray
+import ray.data
+import torch
+from ray.data import ActorPoolStrategy
+
+from ecgscan_ray.benchmark.extract import Extractor, Piece
+from ecgscan_ray.cores import usable_cores
+from ecgscan_ray.model.external import trust, trusted
+from ecgscan_ray.runtime.attend import attend
+
+
+def write_features(store: str, pieces: Sequence[Piece], where: str, cpus: float) -> None:
+    """Make all pieces; Ray must be running. What is finished stays when the job is killed.
+
+    Args:
+        store: URI of the store.
+        pieces: What to make; the longest first.
+        where: Named in errors.
+        cpus: Logical CPUs of each process.
+    """
+    resources = ray.cluster_resources()
+    is_local = os.environ.get("RAY_ADDRESS", "") in ("", "local")
+    size = min(len(pieces), usable_cores() if is_local else int(resources.get("CPU", 1)))
+    gpus = resources.get("GPU", 0.0)
+    dataset = ray.data.from_items(
+        [{"number": number} for number in range(len(pieces))], override_num_blocks=len(pieces)
+    ).map(
+        _Write,
+        fn_constructor_args=(store, ray.put(tuple(pieces)), trusted()),
+        num_cpus=cpus,
+        num_gpus=min(1.0, gpus / size) if gpus else None,
+        compute=ActorPoolStrategy(size=size),
+    )
+    attend(dataset.take_all, where, "The same command goes on: finished files are kept.")
+
+
+class _Write:
+    def __init__(self, store: str, pieces: ray.ObjectRef, modules: tuple[str, ...]) -> None:
+        torch.set_num_threads(1)
+        trust(modules)
+        self._pieces: tuple[Piece, ...] = ray.get(pieces)
+        self._extractor = Extractor(store, "cuda" if torch.cuda.is_available() else "cpu")
+
+    def __call__(self, row: dict[str, int]) -> dict[str, int]:
+        self._extractor.write(self._pieces[row["number"]])
+        return row
