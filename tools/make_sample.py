@@ -109,11 +109,12 @@ def packed(rows: Sequence[Row], samples: dict[str, NDArray[np.int16]]) -> pa.Tab
         for row in rows
     ]
     coded = pack(recordings).select(CODED)
-    texts = {name: [_text(row, name) for row in rows] for name in COLUMNS}
+    texts = {name: [column_text(row, name) for row in rows] for name in COLUMNS}
     return pa.table({**{name: pa.array(values, pa.string()) for name, values in texts.items()}, **_columns(coded)})
 
 
-def _text(row: Row, name: str) -> str:
+def column_text(row: Row, name: str) -> str:
+    """A column of the original table."""
     if name == "filename_hr":
         return row["filename_lr"].replace("records100", "records500").replace("_lr", "_hr")
     return row[name]

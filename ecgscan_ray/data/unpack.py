@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import shutil
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +41,29 @@ def unpack_sample(folder: str | Path) -> Path:
     table = pq.read_table(SAMPLE)
     columns = [name for name in table.column_names if pq.read_schema(SAMPLE).field(name).type == "string"]
     rows = table.select(columns).to_pylist()
+    write_tree(target, columns, rows, (np.rint(signal * 1000).astype("<i2") for signal in unpack_signals(table)))
+    return target
+
+
+def write_tree(
+    target: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]], samples: Iterable[NDArray[np.int16]]
+) -> None:
+    """Write records, statements, licence, and last the table.
+
+    Args:
+        target: Folder, made where absent.
+        columns: Of the table.
+        rows: Of the table; ``filename_lr`` is where a record goes.
+        samples: (12, T) in uV, one array for each row.
+
+    Raises:
+        InputError: ``target`` cannot be written.
+    """
     try:
         for parent in {(target / row["filename_lr"]).parent for row in rows}:
             parent.mkdir(parents=True, exist_ok=True)
-        for row, signal in zip(rows, unpack_signals(table), strict=True):
-            _write_record(target / row["filename_lr"], np.rint(signal * 1000).astype("<i2"))
+        for row, counts in zip(rows, samples, strict=True):
+            _write_record(target / row["filename_lr"], counts)
         for name in ("scp_statements.csv", "LICENSE-PTBXL.md"):
             shutil.copyfile(SAMPLE.parent / name, target / name)
         with open(target / "ptbxl_database.csv", "w", encoding="utf-8", newline="") as file:
@@ -53,7 +72,6 @@ def unpack_sample(folder: str | Path) -> Path:
             writer.writerows(rows)
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror})", where=target) from None
-    return target
 
 
 def _write_record(path: Path, counts: NDArray[np.int16]) -> None:

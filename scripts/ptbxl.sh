@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# The figures of docs/results/ptbxl.json: a teacher, a page encoder under it, the benchmark of both.
+#
+#   scripts/ptbxl.sh DATA_DIR OUT [SECONDS]
+#
+# DATA_DIR is that of tools/ptbxl_tree.py. Each step goes on where it stopped: the same command again does only what is left. After
+# SECONDS (3600 where not given) the step that runs is interrupted as by Ctrl-C, and this script leaves with status 75.
+set -euo pipefail
+[ $# -ge 2 ] || { sed -n '2,8p' "$0" >&2; exit 2; }
+data=$1 out=$2 end=$((SECONDS + ${3:-3600}))
+
+step() {
+  local left=$((end - SECONDS)) status=0
+  [ "$left" -gt 0 ] || { echo "time is up before: $*; run the same command again" >&2; exit 75; }
+  echo "== $*"
+  timeout --foreground --signal=INT --kill-after=120 "$left" "$@" || status=$?
+  if [ "$SECONDS" -ge "$end" ] && [ "$status" -ne 0 ]; then
+    echo "stopped after its time; run the same command again" >&2
+    exit 75
+  fi
+  [ "$status" -eq 0 ] || exit "$status"
+}
+
+mkdir -p "$out"
+if [ ! -f "$out/store/manifest.json" ]; then
+  [ -f "$out/tree/ptbxl_database.csv" ] || step python -m tools.ptbxl_tree "$data" "$out/tree"
+  step ecgscan prepare --source ptbxl --from "$out/tree" --to "$out/store" --validation-folds 8 --test-folds 9
+fi
+step ecgscan teach --preset ptbxl --store "$out/store" --out "$out/teacher" --set training.steps=3500
+step ecgscan pretrain --preset ptbxl --store "$out/store" --teacher "$out/teacher" --out "$out/ptbxl"
+step ecgscan benchmark "$out/ptbxl" --suite ptbxl --out "$out/benchmark"
+mkdir -p docs/results
+cp "$out/benchmark/benchmark.json" docs/results/ptbxl.json
+echo "docs/results/ptbxl.json, $out/benchmark/benchmark.html"
