@@ -27,6 +27,7 @@ VERBS = (
     "rectifier",
     "pretrain",
     "evaluate",
+    "benchmark",
     "sweep",
     "ablate",
     "embed",
