@@ -102,6 +102,7 @@ def dry_run(config: Config, store: str) -> dict[str, Any]:
         "epochs": round(epochs, 1),
         "pages": steps * batch,
         **_size(model),
+        "step": _step_settings(config),
         "batch": f"{batch} rows, {batch * row_bytes / 2**20:.0f} MB; {batch // workers} rows a worker",
         "read from the store": f"{sum(shard.bytes for shard in manifest.shards_of('train')) * epochs / 2**30:.2f} GB",
         "logical CPUs": _cpus(config),
@@ -119,6 +120,20 @@ def dry_run(config: Config, store: str) -> dict[str, Any]:
         "time": _time(steps, workers, max(step.fastest, feeding), most),
         "uncertainty": UNCERTAINTY + busy_note(),
     }
+
+
+def _step_settings(config: Config) -> str:
+    """What the settings add to a plain step."""
+    training, workers = config.training, config.resources.num_workers
+    size = min(training.micro_batch or training.global_batch_size, training.global_batch_size // workers)
+    parts = {
+        "fused AdamW": config.resources.use_gpu,
+        f"micro-batches of {size} rows, whose forward runs twice": size < training.global_batch_size // workers,
+        f"learning rates of the image tower's layers {training.layer_decay:g} apart": training.layer_decay < 1,
+        f"{training.frozen_layers} of its layers frozen": training.frozen_layers,
+        f"running average of the weights ({training.ema_decay:g})": training.ema_decay,
+    }
+    return ", ".join(part for part, used in parts.items() if used) or "plain"
 
 
 def _size(model: ECGScan) -> dict[str, object]:

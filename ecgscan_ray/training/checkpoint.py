@@ -11,8 +11,9 @@ import pickle
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -22,34 +23,56 @@ from torch import Tensor, nn
 from ecgscan_ray.config import Config, dump_yaml
 from ecgscan_ray.errors import EcgscanError, WorkError
 from ecgscan_ray.runs.checkpoints import SCHEMA_VERSION, DamagedCheckpoint, StateFile, TrainingState, sha256, verify
-from ecgscan_ray.runs.names import CHECKPOINT_FILES, CONFIG, OPTIMIZER, STATE, TOKENIZER, WEIGHTS
+from ecgscan_ray.runs.names import CONFIG, OPTIMIZER, STATE, TOKENIZER, TRAINED, WEIGHTS
+from ecgscan_ray.training.average import WeightAverage
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint keeps of a training process.
+
+    Attributes:
+        weights: The model's, or their running average.
+        trained: The model's, where ``weights`` are an average.
+        optimizer: The optimiser's state.
+    """
+
+    weights: Mapping[str, Tensor]
+    trained: Mapping[str, Tensor] | None
+    optimizer: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None) -> Snapshot:
+        """Of this moment: later steps change the tensors."""
+        weights = model.state_dict()
+        return cls(average.state_dict() if average else weights, weights if average else None, optimizer.state_dict())
 
 
 def save_checkpoint(
-    folder: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    config: Config,
-    tokenizer_json: str,
-    state: TrainingState,
+    folder: Path, snapshot: Snapshot, config: Config, tokenizer_json: str, state: TrainingState
 ) -> None:
     """Write a checkpoint into an existing empty folder; ``state.json`` comes last.
 
     Raises:
         WorkError: It cannot be written (a full disk).
     """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if state.score is not None and not math.isfinite(state.score):
         raise WorkError(f"validation.score is {state.score} at step {state.step}")
     with _explained(folder):
-        save_file(weights, folder / WEIGHTS)
-        torch.save(optimizer.state_dict(), folder / OPTIMIZER)
+        _save_weights(snapshot.weights, folder / WEIGHTS)
+        if snapshot.trained is not None:
+            _save_weights(snapshot.trained, folder / TRAINED)
+        torch.save(snapshot.optimizer, folder / OPTIMIZER)
         (folder / CONFIG).write_text(dump_yaml(config))
         (folder / TOKENIZER).write_text(tokenizer_json)
-        digests = {name: sha256(str(folder / name)) for name in CHECKPOINT_FILES}
+        digests = {path.name: sha256(str(path)) for path in folder.iterdir()}
         (folder / STATE).write_text(
             StateFile(schema_version=SCHEMA_VERSION, **asdict(state), digests=digests).model_dump_json(indent=1)
         )
+
+
+def _save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, path)
 
 
 @contextmanager
@@ -64,16 +87,21 @@ def _explained(folder: Path) -> Iterator[None]:
         raise WorkError(f"a checkpoint cannot be written ({_line(error)})", where=folder, fix=fix) from None
 
 
-def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> TrainingState:
-    """Load weights (and the optimiser's state) in place.
+def restore(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None
+) -> TrainingState:
+    """Load weights, the optimiser's state, and the running average in place.
 
     Raises:
         DamagedCheckpoint: A file is missing or damaged, or does not fit the model.
     """
-    state = verify(str(folder), CHECKPOINT_FILES if optimizer is not None else (WEIGHTS,))
-    restore_weights(folder, model)
-    if optimizer is not None:
-        _restore_optimizer(folder, optimizer)
+    state = verify(str(folder))
+    expected, parameters = model.state_dict(), dict(model.named_parameters())
+    if average:
+        average.load_state_dict(read_weights(folder / WEIGHTS, expected, parameters))
+    trained = folder / (TRAINED if average else WEIGHTS)
+    model.load_state_dict(read_weights(trained, expected, parameters))
+    _restore_optimizer(folder, optimizer)
     return state
 
 

@@ -5,6 +5,7 @@ Order of one step: batch, forward, loss, backward, clip, optimiser, schedule. Al
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -20,12 +21,14 @@ from ecgscan_ray.precision import choose_precision
 from ecgscan_ray.runs.checkpoints import TrainingState
 from ecgscan_ray.runs.metrics import RunLog
 from ecgscan_ray.runs.spec import RunSpec
-from ecgscan_ray.training.checkpoint import not_finite, restore, save_checkpoint
+from ecgscan_ray.training.average import WeightAverage
+from ecgscan_ray.training.checkpoint import Snapshot, not_finite, restore, save_checkpoint
 from ecgscan_ray.training.gradients import GradCache
 from ecgscan_ray.training.meters import Clock, FiniteCheck, Meter, read_values
 from ecgscan_ray.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from ecgscan_ray.training.reporter import Reporter, Validate
 from ecgscan_ray.training.task import ModelT, Tensors, TrainingTask
+from ecgscan_ray.training.towers import freeze_layers, train_mode
 
 GRAD_CLIP_NORM = 1.0
 """The gradient is scaled down to this norm where it is larger: one odd batch moves the weights no further than the others."""
@@ -67,7 +70,7 @@ def train(
         NotFiniteError: A loss, a gradient or a weight is not finite.
         WorkError: The stream ends early or skips rows, or a checkpoint cannot be written.
     """
-    trainer = _Trainer(spec, task, model, reporter, device, wrap(model), validate, log)
+    trainer = _Trainer(spec, task, model, reporter, device, wrap, validate, log)
     trainer.load()
     source, training = iter(batches), spec.config.training
     while trainer.step < spec.total_steps:
@@ -91,7 +94,7 @@ class _Trainer:
         model: nn.Module,
         reporter: Reporter,
         device: torch.device,
-        parallel: nn.Module,
+        wrap: Callable[[nn.Module], nn.Module],
         validate: Validate | None,
         log: RunLog | None,
     ) -> None:
@@ -99,6 +102,10 @@ class _Trainer:
         self.task, self.model, self.reporter = task, model, reporter
         self.device, self.validate, self.log = device, validate, log
         self.step = 0
+        freeze_layers(model, self.training.frozen_layers)
+        self.evaluated = copy.deepcopy(model) if self.training.ema_decay and validate else model
+        parallel = wrap(model)
+        self.average = WeightAverage(model, self.training.ema_decay) if self.training.ema_decay else None
         self.optimizer = build_optimizer(model, self.training)
         self.precision = choose_precision(self.training.precision, device)
         loss, micro_batch = task.build_loss(self.config), self.training.micro_batch
@@ -111,8 +118,8 @@ class _Trainer:
         """Take up the reporter's last checkpoint, if there is one."""
         folder = self.reporter.last_checkpoint()
         if folder:
-            self.step = restore(folder, self.model, self.optimizer).step
-        self.model.train()
+            self.step = restore(folder, self.model, self.optimizer, self.average).step
+        train_mode(self.model)
 
     def train_step(self, source: Iterator[Rows]) -> None:
         """One optimiser step on this rank's next batch."""
@@ -134,6 +141,8 @@ class _Trainer:
         self.meter.add({**losses, "grad_norm": grad_norm})
         self.clock.tick(self.training.global_batch_size)
         self.step += 1
+        if self.average:
+            self.average.update(self.model, self.step)
 
     def log_metrics(self) -> dict[str, float]:
         """Means since the last call, the same on every rank; one transfer from the device."""
@@ -162,11 +171,12 @@ class _Trainer:
         if not_finite(dict(self.model.named_parameters()), self.model.state_dict()):  # a step of infinite length
             raise NotFiniteError(f"weights not finite at step {self.step}", step=self.step)
         folder, scores = None, {}
+        snapshot = Snapshot.of(self.model, self.optimizer, self.average)
         if rank() == 0:
-            scores = self._validate()
+            scores = self._validate(snapshot)
             folder = self.reporter.new_folder()
             state = self._state(scores.get("validation.score"))
-            save_checkpoint(folder, self.model, self.optimizer, self.config, self.spec.tokenizer_json, state)
+            save_checkpoint(folder, snapshot, self.config, self.spec.tokenizer_json, state)
         reported = {"step": self.step, **metrics, **scores}
         self.reporter.report(reported, folder)
         return not self.reporter.should_stop(self.step, reported)
@@ -202,12 +212,14 @@ class _Trainer:
             wrong = [name for name, value in means.items() if not np.isfinite(value)]
             raise NotFiniteError(f"{', '.join(wrong)} not finite at step {self.step}", step=self.step)
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self, snapshot: Snapshot) -> dict[str, float]:
+        """Scores of the weights that are saved."""
         scores: dict[str, float] = {}
         if self.validate:
-            self.model.eval()
-            scores = self.validate(self.model)
-            self.model.train()
+            if self.evaluated is not self.model:
+                self.evaluated.load_state_dict(snapshot.weights)
+            scores = self.validate(self.evaluated.eval())
+            train_mode(self.model)
         if self.log:
             if scores:
                 self.log.write("validation", self.step, scores)
