@@ -20,7 +20,7 @@ from ecgscan_ray.runs.names import CHECKPOINT_FILES, CHECKPOINTS, CONFIG, STATE,
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 MAX_TEXT_BYTES = 32 * 2**20
 """No config, tokenizer or state of ours is larger."""

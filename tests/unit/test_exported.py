@@ -127,7 +127,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "deep": (lambda f: (f / "config.json").write_text("[" * 100_000), "not readable as JSON"),
     "no text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe{}"), "not readable as JSON|no encoder"),
     "timm's own": (lambda f: edit(f, lambda c: c.pop("ecgscan"), False), "no section 'ecgscan'"),
-    "other version": (lambda f: edit(f, lambda c: c["ecgscan"].update(schema_version=3)), "schema version 3, not 7"),
+    "other version": (lambda f: edit(f, lambda c: c["ecgscan"].update(schema_version=3)), "schema version 3, not 8"),
     "signed: NaN": (lambda f: spoil_weights(f, "model.safetensors", float("nan")), "not finite"),
     "signed: other width": (lambda f: edit(f, lambda c: c["ecgscan"]["model"].update(embed_dim=24)), "does not fit"),
     "signed: huge": (lambda f: edit(f, lambda c: c["ecgscan"]["model"].update(embed_dim=10**8)), "does not fit"),
