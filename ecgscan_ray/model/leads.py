@@ -43,7 +43,7 @@ class LeadDecoder(nn.Module):
         self.lead = nn.Parameter(torch.randn(len(LEADS), width, 1) * 0.1)
         self.unseen = nn.Parameter(torch.randn(width, 1) * 0.1)
         self.query, self.key = (nn.Conv1d(width, 32, 9, padding=4) for _ in range(2))
-        self.sharpness = nn.Parameter(torch.tensor(10.0))
+        self.sharpness = nn.Parameter(torch.tensor([10.0]))
         self.time_conv = nn.Conv1d(width, width, 3, padding=1)
         self.out = nn.Conv1d(width, self.samples, 1)
         samples = self.samples * len(LEADS)
@@ -77,7 +77,7 @@ class LeadDecoder(nn.Module):
         features = columns[:, :, self.samples :]
         rhythm = (features * known[:, :, None]).sum(1) / known.sum(1).clamp_min(1)[:, None]
         query, key = (F.normalize(conv(rhythm).float(), dim=1) for conv in (self.query, self.key))
-        similarity = self.sharpness.clamp(1, SHARPEST) * (query.transpose(1, 2) @ key - 1)
+        similarity = self.sharpness[0].clamp(1, SHARPEST) * (query.transpose(1, 2) @ key - 1)
         weight = similarity.exp()  # (N, W, W), not a softmax: each lead has its own known columns
         total = torch.einsum("nlw,nvw->nlv", known.float(), weight).clamp_min(1e-30)[:, :, None]
         shown = (columns * known[:, :, None]).flatten(1, 2).to(weight.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, cast
@@ -32,6 +33,7 @@ from ecgscan_ray.tasks.makers import build_maker
 from ecgscan_ray.tasks.task import FirstWeights, Task, get_task
 from ecgscan_ray.training.loop import train
 from ecgscan_ray.training.scratch import scratch
+from ecgscan_ray.training.sharding import shard
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +70,7 @@ def _train(spec: RunSpec, stop_rule: StopRule | None, local: Path) -> None:
         stream.batches(units, config, context.get_world_size(), log.stalled if log else logger.warning),
         RayReporter(stop_rule, local),
         device=device,
-        wrap=_data_parallel if context.get_world_size() > 1 else lambda module: module,
+        wrap=partial(_parallel, sharded=config.resources.shard_model),
         validate=_validator(spec, task, device, log) if log and config.training.validation_rows else None,
         log=log,
     )
@@ -81,10 +83,15 @@ def _first_weights(spec: RunSpec) -> FirstWeights:
     return FirstWeights(spec.init_from, spec.config.teacher.run, embeddings.signal_mean, embeddings.report_mean)
 
 
-def _data_parallel(model: nn.Module) -> nn.Module:
+def _parallel(model: nn.Module, sharded: bool) -> nn.Module:
+    """The model, which averages its gradients over the workers and, if it is sharded, is shared out among them."""
+    if ray.train.get_context().get_world_size() == 1:
+        return model
     device = next(model.parameters()).device
     if device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if sharded:
+        return shard(model)
     return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 

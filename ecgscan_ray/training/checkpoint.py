@@ -25,6 +25,7 @@ from ecgscan_ray.errors import EcgscanError, WorkError
 from ecgscan_ray.runs.checkpoints import SCHEMA_VERSION, DamagedCheckpoint, StateFile, TrainingState, sha256, verify
 from ecgscan_ray.runs.names import CONFIG, OPTIMIZER, STATE, TOKENIZER, TRAINED, WEIGHTS
 from ecgscan_ray.training.average import WeightAverage
+from ecgscan_ray.training.sharding import local, shared_like, whole
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,11 @@ class Snapshot:
 
     @classmethod
     def of(cls, model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None) -> Snapshot:
-        """Of this moment: later steps change the tensors."""
-        weights = model.state_dict()
-        return cls(average.state_dict() if average else weights, weights if average else None, optimizer.state_dict())
+        """Of this moment: later steps change the tensors. Every rank calls it; it is complete on rank 0."""
+        weights, state = whole(model.state_dict()), optimizer.state_dict()
+        moments = {number: whole(values) for number, values in state["state"].items()}
+        saved = whole(average.state_dict()) if average else weights
+        return cls(saved, weights if average else None, {**state, "state": moments})
 
 
 def save_checkpoint(
@@ -97,10 +100,14 @@ def restore(
     """
     state = verify(str(folder))
     expected, parameters = model.state_dict(), dict(model.named_parameters())
+
+    def read(name: str) -> dict[str, Tensor]:
+        weights = read_weights(folder / name, expected, parameters)
+        return {key: shared_like(tensor, expected[key]) for key, tensor in weights.items()}
+
     if average:
-        average.load_state_dict(read_weights(folder / WEIGHTS, expected, parameters))
-    trained = folder / (TRAINED if average else WEIGHTS)
-    model.load_state_dict(read_weights(trained, expected, parameters))
+        average.load_state_dict(read(WEIGHTS))
+    model.load_state_dict(read(TRAINED if average else WEIGHTS))
     _restore_optimizer(folder, optimizer)
     return state
 
@@ -153,12 +160,12 @@ def read_weights(path: Path, expected: Mapping[str, Tensor], parameters: Collect
 def not_finite(parameters: Collection[str], weights: Mapping[str, Tensor]) -> list[str]:
     """Names in ``weights`` of parameters with NaN or infinite values, and of buffers with NaN (masks have -inf).
 
-    The device is waited for once.
+    Of a tensor that is shared out, this worker's share is looked at. The device is waited for once.
     """
+    shares = {name: local(tensor) for name, tensor in weights.items() if tensor.is_floating_point()}
     bad = {
         name: ~tensor.isfinite().all() if name in parameters else tensor.isnan().any()
-        for name, tensor in weights.items()
-        if tensor.is_floating_point()
+        for name, tensor in shares.items()
     }
     return [name for name, wrong in zip(bad, torch.stack(list(bad.values())).tolist(), strict=True) if wrong]
 
@@ -194,6 +201,8 @@ def _restore_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
             raise ValueError("of another model")
         for number, values in moments.items():
             _check_moments(values, parameters[number])
+            for name in ("exp_avg", "exp_avg_sq"):
+                values[name] = shared_like(values[name], parameters[number])
         optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
