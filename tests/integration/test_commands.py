@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -48,9 +49,11 @@ def test_render_into_a_bucket(
 def test_dry_run_says_the_cost_and_writes_nothing(
     sample_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("A100: 2\ncpu: 0.05\n")
     monkeypatch.setattr("ecgscan_ray.tasks.dry_run.TIMING_S", 0.1)
     small = ["--set", "training.global_batch_size=24", "--set", "stream.unit_rows=24", "--set", "training.steps=50"]
-    printed = run("pretrain", "--preset", "laptop", "--store", sample_store, "--dry-run", *small)
+    printed = run("pretrain", "--preset", "laptop", "--store", sample_store, "--dry-run", "--prices", prices, *small)
     figures = {line[:28].strip(): line[28:].strip() for line in printed.splitlines()}
     assert figures["steps"] == "50"
     assert figures["pages"] == "1200"
@@ -60,9 +63,14 @@ def test_dry_run_says_the_cost_and_writes_nothing(
     least, most = (float(word) for word in figures["time"].split()[:3:2])
     assert least <= most
     assert figures["uncertainty"].startswith("least time: fastest timings")
+    assert float(figures["price"].split()[0]) >= 0
+    assert 0 < float(figures["operations"].split()[0]) < 100
+    assert float(figures["memory a worker"].split()[0]) > float(figures["without activations"].split()[0]) > 1
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    gpu = run("pretrain", "--preset", "laptop", "--store", sample_store, "--dry-run", "--set", "resources.use_gpu=true")
-    assert "not measured: the run needs a GPU, this machine has none" in gpu
+    with_gpu = ["--prices", prices, "--set", "resources.use_gpu=true"]
+    gpu = run("pretrain", "--preset", "laptop", "--store", sample_store, "--dry-run", *with_gpu)
+    assert "not measured: no GPU here; computed at 40% MFU" in gpu
+    assert re.search(r"on 1 x A100 .* cores to draw them, .* GPU hours, price [0-9.]+", gpu) and "H100" not in gpu
 
 
 def test_doctor_finds_this_machine_in_order(sample_store: str) -> None:

@@ -45,19 +45,28 @@ def test_operations_of_a_row_are_those_of_the_model_once(micro_batch: int | None
 
 
 class Attention(nn.Module):
-    """One head over the rows' own tokens."""
+    """Two heads over the rows' own tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, batch: Any) -> dict[str, torch.Tensor]:
-        return {"x": nn.functional.scaled_dot_product_attention(*[batch["x"]] * 3)}
+        return {"x": nn.functional.scaled_dot_product_attention(*[batch["x"] * self.scale] * 3)}
+
+
+def sum_loss(output: Any, batch: Any, progress: float) -> dict[str, torch.Tensor]:
+    return {"loss": output["x"].sum()}
 
 
 def test_attention_on_a_cpu_is_counted_as_its_products() -> None:
     batch: Any = {"x": torch.randn(4, 2, 16, 8), "page_ok": torch.ones(4, dtype=torch.bool)}
     counts = []
     for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH):
-        gradients = GradCache(Attention(), Attention(), ToyObjective(), None, "fp32")  # type: ignore[arg-type]
+        model = Attention()
+        gradients = GradCache(model, model, sum_loss, None, "fp32")
         with sdpa_kernel(backend):
-            gradients._forward(Attention(), batch, 0)
+            gradients(batch, 0.0, 0)
         counts.append(gradients.flops_a_row)
     assert counts == [3 * 2 * (2 * 16 * 16 * 8 * 2)] * 2
 
