@@ -6,11 +6,17 @@ its 95 % interval over patients (``.low``, ``.high``), and the same for two halv
 those that were looked at during development (``.developed``) and the others (``.unseen``).
 
 ``found``: the recording among those photographed and up to 1,000 others, one a patient, none trained on; ``found_among_all``:
-among all recordings of DATA; ``turned``: pictures turned by 90, 180 and 270 degrees. Only what lies in the rows of traces is
+among all recordings of DATA; ``turned.90`` and so on: pictures turned clockwise. Only what lies in the rows of traces is
 compared: a printed head with id and age is not read. ``embedding``: the same by features of the run ``ECGSCAN_RUN`` (default
-``runs/demo``, which ``make demo`` makes), the head painted over; ``reranked``: the hundred nearest by them, ordered by signal.
+``runs/demo``, which ``make demo`` makes), the head painted over for encoders of pictures; ``reranked``: the hundred nearest by
+them, ordered by signal.
 ``snr``: of what the page shows against the recording at 100 Hz, each strip without its mean (``reading_error``).
-``grid_error_mm``: see ``crossings``. ``rendered``: pages of ours, of recordings that were not trained on.
+``grid_error_mm``: see ``crossings``. ``not_in_gallery.auroc``: the match's probability, of pages searched with their recording
+in the gallery and without.
+
+``rendered``: pages of ours, of recordings that were not trained on (``rendered_pages``); ``.held_out_layouts`` and ``covered``
+were never trained on. ``quality.auroc``: of the reading's quality, for an SNR of 5 dB or more, among all pages that were read:
+real ones, also turned, and rendered ones; ``quality.bad_pages``: how many are below.
 
 A sheet of all pictures with what was read drawn over them, worst first, is written to ``runs/real_pages/index.html``.
 """
@@ -22,7 +28,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -31,9 +37,9 @@ import numpy as np
 from benchmarks.crossings import crossings, grid_error_mm
 from benchmarks.find_recordings import check_strangers, embed_signals, gallery
 from benchmarks.photographs import Photograph, data_folder, database, photographs, recordings
-from benchmarks.reading_error import ReadingError, reading_error
+from benchmarks.reading_error import SMOOTHING_S, ReadingError, reading_error
 from benchmarks.reading_sheet import write_sheet
-from benchmarks.rendered_pages import RenderedPage, rendered_pages
+from benchmarks.rendered_pages import TRAINED_LAYOUTS, RenderedPage, rendered_pages
 from ecgscan_ray.cores import usable_cores
 from ecgscan_ray.digitise import load_reader
 from ecgscan_ray.digitise.options import Options
@@ -53,6 +59,7 @@ RECALL_AT = (1, 10)
 DEMO_RUN = "runs/demo"
 RERANKED = 100
 """Recordings nearest by embedding that are compared by signal."""
+LEAST_SNR_DB = 5.0
 SCALE_TOLERANCE = 0.01
 
 
@@ -71,6 +78,15 @@ class Read:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Judged:
+    """A page that was read: its quality, SNR and patient."""
+
+    quality: float
+    snr_db: float
+    patient: int
+
+
 def run() -> dict[str, float]:
     """Flat figures; none, and a line that says why, where no photographs are given."""
     uri = os.environ.get("ECGSCAN_PHOTOS")
@@ -80,7 +96,8 @@ def run() -> dict[str, float]:
     try:
         data = data_folder(uri)
         photos = photographs(data)
-        figures = {**_of_photographs(data, photos), **_of_rendered(data, photos)}
+        judged: list[Judged] = []
+        figures = {**_of_photographs(data, photos, judged), **_of_rendered(data, photos, judged), **_of_quality(judged)}
     except EcgscanError as error:
         sys.exit(f"error: {error}")
     flat: dict[str, float] = {}
@@ -97,7 +114,7 @@ def halves(count: int) -> np.ndarray:
     return looked_at
 
 
-def _of_photographs(data: Path, photos: Sequence[Photograph]) -> dict[str, Estimate]:
+def _of_photographs(data: Path, photos: Sequence[Photograph], judged: list[Judged]) -> dict[str, Estimate]:
     table = database(data)
     shown = {r.id: r for r in recordings(data, [r for r in table if r["ecg_id"] in {p.ecg_id for p in photos}])}
     own = [shown[photo.ecg_id] for photo in photos]
@@ -107,11 +124,16 @@ def _of_photographs(data: Path, photos: Sequence[Photograph]) -> dict[str, Estim
     candidates = gallery(data, photos, OTHERS)
     ranks, scores = _found(reads, own, candidates), _probabilities(reads, own, candidates)
     among_all = _found(reads, own, recordings(data, table))
-    turned = np.stack([_found(read_all([(_pixels, (p, turn)) for p in photos]), own, candidates) for turn in TURNS])
-    means = {
+    judged += _judged(reads, errors, own)
+    means: dict[str, np.ndarray | list[bool]] = {}
+    for turn in TURNS:
+        turned = read_all([(_pixels, (photo, turn)) for photo in photos])
+        judged += _judged(turned, [_error(read, r) for read, r in zip(turned, own, strict=True)], own)
+        turned_ranks = _found(turned, own, candidates)
+        means |= {f"turned.{90 * turn}.recall_at_{k}": turned_ranks <= k for k in RECALL_AT}
+    means |= {
         **{f"found.recall_at_{k}": ranks <= k for k in RECALL_AT},
         "found_among_all.recall_at_1": among_all <= 1,
-        **{f"turned.recall_at_{k}": (turned <= k).mean(0) for k in RECALL_AT},
         "layout_right": [_layout_right(read, photo) for read, photo in zip(reads, photos, strict=True)],
         "scale_right": [_scale_right(read, photo) for read, photo in zip(reads, photos, strict=True)],
         "refused": [read.reading is None for read in reads],
@@ -157,7 +179,7 @@ def _embedded(
     for k, (read, photo) in enumerate(zip(reads, photos, strict=True)):
         if read.reading is None:
             continue
-        similarity = signals @ encoder.embed([photo.pixels(headless=True)], projected=True)[0]
+        similarity = signals @ encoder.embed([photo.pixels(headless=not encoder.reads)], projected=True)[0]
         ranks[k] = (similarity > similarity[row_of[own[k].id]]).sum() + 1
         nearest = [candidates[i] for i in np.argsort(-similarity)[:RERANKED]]
         reranked[k] = _found([read], [own[k]], nearest)[0]
@@ -167,28 +189,40 @@ def _embedded(
     }
 
 
-def _of_rendered(data: Path, photos: Sequence[Photograph]) -> dict[str, Estimate]:
-    """Pages of ours at strength 1 of ``photo``, all layouts and turns, and such of other speeds and gains."""
+def _of_rendered(data: Path, photos: Sequence[Photograph], judged: list[Judged]) -> dict[str, Estimate]:
+    """Pages of ours at strength 1, all layouts and turns, and such of other speeds and gains."""
     others = gallery(data, photos, OTHERS)[len({photo.ecg_id for photo in photos}) :]
     figures: dict[str, Estimate] = {}
     for name, pages in rendered_pages(others).items():
         reads = read_all([(RenderedPage.pixels, (page,)) for page in pages])
         own = [page.recording for page in pages]
-        errors = [_error(read, recording) for read, recording in zip(reads, own, strict=True)]
-        ranks = _found(reads, own, others)
+        errors = [_error(read, recording, 0.0) for read, recording in zip(reads, own, strict=True)]
+        judged += _judged(reads, errors, own)
         bootstrap = PatientBootstrap(np.array([int(r.patient_id or -1) for r in own]))
-        read_pages = list(zip(reads, pages, strict=True))
-        figures |= {
-            f"rendered.{name}.snr_db.median": bootstrap.median(np.array([e.snr_db for e in errors])),
-            f"rendered.{name}.found.recall_at_1": bootstrap.mean((ranks <= 1).astype(float)),
-            f"rendered.{name}.layout_right": bootstrap.mean(
-                np.array([_layout_right(r, p) for r, p in read_pages], float)
-            ),
-            f"rendered.{name}.scale_right": bootstrap.mean(
-                np.array([_scale_right(r, p) for r, p in read_pages], float)
-            ),
+        pairs = list(zip(reads, pages, strict=True))
+        values = {
+            "snr_db.median": np.array([e.snr_db for e in errors]),
+            "found.recall_at_1": (_found(reads, own, others) <= 1).astype(float),
+            "layout_right": np.array([_layout_right(*pair) for pair in pairs], float),
+            "scale_right": np.array([_scale_right(*pair) for pair in pairs], float),
+            "refused": np.array([read.reading is None for read in reads], float),
         }
+        held_out = np.array([page.layout not in TRAINED_LAYOUTS for page in pages])
+        for group, rows in (("", np.arange(len(pages))), (".held_out_layouts", np.flatnonzero(held_out))):
+            for figure, each in values.items():
+                measure = bootstrap.median if figure.endswith("median") else bootstrap.mean
+                figures[f"rendered.{name}{group}.{figure}"] = measure(each[rows], rows)
+        scores = _probabilities(reads, own, others)
+        figures[f"rendered.{name}.not_in_gallery.auroc"] = _not_in_gallery(scores, bootstrap.weights)
     return figures
+
+
+def _of_quality(judged: Sequence[Judged]) -> dict[str, Estimate]:
+    quality, snr_db, patients = (np.array(column) for column in zip(*map(astuple, judged), strict=True))
+    good, bootstrap = snr_db >= LEAST_SNR_DB, PatientBootstrap(patients)
+    point = auroc_statistic(quality, good, np.ones((1, len(good))))[0]
+    area = interval(float(point), auroc_statistic(quality, good, bootstrap.weights), len(good))
+    return {"quality.auroc": area, "quality.bad_pages": Estimate(float((~good).sum()), n=len(good))}
 
 
 def read_all(pages: Sequence[tuple[Callable[..., np.ndarray], tuple]]) -> list[Read]:
@@ -221,8 +255,18 @@ def _pixels(photo: Photograph, turn: int) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(photo.pixels(), -turn))
 
 
-def _error(read: Read, recording: Recording) -> ReadingError:
-    return reading_error(read.reading, recording) if read.reading else ReadingError(-20.0, -20.0, 1.0, 0.0, 0.0, ())
+def _error(read: Read, recording: Recording, smoothing_s: float = SMOOTHING_S) -> ReadingError:
+    if read.reading is None:
+        return ReadingError(-20.0, -20.0, 1.0, 0.0, 0.0, ())
+    return reading_error(read.reading, recording, smoothing_s)
+
+
+def _judged(reads: Sequence[Read], errors: Sequence[ReadingError], own: Sequence[Recording]) -> list[Judged]:
+    return [
+        Judged(read.reading.quality, error.snr_db, int(recording.patient_id or -1))
+        for read, error, recording in zip(reads, errors, own, strict=True)
+        if read.reading is not None
+    ]
 
 
 def _layout_right(read: Read, page: Photograph | RenderedPage) -> bool:
@@ -248,12 +292,13 @@ def _found(reads: Sequence[Read], own: Sequence[Recording], candidates: Sequence
 
 
 def _probabilities(reads: Sequence[Read], own: Sequence[Recording], candidates: Sequence[Recording]) -> np.ndarray:
-    """(N, 2) that the first one is right, with the page's recording in the gallery, and without it."""
+    """(N, 2) that the first one is right, with the pages' recordings in the gallery, and without them; 0 = not read."""
     out = np.zeros((len(reads), 2))
-    for k, read in enumerate(reads):
-        if read.reading is not None:
-            others = [r for r in candidates if r.id != own[k].id]
-            out[k] = [find_recordings([read.reading], part)[0].probability for part in (candidates, others)]
+    known = [k for k, read in enumerate(reads) if read.reading is not None]
+    pages = [read.reading for read in reads if read.reading is not None]
+    left_out = {recording.id for recording in own}
+    for column, part in enumerate((candidates, [r for r in candidates if r.id not in left_out])):
+        out[known, column] = [found.probability for found in find_recordings(pages, part)]
     return out
 
 

@@ -13,7 +13,8 @@ from ecgscan_ray.recording.recording import Recording
 FS = 100.0
 """Hz at which samples are compared."""
 SMOOTHING_S = 0.003
-"""Width of the low pass before samples are taken at ``FS``, s: recordings of 100 Hz were filtered too."""
+"""Width of the low pass before samples are taken at ``FS``, s, of pages printed from 500 Hz: recordings of 100 Hz were filtered
+too. Pages that are drawn of the recording at ``FS`` itself have nothing to be filtered."""
 COMMON_S = np.arange(-0.5, 0.501, 0.01)
 """Shifts tried for the whole page, s: where its rows begin is not known to the sample. The best is refined by ``FINE_S``."""
 FINE_S = np.arange(-0.01, 0.0101, 0.0025)
@@ -42,10 +43,16 @@ class ReadingError:
     strips_db: tuple[float, ...]
 
 
-def reading_error(page: PageReading, recording: Recording) -> ReadingError:
-    """Compare what was read with the recording; samples that were not read are left out."""
+def reading_error(page: PageReading, recording: Recording, smoothing_s: float = SMOOTHING_S) -> ReadingError:
+    """Compare what was read with the recording; samples that were not read are left out.
+
+    Args:
+        page: As read.
+        recording: Shown on it.
+        smoothing_s: Of what was read; 0 where the page was drawn of the recording at ``FS``.
+    """
     signal = recording.resampled(FS).signal_mv
-    strips = [_Strip(page, k, signal) for k in range(len(page.strips))]
+    strips = [_Strip(page, k, signal, smoothing_s) for k in range(len(page.strips))]
 
     def total(shift: float) -> float:
         return sum(strip.error(shift)[0] for strip in strips)
@@ -76,14 +83,15 @@ def _decibel(power: np.ndarray, error: np.ndarray) -> np.ndarray:
 class _Strip:
     """One strip as read, and the recording's samples in its place."""
 
-    def __init__(self, page: PageReading, k: int, signal: np.ndarray) -> None:
+    def __init__(self, page: PageReading, k: int, signal: np.ndarray, smoothing_s: float) -> None:
         reading = page.strips[k]
         first, last = (round(t * FS) for t in (reading.strip.start_s, reading.strip.stop_s))
         self._true = signal[reading.strip.lead, first:last].astype(np.float64)
         self._seconds = np.arange(len(reading.mv)) / page.fs
         known = np.isfinite(reading.mv)
         filled = np.interp(self._seconds, self._seconds[known], reading.mv[known]) if known.any() else 0 * self._seconds
-        self._known, self._mv = known.astype(float), gaussian_filter1d(filled, SMOOTHING_S * page.fs)
+        self._known = known.astype(float)
+        self._mv = gaussian_filter1d(filled, smoothing_s * page.fs) if smoothing_s else filled
 
     def centred(self, shift: float) -> tuple[np.ndarray, np.ndarray]:
         """Samples as read and as recorded where both are known, each without its mean."""

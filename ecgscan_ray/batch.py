@@ -25,6 +25,7 @@ from ecgscan_ray.paper import Pages, Renderer, page_key
 from ecgscan_ray.paper.as_read import as_read, draw_layout
 from ecgscan_ray.paper.layout import MAX_STRIPS, find_layout, positive_weights
 from ecgscan_ray.recording.leads import lead_residual_uv
+from ecgscan_ray.recording.mean_beat import completed
 from ecgscan_ray.recording.recording import Recording
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class PageArrays(TypedDict):
     layout: NotRequired[np.ndarray]
     """int64 (N,): index in ``page.layouts``."""
     read: NotRequired[np.ndarray]
-    """int16 (N, 12, T) in steps of ``READ_STEP_MV``: the leads as read from the page; 0 where nothing was read."""
+    """int16 (N, 12, T) in steps of ``READ_STEP_MV``: the leads as read from the page; where nothing was read, mean beats."""
     read_bits: NotRequired[np.ndarray]
     """uint8 (N, 12, ceil(T / 8)): one bit a sample, 1 = read."""
     page_ok: np.ndarray
@@ -147,7 +148,7 @@ class DeviceBatch(TypedDict):
     unseen: NotRequired[Tensor]
     """bool (N, 12, T): the others."""
     leads_mv: NotRequired[Tensor]
-    """float32 (N, 12, T), mV: the leads as read; 0 where nothing was read."""
+    """float32 (N, 12, T), mV: the leads as read; where nothing was read, mean beats (``recording.mean_beat.completed``)."""
     leads_shown: NotRequired[Tensor]
     """bool (N, 12, T): samples that were read."""
     page_ok: Tensor
@@ -281,7 +282,7 @@ class BatchMaker:
         for recording, (_, windows), key in zip(recordings, layouts, keys, strict=True):
             signal = recording.resampled(model.signal_fs).signal_mv
             views.append(as_read(signal, model.signal_fs, windows, int(key)))
-        read, bits = pack_read(views, model.sig_len)
+        read, bits = pack_read(views, model.signal_fs, model.sig_len)
         names = [find_layout(name).name for name in self._layouts]
         return {
             "windows": np.stack([windows for _, windows in layouts]),
@@ -316,15 +317,14 @@ class BatchMaker:
         }
 
 
-def pack_read(views: Sequence[np.ndarray], sig_len: int) -> tuple[np.ndarray, np.ndarray]:
+def pack_read(views: Sequence[np.ndarray], fs: float, sig_len: int) -> tuple[np.ndarray, np.ndarray]:
     """Leads as read, each (12, t) in mV with NaN, as ``read`` (N, 12, T) and ``read_bits`` of a batch."""
-    read, shown = np.zeros((len(views), 12, sig_len), np.int16), np.zeros((len(views), 12, sig_len), bool)
-    for row, view in enumerate(views):
-        view = view[:, :sig_len]
-        known = np.isfinite(view)
-        steps = np.clip(np.rint(np.where(known, view, 0) / READ_STEP_MV), -32767, 32767)
-        read[row, :, : view.shape[1]], shown[row, :, : view.shape[1]] = steps, known
-    return read, np.packbits(shown, axis=-1)
+    padded = np.full((len(views), 12, sig_len), np.nan, np.float32)
+    for row, view in zip(padded, views, strict=True):
+        row[:, : view.shape[1]] = view[:, :sig_len]
+    leads_mv = np.stack([completed(view, fs) for view in padded])
+    steps = np.clip(np.rint(leads_mv / READ_STEP_MV), -32767, 32767).astype(np.int16)
+    return steps, np.packbits(np.isfinite(padded), axis=-1)
 
 
 def concatenate(batches: Sequence[Arrays]) -> Arrays:

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgscan_ray.filesystem.archive import ArchiveFiles
 from ecgscan_ray.recording.leads import LEADS, derive_limb_leads
 from ecgscan_ray.recording.recording import Recording
+from ecgscan_ray.recording.sources import Item, Source
 
 _WAVES = ((0.16, 0.03, 0.12), (0.26, 0.010, -0.1), (0.28, 0.012, 1.0), (0.31, 0.010, -0.25), (0.5, 0.05, 0.25))
 """P, Q, R, S and T of one beat: seconds after its start, width in s, height in mV."""
@@ -55,6 +57,11 @@ def recording(id: str = "1", seconds: float = 10.0, fs: float = 100.0, seed: int
         "fold": 3,
     }
     return Recording(**fields | changes)  # type: ignore[arg-type]
+
+
+def list_items(source: Source, folder: str | Path) -> list[Item]:
+    """All recordings of a local archive."""
+    return list(source.list_records(ArchiveFiles(folder)))
 
 
 def write_record(

@@ -13,7 +13,7 @@ from ecgscan_ray.errors import EcgscanError, InputError
 from ecgscan_ray.runtime import terminal
 
 INTERRUPTED = {
-    "prepare": "no store was finished; the same command starts again",
+    "prepare": "the store is not finished; the same command goes on",
     "inspect": "nothing was changed",
     "render": "the pages written so far are complete; the same command draws all of them again",
     "pretrain": "the same command goes on from the last checkpoint",

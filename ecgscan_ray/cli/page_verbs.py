@@ -97,12 +97,12 @@ def find(
         write_bytes_atomic(target, table(results).encode("utf-8", "backslashreplace"))
     problems = {result.name: result.reasons for result in results if result.status == "not read"}
     print_skipped(problems, "not read", "the table (--out) gives all reasons")
-    num_found = sum(result.status == "found" for result in results)
-    num_read = len(results) - len(problems)
-    print(
-        f"{num_found} pages found, {num_read - num_found} not in the store, {len(problems)} not read", file=sys.stderr
+    identified, absent, undecided = (
+        sum(result.status == status for result in results) for status in ("found", "not in the store", "cannot tell")
     )
-    if not num_read:
+    counts = f"{identified} pages found, {absent} not in the store, {undecided} undecided, {len(problems)} not read"
+    print(counts, file=sys.stderr)
+    if len(problems) == len(results):
         raise WorkError("no page was read", fix="The reasons are above.")
 
 

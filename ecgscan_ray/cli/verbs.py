@@ -35,15 +35,24 @@ from ecgscan_ray.cli.output import (
     print_next,
     setup_logging,
 )
-from ecgscan_ray.cores import set_torch_threads
+from ecgscan_ray.cores import set_torch_threads, usable_cores
 from ecgscan_ray.errors import InputError
 
 
 @app.command(epilog="Example: ecgscan prepare --source ptbxl --from ptb-xl-1.0.3 --to store --test-folds 10")
 def prepare(
-    source: Annotated[str, typer.Option(help="Kind of archive: ptbxl, or folder for your own WFDB files.")],
+    source: Annotated[
+        str,
+        typer.Option(
+            help="Kind of archive: ptbxl, mimic-iv-ecg, cinc2021, chapman, code15; folder for your own files."
+        ),
+    ],
     from_dir: Annotated[
-        str, typer.Option("--from", help="Folder of the archive; on a cluster, one that every node has mounted.")
+        str,
+        typer.Option(
+            "--from",
+            help="The archive: a folder (on a cluster, one that every node has mounted), s3://, gs:// or https://.",
+        ),
     ],
     to: Annotated[str, typer.Option(help="URI of the store to write: a folder or s3://bucket/prefix.")],
     rate: Annotated[float, typer.Option(help="Sampling rate in the store, Hz; 0 keeps each recording's own.")] = 100,
@@ -51,8 +60,9 @@ def prepare(
     test_folds: Annotated[list[int], typer.Option(help="Fold for the test; can be repeated.")] = [10],  # noqa: B006
     limit: Annotated[int | None, typer.Option(help="At most this many recordings, chosen at random.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that is there.")] = False,
+    add: Annotated[bool, typer.Option("--add", help="Append to a store what it does not hold yet.")] = False,
 ) -> None:
-    """Read an archive of recordings into a store of Parquet shards."""
+    """Read an archive of recordings into a store of Parquet shards; the same command goes on where it stopped."""
     from ecgscan_ray.runtime.prepare import prepare as run
 
     setup_logging()
@@ -65,6 +75,7 @@ def prepare(
         test_folds=test_folds,
         limit=limit,
         overwrite=overwrite,
+        add=add,
         progress=lambda done, total: logging.getLogger("ecgscan_ray").info("%d of %d recordings", done, total),
     )
     counts = {split: manifest.rows(split) for split in ("train", "validation", "test")}
@@ -73,12 +84,21 @@ def prepare(
 
 
 @app.command(epilog="Example: ecgscan inspect runs/demo-store --json")
-def inspect(store: Annotated[str, typer.Argument(help="URI of a store.")], as_json: AsJson = False) -> None:
+def inspect(
+    store: Annotated[str, typer.Argument(help="URI of a store.")],
+    as_json: AsJson = False,
+    html: Annotated[str | None, typer.Option(help="Also write a page with histograms and examples here.")] = None,
+) -> None:
     """Check a store's shards against its manifest, and print its contents."""
     from ecgscan_ray.store.inspect import inspect as run
 
-    summary = run(check_uri(store))
-    print_mapping(summary, as_json)
+    summary = run(check_uri(store), workers=usable_cores())
+    print_mapping(summary if as_json else {k: v for k, v in summary.items() if k != "histograms"}, as_json)
+    if html:
+        from ecgscan_ray.report.store import write_store_page
+
+        write_store_page(store, summary, check_uri(html))
+        print(html, file=sys.stderr)
     if unknown := summary["rows_without_patient"]:
         print(f"{unknown} recordings have no patient: the same patient may be in two splits", file=sys.stderr)
     if summary["damaged"]:

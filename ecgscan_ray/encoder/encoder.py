@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,11 +24,12 @@ from ecgscan_ray.evaluation.features import in_batches
 from ecgscan_ray.evaluation.redraw import lead_residual_mv, project_on_laws
 from ecgscan_ray.model.ecgscan import PageEncoder
 from ecgscan_ray.model.leads import LeadsEncoder
-from ecgscan_ray.model.output import PageOutput
+from ecgscan_ray.model.output import PageOutput, PictureOutput
 from ecgscan_ray.pictures import Picture, read_picture
 from ecgscan_ray.reading.leads import PageReading
 from ecgscan_ray.reading.read_pages import legible
 from ecgscan_ray.reading.reader import Networks, read_page
+from ecgscan_ray.recording.mean_beat import completed
 
 BATCH = 32
 """Pages per forward pass, by default."""
@@ -143,6 +145,9 @@ class Encoder:
         readings: list[PageReading] = []
         for output, seen, read in self._outputs(images, batch_size):
             redrawn = output["redrawn_mv"]
+            if not isinstance(self.module, LeadsEncoder):
+                seen = self.module.decoder.shown(cast(PictureOutput, output)["layout_logits"].argmax(-1))
+            assert seen is not None
             residual.append(lead_residual_mv(redrawn).cpu())
             leads.append((project_on_laws(redrawn, seen) if lawful else redrawn).cpu())
             shown.append(seen.cpu())
@@ -157,20 +162,21 @@ class Encoder:
 
     def _outputs(
         self, images: Iterable[Picture] | Picture, batch_size: int
-    ) -> Iterator[tuple[PageOutput, torch.Tensor, list[PageReading]]]:
-        """The module's output of batches of pages, what these show, bool (n, 12, T), and how they were read, if they were."""
-        fs = self.module.signal_fs
+    ) -> Iterator[tuple[PageOutput, torch.Tensor | None, list[PageReading]]]:
+        """The module's output of batches of pages; of pages that are read, what was read, bool (n, 12, T), and how."""
         for pictures in self._batches(images, batch_size):
             if isinstance(self.module, LeadsEncoder):
+                fs = self.module.signal_fs
                 assert self.networks is not None  # an encoder of leads comes with them
                 readings = [read_page(self.networks, self.preprocess(picture)) for picture in pictures]
                 read = np.stack([reading.leads_at(fs, self.module.sig_len / fs) for reading in readings])
+                leads_mv = torch.from_numpy(np.stack([completed(leads, fs) for leads in read])).to(self.device)
                 shown = torch.from_numpy(np.isfinite(read)).to(self.device)
-                yield self.module(torch.from_numpy(np.nan_to_num(read)).to(self.device), shown), shown, readings
+                yield self.module(leads_mv, shown), shown, readings
             else:
                 pages = np.stack([self.preprocess(picture) for picture in pictures])
                 output = self.module(torch.from_numpy(pages).to(self.device).permute(0, 3, 1, 2))
-                yield output, self.module.decoder.shown(output["layout_logits"].argmax(-1)), []
+                yield output, None, []
 
     def _batches(self, images: Iterable[Picture] | Picture, batch_size: int) -> Iterator[list[Picture]]:
         """Lists of pictures."""

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from ecgscan_ray.batch import Batch, DeviceBatch, Integers
-from ecgscan_ray.evaluation.mean_beat import mean_beat_redraw
 from ecgscan_ray.evaluation.model import PageModel
 from ecgscan_ray.evaluation.redraw import MASKS, lead_pearson, lead_residual_mv, project_on_laws, recording_rmse
 from ecgscan_ray.recording.labels import SUPERCLASSES, superclasses
+from ecgscan_ray.recording.mean_beat import mean_beat_redraw
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.training.tensors import to_device
 

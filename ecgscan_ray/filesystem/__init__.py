@@ -1,8 +1,8 @@
 """Where stores and runs live: a local folder, ``s3://bucket/prefix``, or any other URI that pyarrow knows.
 
 S3 takes its settings only from ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL``, ``AWS_REGION`` or
-``AWS_DEFAULT_REGION``, and AWS's own chain of credentials (environment, profile, role of the machine). Nothing here
-prints or keeps a credential.
+``AWS_DEFAULT_REGION``, ``AWS_NO_SIGN_REQUEST``, and AWS's own chain of credentials (environment, profile, role of the
+machine). Nothing here prints or keeps a credential.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, quote, urlsplit
@@ -36,6 +37,7 @@ __all__ = ["absolute", "is_local"]  # re-exported
 _PROBE_ERRORS = (OSError, ArrowException)
 FIRST_CONTACT_S = 9.0
 """No attempt to reach a server for the first time begins later than this after the first one."""
+_CONNECTIONS = 32
 _reached: set[tuple[str, str]] = set()
 """Servers and buckets that have answered this process."""
 
@@ -58,6 +60,10 @@ def open_filesystem(uri: str, create: bool = False) -> tuple[fs.FileSystem, str]
         filesystem, path = fs.LocalFileSystem(), uri
     elif uri.startswith("s3://"):
         filesystem, path = _bucket(uri), uri.removeprefix("s3://")
+    elif uri.startswith(("http://", "https://")) and not create:
+        from ecgscan_ray.filesystem.web import open_web
+
+        filesystem, path = open_web(uri), uri
     else:
         filesystem, path = _other(uri)
     if create:
@@ -66,17 +72,42 @@ def open_filesystem(uri: str, create: bool = False) -> tuple[fs.FileSystem, str]
 
 
 def _other(uri: str) -> tuple[fs.FileSystem, str]:
+    """Other storage, after a first contact."""
+    filesystem, path = other_filesystem(uri)
+    server = uri.partition("://")[2].partition("/")[0]
+    contact = (filesystem.type_name, server)
+    if contact not in _reached:
+        with explained(uri, "cannot be reached"):
+            retried("connect", lambda _: _look(filesystem, path), FIRST_CONTACT_S)
+        _reached.add(contact)
+    return with_retries(filesystem), path
+
+
+def other_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """pyarrow's file system for a URI that is neither local nor S3, without our retries.
+
+    Raises:
+        StoreError: The URI is not understood.
+    """
     scheme, _, rest = uri.partition("://")
     server, slash, path = rest.partition("/")
     options = (
-        "?retry_limit_seconds=20" if scheme in ("gs", "gcs") else ""
+        "?retry_limit_seconds=10" if scheme in ("gs", "gcs") else ""
     )  # the default is 15 minutes without a message
     with explained(uri, "not usable as storage"):
         try:
             filesystem, path = fs.FileSystem.from_uri(f"{scheme}://{server}{slash}{quote(path)}{options}")
         except ValueError as error:
             raise StoreError(f"not understood ({_short(error)})", where=uri, fix="Use a path or s3://...") from None
-    return with_retries(filesystem), path
+    return filesystem, path
+
+
+def _look(filesystem: fs.FileSystem, path: str) -> None:
+    try:
+        filesystem.get_file_info(path)
+    except OSError as error:
+        if not is_permanent(error):  # a server that refuses has answered
+            raise
 
 
 def _bucket(uri: str) -> fs.FileSystem:
@@ -117,6 +148,8 @@ def s3_filesystem(**options: Any) -> fs.S3FileSystem:
         options |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
     if region:  # without one, pyarrow asks AWS for the bucket's region
         options["region"] = region
+    if unsigned():
+        options["anonymous"] = True
     # A small file is one request. Uploads run in the thread that asks for them: Ray copies checkpoints in pyarrow's own
     # threads, and uploads waiting there for more of these threads would wait for ever (apache/arrow#32372).
     return fs.S3FileSystem(allow_delayed_open=True, background_writes=False, **options)
@@ -143,9 +176,31 @@ def _s3_settings() -> tuple[SplitResult | None, str | None]:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]), region or "us-east-1"
 
 
+def unsigned() -> bool:
+    """Whether requests to S3 carry no signature: ``AWS_NO_SIGN_REQUEST=YES``, or there are no credentials.
+
+    Public buckets are read so.
+    """
+    if os.environ.get("AWS_NO_SIGN_REQUEST", "").upper() in ("YES", "TRUE", "1"):
+        return True
+    return "AWS_ACCESS_KEY_ID" not in os.environ and _no_credentials(os.environ.get("AWS_PROFILE"))
+
+
+@cache
+def _no_credentials(profile: str | None) -> bool:
+    """Whether AWS's chain finds none; asking the machine for its role takes seconds."""
+    from boto3.session import Session
+
+    try:
+        return Session(profile_name=profile).get_credentials() is None
+    except Exception:  # a profile that is not there: the request's own error says more
+        return False
+
+
 def s3_client() -> Any:
     """A boto3 client with the settings of ``open_filesystem``, for what pyarrow does not offer."""
     from boto3.session import Session
+    from botocore import UNSIGNED
     from botocore.config import Config
 
     endpoint, region = _s3_settings()
@@ -154,6 +209,8 @@ def s3_client() -> Any:
         connect_timeout=10,
         read_timeout=30,
         retries=retries,
+        max_pool_connections=_CONNECTIONS,
+        signature_version=UNSIGNED if unsigned() else None,
         s3={"addressing_style": "path" if endpoint else "auto"},
     )
     return Session().client("s3", endpoint_url=endpoint and endpoint.geturl(), region_name=region, config=options)
@@ -182,7 +239,7 @@ def explained(uri: str, what: str) -> Iterator[None]:
     except _PROBE_ERRORS as error:
         text = str(error)
         if isinstance(error, PermissionError) or DENIED.search(text):
-            fix = "Check its permissions and your credentials."
+            fix = "Check its permissions and your credentials (for a public bucket: AWS_NO_SIGN_REQUEST=YES)."
             raise StoreError(f"{what}: access denied", where=uri, fix=fix) from None
         if NO_BUCKET.search(text):
             raise StoreError(f"{what}: no such bucket", where=uri, fix="Make the bucket first.") from None
@@ -191,7 +248,7 @@ def explained(uri: str, what: str) -> Iterator[None]:
             fix = f"Set AWS_REGION={region.group(1)}."
             raise StoreError(f"{what}: its bucket is in another region", where=uri, fix=fix) from None
         if UNREACHABLE.search(text):
-            fix = "Check AWS_ENDPOINT_URL and the network."
+            fix = "Check AWS_ENDPOINT_URL and the network." if uri.startswith("s3") else "Check the network."
             raise UnreachableError(f"{what}: its server does not answer", where=uri, fix=fix) from None
         raise StoreError(f"{what} ({_short(error)})", where=uri) from None
 
@@ -279,6 +336,14 @@ def delete_file(uri: str) -> None:
     with explained(uri, "cannot be removed"):
         if filesystem.get_file_info(path).type == fs.FileType.File:
             filesystem.delete_file(path)
+
+
+def delete_folder(uri: str) -> None:
+    """Remove a folder and all in it; none there is no error. A bucket has objects alone."""
+    filesystem, path = open_filesystem(uri)
+    with explained(uri, "cannot be removed"):
+        if filesystem.get_file_info(path).type == fs.FileType.Directory:
+            filesystem.delete_dir(path)
 
 
 @contextmanager

@@ -1,11 +1,9 @@
 """The leads that were read from a page: embedded by the signal tower, and completed to all twelve.
 
-The decoder works from what is shown:
+The decoder begins with what was read and, where nothing was read, each lead's mean beat (``recording.mean_beat.completed``):
 
-1. Each lead's samples become columns of features: small convolutions over (mV, shown).
-2. Attention from the rhythm at one time to the rhythm at the times at which a lead is shown: where the rhythm looked like
-   this, what did the lead do? Features and mV of a lead that is not shown are mixtures of those of its shown columns.
-3. A last layer sees all leads of one moment, and a mixture of them that depends on which of them are shown at that moment, so
+1. Each lead's samples become columns of features: small convolutions over (mV, shown), which correct its mV.
+2. A last layer sees all leads of one moment, and a mixture of them that depends on which of them are shown at that moment, so
    that the lead laws can be learned.
 
 Letters: N pages, 12 leads, T samples, W columns, S samples of a column, C features.
@@ -23,9 +21,6 @@ from ecgscan_ray.model.output import PageOutput
 from ecgscan_ray.model.signal_encoder import SignalEncoder
 from ecgscan_ray.recording.leads import LEADS
 
-SHARPEST = 30.0
-"""Largest factor on the cosines of the attention: e^-60 is still a number in fp32."""
-
 
 class LeadDecoder(nn.Module):
     """Leads as read -> all twelve leads.
@@ -39,11 +34,8 @@ class LeadDecoder(nn.Module):
         width = config.decoder.width
         self.samples = config.signal_fs // config.decoder.columns_per_s
         self.embed = nn.Conv1d(2, width, 3 * self.samples, self.samples, self.samples)
-        self.column_conv = nn.Conv1d(width, width, 5, padding=2)
         self.lead = nn.Parameter(torch.randn(len(LEADS), width, 1) * 0.1)
-        self.unseen = nn.Parameter(torch.randn(width, 1) * 0.1)
-        self.query, self.key = (nn.Conv1d(width, 32, 9, padding=4) for _ in range(2))
-        self.sharpness = nn.Parameter(torch.tensor([10.0]))
+        self.column_conv = nn.Conv1d(width, width, 9, padding=4)
         self.time_conv = nn.Conv1d(width, width, 3, padding=1)
         self.out = nn.Conv1d(width, self.samples, 1)
         samples = self.samples * len(LEADS)
@@ -57,32 +49,17 @@ class LeadDecoder(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, leads_mv: Tensor, shown: Tensor) -> Tensor:
-        """Leads in mV as read (N, 12, T), 0 where nothing is shown, and what is shown (N, 12, T) bool -> (N, 12, T) in mV."""
+        """Leads in mV, with mean beats where nothing was read, and what was read (bool): (N, 12, T) each -> (N, 12, T) in mV."""
         n, leads, _ = leads_mv.shape
         known = F.max_pool1d(shown.to(leads_mv.dtype), self.samples)  # (N, 12, W)
         x = self.embed(torch.stack([leads_mv, shown.to(leads_mv.dtype)], 2).flatten(0, 1))
-        features = F.relu(self.column_conv(F.relu(x))).unflatten(0, (n, leads)) + self.lead  # (N, 12, C, W)
+        x = (F.relu(x).unflatten(0, (n, leads)) + self.lead).flatten(0, 1)
+        states = F.relu(self.time_conv(F.relu(self.column_conv(x))))
         columns = leads_mv.unflatten(-1, (-1, self.samples)).transpose(2, 3)  # (N, 12, S, W)
-        cells = self.fill_cells(torch.cat([columns.to(features.dtype), features], 2), known.to(features.dtype))
-        mv, states = cells[:, :, : self.samples], cells[:, :, self.samples :]
-        states = states + self.unseen * (1 - known)[:, :, None]
-        states = F.relu(self.time_conv(states.flatten(0, 1)))
-        mv = mv.float() + self.out(states).unflatten(0, (n, leads)).float()
+        mv = columns.float() + self.out(states).unflatten(0, (n, leads)).float()
         moment = torch.cat([mv.flatten(1, 2), known.float()], 1)
         mv = mv + self.per_moment_mlp(moment).unflatten(1, (leads, -1)).float()
         return self.mix_leads(mv, known).transpose(2, 3).flatten(2)
-
-    def fill_cells(self, columns: Tensor, known: Tensor) -> Tensor:
-        """Columns (N, 12, F, W), of which (N, 12, W) are known: the others become mixtures of their lead's known ones."""
-        features = columns[:, :, self.samples :]
-        rhythm = (features * known[:, :, None]).sum(1) / known.sum(1).clamp_min(1)[:, None]
-        query, key = (F.normalize(conv(rhythm).float(), dim=1) for conv in (self.query, self.key))
-        similarity = self.sharpness[0].clamp(1, SHARPEST) * (query.transpose(1, 2) @ key - 1)
-        weight = similarity.exp()  # (N, W, W), not a softmax: each lead has its own known columns
-        total = torch.einsum("nlw,nvw->nlv", known.float(), weight).clamp_min(1e-30)[:, :, None]
-        shown = (columns * known[:, :, None]).flatten(1, 2).to(weight.dtype)
-        mixture = (shown @ weight.transpose(1, 2)).unflatten(1, columns.shape[1:3]) / total
-        return torch.where(known[:, :, None] > 0, columns, mixture.to(columns.dtype))
 
     def mix_leads(self, leads: Tensor, known: Tensor) -> Tensor:
         """Leads (N, 12, S, W) in mV, each corrected by the others of its moment, given which are shown (N, 12, W) then."""
@@ -120,20 +97,20 @@ class LeadsEncoder(nn.Module):
         each lead: a page does not show it.
 
         Args:
-            leads_mv: (N, 12, T) in mV, 0 where nothing was read.
+            leads_mv: (N, 12, T) in mV, mean beats where nothing was read (``recording.mean_beat.completed``).
             shown: (N, 12, T) bool, what was read.
         """
-        read, read_timing = self.signal_encoder.pool_read(leads_mv, shown)
+        pooled, timing = self.signal_encoder.pool_read(leads_mv * shown, shown)
         redrawn = self.decoder(leads_mv, shown).float()
         # detached: the redrawn leads are fitted to the recording alone, or contrast would bend them away from mV
         whole = keep_read(leads_mv, shown, redrawn).detach()
         whole_pooled, whole_timing = self.signal_encoder.pool_read(
             whole - whole.mean(-1, keepdim=True), torch.ones_like(shown)
         )
-        content = self.signal_encoder.content_head(whole_pooled) + self.content_head(self.dropout(read))
+        content = self.signal_encoder.content_head(whole_pooled) + self.content_head(self.dropout(pooled))
         return {
-            "image_features": self.signal_encoder.join(content, read_timing + whole_timing),
-            "features": torch.cat([read, whole_pooled], 1).float(),
+            "image_features": self.signal_encoder.join(content, timing + whole_timing),
+            "features": torch.cat([pooled, whole_pooled], 1).float(),
             "redrawn_mv": redrawn if self.training else whole,
         }
 

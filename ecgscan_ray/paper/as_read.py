@@ -24,6 +24,8 @@ from ecgscan_ray.recording.leads import LEADS
 class ReadingErrors:
     """What reading does to leads; sizes are standard deviations where nothing else is said.
 
+    The errors of time are those of the worst pages: each page has a random share of them, as pages that were read have.
+
     Attributes:
         strip_shift_s: Time by which a strip begins too early or too late.
         stretch: Error of the paper speed, as a share.

@@ -47,15 +47,15 @@ class ReadPages(BatchMaker):
         page = super()._page_or_blank(renderer, recording, key)
         if "read" in page:
             return page
-        sig_len = self.config.model.sig_len
-        read, bits = pack_read([np.full((12, sig_len), np.nan, np.float32)], sig_len)
+        model = self.config.model
+        read, bits = pack_read([np.full((12, model.sig_len), np.nan, np.float32)], model.signal_fs, model.sig_len)
         return {**page, "read": read, "read_bits": bits}
 
     def _arrays(self, pages: Pages) -> PageArrays:
         model, page = self.config.model, self.config.page
         with ThreadPoolExecutor(usable_cores()) as pool:  # torch and OpenCV let go of the interpreter
             views = list(pool.map(self._read, pages.image))
-        read, bits = pack_read(views, model.sig_len)
+        read, bits = pack_read(views, model.signal_fs, model.sig_len)
         small = [cv2.resize(image, (page.width, page.height), interpolation=cv2.INTER_AREA) for image in pages.image]
         if page.channels == 1:
             small = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] for image in small]

@@ -11,14 +11,15 @@ from ecgscan_ray.paper.layout import CHEST, TRACE_MM, timed
 from ecgscan_ray.reading.lead_laws import mismatch, settled
 from ecgscan_ray.reading.leads import Found, PageReading, StripReading
 from ecgscan_ray.reading.network import RowNet
-from ecgscan_ray.reading.quality import ASSUMED, quality
+from ecgscan_ray.reading.quality import ASSUMED, NO_GRID, quality
 from ecgscan_ray.reading.rows import Rows, read_rows
 from ecgscan_ray.reading.scale import read_scale
 from ecgscan_ray.reading.start import find_start
+from ecgscan_ray.reading.without_grid import find_ends, scaled, scaled_rows
 from ecgscan_ray.rectification.layout_fit import FoundLayout, find_layout_of, marks_on_page
 from ecgscan_ray.rectification.networks import CoarseNet, PageNet
 from ecgscan_ray.rectification.page_map import PageMap
-from ecgscan_ray.rectification.pose import Pose, find_poses
+from ecgscan_ray.rectification.pose import Pose, find_poses, halves, parts_beside
 from ecgscan_ray.rectification.rectify import PageSheet, rectify
 
 FS = 500.0
@@ -29,6 +30,10 @@ RECENTRED_MM = 1.0
 LEAST_SCORE = 7.0
 """Log-likelihood ratio of a layout, for each of its strips. On 155 rendered photographs the right layout had 8.4 or more, on a
 page that was read upside down the best had 5.9."""
+
+ONE_PAGE = 0.8
+"""Least belief in the pose of a page: two pages of one size are seen as none, or as a mixture of both, believed with 0.58."""
+TWO_PAGES = "two ECG pages in one picture: each needs a picture of its own"
 
 BESIDE_MM = 1.1
 """Pulses that end this near to the start are printed right beside the traces; others end 1.8 mm before it."""
@@ -57,12 +62,12 @@ class Stated:
 
 @dataclass(frozen=True)
 class _Page:
-    """What was found of a page before its scale: millimetres, layout, rows, quarter turns."""
+    """What was found of a page before its scale: millimetres, layout, rows, pose."""
 
     sheet: PageSheet
     layout: FoundLayout
     rows: Rows
-    turns: int
+    pose: Pose
 
 
 def read_page(networks: Networks, image: np.ndarray, stated: Stated = Stated()) -> PageReading:
@@ -74,18 +79,36 @@ def read_page(networks: Networks, image: np.ndarray, stated: Stated = Stated()) 
         stated: What is known of the page.
 
     Raises:
-        InputError: There is no page in the picture, or no rows of an ECG on it.
+        InputError: There is no page in the picture, no rows of an ECG on it, or another page beside it.
     """
+    page = _find_page(networks, image, stated.layout)
+    if isinstance(page, InputError) or page.pose.belief < ONE_PAGE:
+        is_alone = not all(_is_page(networks, half) for half in halves(image))
+    else:
+        is_alone = not any(_is_page(networks, part) for part in parts_beside(image, page.pose))
+    if not is_alone:
+        raise InputError(TWO_PAGES)
+    if isinstance(page, InputError):
+        raise page
+    return _assembled(page, stated)
+
+
+def _find_page(networks: Networks, image: np.ndarray, layout: str | None = None) -> _Page | InputError:
+    """The likeliest page, or why there is none."""
     poses = find_poses(networks.coarse, image)
     if not poses:
-        raise InputError("no ECG page found in the picture")
-    pages = [page for pose in poses if (page := _found(networks, image, pose, stated.layout)) is not None]
+        return InputError("no ECG page found in the picture")
+    pages = [page for pose in poses if (page := _found(networks, image, pose, layout)) is not None]
     if not pages:
-        raise InputError("no rows of an ECG found on the page")
+        return InputError("no rows of an ECG found on the page")
     page = max(pages, key=lambda page: page.layout.score)
     if page.layout.score < LEAST_SCORE * len(page.layout.layout.strips):
-        raise InputError("no lead names of a known layout found on the page")
-    return _assembled(page, stated)
+        return InputError("no lead names of a known layout found on the page")
+    return page
+
+
+def _is_page(networks: Networks, image: np.ndarray) -> bool:
+    return isinstance(_find_page(networks, image), _Page)
 
 
 def _found(networks: Networks, image: np.ndarray, pose: Pose, layout: str | None) -> _Page | None:
@@ -96,9 +119,18 @@ def _found(networks: Networks, image: np.ndarray, pose: Pose, layout: str | None
     page_layout = find_layout_of(marks, first, (box[0] + box[2] - TRACE_MM) / 2, layout)
     if page_layout is None:
         return None
-    rows = _read_centred(networks.row, image, sheet.page_map, page_layout)
-    left = _beside_pulse(rows, find_start(rows, page_layout.left))
-    return _Page(sheet, settled(replace(page_layout, left=left), rows), rows, pose.turns)
+    rows, left = _read_rows(networks.row, image, sheet.page_map, page_layout)
+    if sheet.seen < NO_GRID and (ends := find_ends(rows)) is not None:
+        sheet = replace(sheet, page_map=scaled(sheet.page_map, ends))
+        page_layout = replace(page_layout, left=float(ends.start[0]), rows_mm=scaled_rows(page_layout.rows_mm, ends))
+        rows, left = _read_rows(networks.row, image, sheet.page_map, page_layout)
+    return _Page(sheet, settled(replace(page_layout, left=left), rows), rows, pose)
+
+
+def _read_rows(net: RowNet, image: np.ndarray, page_map: PageMap, page_layout: FoundLayout) -> tuple[Rows, float]:
+    """The rows, and x of their start, mm."""
+    rows = _read_centred(net, image, page_map, page_layout)
+    return rows, _beside_pulse(rows, find_start(rows, page_layout.left))
 
 
 def _beside_pulse(rows: Rows, left: float) -> float:
@@ -139,7 +171,7 @@ def _assembled(page: _Page, stated: Stated) -> PageReading:
         strips.append(StripReading(strip, mv.astype(np.float32), belief, pixels))
     name = Found(page_layout.layout.name, "given" if stated.layout else "labels", _confidence(page_layout))
     worth, reasons = _worth(page, strips, (name, speed, gain))
-    return PageReading(tuple(strips), FS, name, speed, gain, page.turns, _scale(sheet.page_map), worth, reasons)
+    return PageReading(tuple(strips), FS, name, speed, gain, page.pose.turns, _scale(sheet.page_map), worth, reasons)
 
 
 def _stated_or_measured(stated: float | None, measured: float | None, usual: float, agreement: float) -> Found:
@@ -159,9 +191,8 @@ def _worth(
     page: _Page, strips: list[StripReading], values: tuple[Found, Found, Found]
 ) -> tuple[float, tuple[str, ...]]:
     broken = mismatch(page.rows, page.layout.left, page.layout.layout)
-    grid = float(min(page.sheet.grid) * np.median(page.sheet.agreement))
     belief = float(np.mean([reading.belief.mean() for reading in strips]))
-    return quality(broken, grid, belief, values)
+    return quality(broken, page.sheet.seen, belief, values)
 
 
 def _scale(page_map: PageMap) -> tuple[float, float]:

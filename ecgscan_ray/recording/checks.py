@@ -1,10 +1,15 @@
-"""Plausibility checks of a 12-lead ECG: a recording that fails goes to quarantine with a reason, never into training."""
+"""Plausibility checks of a 12-lead ECG: a recording that fails goes to quarantine with a reason, never into training.
+
+What is odd and may be right is only noted. ``benchmarks/recording_faults.py`` measures what each check finds and how often it
+is wrong; the table is in ``docs/archives.md``.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ecgscan_ray.errors import RecordingError
 from ecgscan_ray.recording.leads import LEADS, lead_law_residual
@@ -33,6 +38,14 @@ class Limits:
             Artefacts and splices break the laws for moments (such recordings are kept, with their residual); exchanged
             leads break them all the time. In PTB-XL it is at most 0.001 mV; with two leads exchanged it is above 0.02
             but for III and aVF in 4 of 11,700.
+        max_still_share: Of a lead's samples, in runs of a second or more without a change: an electrode that is off. In
+            PTB-XL the longest run has 0.43 s.
+        min_touches: So many separate times a lead must stay at its greatest or least value for 10 ms or more to be called
+            saturated. In PTB-XL at 100 Hz it is at most 2, at 500 Hz as well.
+        min_levels: A lead of fewer steps from its least to its greatest value is not tested for saturation: in coarse steps,
+            waves end at the same value by chance.
+        min_arm_correlation, max_avr_correlation: Of the changes of I, and of aVR, with those of V6. Exchanged arm electrodes
+            turn lead I over; an arm and a leg exchanged turn aVR. So do dextrocardia and some infarctions: it is noted.
     """
 
     min_fs: float = 50.0
@@ -44,14 +57,22 @@ class Limits:
     min_lead_ratio: float = 0.1
     max_lead_ratio: float = 5.0
     max_residual_mv: float = 0.02
+    max_still_share: float = 0.3
+    min_touches: int = 4
+    min_levels: int = 50
+    min_arm_correlation: float = -0.5
+    max_avr_correlation: float = 0.2
 
 
-def check(recording: Recording, limits: Limits = Limits()) -> None:
+def check(recording: Recording, limits: Limits = Limits()) -> tuple[str, ...]:
     """Raise for the first implausible property.
+
+    Returns:
+        What is odd and may be right, in fixed phrases.
 
     Raises:
         RecordingError: Its reason is ``sampling_rate``, ``too_short``, ``not_finite``, ``missing_lead``,
-            ``missing_samples``, ``flat_lead``, ``implausible_gain`` or ``lead_laws``.
+            ``missing_samples``, ``flat_lead``, ``saturated``, ``implausible_gain`` or ``lead_laws``.
     """
     signal = recording.signal_mv
     if not limits.min_fs <= recording.fs <= limits.max_fs:
@@ -67,12 +88,67 @@ def check(recording: Recording, limits: Limits = Limits()) -> None:
     if (missing > limits.max_missing_share).any():
         worst = float(missing.max())
         raise _error(recording, "missing_samples", f"{worst:.0%} of lead {_names(missing == worst)} is missing (NaN)")
-    flat = np.nanmax(signal, axis=1) == np.nanmin(signal, axis=1)
-    if flat.any():
-        raise _error(recording, "flat_lead", f"lead {_names(flat)} is constant")
+    _check_flat(recording, limits)
+    _check_saturation(recording, limits)
     _check_gain(recording, limits)
     _check_gain_of_leads(recording, limits)
     _check_lead_laws(recording, limits)
+    return _electrodes(recording, limits)
+
+
+def _check_flat(recording: Recording, limits: Limits) -> None:
+    signal = recording.signal_mv
+    flat = np.nanmax(signal, axis=1) == np.nanmin(signal, axis=1)
+    if flat.any():
+        raise _error(recording, "flat_lead", f"lead {_names(flat)} is constant")
+    still = np.array([_still_share(lead, recording.fs) for lead in signal])
+    if (still > limits.max_still_share).any():
+        worst = float(still.max())
+        raise _error(recording, "flat_lead", f"lead {_names(still == worst)} stands still for {worst:.0%} of the time")
+
+
+def _still_share(lead: NDArray[np.float32], fs: float) -> float:
+    """Share of a lead's samples in runs of a second or more without a change; missing ones are none of them."""
+    length = max(round(fs), 2)
+    probes = lead[:: max(length // 2, 1)]
+    if not (probes[:-1] == probes[1:]).any():  # every such run holds two neighbouring probes
+        return 0.0
+    runs = _runs(lead[:-1] == lead[1:]) + 1
+    return float(runs[runs >= length].sum() / len(lead))
+
+
+def _check_saturation(recording: Recording, limits: Limits) -> None:
+    signal, length = recording.signal_mv, max(2, round(0.01 * recording.fs))
+    low, high = np.nanmin(signal, axis=1), np.nanmax(signal, axis=1)
+    levels = (high - low) * (recording.steps_per_mv or np.inf)
+    for index in np.flatnonzero(levels >= limits.min_levels):
+        for extreme in (low[index], high[index]):
+            at = signal[index] == extreme
+            if np.count_nonzero(at) < limits.min_touches * length:
+                continue
+            touches = int((_runs(at) >= length).sum())
+            if touches >= limits.min_touches:
+                problem = f"lead {LEADS[index]} stops at {extreme:.3g} mV {touches} times: saturated"
+                raise _error(recording, "saturated", problem)
+
+
+def _electrodes(recording: Recording, limits: Limits) -> tuple[str, ...]:
+    """A note where the leads look as if two electrodes had changed places."""
+    changes = np.diff(recording.signal_mv[[LEADS.index("I"), LEADS.index("aVR"), LEADS.index("V6")]], axis=1)
+    changes = changes[:, ~np.isnan(changes).any(axis=0)].astype(np.float64)
+    changes -= changes.mean(axis=1, keepdims=True) if changes.shape[1] else 0.0
+    size = np.sqrt((changes**2).sum(axis=1))
+    if not size.all():
+        return ()
+    first, avr = (changes[:2] @ changes[2]) / (size[:2] * size[2])
+    odd = first < limits.min_arm_correlation or avr > limits.max_avr_correlation
+    return ("electrodes perhaps exchanged",) if odd else ()
+
+
+def _runs(at: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Lengths of the runs of true values."""
+    edges = np.flatnonzero(np.diff(at.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
+    return edges[:, 1] - edges[:, 0]
 
 
 def _check_gain(recording: Recording, limits: Limits) -> None:

@@ -28,6 +28,7 @@ class Recording:
         sex: ``male`` or ``female``.
         fold: Stratified fold of the source, where it has folds.
         steps_per_mv: Quantisation steps per mV (1000 = 1 uV per step), where all leads share it.
+        notes: What is not as measured or looks odd, in a few fixed phrases, for counts.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Recording:
     sex: str | None = None
     fold: int | None = None
     steps_per_mv: float | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.signal_mv.ndim != 2 or self.signal_mv.shape[0] != len(LEADS):

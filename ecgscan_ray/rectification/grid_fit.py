@@ -119,7 +119,7 @@ def unwrapped(z: np.ndarray) -> np.ndarray:
     for _ in range(2):
         weighted = difference.multiply(weight[:, None]).tocsr()
         normal = (difference.T @ weighted + 1e-8 * sparse.identity(h * w)).tocsc()
-        turns = linalg.spsolve(normal, weighted.T @ step)
+        turns = linalg.spsolve(normal, weighted.T @ step, permc_spec="MMD_AT_PLUS_A")  # it is symmetric
         weight = belief / (np.abs(difference @ turns - step) + 0.03)
     turns = turns.reshape(h, w)
     strongest = np.abs(z) >= np.quantile(np.abs(z), 0.5)

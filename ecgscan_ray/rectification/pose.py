@@ -20,6 +20,9 @@ LEAST_TURN_BELIEF = 0.05
 """Of a second choice of quarter turns. On 155 rendered photographs two pages had one; of the first choices one was wrong,
 believed with 0.58."""
 
+LEAST_PART = 0.2
+"""Share of the picture beside a page that can hold another."""
+
 
 @dataclass(frozen=True)
 class Pose:
@@ -69,6 +72,23 @@ def shrink(image: np.ndarray, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]
 def is_upright(image: np.ndarray) -> bool:
     """Whether the picture is higher than wide; ``CoarseNet`` was trained on wide ones."""
     return image.shape[0] > image.shape[1]
+
+
+def halves(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The two halves of its longer side."""
+    middle = max(image.shape[:2]) // 2
+    return (image[:middle], image[middle:]) if is_upright(image) else (image[:, :middle], image[:, middle:])
+
+
+def parts_beside(image: np.ndarray, pose: Pose) -> list[np.ndarray]:
+    """What the picture shows above, below, left and right of a page, where it is large enough for another page."""
+    x0, y0, x1, y1 = pose.box_mm
+    corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
+    px = cv2.perspectiveTransform(corners[None], pose.matrix)[0]
+    left, top = np.clip(px.min(0), 0, image.shape[1::-1]).astype(int)
+    right, bottom = np.clip(px.max(0), 0, image.shape[1::-1]).astype(int)
+    parts = (image[:top], image[bottom:], image[:, :left], image[:, right:])
+    return [part for part in parts if part.size > LEAST_PART * image.size]
 
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:

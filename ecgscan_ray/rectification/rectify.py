@@ -20,6 +20,8 @@ from ecgscan_ray.rectification.samples import PAGE_PX, cells
 CELL_MM = PAGE_STRIDE / PAGE_PX
 MAX_SIDE_PX = 1280
 """Of what ``PageNet`` sees: 427 mm."""
+LEAST_SEEN = 0.2
+"""Of a grid that is followed: below it, phases are noise that would bend the page."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class PageSheet:
     at: np.ndarray
     grid: tuple[float, float]
     agreement: np.ndarray
+
+    @property
+    def seen(self) -> float:
+        """How well the printed grid is seen and followed, 0..1."""
+        return float(min(self.grid) * np.median(self.agreement))
 
 
 @torch.inference_mode()
@@ -92,8 +99,8 @@ def rectify(net: PageNet, image: np.ndarray, pose: Pose, passes: int = 2) -> Pag
     for _ in range(passes):
         out, at = look(net, image, page_map)
         mm, grid, agreement = fit_grid(out, at)
-        if np.ptp(mm, axis=(0, 1)).max() > MOST_PAGE_MM:  # no grid that could be followed
-            mm, grid = at, (0.0, 0.0)
+        if np.ptp(mm, axis=(0, 1)).max() > MOST_PAGE_MM or min(grid) * np.median(agreement) < LEAST_SEEN:
+            mm, grid = at, (0.0, 0.0)  # no grid that could be followed
         step = inverted(np.eye(3), at, mm, CELL_MM)
         # composed: page mm -> mm of the map before -> coarse mm
         page_map = PageMap(pose.matrix, step.origin, step.step, page_map.to_coarse(step.coarse_mm))

@@ -28,7 +28,7 @@ INK, MUTED, ACCENT, SECOND = "#1d2733", "#8a94a0", "#b3261e", "#1f5f8b"
 SHADES = {"shown": "#ffffff", "derivable": "#dcebf5", "unseen": "#f6e9d5"}
 """Background of a stretch of a lead, by whether the page shows it."""
 
-_STYLE = {
+STYLE = {
     "font.size": 8.5,
     "font.family": "DejaVu Sans",
     "axes.edgecolor": MUTED,
@@ -91,7 +91,7 @@ def learning_curves(lines: Sequence[Line]) -> str | None:
     panels = _curve_panels(lines)
     if not panels:
         return None
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         columns = min(3, len(panels))
         rows = -(-len(panels) // columns)
         figure = Figure(figsize=(10.4, 2.35 * rows), layout="constrained")
@@ -134,7 +134,7 @@ def _curve_panels(lines: Sequence[Line]) -> list[tuple[str, dict[str, tuple[list
 
 def redrawn_leads(example: Example, fs: float) -> str:
     """The redrawn twelve leads over the truth; the background marks shown, derivable and unseen."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(10.4, 7.2))
         _twelve_leads(figure, example, fs, left=0.05)
         return data_uri(figure, "png")
@@ -142,7 +142,7 @@ def redrawn_leads(example: Example, fs: float) -> str:
 
 def redrawn_picture(example: Example, fs: float) -> bytes:
     """One PNG: the page, and to its right the leads redrawn from it over the truth."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(15, 7.2))
         axes = figure.add_axes((0.012, 0.12, 0.285, 0.8))
         axes.imshow(example.page.squeeze(-1) if example.page.shape[-1] == 1 else example.page, cmap="gray")
@@ -204,7 +204,7 @@ def scatter_grid(points: Mapping[str, Sequence[tuple[object, float]]], scales: M
         scales: Setting -> whether its axis is logarithmic.
         ylabel: Name of the score.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         columns = min(3, max(len(points), 1))
         rows = -(-len(points) // columns)
         figure = Figure(figsize=(10.4, 2.5 * rows), layout="constrained")
@@ -239,7 +239,7 @@ def _scatter(axes: Axes, pairs: Sequence[tuple[object, float]], logarithmic: boo
 
 def trial_curves(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], best: str | None, ylabel: str) -> str:
     """Learning curves of all trials; the best one stands out."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(10.4, 3.4), layout="constrained")
         axes = figure.add_subplot()
         for name, (steps, values) in curves.items():

@@ -14,10 +14,8 @@ from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
-from ray.train.torch import TorchTrainer
 
 from ecgscan_ray.errors import EcgscanError, UnreachableError, WorkError
-from ecgscan_ray.runtime import ray_quirks
 
 _PERMANENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 _NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded|Read-only file system")
@@ -98,11 +96,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _reason(error: BaseException) -> str:
     match = _NO_SPACE.search(str(error))
     return match.group(0) if match else (str(error).splitlines() or [type(error).__name__])[0][:160]
-
-
-class Trainer(TorchTrainer):
-    """Ray's trainer, which ends at a permanent failure."""
-
-    def _initialize_and_run_controller(self, **options: Any) -> Any:
-        policy = ray_quirks.failure_policy(self.run_config.failure_config, permanent_failure)
-        return super()._initialize_and_run_controller(**{**options, "failure_policy": policy})

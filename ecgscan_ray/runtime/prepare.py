@@ -1,117 +1,47 @@
-"""``ecgscan prepare``: an archive of recordings becomes a store, as a Ray Data job.
+"""``ecgscan prepare``: an archive of recordings becomes a store, in steps whose results are files.
 
-The driver lists the archive, assigns every patient to a split and cuts each split, in random order, into shards. A task
-reads, checks and packs the recordings of one shard and writes it in one piece; rejected recordings come back with their
-reason. At the end the driver writes the quarantine and, last of all, the manifest. A store that is replaced keeps its
-manifest and shards until then: the new shards have other names.
+The driver streams the archive's listing into files. Tasks assign splits and a random order, share by share, then read,
+check, pack and write shards, which are named by file and range: no list of recordings travels. All of it lies in the work area
+(``store.work``), so that the same command goes on after an interruption. The manifest is written last; a store that is
+replaced or added to stays valid until then, since the new shards have other names.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import chain
 from typing import Any
-
-import numpy as np
-import pyarrow as pa
 
 from ecgscan_ray import filesystem
 from ecgscan_ray.config import ResourceConfig
-from ecgscan_ray.errors import InputError, RecordingError, StoreError
+from ecgscan_ray.errors import InputError, StoreError
+from ecgscan_ray.filesystem.archive import ArchiveFiles
 from ecgscan_ray.filesystem.lease import exclusive
-from ecgscan_ray.recording.checks import check
-from ecgscan_ray.recording.labels import superclasses
-from ecgscan_ray.recording.language import language
-from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.recording.sources import Item, Source, open_source
-from ecgscan_ray.runs.needs import Need
-from ecgscan_ray.runtime.attend import attend
-from ecgscan_ray.runtime.cluster import check_address, start_ray
-from ecgscan_ray.runtime.demand import await_room
-from ecgscan_ray.store.manifest import (
-    MANIFEST_NAME,
-    SPLITS,
-    Counts,
-    Manifest,
-    Shard,
-    read_manifest,
-    write_manifest,
+from ecgscan_ray.runtime.cluster import check_address
+from ecgscan_ray.runtime.stages import Stages
+from ecgscan_ray.store.listing import LISTING_NAME, Digest, Listing, stored_entries, write_listing
+from ecgscan_ray.store.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
+from ecgscan_ray.store.revisions import (
+    check_files,
+    delete_other_files,
+    file_names,
+    files_to_keep,
+    next_numbers,
+    unused_revision,
 )
-from ecgscan_ray.store.revisions import check_files, delete_other_files, file_names, files_to_keep, unused_revision
-from ecgscan_ray.store.schema import pack
-from ecgscan_ray.store.shards import ShardWriter, write_quarantine
-from ecgscan_ray.store.splits import RejectedRow, assign_splits, count_patients, reject, warn_about_splits
+from ecgscan_ray.store.splits import warn_about_splits
+from ecgscan_ray.store.tally import Tally, archive_settings
+from ecgscan_ray.store.work import PrepareJob, PrepareSettings, WorkArea, delete_work, find_job, hash64
+from ecgscan_ray.store.writing import ShardJob, first_rows, shard_jobs
 
 logger = logging.getLogger(__name__)
 
-_MIN_SHARDS_PER_SPLIT = 8  # where there are enough rows: the tasks of a small archive
-_MAX_ROW_GROUPS_PER_SHARD = 64  # 30 MB at 100 Hz, which a task holds in memory
-_RETRIES = 2  # of a task whose process died; Ray Data's default is without end
-_RATES_HZ = (50.0, 5000.0)
-
-
-@dataclass(frozen=True)
-class ShardJob:
-    """The work of one task: read these items and write them as one shard."""
-
-    store: str
-    source: str
-    rate: float | None
-    split: str
-    number: int
-    revision: int
-    row_group_rows: int
-    items: list[Item]
-
-
-@dataclass(frozen=True)
-class PrepareSettings:
-    """The settings that, with the archive, determine a store's rows and their order; see ``prepare``."""
-
-    rate: float | None
-    limit: int | None
-    seed: int
-    row_group_rows: int
-    validation_folds: list[int]
-    test_folds: list[int]
-
-    def check(self) -> None:
-        """Refuse values out of their range.
-
-        Raises:
-            InputError: With the value.
-        """
-        if self.rate is not None and not _RATES_HZ[0] <= self.rate <= _RATES_HZ[1]:
-            fix = f"Give {_RATES_HZ[0]:g} to {_RATES_HZ[1]:g} Hz, or 0 to keep each recording's own."
-            raise InputError(f"rate {self.rate:g} is out of range", fix=fix)
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"limit {self.limit} is out of range", fix="Give at least 1, or leave it out to take all.")
-        if self.row_group_rows < 1:
-            raise InputError(f"row groups of {self.row_group_rows} rows", fix="Give at least 1.")
-        if set(self.validation_folds) & set(self.test_folds):
-            raise InputError(
-                f"validation folds {self.validation_folds} and test folds {self.test_folds} overlap",
-                fix="Give each fold to one of them.",
-            )
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A listed archive."""
-
-    source: Source
-    folder: str
-    items: list[Item]
-
-    def digest(self) -> str:
-        """sha256 of the listing: equal for the same archive in another folder."""
-        listing = [[item.id, item.patient_id, item.fold, item.split, item.details] for item in self.items]
-        return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+Progress = Callable[[int, int], None]
 
 
 def prepare(
@@ -126,14 +56,15 @@ def prepare(
     row_group_rows: int = 64,
     seed: int = 0,
     overwrite: bool = False,
+    add: bool = False,
     resources: ResourceConfig | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Manifest:
-    """Make a store from an archive. Where the same store is finished already, nothing is done.
+    """Make a store from an archive, or go on with it. Where the same store is finished already, nothing is done.
 
     Args:
         source: Name of the source: ``ptbxl`` or ``folder``.
-        from_dir: The archive's folder; on a cluster, one that every node sees.
+        from_dir: The archive: a folder (on a cluster, one that every node sees), ``s3://``, ``gs://`` or ``https://``.
         to: URI of the store.
         rate: Recordings are resampled to this rate, 50 to 5000 Hz; ``None`` keeps each as it is.
         validation_folds: The source's validation folds. Without folds, a tenth of the patients, by a stable hash.
@@ -142,212 +73,249 @@ def prepare(
         row_group_rows: Rows per Parquet row group: what the stream reads at once.
         seed: Of the rows' random order.
         overwrite: Replace an existing store; it stays valid until the new one is complete.
+        add: Append to an existing store what it does not hold yet; a patient of the same source keeps their split.
         resources: Of a cluster started here.
         progress: Called with the recordings done and their total after each shard.
 
     Raises:
         InputError: No such source, an argument out of range, a table not understood, no usable recording, no cluster.
-        StoreError: ``to`` cannot be written, holds another store, or is being written by another command.
+        StoreError: The archive cannot be read, or ``to`` cannot be written, holds another store, holds none to add to, or
+            is being written by another command.
         WorkError: A task failed.
     """
     settings = PrepareSettings(rate, limit, seed, row_group_rows, [*validation_folds], [*test_folds])
     settings.check()
+    if add and overwrite:
+        raise InputError("a store is added to or replaced, not both", fix="Leave out --add or --overwrite.")
     check_address()
-    archive = _list_archive(source, from_dir, rate)
-    store = filesystem.absolute(to)
-    with exclusive(store, "ecgscan prepare"):
-        finished = None if overwrite else _finished_store(store, archive, settings)
-        return finished or _write_store(store, archive, settings, resources or ResourceConfig(), progress)
+    command = _Command(open_source(source, rate), ArchiveFiles(from_dir), filesystem.absolute(to), settings, add)
+    items = None if command.look(overwrite).unfinished else command.list_records()
+    with exclusive(command.store, "ecgscan prepare"):
+        state = command.look(overwrite)
+        if items is None and not state.unfinished:  # another command ended it meanwhile
+            items = command.list_records()
+        if items is not None and state.manifest is not None and not add:
+            return command.confirm_finished(state.manifest, items)
+        return _write_store(command, state, items, resources or ResourceConfig(), progress)
 
 
-def _list_archive(source: str, from_dir: str, rate: float | None) -> Archive:
-    reader, folder = open_source(source, rate), filesystem.absolute(from_dir)
-    if not filesystem.is_local(folder):
-        fix = "Mount it, or copy it to a folder that every node sees."
-        raise InputError("archives are read from a local folder", where=folder, fix=fix)
-    return Archive(reader, from_dir, reader.list_records(folder))
+@dataclass(frozen=True)
+class _State:
+    """What there is at the store's URI.
 
-
-def _manifest_settings(archive: Archive, settings: PrepareSettings) -> dict[str, Any]:
-    return asdict(settings) | {"archive": archive.digest()}
-
-
-def _finished_store(store: str, archive: Archive, settings: PrepareSettings) -> Manifest | None:
-    """The manifest of a finished store that is the one asked for; ``None`` where there is no store.
-
-    Raises:
-        StoreError: It is another store, or files of it are missing.
+    Attributes:
+        manifest: Of a finished store that is not to be replaced.
+        keep: Files of the finished store, also of one to be replaced.
+        job: What is to be made.
+        unfinished: Of the same command, interrupted after it had listed the archive.
     """
-    if not filesystem.exists(filesystem.join(store, MANIFEST_NAME)):
-        return None
-    manifest = read_manifest(store)
-    existing = manifest.settings | {"source": manifest.source}
-    requested = _manifest_settings(archive, settings) | {"source": archive.source.name}
-    different = sorted(key for key in existing.keys() | requested.keys() if existing.get(key) != requested.get(key))
-    if different:
-        fix = "Choose another URI, or replace it with --overwrite."
-        names = ", ".join("listing of the archive" if key == "archive" else key for key in different)
-        raise StoreError(f"there is a store already, with another {names}", where=store, fix=fix)
-    check_files(store, manifest)
-    logger.info("%s is finished already: nothing to do", store)
-    return manifest
+
+    manifest: Manifest | None
+    keep: set[str]
+    job: PrepareJob
+    unfinished: WorkArea | None
+
+
+@dataclass(frozen=True)
+class _Command:
+    """What one command reads and writes."""
+
+    source: Source
+    archive: ArchiveFiles
+    store: str
+    settings: PrepareSettings
+    add: bool
+
+    @cached_property
+    def stamp(self) -> str:
+        """Of the archive, looked at once."""
+        return self.archive.stamp()
+
+    def look(self, overwrite: bool) -> _State:
+        """What there is.
+
+        Raises:
+            StoreError: There is no store to add to, or it cannot be read.
+        """
+        exists = filesystem.exists(filesystem.join(self.store, MANIFEST_NAME))
+        if self.add and not exists:
+            raise StoreError("no store to add to", where=self.store, fix="Leave out --add to make one.")
+        keep = files_to_keep(self.store) if exists else set()
+        manifest = read_manifest(self.store) if exists and not overwrite else None
+        job = PrepareJob(
+            source=self.source.name,
+            archive=self.archive.root,
+            settings=self.settings,
+            stamp=self.stamp,
+            base=str(hash64(*sorted(keep))) if exists else None,
+            add=self.add,
+            revision=0 if self.add else unused_revision(keep),
+            first=next_numbers(keep) if self.add else {},
+        )
+        begun = find_job(self.store) if manifest is None or self.add else None
+        work = WorkArea(self.store, begun) if begun == job and begun is not None else None
+        return _State(manifest, keep, job, work if work and LISTING_NAME in work.names() else None)
+
+    def list_records(self) -> Iterator[Item]:
+        """The archive's items; faults of its table are raised here, before the store is touched."""
+        items = iter(self.source.list_records(self.archive))
+        first = next(items, None)
+        if first is None:
+            raise InputError("no recordings here", where=self.archive.root)
+        return chain([first], items)
+
+    def confirm_finished(self, manifest: Manifest, items: Iterator[Item]) -> Manifest:
+        """The manifest of the finished store, where it is the one asked for.
+
+        Raises:
+            StoreError: It is another store, or files of it are missing.
+        """
+        digest = Digest()
+        for _ in digest.watch(items):
+            pass
+        existing = manifest.settings | {"source": manifest.source}
+        requested = archive_settings(self.settings, digest.hexdigest()) | {"source": self.source.name}
+        different = sorted(key for key in existing.keys() | requested.keys() if existing.get(key) != requested.get(key))
+        if different:
+            fix = "Choose another URI, replace it with --overwrite, or append to it with --add."
+            names = ", ".join("listing of the archive" if key == "archive" else key for key in different)
+            raise StoreError(f"there is a store already, with another {names}", where=self.store, fix=fix)
+        check_files(self.store, manifest)
+        delete_work(self.store)  # of a command that was interrupted at its very end
+        logger.info("%s is finished already: nothing to do", self.store)
+        return manifest
 
 
 def _write_store(
-    store: str,
-    archive: Archive,
-    settings: PrepareSettings,
+    command: _Command,
+    state: _State,
+    items: Iterator[Item] | None,
     resources: ResourceConfig,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> Manifest:
-    """Read, check and write everything; the manifest last."""
-    exists = filesystem.exists(filesystem.join(store, MANIFEST_NAME))
-    filesystem.open_filesystem(store, create=True)
-    keep = files_to_keep(store) if exists else set()
-    delete_other_files(store, keep)
-    order = np.random.default_rng(settings.seed).permutation(len(archive.items))[: settings.limit]
-    items = [archive.items[k] for k in order]
-    by_split, rejected = assign_splits(items, settings.validation_folds, settings.test_folds)
-    warn_about_splits(by_split)
-    name, rate = archive.source.name, settings.rate
-    jobs = shard_jobs(by_split, store, name, rate, settings.row_group_rows, unused_revision(keep))
-    shards, counts, unreadable = _run(jobs, resources, progress, where=store)
-    rejected += unreadable
-    if shards or not exists:
-        write_quarantine(store, rejected)
-    if not shards:
-        raise InputError(f"none of {len(items)} recordings can be used ({_reasons(rejected)})", where=archive.folder)
-    manifest = Manifest(
-        source=name,
-        licence=archive.source.licence,
-        settings=_manifest_settings(archive, settings),
-        shards=sorted(shards, key=lambda shard: (SPLITS.index(shard.split), shard.path)),
-        counts=count_patients(counts, by_split, rejected),
-        quarantined=_by_reason(rejected),
-    )
-    check_files(store, manifest)
-    write_manifest(store, manifest)
-    delete_other_files(store, file_names(manifest))
-    return manifest
+    """Begin, or go on where ``items`` is ``None``."""
+    filesystem.open_filesystem(command.store, create=True)
+    work = state.unfinished
+    if work is None or items is not None:
+        work, listing = _list_into(command, state, items or command.list_records())
+    else:
+        listing = Listing(**work.read(LISTING_NAME))
+    stages = Stages(command.store, work.job.token, resources)
+    return _Writer(command, state, work, stages, listing, goes_on=items is None).write(progress)
 
 
-def shard_jobs(
-    by_split: dict[str, list[Item]], store: str, source: str, rate: float | None, row_group_rows: int, revision: int = 0
-) -> list[ShardJob]:
-    """Cut each split into shards of whole row groups, whose names carry the revision."""
-    jobs = []
-    for split, items in by_split.items():
-        groups = math.ceil(len(items) / row_group_rows)
-        size = min(_MAX_ROW_GROUPS_PER_SHARD, max(1, math.ceil(groups / _MIN_SHARDS_PER_SPLIT))) * row_group_rows
-        for number, start in enumerate(range(0, len(items), size)):
-            part = items[start : start + size]
-            jobs.append(ShardJob(store, source, rate, split, number, revision, row_group_rows, part))
-    return jobs
+def _list_into(command: _Command, state: _State, items: Iterator[Item]) -> tuple[WorkArea, Listing]:
+    """Begin anew, with the listing."""
+    before = find_job(command.store)
+    if before is not None:
+        why = "while it listed the archive" if before == state.job else "with other settings or another archive"
+        logger.info("%s: prepare was interrupted %s: it starts afresh", command.store, why)
+    work = WorkArea.start(command.store, state.job)
+    delete_other_files(command.store, state.keep)
+    manifest, name = state.manifest, command.source.name
+    return work, write_listing(work, items, stored_entries(command.store, manifest, name) if manifest else ())
 
 
-def write_shard(job: ShardJob) -> tuple[Shard | None, list[RejectedRow], dict[str, dict[str, int]]]:
-    """Read, check, pack and write one shard.
+@dataclass
+class _Writer:
+    """Makes one store, step by step, from a listing."""
 
-    Returns:
-        The shard (``None`` if no recording could be used), the recordings left out, and counts by facet and value.
+    command: _Command
+    state: _State
+    work: WorkArea
+    stages: Stages
+    listing: Listing
+    goes_on: bool
+    tally: Tally = field(default_factory=Tally)
 
-    Raises:
-        StoreError: The store cannot be written.
-    """
-    source = open_source(job.source, job.rate)
-    writer = ShardWriter(job.store, job.split, job.number, revision=job.revision)
-    rejected: list[RejectedRow] = []
-    counts: dict[str, Counter[str]] = {"superclass": Counter(), "language": Counter(), "fs": Counter()}
-    group: list[pa.Table] = []
-    for item in job.items:
-        result = read_checked(source, item, job, rejected)
-        if result is None:
-            continue
-        recording, row = result
-        group.append(row)
-        counts["superclass"].update(superclasses(recording.labels) or {"none"})
-        counts["language"][language(recording.report) or "none"] += 1
-        counts["fs"][f"{recording.fs:g}"] += 1
-        if len(group) == job.row_group_rows:
-            writer.add_table(pa.concat_tables(group))
-            group = []
-    if group:
-        writer.add_table(pa.concat_tables(group))
-    return writer.close(), rejected, {facet: dict(count) for facet, count in counts.items()}
+    def write(self, progress: Progress | None) -> Manifest:
+        """All steps; the manifest last."""
+        store, job, listing = self.command.store, self.work.job, self.listing
+        counts = first_rows(self.work, self._place(), job.settings.limit)
+        jobs = list(shard_jobs(counts, job.settings.row_group_rows, job.first))
+        self._warn(jobs)
+        self._write_shards(jobs, progress)
+        patients = dict[str, int]()
+        arguments = {"with_stored": job.add, "write": bool(self.tally.shards) or not self.state.keep}
+        self.stages.run("finish", [arguments], patients.update, here=listing.is_small)
+        if self.stages.repeated:
+            logger.info("%s: tasks repeated %d requests that had failed", store, self.stages.repeated)
+        if not self.tally.shards:
+            delete_work(store)
+            return self._nothing_new(sum(job.rows for job in jobs))
+        manifest = self.tally.manifest(self.command.source, job.settings, listing.digest, patients, self.state.manifest)
+        check_files(store, manifest)
+        write_manifest(store, manifest)
+        delete_work(store)
+        delete_other_files(store, file_names(manifest))
+        return manifest
 
+    def _place(self) -> list[dict[str, int]]:
+        """Splits and order; recordings by share of the order and by split."""
+        names, shares = self.work.names(), range(self.listing.steps)
+        rows: dict[int, dict[str, int]] = {}
 
-def read_checked(
-    source: Source, item: Item, job: ShardJob, rejected: list[RejectedRow]
-) -> tuple[Recording, pa.Table] | None:
-    """One recording, read, checked and packed; ``None`` where it is rejected, with its reason in ``rejected``."""
-    try:
-        recording = source.read(item)
-        check(recording)
-        recording = recording if job.rate is None else recording.resampled(float(job.rate))
-        return recording, pack([recording], job.split)
-    except RecordingError as error:
-        rejected.append(reject(item, error.reason, f"{error.what}. {error.fix}" if error.fix else error.what))
-    except Exception as error:  # one odd file must not end the job
-        logger.warning("recording %s: %r", item.id, error)
-        rejected.append(reject(item, "unreadable", f"{type(error).__name__}: {error}"))
-    return None
+        def add(outcome: dict[str, Any]) -> None:
+            self.tally.add_placed(outcome)
+            rows[outcome["number"]] = outcome.get("rows", {})
 
+        for step in ("split", "order"):
+            outcomes = {number: f"{step}/{number:05d}.json" for number in shares}
+            for name in outcomes.values():
+                if name in names:
+                    add(self.work.read_outcome(name))
+            missing = [number for number, name in outcomes.items() if name not in names]
+            arguments = [{"number": number, "listing": asdict(self.listing)} for number in missing]
+            self.stages.run(step, arguments, add, here=self.listing.is_small)
+        return [rows[number] for number in shares]
 
-def _reasons(rejected: Sequence[RejectedRow]) -> str:
-    """Counts by reason, with the details of the first."""
-    counts = ", ".join(f"{reason} {count}" for reason, count in _by_reason(rejected).items())
-    return f"{counts}; {rejected[0]['id']}: {rejected[0]['detail']}" if rejected else counts
+    def _warn(self, jobs: Sequence[ShardJob]) -> None:
+        if self.tally.skipped:
+            logger.info("%d recordings are in the store already and stay as they are", self.tally.skipped)
+        rows = Counter[str]()
+        for job in jobs:
+            rows[job.split] += job.rows
+        for shard in self.state.manifest.shards if self.state.manifest else ():
+            rows[shard.split] += shard.rows
+        warn_about_splits(self.listing.items, self.tally.unknown, rows, self.tally.folds)
 
+    def _write_shards(self, jobs: Sequence[ShardJob], progress: Progress | None) -> None:
+        """Read, check, pack and write what is not there yet."""
+        store, total = self.command.store, sum(job.rows for job in jobs)
+        missing = self._missing(jobs)
+        done = total - sum(job.rows for job in missing)
+        if self.goes_on:
+            there = len(jobs) - len(missing)
+            logger.info("%s goes on: its listing and %d of %d shards are there", store, there, len(jobs))
+            delete_other_files(store, self.state.keep | {shard.path for shard in self.tally.shards})
 
-def _by_reason(rejected: Sequence[RejectedRow]) -> dict[str, int]:
-    return dict(sorted(Counter(row["reason"] for row in rejected).items()))
-
-
-def _run(
-    jobs: Sequence[ShardJob], resources: ResourceConfig, progress: Callable[[int, int], None] | None, where: str
-) -> tuple[list[Shard], Counts, list[RejectedRow]]:
-    """All jobs as tasks of Ray Data; results come in any order."""
-    start_ray(resources, dashboard=False)
-    await_room([Need("task", {"CPU": 1})], "prepare")
-    import ray.data
-
-    total, done = sum(len(job.items) for job in jobs), 0
-    shards: list[Shard] = []
-    rejected: list[RejectedRow] = []
-    counts: Counts = {split: {} for split in SPLITS}
-    if not jobs:
-        return shards, counts, rejected
-    rows = [{"job": json.dumps(asdict(job))} for job in jobs]
-    results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        _task, num_cpus=1, ray_remote_args_fn=lambda: {"max_retries": _RETRIES}
-    )
-
-    def gather() -> None:
-        nonlocal done
-        for row in results.iter_rows():
-            result = json.loads(row["result"])
-            if "error" in result:
-                raise StoreError(**result["error"])
-            shards.extend([Shard(**result["shard"])] if result["shard"] else [])
-            rejected.extend(result["rejected"])
-            for facet, values in result["counts"].items():
-                into = counts[result["split"]].setdefault(facet, {})
-                for value, count in values.items():
-                    into[value] = into.get(value, 0) + count
-            done += result["items"]
+        def add(outcome: dict[str, Any]) -> None:
+            nonlocal done
+            self.tally.add_shard(outcome)
+            done += int(outcome["items"])
             if progress:
                 progress(done, total)
 
-    attend(gather, where, "The same command starts again.")
-    return shards, counts, rejected
+        self.stages.run("shard", [{"job": asdict(job)} for job in missing], add, here=False)
 
+    def _missing(self, jobs: Sequence[ShardJob]) -> list[ShardJob]:
+        """The jobs whose shards are not there; the others are counted."""
+        names, sizes = self.work.names(), filesystem.list_sizes(self.command.store)
+        missing = []
+        for job in jobs:
+            name = f"done/{job.name}.json"
+            outcome = self.work.read_outcome(name) if name in names else None
+            if outcome and all(sizes.get(shard["path"]) == shard["bytes"] for shard in outcome["shards"]):
+                self.tally.add_shard(outcome)
+            else:
+                missing.append(job)
+        return missing
 
-def _task(row: dict[str, str]) -> dict[str, str]:
-    content = json.loads(row["job"])
-    job = ShardJob(**content | {"items": [Item(**item) for item in content["items"]]})
-    try:
-        shard, rejected, counts = write_shard(job)
-    except StoreError as error:  # as a result: raised, Ray would print its stack, twice
-        return {"result": json.dumps({"error": {"what": error.what, "where": error.where, "fix": error.fix}})}
-    result = {"shard": shard and shard.model_dump(), "rejected": rejected, "counts": counts}
-    return {"result": json.dumps(result | {"split": job.split, "items": len(job.items)})}
+    def _nothing_new(self, planned: int) -> Manifest:
+        """No recording was stored: the store that was added to, where it holds them all."""
+        if self.state.manifest is not None and not self.tally.reasons:
+            return self.state.manifest
+        count = planned + self.tally.put_aside
+        raise InputError(
+            f"none of {count} recordings can be used ({self.tally.why()})", where=self.command.archive.root
+        )

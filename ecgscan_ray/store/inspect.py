@@ -2,136 +2,118 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from ecgscan_ray.recording.labels import superclasses
-from ecgscan_ray.recording.reports import repaired
+from ecgscan_ray.processes import end_with_parent, sigint_blocked
+from ecgscan_ray.store.counting import BINS, ShardCounts, count_shard
 from ecgscan_ray.store.manifest import SPLITS, Manifest, Shard, read_manifest
-from ecgscan_ray.store.schema import SCHEMA, unpack_signals
-from ecgscan_ray.store.shards import ShardError, read_row_groups
+from ecgscan_ray.store.schema import SCHEMA
 
 _LAW_UV = 2.0
 _MOST_FREQUENT = 20
+_SMALL = 10_000
+"""Rows that one process reads in less time than others take to start."""
+_SHARDS_AT_A_TIME = 64
 
 
-def inspect(store_uri: str) -> dict[str, Any]:
-    """Read and count every row of a store.
+def inspect(store_uri: str, workers: int = 1) -> dict[str, Any]:
+    """Read and count every row of a store, in several processes where it is large.
+
+    Args:
+        store_uri: URI of the store.
+        workers: Processes.
 
     Returns:
-        ``digest``, ``source``, ``licence``, ``settings``, ``schema`` (column -> type), ``shards``, ``bytes``,
-        ``bytes_per_row``, ``splits`` (split -> rows, patients, rows_without_patient, superclass, language, fs, report,
-        labels: rows of the most frequent codes, other_labels: how many more codes there are), ``quarantined``,
+        ``digest``, ``sources``, ``licences``, ``settings``, ``schema`` (column -> type), ``shards``, ``bytes``,
+        ``bytes_per_row``, ``splits`` (split -> rows, patients, rows_without_patient, superclass, language, fs, source, sex,
+        report, labels: rows of the most frequent codes, other_labels: how many more codes there are), ``histograms``
+        (``seconds``, ``age``, ``amplitude_mv`` -> split -> lower end of a bin -> rows), ``quarantined``,
         ``patients_in_two_splits`` (of the known ones), ``rows_without_patient``, ``missing_share`` (of all samples),
         ``flat_leads`` (recordings with one), ``lead_residual_uv`` (median, max, and recordings above 2 uV),
         ``rounding_uv`` (largest), and ``damaged`` (shards that are missing or differ from the manifest; their rows are
         not counted).
 
     Raises:
-        StoreError: There is no store.
+        StoreError: There is no store, or its storage cannot be read.
     """
     manifest = read_manifest(store_uri)
-    counts = _StoreCounts()
-    damaged = [shard.path for shard in manifest.shards if not _count(store_uri, shard, counts)]
-    residual = np.array(counts.residual_uv or [0.0])
+    counts = {split: ShardCounts(split) for split in SPLITS}
+    damaged = []
+    for shard, shard_counts in _counted(store_uri, manifest, workers):
+        if shard_counts is None:
+            damaged.append(shard.path)
+        else:
+            counts[shard.split].add(shard_counts)
     size = sum(shard.bytes for shard in manifest.shards)
     return {
         "digest": manifest.digest(),
-        "source": manifest.source,
-        "licence": manifest.licence,
+        "sources": manifest.sources,
+        "licences": manifest.licences,
         "settings": manifest.settings,
+        "additions": [addition.model_dump() for addition in manifest.additions],
         "schema_version": manifest.schema_version,
         "schema": {field.name: str(field.type) for field in SCHEMA},
         "shards": len(manifest.shards),
         "bytes": size,
-        "bytes_per_row": round(size / max(1, _rows(manifest)), 1),
-        "splits": {split: counts.split(split) for split in SPLITS},
+        "bytes_per_row": round(size / max(1, sum(shard.rows for shard in manifest.shards)), 1),
+        "splits": {split: _split(counts[split]) for split in SPLITS},
+        "histograms": {name: {split: _bins(counts[split], name) for split in SPLITS} for name in BINS},
         "quarantined": manifest.quarantined,
-        "patients_in_two_splits": counts.leaks(),
-        "rows_without_patient": counts.without_patient.total(),
-        "missing_share": counts.missing / max(1, counts.samples),
-        "flat_leads": counts.flat,
+        **_signals([counts[split] for split in SPLITS]),
+        "damaged": damaged,
+    }
+
+
+def _counted(store_uri: str, manifest: Manifest, workers: int) -> Iterator[tuple[Shard, ShardCounts | None]]:
+    shards = manifest.shards
+    workers = min(workers, len(shards))
+    if workers <= 1 or sum(shard.rows for shard in shards) <= _SMALL:
+        yield from ((shard, count_shard(store_uri, shard)) for shard in shards)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, end_with_parent) as pool:
+        for start in range(0, len(shards), _SHARDS_AT_A_TIME):
+            batch = shards[start : start + _SHARDS_AT_A_TIME]
+            with sigint_blocked():
+                results = pool.map(count_shard, repeat(store_uri), batch)
+            yield from zip(batch, results, strict=True)
+
+
+def _split(counts: ShardCounts) -> dict[str, Any]:
+    labels = counts.labels
+    return {
+        "rows": counts.rows,
+        "patients": len(counts.patients),
+        "rows_without_patient": counts.without_patient,
+        **{facet: dict(sorted(values.items())) for facet, values in counts.facets.items()},
+        "labels": dict(labels.most_common(_MOST_FREQUENT)),
+        "other_labels": max(0, len(labels) - _MOST_FREQUENT),
+    }
+
+
+def _bins(counts: ShardCounts, name: str) -> dict[float, int]:
+    return {number * BINS[name]: rows for number, rows in sorted(counts.histograms.get(name, {}).items())}
+
+
+def _signals(counts: list[ShardCounts]) -> dict[str, Any]:
+    patients = np.concatenate([part.patients for part in counts])
+    residual = np.concatenate([part.residual_uv for part in counts])
+    residual = residual if len(residual) else np.zeros(1, np.float32)
+    return {
+        "patients_in_two_splits": int((np.unique(patients, return_counts=True)[1] > 1).sum()),
+        "rows_without_patient": sum(part.without_patient for part in counts),
+        "missing_share": sum(part.missing for part in counts) / max(1, sum(part.samples for part in counts)),
+        "flat_leads": sum(part.flat for part in counts),
         "lead_residual_uv": {
             "median": float(np.median(residual)),
             "max": float(residual.max()),
             "recordings_above_2": int((residual > _LAW_UV).sum()),
         },
-        "rounding_uv": counts.rounding_uv,
-        "damaged": damaged,
+        "rounding_uv": max(part.rounding_uv for part in counts),
     }
-
-
-def _rows(manifest: Manifest) -> int:
-    return sum(shard.rows for shard in manifest.shards)
-
-
-def _count(store_uri: str, shard: Shard, counts: _StoreCounts) -> bool:
-    """Add a shard's rows to the counts; False if the shard is damaged."""
-    try:
-        tables = [read_row_groups(store_uri, shard, [group]) for group in range(len(shard.row_groups))]
-    except ShardError:
-        return False
-    for table in tables:
-        counts.add(shard.split, table)
-    return True
-
-
-class _StoreCounts:
-    """Running counts over the rows of a store."""
-
-    def __init__(self) -> None:
-        self.facets: dict[str, dict[str, Counter[str]]] = {split: defaultdict(Counter) for split in SPLITS}
-        self.patients: dict[str, set[tuple[str, str]]] = {split: set() for split in SPLITS}
-        self.labels: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
-        self.without_patient: Counter[str] = Counter()
-        self.rows: Counter[str] = Counter()
-        self.residual_uv: list[float] = []
-        self.rounding_uv = 0.0
-        self.samples = self.missing = self.flat = 0
-
-    def add(self, split: str, table: pa.Table) -> None:
-        """Count the rows of one row group."""
-        facets = self.facets[split]
-        columns = ["source", "patient_id", "report", "language", "labels", "fs"]
-        for row in table.select(columns).to_pylist():
-            facets["superclass"].update(superclasses(code for code, _ in row["labels"]) or {"none"})
-            facets["language"][row["language"] or "none"] += 1
-            facets["fs"][f"{row['fs']:g}"] += 1
-            facets["report"]["with" if repaired(row["report"], row["source"]) else "without"] += 1
-            self.labels[split].update(code for code, _ in row["labels"])
-            if row["patient_id"] is None:
-                self.without_patient[split] += 1
-            else:
-                self.patients[split].add((row["source"], row["patient_id"]))
-        self.rows[split] += len(table)
-        self.residual_uv += table["lead_residual_uv"].to_pylist()
-        self.rounding_uv = max([self.rounding_uv, *table["rounding_uv"].to_pylist()])
-        for signal in unpack_signals(table):
-            missing = np.isnan(signal)
-            self.samples += signal.size
-            self.missing += int(missing.sum())
-            low = np.where(missing, np.inf, signal).min(axis=1, initial=np.inf)
-            high = np.where(missing, -np.inf, signal).max(axis=1, initial=-np.inf)
-            self.flat += bool((low >= high).any())
-
-    def split(self, split: str) -> dict[str, Any]:
-        """Counts of one split."""
-        facets = {facet: dict(sorted(values.items())) for facet, values in self.facets[split].items()}
-        labels = self.labels[split]
-        return {
-            "rows": self.rows[split],
-            "patients": len(self.patients[split]),
-            "rows_without_patient": self.without_patient[split],
-            **facets,
-            "labels": dict(labels.most_common(_MOST_FREQUENT)),
-            "other_labels": max(0, len(labels) - _MOST_FREQUENT),
-        }
-
-    def leaks(self) -> int:
-        """Patients in more than one split."""
-        return sum(
-            count > 1 for count in Counter(patient for split in SPLITS for patient in self.patients[split]).values()
-        )

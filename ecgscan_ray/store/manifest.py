@@ -15,6 +15,8 @@ from ecgscan_ray.filesystem import lease
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+WORK_NAME = "_prepare"
+"""Folder of an unfinished ``prepare`` (``store.work``)."""
 QUARANTINE_NAME = "quarantine.parquet"
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 
@@ -27,7 +29,7 @@ _REVISION = re.compile(r"-r\d+(?=\.parquet$)")
 """Of a store that replaced another one in the same place: ``train-00000-r1.parquet``."""
 
 Counts = dict[str, dict[str, dict[str, int]]]
-"""split -> facet (``superclass``, ``language``, ``fs``, ``patients``) -> value -> rows."""
+"""split -> facet (``superclass``, ``language``, ``fs``, ``source``, ``patients``) -> value -> rows."""
 
 
 class Shard(BaseModel):
@@ -52,6 +54,25 @@ class Shard(BaseModel):
     sha256: str
 
 
+Settings = dict[str, int | float | str | list[int] | None]
+
+
+class Addition(BaseModel):
+    """Recordings that were added to a store (``prepare --add``).
+
+    Attributes:
+        source: Name of the source.
+        licence: Of the recordings, where the source states it.
+        settings: Arguments of ``prepare``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str
+    licence: str | None = None
+    settings: Settings = {}
+
+
 class Manifest(BaseModel):
     """What a store holds.
 
@@ -60,6 +81,7 @@ class Manifest(BaseModel):
         source: Name of the source, e.g. ``ptbxl``.
         licence: Of the recordings, where the source states it.
         settings: Arguments of ``prepare`` (rate, folds, seed, ...).
+        additions: What was added later, from this source or another.
         shards: All Parquet files with rows, ordered by split and number.
         counts: Rows by split, facet and value.
         quarantined: Rejected recordings, by reason.
@@ -70,10 +92,22 @@ class Manifest(BaseModel):
     schema_version: int = SCHEMA_VERSION
     source: str
     licence: str | None = None
-    settings: dict[str, int | float | str | list[int] | None] = {}
+    settings: Settings = {}
+    additions: list[Addition] = []
     shards: list[Shard]
     counts: Counts = {}
     quarantined: dict[str, int] = {}
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of all sources, in the order in which they came."""
+        return list(dict.fromkeys([self.source, *(addition.source for addition in self.additions)]))
+
+    @property
+    def licences(self) -> list[str]:
+        """Licences of all sources that state one."""
+        licences = [self.licence, *(addition.licence for addition in self.additions)]
+        return list(dict.fromkeys(licence for licence in licences if licence))
 
     def digest(self) -> str:
         """sha256 of the content: equal for stores with equal rows in equal order, whatever their revision."""
@@ -104,6 +138,9 @@ def read_manifest(store_uri: str) -> Manifest:
     """
     uri = filesystem.join(store_uri, MANIFEST_NAME)
     if not filesystem.exists(uri):
+        if filesystem.exists(filesystem.join(store_uri, WORK_NAME, "job.json")):
+            fix = "The same 'ecgscan prepare' command goes on with it."
+            raise StoreError("not a store yet: 'ecgscan prepare' has not finished it", where=store_uri, fix=fix)
         raise StoreError("not a store: it has no manifest.json", where=store_uri, fix="Make one by 'ecgscan prepare'.")
     fix = "Prepare the store again."
     try:

@@ -9,7 +9,7 @@ from ecgscan_ray.errors import StoreError
 from ecgscan_ray.store.manifest import MANIFEST_NAME, QUARANTINE_NAME, SPLITS, Manifest, read_manifest
 
 STORE_FILE = re.compile(
-    rf"((?P<split>{'|'.join(SPLITS)})-\d{{5}}(-r(?P<revision>\d{{1,6}}))?\.parquet"
+    rf"((?P<split>{'|'.join(SPLITS)})-(?P<number>\d{{5}})(-p\d{{1,3}})?(-r(?P<revision>\d{{1,6}}))?\.parquet"
     rf"|{re.escape(QUARANTINE_NAME)}|{re.escape(MANIFEST_NAME)})(\.tmp-\w+)?"
 )
 
@@ -46,6 +46,15 @@ def unused_revision(keep: set[str]) -> int:
     """The first revision number that no shard among these files has."""
     used = {int(match["revision"] or 0) for name in keep if (match := STORE_FILE.fullmatch(name)) and match["split"]}
     return next(number for number in range(len(used) + 1) if number not in used)
+
+
+def next_numbers(keep: set[str]) -> dict[str, int]:
+    """Split -> the first number that no shard among these files has."""
+    matches = [match for name in keep if (match := STORE_FILE.fullmatch(name)) and match["split"]]
+    return {
+        split: max((int(match["number"]) for match in matches if match["split"] == split), default=-1) + 1
+        for split in SPLITS
+    }
 
 
 def delete_other_files(store: str, keep: set[str]) -> None:

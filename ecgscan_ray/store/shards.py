@@ -27,6 +27,7 @@ MAX_EXPANSION = 4096
 """Largest expansion of a file in memory: flat leads reach hundreds, a decompression bomb millions."""
 _CHUNK = 8 * 2**20
 
+_QUARANTINE_ROWS = 50_000
 QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "origin", "reason", "detail")])
 
 
@@ -39,13 +40,21 @@ class ShardWriter:
         number: Of the shard within its split.
         compression_level: Of Zstandard.
         revision: Of the store at this URI; 0 for the first.
+        part: Of a shard that is cut because its recordings are large; 0 for the first.
     """
 
     def __init__(
-        self, store_uri: str, split: str, number: int, compression_level: int = COMPRESSION_LEVEL, revision: int = 0
+        self,
+        store_uri: str,
+        split: str,
+        number: int,
+        compression_level: int = COMPRESSION_LEVEL,
+        revision: int = 0,
+        part: int = 0,
     ) -> None:
         self._store_uri, self._split = store_uri, split
-        self._path = f"{split}-{number:05d}{f'-r{revision}' if revision else ''}.parquet"
+        cut, replaced = f"-p{part}" if part else "", f"-r{revision}" if revision else ""
+        self._path = f"{split}-{number:05d}{cut}{replaced}.parquet"
         self._row_groups: list[int] = []
         self._sink = pa.BufferOutputStream()
         self._writer = parquet_writer(self._sink, SCHEMA, compression_level)
@@ -59,6 +68,11 @@ class ShardWriter:
         if len(table):
             self._writer.write_table(table, row_group_size=len(table))
             self._row_groups.append(len(table))
+
+    @property
+    def bytes(self) -> int:
+        """Written so far."""
+        return int(self._sink.tell())
 
     def close(self) -> Shard | None:
         """Write the file; a shard without rows is not written and gives ``None``.
@@ -281,12 +295,47 @@ def iterate_reports(store_uri: str, manifest: Manifest, split: str) -> Iterator[
         yield from (repaired(row["report"], row["source"]) for row in table.to_pylist())
 
 
+class QuarantineWriter:
+    """Gathers the table of rejected recordings: ``id``, ``origin``, ``reason``, ``detail``. As a context, it frees its memory."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, str]] = []
+        self._sink = pa.BufferOutputStream()
+        self._writer = pq.ParquetWriter(self._sink, QUARANTINE_SCHEMA, compression="zstd")
+
+    def __enter__(self) -> QuarantineWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def add(self, rows: Sequence[dict[str, str]]) -> None:
+        """More rows."""
+        self._rows += rows
+        if len(self._rows) >= _QUARANTINE_ROWS:
+            self._flush()
+
+    def write(self, store_uri: str) -> None:
+        """Write the file; sorted by reason and id where there are at most ``_QUARANTINE_ROWS``, else in such pieces.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
+        self._flush()
+        self._writer.close()
+        filesystem.write_bytes_atomic(filesystem.join(store_uri, QUARANTINE_NAME), self._sink.getvalue().to_pybytes())
+
+    def _flush(self) -> None:
+        rows = sorted(self._rows, key=lambda row: (row["reason"], row["id"]))
+        self._writer.write_table(pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA))
+        self._rows = []
+
+
 def write_quarantine(store_uri: str, rows: Sequence[dict[str, str]]) -> None:
-    """Write the table of rejected recordings: ``id``, ``origin``, ``reason``, ``detail``."""
-    sink = pa.BufferOutputStream()
-    table = pa.Table.from_pylist(sorted(rows, key=lambda row: (row["reason"], row["id"])), schema=QUARANTINE_SCHEMA)
-    pq.write_table(table, sink, compression="zstd")
-    filesystem.write_bytes_atomic(filesystem.join(store_uri, QUARANTINE_NAME), sink.getvalue().to_pybytes())
+    """Write the table of rejected recordings."""
+    with QuarantineWriter() as quarantine:
+        quarantine.add(rows)
+        quarantine.write(store_uri)
 
 
 def read_quarantine(store_uri: str) -> pa.Table:

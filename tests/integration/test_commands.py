@@ -25,6 +25,17 @@ def test_inspect(sample_store: str) -> None:
     assert found["splits"]["train"]["rows"] > 800
     lines = run("inspect", sample_store).splitlines()
     assert any(line.startswith("splits.train.superclass ") and "NORM" in line for line in lines)
+    assert not any(line.startswith("histograms") for line in lines), "numbers for programs and for the page"
+
+
+def test_the_page_of_a_store(sample_store: str, tmp_path: Path) -> None:
+    run("inspect", sample_store, "--html", tmp_path / "store.html")
+    page = (tmp_path / "store.html").read_text()
+    for title in ("Splits", "Rates, lengths, ages, amplitudes, labels", "Put aside", "Examples"):
+        assert f"<h2>{title}</h2>" in page
+    assert page.count("data:image/png") == 6, "two recordings of each split"
+    assert "implausible_gain" in page
+    assert "http://" not in page.replace("http://www.w3.org", ""), "no other file is needed"
 
 
 def test_render(sample_store: str, tmp_path: Path) -> None:

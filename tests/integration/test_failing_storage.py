@@ -21,6 +21,7 @@ from ecgscan_ray.filesystem import exists, join, list_files, read_bytes
 from ecgscan_ray.runs.metrics import read_metrics
 from ecgscan_ray.store.manifest import read_manifest
 from tests.ports import free_port
+from tests.stores import upload
 from tests.tiny import TINY
 
 pytestmark = pytest.mark.verify
@@ -86,13 +87,13 @@ def rows_by_step(out: str) -> dict[int, int]:
     return {int(line["step"]): int(line["batch_fingerprint"]) for line in read_metrics(out) if line["kind"] == "train"}
 
 
-def all_verbs(endpoint: str, folder: str, archive: Path, settings: Path, local: Path) -> dict[str, Done]:
+def all_verbs(endpoint: str, folder: str, archive: str, settings: Path, local: Path) -> dict[str, Done]:
     store, out = join(folder, "store"), join(folder, "run")
     prepare = [
         "--source",
         "ptbxl",
         "--from",
-        str(archive),
+        archive,
         "--to",
         store,
         "--validation-folds",
@@ -117,11 +118,12 @@ def test_every_command_finishes_five_times(
     changes = {"training": TINY["training"] | {"steps": STEPS}}
     settings.write_text(yaml.safe_dump(TINY | changes))
     base = join(s3_server, "failing storage")
+    archive = upload(sample_tree, join(base, "archive"))  # read through the proxy too
     direct = os.environ["AWS_ENDPOINT_URL"]
-    good = all_verbs(direct, join(base, "good"), sample_tree, settings, tmp_path / "good")
+    good = all_verbs(direct, join(base, "good"), archive, settings, tmp_path / "good")
     for number in range(ROUNDS):
         folder = join(base, str(number))
-        found = all_verbs(failing_endpoint, folder, sample_tree, settings, tmp_path / str(number))
+        found = all_verbs(failing_endpoint, folder, archive, settings, tmp_path / str(number))
         for verb, done in found.items():
             summaries = done.output.count("storage: requests that failed")
             print(f"{number} {verb}: {done.seconds:.0f} s, {good[verb].seconds:.0f} s on a good day, {summaries} lines")

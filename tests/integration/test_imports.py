@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
         ("ecgscan_ray.runs.opening", {"torch", "ray"}),
         ("ecgscan_ray.runs.metrics", {"torch", "ray", "wandb", "mlflow"}),
         ("ecgscan_ray.runtime.stream", {"torch", "timm", "transformers", "sklearn"}),
+        ("ecgscan_ray.runtime.prepare", {"torch", "timm", "transformers", "sklearn"}),
         ("ecgscan_ray.reading.maker", {"torch", "ray"}),
         ("ecgscan_ray.encoder", {"ray"}),
         ("ecgscan_ray.pictures", {"torch", "ray", "pypdfium2", "pi_heif"}),

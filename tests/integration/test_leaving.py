@@ -152,5 +152,5 @@ def test_an_interrupt_is_heard_whenever_it_comes(
     family = command.family()
     os.killpg(command.process.pid, signal.SIGINT)
     status, out, err = command.end()
-    assert (status, out, err) == (130, [], ["interrupted: no store was finished; the same command starts again"])
+    assert (status, out, err) == (130, [], ["interrupted: the store is not finished; the same command goes on"])
     assert gone(family)

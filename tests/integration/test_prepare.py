@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -16,32 +14,16 @@ import pytest
 
 from ecgscan_ray import filesystem
 from ecgscan_ray.errors import InputError, StoreError
+from ecgscan_ray.filesystem.archive import ArchiveFiles
 from ecgscan_ray.recording.sources import open_source
 from ecgscan_ray.runtime.prepare import prepare
 from ecgscan_ray.store.inspect import inspect
 from ecgscan_ray.store.manifest import Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows, read_quarantine
-from tests.records import heart_uv, write_record
+from tests.records import heart_uv, list_items, write_record
+from tests.stores import part_of_sample
 
 COUNT, FOLDS = 40, {"validation_folds": (8,), "test_folds": (9,)}
-
-
-def part_of_sample(sample_tree: Path, folder: Path, count: int = COUNT) -> list[dict[str, str]]:
-    """Copy the tree with every n-th row only."""
-    with open(sample_tree / "ptbxl_database.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    rows = rows[:: len(rows) // count][:count]
-    for row in rows:
-        for ending in (".hea", ".dat"):
-            target = folder / (row["filename_lr"] + ending)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(sample_tree / (row["filename_lr"] + ending), target)
-    shutil.copyfile(sample_tree / "scp_statements.csv", folder / "scp_statements.csv")
-    with open(folder / "ptbxl_database.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return rows
 
 
 def spoil(folder: Path, rows: list[dict[str, str]]) -> dict[str, str]:
@@ -69,7 +51,7 @@ def ids(store: str, manifest: Manifest) -> dict[str, list[str]]:
 def test_bad_recordings_go_to_quarantine_and_the_rest_goes_on(
     ray_cluster: None, sample_tree: Path, tmp_path: Path
 ) -> None:
-    rows = part_of_sample(sample_tree, tmp_path / "tree")
+    rows = part_of_sample(sample_tree, tmp_path / "tree", COUNT)
     bad = spoil(tmp_path / "tree", rows)
     store, done = str(tmp_path / "store"), []
     manifest = prepare(
@@ -83,7 +65,10 @@ def test_bad_recordings_go_to_quarantine_and_the_rest_goes_on(
     assert done[-1] == (COUNT, COUNT)
 
     source = open_source("ptbxl")
-    original = {item.id: source.read(item) for item in source.list_records(tmp_path / "tree") if item.id not in bad}
+    archive = ArchiveFiles(tmp_path / "tree")
+    original = {
+        item.id: source.read(item, archive) for item in list_items(source, tmp_path / "tree") if item.id not in bad
+    }
     found = {split: list(iterate_rows(store, manifest, split)) for split in ("train", "validation", "test")}
     assert sum(map(len, found.values())) == COUNT - len(bad)
     for split, recordings in found.items():

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
 from ecgscan_ray.errors import InputError
-from ecgscan_ray.paper.layout import timed
+from ecgscan_ray.paper import grid as printed_grid
+from ecgscan_ray.paper.layout import TRACE_MM, timed
 from ecgscan_ray.reading.leads import PageReading
 from ecgscan_ray.reading.reader import Networks, Stated, read_page
 from ecgscan_ray.reading.weights import load_networks
@@ -141,3 +143,31 @@ def test_what_is_no_whole_page_is_refused_in_one_line(networks: Networks, pictur
 def test_of_a_page_and_a_part_of_another_the_page_is_read(networks: Networks, page: Drawn) -> None:
     reading = read_page(networks, np.concatenate([page.image, page.image[:, :400]], axis=1))
     assert (reading.layout.value, reading.turns) == ("3x4+1", 0) and snr_db(reading, page) > LEAST_SNR_DB
+
+
+def test_a_page_without_a_grid_is_read_by_the_length_of_its_rows_and_says_so(
+    networks: Networks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    style = printed_grid.grid_style
+    monkeypatch.setattr(printed_grid, "grid_style", lambda index: replace(style(index), kind="none"))
+    page = clean_page("3x4+1")
+    reading = read_page(networks, page.image)
+    assert page.truth.grid_mm is None and reading.layout.value == "3x4+1"
+    assert "no grid is seen: millimetres come from the length of the rows" in reading.reasons
+    assert reading.quality < 0.5
+    where = page.truth.geometry
+    end = page.truth.to_pixels(np.array([where.left + TRACE_MM, where.first]))
+    assert np.linalg.norm(reading.strips[9].pixels[-1] - end) < 3 * min(reading.px_per_mm), "V4's end"
+
+
+@pytest.mark.parametrize(
+    ("axis", "gap"), [(1, 0), (0, 0), (0, 60)], ids=["side by side", "stacked", "stacked with a gap"]
+)
+def test_two_whole_pages_in_one_picture_are_refused_in_one_line(
+    networks: Networks, page: Drawn, axis: int, gap: int
+) -> None:
+    """They are not read as one, and none is left out unsaid."""
+    other = clean_page("6x2", seed=4).image
+    desk = np.full_like(other, 110)[:gap]
+    with pytest.raises(InputError, match=r"^two ECG pages in one picture: each needs a picture of its own$"):
+        read_page(networks, np.concatenate([page.image, desk, other] if gap else [page.image, other], axis=axis))

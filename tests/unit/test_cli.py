@@ -81,7 +81,7 @@ def test_short_help_and_completion() -> None:
 def test_a_verb_whose_package_is_not_installed_says_what_to_install(
     module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def import_missing(*_: object) -> None:
+    def import_missing(*_: object, **__: object) -> None:
         raise ModuleNotFoundError(f"No module named '{module}.data'", name=f"{module}.data")
 
     monkeypatch.setattr("ecgscan_ray.store.inspect.inspect", import_missing)
@@ -197,7 +197,7 @@ def test_an_interrupt_is_said_in_one_line_in_every_verb(verb: str, monkeypatch: 
     monkeypatch.setattr(typer.core.TyperGroup, "invoke", interrupt)
     line = run(verb, exit_status=130)
     assert line.startswith("interrupted: ") and line.count("\n") == 1
-    assert ("goes on" in line) == (verb in ("pretrain", "teach", "rectifier", "sweep", "ablate", "digitise"))
+    assert ("goes on" in line) == (verb in ("prepare", "pretrain", "teach", "rectifier", "sweep", "ablate", "digitise"))
 
 
 def test_the_placeholder_of_the_examples_is_no_bucket() -> None:

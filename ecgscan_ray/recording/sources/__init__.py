@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ecgscan_ray.errors import InputError, near_miss
+from ecgscan_ray.recording.sources.chapman import Chapman
+from ecgscan_ray.recording.sources.cinc2021 import CinC2021
+from ecgscan_ray.recording.sources.code15 import Code15
 from ecgscan_ray.recording.sources.folder import Folder
+from ecgscan_ray.recording.sources.mimic_iv_ecg import MimicIvEcg
 from ecgscan_ray.recording.sources.ptbxl import PTBXL
 from ecgscan_ray.recording.sources.source import Item, Source
 
-SOURCES: dict[str, Callable[[float | None], Source]] = {"ptbxl": PTBXL, "folder": Folder}
+SOURCES: dict[str, Callable[[float | None], Source]] = {
+    "ptbxl": PTBXL,
+    "mimic-iv-ecg": MimicIvEcg,
+    "cinc2021": CinC2021,
+    "chapman": Chapman,
+    "code15": Code15,
+    "folder": Folder,
+}
 
 
 def open_source(name: str, rate: float | None = 100) -> Source:

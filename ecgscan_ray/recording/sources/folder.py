@@ -1,54 +1,63 @@
-"""Any folder of WFDB records, with an optional table of reports and labels.
+"""Any folder of recordings, with an optional table of reports and labels and optional settings (``recordings.yaml``).
 
-The table is ``recordings.csv``, or the only CSV file with a column ``record``, at the top of the folder. Of its columns
-only ``record`` is required: the record's path from the folder, without ending. ``patient_id``, ``report``, ``labels``
-(``NORM;SR``, ``['NORM', 'SR']`` or ``{'NORM': 100, 'SR': 0}``), ``age``, ``sex`` (male, female), ``fold`` and ``split``
-(train, validation, test) are used where present. Records missing from the table are read without them.
+WFDB records, EDF and DICOM waveforms say what they hold. Arrays (``.npy``, ``.npz``, HDF5, CSV) do not: the settings state
+rate, units and leads. The table is ``recordings.csv``, or the only CSV file with a column ``record``, at the top of the
+folder. Of its columns only ``record`` is required: the record's path from the folder, without ending. ``patient_id``,
+``report``, ``labels`` (``NORM;SR``, ``['NORM', 'SR']`` or ``{'NORM': 100, 'SR': 0}``), ``age``, ``sex`` (male, female),
+``fold`` and ``split`` (train, validation, test) are used where present. Records missing from the table are read without.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import logging
 import os
-import re
-import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 from ecgscan_ray.errors import InputError, RecordingError, printable
+from ecgscan_ray.filesystem.archive import ArchiveFiles
+from ecgscan_ray.recording.channels import Channels, to_recording
+from ecgscan_ray.recording.formats.arrays import Arrays, read_csv, read_hdf5, read_npy, read_npz
+from ecgscan_ray.recording.formats.dicom import read_dicom
+from ecgscan_ray.recording.formats.edf import read_edf
 from ecgscan_ray.recording.recording import Recording
+from ecgscan_ray.recording.sources.folder_files import (
+    ARRAYS,
+    DESCRIBED,
+    HEADER,
+    Found,
+    candidates,
+    find_recordings,
+    patients,
+)
+from ecgscan_ray.recording.sources.folder_settings import SETTINGS, FolderSettings, read_settings
+from ecgscan_ray.recording.sources.folder_table import (
+    find_table,
+    match,
+    report_unused_columns,
+    rows_by_record,
+    warn_about_similar_ids,
+    with_row,
+)
 from ecgscan_ray.recording.sources.labels import HOW, parse_labels
+from ecgscan_ray.recording.sources.records import read_record
 from ecgscan_ray.recording.sources.source import Item
-from ecgscan_ray.recording.sources.table import Row, Table, column_names, read_table
-from ecgscan_ray.recording.values import identifier, plain
-from ecgscan_ray.recording.wfdb import read_wfdb
 
-logger = logging.getLogger(__name__)
-
-TABLE = "recordings.csv"
-COLUMNS = ("record", "patient_id", "report", "labels", "age", "sex", "fold", "split")
-MAX_AGE, MAX_FOLD = 130, 9999
-_CRITICAL_COLUMNS = ("patient_id", "report", "labels", "fold", "split")
-"""A column with nearly such a name is refused: ignoring it would change training or the test split."""
-_ONE_LETTER = 0.82
-"""Similarity of words of six letters that differ in one."""
-_ENDING = re.compile(r"\.(hea|dat|mat)$", re.IGNORECASE)
-_HEADER_BYTES = 2**20
-_PATIENT = re.compile(r"(?im)^#[ \t]*patient id[ \t]*:[ \t]*(\S[^\r\n]*)")
-_MASTER = re.compile(r"\S+/(\d{1,6})")
-_SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
-_SEXES = {"m": "male", "male": "male", "f": "female", "female": "female"}
+_DESCRIBED: dict[str, Callable[[BinaryIO, str], Channels]] = {".dcm": read_dicom, ".edf": read_edf, ".bdf": read_edf}
+_ARRAYS: dict[str, Callable[[BinaryIO, str, Arrays], Channels]] = {
+    ".npy": read_npy,
+    ".npz": read_npz,
+    ".h5": read_hdf5,
+    ".hdf5": read_hdf5,
+    ".csv": read_csv,
+}
 
 
 class Folder:
-    """Reads every WFDB record below a folder.
+    """Reads every recording below a folder.
 
     Args:
-        rate: Unused; records have rates of their own.
+        rate: Unused; recordings have rates of their own.
     """
 
     name = "folder"
@@ -57,29 +66,31 @@ class Folder:
     def __init__(self, rate: float | None = None) -> None:
         self.rate = rate
 
-    def list_records(self, folder: str | Path) -> list[Item]:
+    def list_records(self, archive: ArchiveFiles) -> Iterator[Item]:
         """The table's records and all others found; see ``Source``."""
-        root = Path(folder)
-        if not root.is_dir():
-            raise InputError("no such folder", where=folder)
-        headers = {path: _Header.read(root / f"{path}.hea") for path in _records(root)}
-        paths = _by_name(headers.keys() - _parts(headers))
-        table = _table(root)
-        rows = _rows_by_record(table, paths) if table else {}
-        if not paths and not rows:
-            raise InputError("no recordings: no .hea file here", where=folder, fix="Give a folder of WFDB records.")
+        names = candidates(archive)
+        settings = read_settings(archive)
+        table = find_table(archive, settings)
+        recordings = find_recordings(archive, names, settings.arrays is not None, table.name if table else None)
+        paths = {record: files.path for record, files in recordings.items()}
+        rows = rows_by_record(table, paths) if table else {}
+        if not recordings and not rows:
+            kinds = f"WFDB records ({HEADER}), {', '.join(DESCRIBED)}, or {', '.join(ARRAYS)} with {SETTINGS}"
+            raise InputError("no recordings here", where=archive.root, fix=f"Give a folder of {kinds}.")
         if table:
-            _report_unused_columns(table)
-            _match(table, rows, paths)
-        records = sorted({*paths, *rows})
-        items = [_item(root, paths.get(record, record), rows.get(record), headers) for record in records]
-        _warn_about_similar_ids(items)
-        return items
+            report_unused_columns(table)
+            match(table, rows, paths)
+        items = []
+        for record in sorted({*recordings, *rows}):
+            item = _item(record, recordings.get(record), settings)
+            items.append(with_row(item, rows[record]) if record in rows else item)
+        items = list(_with_patients(archive, items))
+        warn_about_similar_ids(items)
+        return iter(items)
 
-    def read(self, item: Item) -> Recording:
+    def read(self, item: Item, archive: ArchiveFiles) -> Recording:
         """One recording; see ``Source``."""
-        details = item.details
-        recording = read_wfdb(item.path, id=item.id, source=self.name)
+        recording, details = _read(item, archive, self.name), item.details
         try:
             labels = parse_labels(details["labels"]) if "labels" in details else recording.labels
         except ValueError:
@@ -96,228 +107,42 @@ class Folder:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Header:
-    """The part of a header that is needed before recordings are split."""
-
-    patient_id: str | None = None
-    segments: tuple[str, ...] = ()
-    """Records that are segments of this one, and no recordings by themselves."""
-
-    @classmethod
-    def read(cls, path: Path) -> _Header:
-        try:
-            with open(path, "rb") as file:
-                text = file.read(_HEADER_BYTES).decode("utf-8", errors="replace")
-        except OSError:
-            return cls()  # reading the recording raises the error
-        patient = _PATIENT.search(text)
-        names = (line.split()[0] for line in text.splitlines() if line.strip() and not line.startswith("#"))
-        master = _MASTER.fullmatch(next(names, ""))
-        segments = tuple(islice(names, int(master[1]))) if master else ()
-        return cls(identifier(patient[1]) if patient else None, segments)
-
-
-def _parts(headers: Mapping[str, _Header]) -> set[str]:
-    """Records that a master header names as its segments; a master itself is no segment."""
-    named = {
-        os.path.join(os.path.dirname(path), segment) for path, head in headers.items() for segment in head.segments
-    }
-    return {path for path in named if path in headers and not headers[path].segments}
-
-
-def _records(root: Path) -> Iterator[str]:
-    """Paths of all records from ``root``, without ending.
-
-    Linked folders are followed last, and no folder is read twice: a link back, or to another part of the archive, adds
-    nothing. Hidden files and folders (``._a.hea`` of macOS) are no records.
-    """
-    seen: set[tuple[int, int]] = set()
-    folders, links, unreadable = [str(root)], list[str](), list[str]()
-    while folders or links:
-        folder = folders.pop() if folders else links.pop(0)
-        try:
-            status, entries = os.stat(folder), sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            unreadable.append(f"{folder} ({error.strerror})")
-            continue
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if _is_folder(entry):
-                (links if entry.is_symlink() else folders).append(entry.path)
-            elif entry.name.endswith(".hea"):
-                yield os.path.relpath(entry.path, root).removesuffix(".hea")
-    if unreadable:
-        logger.warning("%s not read: %s", _count(len(unreadable), "folder"), printable(unreadable[0]))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _by_name(paths: Iterable[str]) -> dict[str, str]:
-    """Normalised name (NFC) -> path as the file system has it."""
-    names: dict[str, str] = {}
-    for path in sorted(paths):
-        name = unicodedata.normalize("NFC", path)
-        names[path if name in names else name] = path
-    return names
-
-
-def _table(root: Path) -> Table | None:
-    """The table of recordings, if there is one."""
-    files = sorted(path for path in root.glob("*.csv") if not path.name.startswith("."))
-    if root / TABLE in files:
-        table = root / TABLE
-    else:
-        tables = [path for path in files if "record" in column_names(path)]
-        if len(tables) > 1:
-            names = ", ".join(path.name for path in tables)
-            fix = f"Call the table of recordings {TABLE}."
-            raise InputError(f"several CSV files have a column record ({names})", where=root, fix=fix)
-        _report_other_files(root, [path for path in files if path not in tables])
-        if not tables:
-            return None
-        (table,) = tables
-    read = read_table(table, ("record",))
-    if read.separator != "commas":
-        logger.info("%s is separated by %s", table.name, read.separator)
-    return read
-
-
-def _report_other_files(root: Path, files: list[Path]) -> None:
-    for path in files:
-        names = ", ".join(name for name in column_names(path)[:8] if name) or "no readable header"
-        logger.warning("%s has no column 'record' (it has %s) and is not used", path.name, printable(names))
-    stem = Path(TABLE).stem
-    for path in sorted(root.glob(f"{stem}.*")):
-        if path.suffix.lower() in (".xlsx", ".xls", ".ods", ".tsv", ".txt"):
-            logger.warning("%s is not read; save it as %s", path.name, TABLE)
-
-
-def _report_unused_columns(table: Table) -> None:
-    """Log columns that are not used; one with nearly the name of a critical column is refused."""
-    unused = [name for name in table.columns if name not in COLUMNS]
-    absent = [name for name in COLUMNS if name not in table.columns]
-    for name in unused:
-        for column in absent:
-            if column in _CRITICAL_COLUMNS and _nearly(name, column):
-                fix = f"Did you mean '{column}'? Rename it to that, or to something else if it is none."
-                raise InputError(f"column '{name}' is not used", where=table.path, fix=fix)
-    if unused:
-        nearest = {name: difflib.get_close_matches(name, absent, n=1, cutoff=0.7) for name in unused}
-        words = [f"'{name}'" + (f" (did you mean '{near[0]}'?)" if near else "") for name, near in nearest.items()]
-        more = f" and {len(words) - 12} more" if len(words) > 12 else ""
-        logger.warning("%s: columns not used: %s%s", table.path.name, printable(", ".join(words[:12])), more)
-
-
-def _nearly(name: str, column: str) -> bool:
-    """``Patient ID`` and ``patient`` mean ``patient_id``, ``label`` and ``labals`` mean ``labels``."""
-    given, known = (re.sub(r"[^a-z]", "", text) for text in (name, column))
-    stems = {word.removesuffix("s").removesuffix("id") for word in (given, known)}
-    return len(stems) == 1 or difflib.SequenceMatcher(None, known, given).ratio() > _ONE_LETTER
-
-
-def _rows_by_record(table: Table, paths: Mapping[str, str]) -> dict[str, Row]:
-    """Record -> its row; equal rows count once.
-
-    Raises:
-        InputError: A row names no record, or one outside the folder, or two rows name the same.
-    """
-    rows: dict[str, Row] = {}
-    for row in table.rows:
-        record = _record(row, paths)
-        other = rows.setdefault(record, row)
-        if other is not row and _used(other) != _used(row):
-            fix = "Keep one of them."
-            raise InputError(f"rows {other.number} and {row.number} are both of {record}", where=table.path, fix=fix)
-        _refuse_swallowed(row, table.columns.index("record"), paths)
-    return rows
-
-
-def _used(row: Row) -> list[str]:
-    return [row.text(column) for column in COLUMNS[1:]]
-
-
-def _record(row: Row, paths: Mapping[str, str]) -> str:
-    """The record that a row names in any spelling: with an ending, backslashes, ``./`` or outer blanks."""
-    text = unicodedata.normalize("NFC", row.values["record"])
-    exact, trimmed = (os.path.normpath(name.replace("\\", "/")) for name in (text, plain(text)))
-    record = next((name for name in (exact, trimmed) if name in paths), os.path.normpath(_ENDING.sub("", trimmed)))
-    if not text.strip() or record == ".":
-        row.refuse("names no record", "Write its path from the folder, without ending.")
-    if record.startswith("/") or record.split("/")[0] == ".." or re.match(r"[A-Za-z]:/", record):
-        row.refuse(f"record '{text[:100]}' is outside the folder", "Paths in the table start at the folder.")
-    return record
-
-
-def _refuse_swallowed(row: Row, column: int, paths: Mapping[str, str]) -> None:
-    """An unbalanced quotation mark joins rows: a line inside a field then looks like the row of a record of this folder."""
-    lines = (line for value in row.values.values() for line in value.splitlines()[1:])
-    for fields in (re.split(r"[,;\t]", line) for line in lines):
-        name = _ENDING.sub("", fields[column].strip(' "')) if len(fields) > max(column, 1) else ""
-        if name in paths:
-            fix = 'Is a quotation mark (") missing, or one too many?'
-            row.refuse(f"holds the row of {name} inside a quotation", fix)
-
-
-def _match(table: Table, rows: Mapping[str, Row], paths: Mapping[str, str]) -> None:
-    """Log which rows have no file, and which files no row.
-
-    Raises:
-        InputError: No row has a file.
-    """
-    absent = [record for record in rows if record not in paths]
-    without = [record for record in paths if record not in rows]
-    name = table.path.name
-    if absent:
-        example = f"e.g. '{printable(absent[0])}' in row {rows[absent[0]].number}"
-        if len(absent) == len(rows):
-            here = f"; here is '{printable(without[0])}'" if without else ""
-            fix = f"The column holds each record's path from the folder, without ending{here}."
-            raise InputError(f"no row names a record that is here, {example}", where=table.path, fix=fix)
-        logger.warning("%s: %d of %s name no record here, %s", name, len(absent), _count(len(rows), "row"), example)
-    if without:
-        example = f"{_count(len(paths), 'record')} have no row in {name}, e.g. '{printable(without[0])}'"
-        logger.warning("%d of %s: read without report and labels of the table", len(without), example)
-
-
-def _warn_about_similar_ids(items: Iterable[Item]) -> None:
-    """Programs that read ids as numbers drop leading zeros: then one patient has two ids."""
-    names: dict[str, set[str]] = defaultdict(set)
-    for patient in {item.patient_id for item in items if item.patient_id}:
-        names[patient.lstrip("0")].add(patient)
-    similar = [sorted(ids) for ids in names.values() if len(ids) > 1]
-    if similar:
-        example = printable(" and ".join(similar[0]))
-        count = _count(len(similar), "patient")
-        logger.warning("%s may have two names, e.g. %s: zeros in front are lost in some programs", count, example)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def _item(root: Path, path: str, row: Row | None, headers: Mapping[str, _Header]) -> Item:
-    header = headers.get(path, _Header())
-    item = Item(id=printable(path.replace(os.sep, "/")), path=str(root / path), patient_id=header.patient_id)
-    return _with_row(item, row) if row else item
-
-
-def _with_row(item: Item, row: Row) -> Item:
-    age = row.number_between("age", 0, MAX_AGE)
-    texts = {"report": row.text("report"), "labels": row.text("labels"), "sex": row.word("sex", _SEXES)}
-    return dataclasses.replace(
-        item,
-        patient_id=row.identifier("patient_id") or item.patient_id,
-        fold=row.whole_number("fold", 0, MAX_FOLD),
-        split=row.word("split", _SPLITS),
-        details={name: text for name, text in texts.items() if text} | ({} if age is None else {"age": f"{age:g}"}),
+def _item(record: str, files: Found | None, settings: FolderSettings) -> Item:
+    files = files or Found(record, (f"{record}{HEADER}",))  # of a row: reading it says that the file is missing
+    stated = settings.arrays if _ending(files.files[0]) in _ARRAYS else None
+    return Item(
+        id=printable(record.replace(os.sep, "/")),
+        path=files.path,
+        patient_id=files.patient_id,
+        details={"arrays": stated.model_dump_json(exclude_defaults=True)} if stated else {},
+        files=files.files,
     )
+
+
+def _with_patients(archive: ArchiveFiles, items: list[Item]) -> Iterator[Item]:
+    """The patients that EDF and DICOM files name, where the table names none."""
+    unknown = [item for item in items if item.patient_id is None and _ending(item.files[0]) in _DESCRIBED]
+    named = patients(archive, [item.files[0] for item in unknown])
+    known = dict(zip([item.path for item in unknown], named, strict=True))
+    for item in items:
+        yield dataclasses.replace(item, patient_id=known[item.path]) if known.get(item.path) else item
+
+
+def _read(item: Item, archive: ArchiveFiles, source: str) -> Recording:
+    file = next(iter(item.files), f"{item.path}{HEADER}")
+    ending, where = _ending(file), archive.uri(file)
+    if ending == HEADER:
+        return read_record(item, archive, source)
+    try:
+        with archive.open(file) as content:
+            if ending in _DESCRIBED:
+                channels = _DESCRIBED[ending](content, where)
+            else:
+                channels = _ARRAYS[ending](content, where, Arrays.model_validate_json(item.details["arrays"]))
+    except OSError as error:
+        raise RecordingError(f"missing file ({error.strerror})", reason="missing_file", where=where) from None
+    return to_recording(channels, where=where, id=item.id, source=source)
+
+
+def _ending(file: str) -> str:
+    return os.path.splitext(file)[1].lower()

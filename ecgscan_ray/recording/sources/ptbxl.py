@@ -1,21 +1,25 @@
-"""PTB-XL as PhysioNet publishes it: two CSV files, ``records100/`` and ``records500/``."""
+"""PTB-XL as PhysioNet publishes it: two CSV files, ``records100/`` and ``records500/``.
+
+Where ``labels/`` of PTB-XL+ lies beside them, the statements of the 12SL program are labels too: ``12SL:NSR``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-from pathlib import Path
+from collections.abc import Iterator
 
 from ecgscan_ray.errors import InputError, RecordingError, printable
+from ecgscan_ray.filesystem.archive import ArchiveFiles
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.recording.reports import repaired
 from ecgscan_ray.recording.sources.labels import parse_labels
+from ecgscan_ray.recording.sources.records import read_record, record_path
 from ecgscan_ray.recording.sources.source import Item
-from ecgscan_ray.recording.sources.table import Row, read_table
-from ecgscan_ray.recording.wfdb import read_wfdb
+from ecgscan_ray.recording.sources.table import Row, read_table, stream_rows
 
 TABLE = "ptbxl_database.csv"
 STATEMENTS = "scp_statements.csv"
+PLUS = "labels/12sl_statements.csv"
 _COLUMNS = ("ecg_id", "patient_id", "strat_fold", "age", "sex", "report", "scp_codes")
 _FILENAME = {100: "filename_lr", 500: "filename_hr"}
 _SEX = {"0": "male", "1": "female", "0.0": "male", "1.0": "female"}
@@ -41,38 +45,37 @@ class PTBXL:
             raise InputError(f"PTB-XL is not published at {requested}", fix="Choose rate 100 or 500.")
         self.rate = int(rate)
 
-    def list_records(self, folder: str | Path) -> list[Item]:
+    def list_records(self, archive: ArchiveFiles) -> Iterator[Item]:
         """All rows of the table; see ``Source``."""
-        root, column = Path(folder), _FILENAME[self.rate]
-        self._check_files(root)
-        table, statements = (
-            read_table(root / TABLE, (*_COLUMNS, column)),
-            read_table(root / STATEMENTS, ("diagnostic_class",)),
-        )
+        column = _FILENAME[self.rate]
+        self._check_files(archive)
+        table = read_table(archive, TABLE, (*_COLUMNS, column))
+        statements = read_table(archive, STATEMENTS, ("diagnostic_class",))
         known = {row.values[statements.columns[0]].strip() for row in statements.rows}  # the first column has no name
         _refuse_duplicate_ids(table.rows)
-        return [_item(root, row, column, known) for row in table.rows]
+        plus = _statements_of_plus(archive)
+        return iter([_item(row, column, known, plus) for row in table.rows])
 
-    def _check_files(self, root: Path) -> None:
+    def _check_files(self, archive: ArchiveFiles) -> None:
         other = next(rate for rate in _FILENAME if rate != self.rate)
         for name in (TABLE, STATEMENTS, f"records{self.rate}"):
-            if (root / name).exists():
+            if archive.exists(name) or not (archive.has_folders or "." in name):
                 continue
             fix = f"It should be the folder with {TABLE}, {STATEMENTS} and records{self.rate}/."
-            if name.startswith("records") and (root / f"records{other}").exists():
+            if name.startswith("records") and archive.exists(f"records{other}"):
                 fix = f"It has records{other}: give --rate {other}."
-            raise InputError(f"no PTB-XL recordings: no {name} here", where=root, fix=fix)
+            raise InputError(f"no PTB-XL recordings: no {name} here", where=archive.root, fix=fix)
 
-    def read(self, item: Item) -> Recording:
+    def read(self, item: Item, archive: ArchiveFiles) -> Recording:
         """One recording; see ``Source``."""
         details = item.details
         if details["fault"]:
             raise RecordingError(details["fault"], reason="labels", where=item.id)
         return dataclasses.replace(
-            read_wfdb(item.path, id=item.id, source=self.name),
+            read_record(item, archive, self.name),
             patient_id=item.patient_id,
             report=repaired(details["report"], self.name),
-            labels=parse_codes(details["scp_codes"]),
+            labels=parse_codes(details["scp_codes"]) | _labels_of_plus(details.get("12sl", "[]"), item.id),
             age=float(details["age"]) if details["age"] else None,
             sex=details["sex"] or None,
             fold=item.fold,
@@ -98,14 +101,32 @@ def _refuse_duplicate_ids(rows: list[Row]) -> None:
             row.refuse(f"ecg_id {row.text('ecg_id')} is that of row {other.number} too", "Keep one of them.")
 
 
-def _item(root: Path, row: Row, column: str, known: set[str]) -> Item:
+def _statements_of_plus(archive: ArchiveFiles) -> dict[str, str]:
+    """``ecg_id`` -> statements of the 12SL program, as PTB-XL+ writes them; nothing where it is not there."""
+    if not archive.exists(PLUS):
+        return {}
+    return {
+        row.identifier("ecg_id") or "": row.text("statements")
+        for row in stream_rows(archive, PLUS, ("ecg_id", "statements"))
+    }
+
+
+def _labels_of_plus(text: str, id: str) -> dict[str, float]:
+    try:
+        return {f"12SL:{statement}": likelihood for statement, likelihood in parse_labels(text or "[]").items()}
+    except ValueError:
+        problem = f"statements of {PLUS} not understood: {text[:60]!r}"
+        raise RecordingError(problem, reason="labels", where=id) from None
+
+
+def _item(row: Row, column: str, known: set[str], plus: dict[str, str]) -> Item:
     age = 90.0 if row.text("age") in _OVER_89 else row.number_between("age", 0, 130)
-    path = os.path.normpath(row.values[column].strip().replace("\\", "/"))
-    if path.startswith("/") or path.split("/")[0] in ("..", "."):
-        row.refuse(f"{column} '{row.values[column][:100]}' is outside the folder", "Paths start at the folder.")
+    path, number = record_path(row, column), row.identifier("ecg_id")
+    statements = {"12sl": plus[number]} if number in plus else {}
     return Item(
-        id=printable(row.identifier("ecg_id") or path),
-        path=str(root / path),
+        id=printable(number or path),
+        path=path,
+        files=(f"{path}.hea", f"{path}.dat"),
         patient_id=row.identifier("patient_id"),
         fold=row.whole_number("strat_fold", 0, 9999),
         details={
@@ -114,7 +135,8 @@ def _item(root: Path, row: Row, column: str, known: set[str]) -> Item:
             "age": "" if age is None else f"{age:g}",
             "sex": row.word("sex", _SEX) or "",
             "fault": _fault(row.values["scp_codes"], known),
-        },
+        }
+        | statements,
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
+from ecgscan_ray.filesystem.archive import ArchiveFiles
 from ecgscan_ray.recording.recording import Recording
 
 
@@ -15,11 +16,12 @@ class Item:
 
     Attributes:
         id: Unique within the source; printable, whatever the file's name.
-        path: Of the WFDB record, without ending.
+        path: Of the recording from the archive's root; of a WFDB record, without ending.
         patient_id: ``None`` = unknown.
         fold: Of the source, where it has folds.
         split: ``train``, ``validation`` or ``test``, where the source states it.
         details: Other columns of the source's table, as text.
+        files: From the archive's root: what ``read`` needs by name.
     """
 
     id: str
@@ -28,6 +30,7 @@ class Item:
     fold: int | None = None
     split: str | None = None
     details: dict[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
 
 class Source(Protocol):
@@ -36,18 +39,22 @@ class Source(Protocol):
     name: str
     licence: str | None
 
-    def list_records(self, folder: str | Path) -> list[Item]:
-        """All recordings of the archive. Unused parts of its table are logged in one line.
+    def list_records(self, archive: ArchiveFiles) -> Iterator[Item]:
+        """All recordings of the archive, in an order that is the same each time; a large table is not held as a whole.
+
+        Unused parts of its table are logged in one line.
 
         Raises:
-            InputError: The folder is not such an archive, or its table is malformed.
+            InputError: It is no such archive, or its table is malformed.
+            StoreError: Its storage cannot be read.
         """
         ...
 
-    def read(self, item: Item) -> Recording:
-        """One recording.
+    def read(self, item: Item, archive: ArchiveFiles) -> Recording:
+        """One recording; called by several threads at a time.
 
         Raises:
             RecordingError: It cannot be read; others may be.
+            StoreError: The archive's storage cannot be read.
         """
         ...

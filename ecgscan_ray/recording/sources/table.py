@@ -1,4 +1,4 @@
-"""Tables from people and spreadsheets: a CSV file is parsed completely, or refused with file and row.
+"""Tables from archives, people and spreadsheets: a CSV file is parsed completely, or refused with file and row.
 
 Rows are numbered as in a spreadsheet: the header is row 1, and empty rows count.
 """
@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import NoReturn
 
-from ecgscan_ray.errors import InputError
+from ecgscan_ray.errors import InputError, printable
+from ecgscan_ray.filesystem.archive import ArchiveFiles
 from ecgscan_ray.recording.values import cut_short, identifier, nothing, plain
+
+logger = logging.getLogger(__name__)
 
 MAX_FIELD = 1_000_000
 """Characters of one field; the longest real reports have a few thousand."""
@@ -25,7 +29,7 @@ _MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf
 _BLANKS = " \t\r\n\f\v\u00a0\ufeff"
 _TOO_FEW = "Is a separator or a quotation mark missing?"
 _CORRECT = "Correct it, or leave it empty."
-_SAVE = "Save it as 'CSV UTF-8'."
+_SAVE = "Save it as 'CSV UTF-8', or state its encoding in recordings.yaml."
 _SEPARATOR_LINE = re.compile(r'"?sep=(?P<delimiter>[,;\t])"?(?:\r\n|\r|\n)', re.IGNORECASE)
 """First line that Excel understands and other programs do not."""
 
@@ -40,7 +44,7 @@ class Row:
         values: Column (lower case, without outer blanks) -> text as written.
     """
 
-    table: Path
+    table: str
     number: int
     values: Mapping[str, str]
 
@@ -102,35 +106,122 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Form:
+    """What a user states of a table; the rest is found out.
+
+    Attributes:
+        encoding: As Python calls it, e.g. ``cp1252``.
+        separator: One letter.
+        columns: Our name of a column -> the table's.
+        values: Our name of a column -> text in the table, in any case -> what it means.
+    """
+
+    encoding: str | None = None
+    separator: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def renamed(self, path: str, columns: list[str]) -> list[str]:
+        """The table's columns under our names.
+
+        Raises:
+            InputError: A stated column is not there.
+        """
+        our_names = {stated.strip().lower(): name for name, stated in self.columns.items()}
+        if absent := sorted(our_names.keys() - set(columns)):
+            fix = f"It has {', '.join(columns)[:500]}."
+            raise InputError(f"no column '{absent[0]}', which recordings.yaml names", where=path, fix=fix)
+        return [our_names.get(name, name) for name in columns]
+
+    def meaning(self, column: str, text: str) -> str:
+        """A value as stated, else as written."""
+        return self.values[column].get(text.strip().lower(), text) if column in self.values else text
+
+
+_PLAIN = Form()
+
+
+@dataclass(frozen=True)
 class Table:
     """A CSV file.
 
     Attributes:
-        path: Of the file.
+        path: Its whole name.
         columns: In the file's order, in lower case without outer blanks; empty where unnamed.
-        separator: In words: ``commas``, ``semicolons``, ``tabs``.
+        separator: In words: ``commas``, ``semicolons``, ``tabs``; another one as it is.
         rows: Without empty ones.
     """
 
-    path: Path
+    path: str
     columns: list[str]
     separator: str
     rows: list[Row]
 
+    @property
+    def name(self) -> str:
+        """Of the file, without its folder."""
+        return self.path.rpartition("/")[2]
 
-def read_table(path: Path, required: tuple[str, ...]) -> Table:
-    """Read a CSV file in UTF-8 or (with a byte order mark) UTF-16, separated by commas, semicolons or tabs.
+
+def read_table(
+    archive: ArchiveFiles, name: str, required: tuple[str, ...], form: Form = _PLAIN, latin_1: bool = False
+) -> Table:
+    """Read a CSV file, separated by commas, semicolons or tabs unless ``form`` states otherwise.
+
+    It is in UTF-8 or (with a byte order mark) UTF-16.
 
     Args:
-        path: Of the file.
+        archive: In which it lies.
+        name: Of the file, from the archive's root.
         required: Columns that must exist; they also decide the separator.
+        form: What the user states of it.
+        latin_1: Read a file that cannot be UTF-8 and is text in Latin-1 as that, and say so.
 
     Raises:
         InputError: A row has more or fewer fields than the header, a quotation does not end, a column is missing or
             doubled, the encoding is another one, a field is longer than ``MAX_FIELD``, or there are no rows.
     """
-    text = _decode(path)
-    columns, delimiter = _header(path, text, required)
+    path, text = archive.uri(name), _decode(archive, name, form.encoding, latin_1)
+    stated = tuple(form.columns.get(column, column).strip().lower() for column in required)
+    columns, delimiter = _header(path, text, stated, form.separator)
+    columns = form.renamed(path, columns)
+    _check_columns(path, columns, required)
+    records = _records(path, io.StringIO(text, newline=""), delimiter)
+    next(records)  # the header
+    rows = list(_rows(path, columns, records, form))
+    if not rows:
+        raise InputError(
+            "the table has no rows", where=path, fix="Write one row for each recording, or remove the file."
+        )
+    return Table(path, columns, _DELIMITERS.get(delimiter, f"'{delimiter}'"), rows)
+
+
+def stream_rows(archive: ArchiveFiles, name: str, required: tuple[str, ...]) -> Iterator[Row]:
+    """The rows of a published archive's table (UTF-8, commas), one in memory at a time; errors as ``read_table``."""
+    path = archive.uri(name)
+    try:
+        file = archive.open(name)
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=path) from None
+    with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        records = _records(path, _lines(path, text), ",")
+        columns = [field.strip(_BLANKS).lower() for field in next(records, (0, list[str]()))[1]]
+        _check_columns(path, columns, required)
+        yield from _rows(path, columns, records, _PLAIN)
+
+
+def _lines(path: str, text: io.TextIOWrapper) -> Iterator[str]:
+    number = 0
+    try:
+        for number, line in enumerate(text, 1):
+            if "\0" in line:
+                raise InputError(f"a zero byte in line {number}: damaged", where=path)
+            yield line
+    except UnicodeDecodeError:
+        raise InputError(f"not in UTF-8 after line {number}", where=path) from None
+
+
+def _check_columns(path: str, columns: list[str], required: tuple[str, ...]) -> None:
     doubled = sorted({name for name in columns if name and columns.count(name) > 1})
     if doubled:
         raise InputError(f"two columns are called {', '.join(doubled)}", where=path, fix="Rename or delete one.")
@@ -138,68 +229,87 @@ def read_table(path: Path, required: tuple[str, ...]) -> Table:
     if missing:
         names = ", ".join(name or "one without a name" for name in columns)
         raise InputError(f"no column {', '.join(missing)}", where=path, fix=f"It has {names[:500]}.")
-    rows = _rows(path, columns, _records(path, text, delimiter))
-    if not rows:
-        raise InputError(
-            "the table has no rows", where=path, fix="Write one row for each recording, or remove the file."
-        )
-    return Table(path, columns, _DELIMITERS[delimiter], rows)
 
 
-def column_names(path: Path) -> list[str]:
-    """The columns of a CSV file in any encoding, as in ``Table``; empty where it cannot be read as a table."""
+def column_names(archive: ArchiveFiles, name: str, wanted: str, form: Form = _PLAIN) -> list[str]:
+    """The columns of a CSV file in any encoding, as in ``Table``; empty where it cannot be read as a table.
+
+    Args:
+        archive: In which it lies.
+        name: Of the file, from the archive's root.
+        wanted: Column that decides the separator, in lower case.
+        form: What the user states of it.
+    """
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_FIELD)
-        text = data.decode(_encoding(data), errors="replace")
-        return _header(path, text, ("record",))[0]
+        data = archive.read(name, MAX_FIELD)
+        text = data.decode(form.encoding or _encoding(data), errors="replace")
+        return _header(archive.uri(name), text, (wanted,), form.separator)[0]
     except (OSError, InputError):
         return []
 
 
-def _rows(path: Path, columns: list[str], records: Iterator[tuple[int, list[str]]]) -> list[Row]:
-    rows = []
-    next(records)  # the header
+def _rows(path: str, columns: list[str], records: Iterator[tuple[int, list[str]]], form: Form) -> Iterator[Row]:
     for number, fields in records:
         if len(fields) != len(columns):
             more = len(fields) > len(columns)
             fix = 'Put a field that contains the separator into quotation marks ("...").' if more else _TOO_FEW
             counts = f"{len(fields)} field{'s' * (len(fields) != 1)}, the header has {len(columns)}"
             raise InputError(f"row {number}: {counts}", where=path, fix=fix)
-        rows.append(Row(path, number, dict(zip(columns, fields, strict=True))))
-    return rows
+        pairs = zip(columns, fields, strict=True)
+        yield Row(path, number, {column: form.meaning(column, text) for column, text in pairs})
 
 
 def _encoding(data: bytes) -> str:
     return next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), "utf-8")
 
 
-def _decode(path: Path) -> str:
+def _decode(archive: ArchiveFiles, name: str, stated: str | None, latin_1: bool) -> str:
+    path = archive.uri(name)
     try:
-        data = path.read_bytes()
+        data = archive.read(name)
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=path) from None
-    encoding = _encoding(data)
+    encoding = stated or _encoding(data)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        position = f"byte 0x{data[min(error.start, len(data) - 1)]:02x} in line {data.count(10, 0, error.start) + 1}"
-        name = "UTF-16, as its first bytes state" if encoding == "utf-16" else "UTF-8"
-        raise InputError(f"not in {name}: {position} (byte {error.start} of the file)", where=path, fix=_SAVE) from None
+        if encoding != "utf-8" or stated or not (latin_1 and _is_latin_1(data)):
+            raise _not_in(path, data, encoding, stated, error) from None
+        text = data.decode("latin-1")
+        example = printable(text[max(error.start - 10, 0) : error.start + 10])
+        problem = "is not in UTF-8 and is read as Latin-1 (ISO 8859-1)"
+        logger.warning(
+            "%s %s, e.g. '%s'. If letters are wrong, state its encoding in recordings.yaml.", name, problem, example
+        )
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise InputError(f"a zero byte in line {line}: damaged, or in another encoding", where=path, fix=_SAVE)
-    return text
+    return text.removeprefix("\ufeff")
 
 
-def _header(path: Path, text: str, required: tuple[str, ...]) -> tuple[list[str], str]:
+def _is_latin_1(data: bytes) -> bool:
+    """Text of one byte a letter: nothing in it is UTF-8 outside ASCII, and no byte is a control sign of Latin-1."""
+    return not any(0x80 <= byte < 0xA0 for byte in set(data)) and data.decode("utf-8", "ignore").isascii()
+
+
+def _not_in(path: str, data: bytes, encoding: str, stated: str | None, error: UnicodeDecodeError) -> InputError:
+    position = f"byte 0x{data[min(error.start, len(data) - 1)]:02x} in line {data.count(10, 0, error.start) + 1}"
+    names = {"utf-16": "UTF-16, as its first bytes state", "utf-8": "UTF-8"}
+    name = f"{stated}, as recordings.yaml states" if stated else names[encoding.removesuffix("-sig")]
+    fix = "Correct the encoding there." if stated else _SAVE
+    return InputError(f"not in {name}: {position} (byte {error.start} of the file)", where=path, fix=fix)
+
+
+def _header(path: str, text: str, required: tuple[str, ...], separator: str | None = None) -> tuple[list[str], str]:
     """Names of the columns, and the separator: the one that shows the required columns, else the most columns."""
-    stated = _SEPARATOR_LINE.match(text)
+    line = _SEPARATOR_LINE.match(text)
+    stated = separator or (line and line["delimiter"])
     candidates: list[tuple[list[str], str]] = []
     faults: list[InputError] = []
-    for delimiter in [stated["delimiter"]] if stated else _DELIMITERS:
+    for delimiter in [stated] if stated else _DELIMITERS:
         try:
-            _, fields = next(_records(path, text[: 2 * MAX_FIELD], delimiter), (0, []))
+            start = io.StringIO(text[: 2 * MAX_FIELD], newline="")
+            _, fields = next(_records(path, start, delimiter), (0, list[str]()))
         except InputError as fault:  # quotations end only at the right separator
             faults.append(fault)
             continue
@@ -209,13 +319,13 @@ def _header(path: Path, text: str, required: tuple[str, ...]) -> tuple[list[str]
     return max(candidates, key=lambda candidate: (set(required) <= set(candidate[0]), len(candidate[0])))
 
 
-def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _records(path: str, lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Rows that are not empty, with their numbers; the header is the first of them."""
-    stated = _SEPARATOR_LINE.match(text)
-    number = 1 if stated else 0
-    reader = csv.reader(
-        io.StringIO(text[stated.end() :] if stated else text, newline=""), delimiter=delimiter, strict=True
-    )
+    lines = iter(lines)
+    first, number = next(lines, ""), 0
+    if stated := _SEPARATOR_LINE.match(first):
+        first, number = first[stated.end() :], 1
+    reader = csv.reader(chain([first] if first else [], lines), delimiter=delimiter, strict=True)
     before = csv.field_size_limit(MAX_FIELD)
     try:
         for fields in reader:

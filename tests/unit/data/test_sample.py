@@ -11,10 +11,12 @@ import pytest
 import wfdb
 
 from ecgscan_ray.data import unpack
+from ecgscan_ray.filesystem.archive import ArchiveFiles
 from ecgscan_ray.recording.labels import SUPERCLASSES, superclasses
 from ecgscan_ray.recording.leads import LEADS, lead_residual_uv
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.recording.sources import open_source
+from tests.records import list_items
 from tools.make_sample import SPLITS
 
 SPLIT_OF_FOLD = {fold: split for split, (folds, _) in SPLITS.items() for fold in folds}
@@ -23,7 +25,7 @@ SPLIT_OF_FOLD = {fold: split for split, (folds, _) in SPLITS.items() for fold in
 @pytest.fixture(scope="module")
 def recordings(sample_tree: Path) -> list[Recording]:
     source = open_source("ptbxl", 100)
-    return [source.read(item) for item in source.list_records(sample_tree)]
+    return [source.read(item, ArchiveFiles(sample_tree)) for item in list_items(source, sample_tree)]
 
 
 def test_size_on_disk() -> None:

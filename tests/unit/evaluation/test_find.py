@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from ecgscan_ray.cli import app
 from ecgscan_ray.digitise import Options
 from ecgscan_ray.errors import InputError, StoreError
 from ecgscan_ray.evaluation.find import FoundPage, find_pages
+from ecgscan_ray.paper.layout import timed
+from ecgscan_ray.reading.leads import Found, PageReading
 from ecgscan_ray.recording.recording import Recording
 from tests import fake_reader
 from tests.recorded import recorded
@@ -95,6 +98,34 @@ def test_a_page_whose_recording_is_not_there_is_told_as_such(scans: Path, other_
     assert result.matches is not None and result.matches.probability < 0.5
 
 
+@pytest.mark.parametrize("by", ["assumed", "given"])
+def test_a_page_of_50_mm_per_s_is_found_where_25_is_assumed_and_nowhere_else(scans: Path, store: str, by: str) -> None:
+    """The page of ``shown`` at 50 mm/s, read as one of 25: its first five seconds over the whole width."""
+    signal = shown().signal_mv
+
+    def read(image: np.ndarray, options: Options) -> PageReading:
+        page = fake_reader.read(image, options)
+        strips = [
+            replace(at_25, mv=signal[at_50.lead, round(at_50.start_s * FS) :][: len(at_25.mv) // 2].repeat(2))
+            for at_25, at_50 in zip(page.strips, timed(LAYOUT, 50.0).strips, strict=True)
+        ]
+        return replace(page, strips=tuple(strips), speed=Found(25.0, by, 0.9))
+
+    (result,) = find_pages(
+        str(scans / "good.png"), store, Options(layout=LAYOUT), workers=0, reader=lambda threads: read
+    )
+    assert result.status == ("found" if by == "assumed" else "not in the store")
+    assert ("found at 50 mm/s" in result.reasons) == (by == "assumed")
+
+
+def test_a_poor_reading_does_not_say_that_a_recording_is_not_there(scans: Path, other_store: str) -> None:
+    picture(fake_reader.POOR).save(scans / "good.png")
+    (result,) = find(scans / "good.png", other_store).values()
+    assert (
+        result.status == "cannot tell" and ": cannot tell (quality of the reading 0.40, nearest " in result.describe()
+    )
+
+
 def test_more_pages_than_are_searched_together(scans: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ecgscan_ray.evaluation.find.PAGES_AT_ONCE", 2)
     results = find(scans, store)
@@ -123,7 +154,7 @@ def test_the_command_prints_a_line_for_each_page_and_writes_a_table(
     assert [line.partition(": ")[0] for line in lines] == ["good.png", "two.tif"]
     assert all(": shown (made-up), probability " in line for line in lines)
     assert "not read torn.png: " in result.stderr and "not read two.tif#2: " in result.stderr
-    assert "2 pages found, 0 not in the store, 4 not read" in result.stderr
+    assert "2 pages found, 0 not in the store, 0 undecided, 4 not read" in result.stderr
     with out.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     good = [row for row in rows if row["file"] == "good.png"]

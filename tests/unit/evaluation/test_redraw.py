@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from ecgscan_ray.evaluation.mean_beat import find_beats, mean_beat_redraw, r_peaks
 from ecgscan_ray.evaluation.redraw import (
     lead_pearson,
     lead_residual_mv,
@@ -13,6 +12,7 @@ from ecgscan_ray.evaluation.redraw import (
     recording_rmse,
 )
 from ecgscan_ray.recording.leads import LEADS
+from ecgscan_ray.recording.mean_beat import completed, find_beats, mean_beat_redraw, r_peaks
 from tests.records import R_PEAK_S, beat_mv
 
 FS = 100.0
@@ -113,6 +113,23 @@ def test_oracle_has_no_beat_for_a_lead_that_is_never_shown():
     assert np.isnan(drawn[8]).all()
     assert np.isfinite(drawn[[0, 1, 11]]).all()
     assert find_beats(np.zeros((12, 1000)), shown, FS) is None
+
+
+def test_leads_as_read_are_completed_by_their_mean_beats():
+    signal, _ = beats(jitter_s=0.08)
+    shown = page_mask()
+    shown[8] = False
+    read = np.where(shown, signal, np.nan).astype(np.float32)
+    filled = completed(read, FS)
+    assert filled.dtype == np.float32 and np.isfinite(filled).all()
+    np.testing.assert_array_equal(filled[shown], read[shown])
+    np.testing.assert_array_equal(filled[8], np.zeros(1000))
+    oracle = mean_beat_redraw(np.where(shown, signal, 0.0), shown, FS).astype(np.float32)
+    others = ~shown & np.isfinite(oracle)
+    np.testing.assert_allclose(filled[others], oracle[others], atol=1e-5)
+    np.testing.assert_array_equal(completed(np.full((12, 1000), np.nan, np.float32), FS), np.zeros((12, 1000)))
+    flat = np.where(shown, np.float32(0.2), np.nan)
+    np.testing.assert_array_equal(completed(flat, FS), np.where(shown, np.float32(0.2), 0))
 
 
 def test_projected_leads_obey_the_laws_and_shown_ones_nearly_stay():

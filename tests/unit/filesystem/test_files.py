@@ -173,9 +173,9 @@ def test_bad_uris(uri: str, message: str) -> None:
 
 def test_other_storage_has_odd_names_and_a_limit() -> None:
     """Google's client is silent for 15 minutes by itself (apache/arrow#43497)."""
-    files, path = filesystem.open_filesystem("gs://anonymous@bucket/a b#%20")
+    files, path = filesystem.other_filesystem("gs://anonymous@bucket/a b#%20")
     assert path == "bucket/a b#%20"
-    assert "retry_time_limit': datetime.timedelta(seconds=20)" in repr(files.handler.inner.__reduce__())
+    assert "retry_time_limit': datetime.timedelta(seconds=10)" in repr(files.__reduce__())
 
 
 def test_an_endpoint_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

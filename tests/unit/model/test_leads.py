@@ -5,6 +5,7 @@ import torch
 
 from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
+from ecgscan_ray.evaluation.redraw import recording_pearson
 from ecgscan_ray.model.leads import LeadsEncoder, keep_read
 from ecgscan_ray.tasks.pretrain import Pretrain
 from ecgscan_ray.training.tensors import to_device
@@ -29,7 +30,8 @@ def model():
 def test_a_batch_holds_what_was_read_and_no_picture(batch):
     assert "image" not in batch
     assert batch["leads_mv"].shape == batch["leads_shown"].shape == (6, 12, 1000)
-    assert not batch["leads_mv"][~batch["leads_shown"]].any()
+    r = recording_pearson(batch["leads_mv"], batch["centred_mv"], batch["unseen"])
+    assert r.mean() > 0.6, "mean beats where nothing was read"
     assert not (batch["leads_shown"] & ~batch["shown"]).any()
     share = batch["leads_shown"].sum() / batch["shown"].sum()
     assert 0.85 < share <= 1
@@ -75,21 +77,10 @@ def test_a_lead_that_is_not_read_at_all_is_redrawn_finite(model, batch):
         assert all(torch.isfinite(value).all() for value in output.values())
 
 
-def test_unseen_cells_are_mixtures_of_the_leads_own_columns():
-    """With the same rhythm everywhere a cell that is not shown gets the mean of those shown."""
-    decoder = LeadsEncoder(CONFIG.model).decoder
-    features = decoder.samples + CONFIG.model.decoder.width
-    columns = torch.zeros(1, 12, features, 250)
-    known = torch.zeros(1, 12, 250)
-    known[:, 0], known[:, 1, :100] = 1, 1
-    columns[:, 1, : decoder.samples, :50] = 1.0
-    with torch.no_grad():
-        decoder.sharpness.fill_(1.0)
-        decoder.query.weight.zero_()
-        decoder.key.weight.zero_()
-        filled = decoder.fill_cells(columns, known)
-    torch.testing.assert_close(filled[:, 1, : decoder.samples, 100:], torch.full((1, decoder.samples, 150), 0.5))
-    torch.testing.assert_close(filled[:, :, :, :100], columns[:, :, :, :100])
+def test_an_untrained_decoder_nearly_gives_what_it_begins_with(model, batch):
+    with torch.inference_mode():
+        redrawn = model.page.decoder(batch["leads_mv"], batch["leads_shown"])
+    assert (redrawn - batch["leads_mv"]).abs().mean() < 0.05
 
 
 def test_offsets_are_those_of_the_redrawn_lead():

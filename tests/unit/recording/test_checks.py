@@ -26,6 +26,10 @@ def half_missing() -> np.ndarray:
     return signal
 
 
+def still(samples: int) -> np.ndarray:
+    return changed(V3=np.where(np.arange(1000) < samples, np.float32(0.1), GOOD[8]))
+
+
 def scaled(factor: float, *leads: str) -> np.ndarray:
     return changed(**{lead: GOOD[LEADS.index(lead)] * np.float32(factor) for lead in leads})
 
@@ -42,6 +46,9 @@ def exchanged_from(start: int, one: str, other: str) -> np.ndarray:
         ("missing_lead", {"signal_mv": changed(V6=np.nan)}),
         ("missing_samples", {"signal_mv": half_missing()}),
         ("flat_lead", {"signal_mv": changed(V5=0.25)}),
+        ("flat_lead", {"signal_mv": still(400)}),
+        ("saturated", {"signal_mv": changed(V4=np.minimum(GOOD[9], GOOD[9].max() / 2))}),
+        ("saturated", {"signal_mv": changed(V2=np.maximum(GOOD[7], GOOD[7].min() / 2))}),
         ("implausible_gain", {"signal_mv": GOOD * 5}),
         ("implausible_gain", {"signal_mv": GOOD / 1000}),
         ("implausible_gain", {"signal_mv": GOOD / 10}),
@@ -69,7 +76,23 @@ def test_reason(reason: str, changes: dict) -> None:
 
 
 def test_a_plain_recording_passes() -> None:
-    check(recording())
+    assert check(recording()) == ()
+    check(recording(signal_mv=still(290)))
+    coarse = np.round(GOOD / 0.1) * np.float32(0.1)
+    coarse[:6] = GOOD[:6]
+    check(recording(signal_mv=coarse, steps_per_mv=10.0))  # whose waves end at the same value by chance
+
+
+@pytest.mark.parametrize(
+    ("signs", "order"),
+    [((-1, 1, 1, 1, 1, 1), (0, 2, 1, 4, 3, 5)), ((-1, -1, -1, 1, 1, 1), (2, 1, 0, 5, 4, 3))],
+    ids=["arms", "right arm and left leg"],
+)
+def test_exchanged_electrodes_are_noted(signs: tuple[int, ...], order: tuple[int, ...]) -> None:
+    """They obey the lead laws: only the usual pattern is broken."""
+    signal = GOOD.copy()
+    signal[:6] = GOOD[list(order)] * np.array(signs, np.float32)[:, None]
+    assert check(recording(signal_mv=signal)) == ("electrodes perhaps exchanged",)
 
 
 def test_a_moment_that_breaks_the_laws_passes() -> None:

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from ecgscan_ray.errors import InputError, RecordingError
+from ecgscan_ray.filesystem.archive import ArchiveFiles
 from ecgscan_ray.recording.labels import SUPERCLASS_OF, superclasses
 from ecgscan_ray.recording.language import language
 from ecgscan_ray.recording.reports import repaired
 from ecgscan_ray.recording.sources import open_source
-from tests.records import heart_uv, write_record
+from tests.records import heart_uv, list_items, write_record
 
 HEAD = "ecg_id,patient_id,age,sex,report,scp_codes,strat_fold,filename_lr,filename_hr"
 
@@ -32,8 +33,8 @@ ROW = "1,15709.0,300.0,1,verlÄngert,\"{'NORM': 80.0, 'SR': 0.0}\",3,records100/
 @pytest.mark.parametrize(("rate", "samples"), [(100, 1000), (500, 5000)])
 def test_ptbxl(tmp_path: Path, rate: int, samples: int) -> None:
     source = open_source("ptbxl", rate)
-    (item,) = source.list_records(ptbxl_tree(tmp_path, ROW))
-    recording = source.read(item)
+    (item,) = list_items(source, ptbxl_tree(tmp_path, ROW))
+    recording = source.read(item, ArchiveFiles(tmp_path))
     assert (recording.id, recording.patient_id, recording.fold, recording.fs) == ("1", "15709", 3, rate)
     assert recording.signal_mv.shape == (12, samples)
     assert recording.report == "verlÄngert"
@@ -42,14 +43,26 @@ def test_ptbxl(tmp_path: Path, rate: int, samples: int) -> None:
     assert recording.age == 90.0  # 300 = over 89
 
 
+def test_ptbxl_with_the_statements_of_ptbxl_plus(tmp_path: Path) -> None:
+    tree = ptbxl_tree(tmp_path, ROW, ROW.replace("1,15709", "2,15709"))
+    (tree / "labels").mkdir()
+    (tree / "labels/12sl_statements.csv").write_text("ecg_id,statements\n1,\"['NSR', 'NML']\"\n2,NSR' ]\n")
+    source, archive = open_source("ptbxl"), ArchiveFiles(tree)
+    first, second = source.list_records(archive)
+    labels = source.read(first, archive).labels
+    assert labels == {"NORM": 80.0, "SR": 0.0, "12SL:NSR": 100.0, "12SL:NML": 100.0}
+    with pytest.raises(RecordingError, match="12sl_statements"):
+        source.read(second, archive)
+
+
 @pytest.mark.parametrize("codes", ["{'NORM': 100.0", "{'NONSENSE': 1.0}", "sinus", "['NORM']"])
 def test_ptbxl_row_with_bad_statements_is_one_bad_recording(tmp_path: Path, codes: str) -> None:
     source = open_source("ptbxl")
     bad = ROW.replace("{'NORM': 80.0, 'SR': 0.0}", codes).replace("1,15709.0", "2,15709.0")
-    items = source.list_records(ptbxl_tree(tmp_path, ROW, bad))
-    assert source.read(items[0]).id == "1"
+    items = list_items(source, ptbxl_tree(tmp_path, ROW, bad))
+    assert source.read(items[0], ArchiveFiles(tmp_path)).id == "1"
     with pytest.raises(RecordingError) as caught:
-        source.read(items[1])
+        source.read(items[1], ArchiveFiles(tmp_path))
     assert caught.value.reason == "labels"
 
 
@@ -58,14 +71,14 @@ def test_incomplete_ptbxl(tmp_path: Path, gone: str) -> None:
     tree = ptbxl_tree(tmp_path, ROW)
     (tree / gone).rename(tree / "elsewhere")
     with pytest.raises(InputError, match=gone):
-        open_source("ptbxl").list_records(tree)
+        list_items(open_source("ptbxl"), tree)
 
 
 def test_ptbxl_table_without_a_column(tmp_path: Path) -> None:
     tree = ptbxl_tree(tmp_path, ROW)
     (tree / "ptbxl_database.csv").write_text("ecg_id,patient_id\n1,2\n")
     with pytest.raises(InputError, match="no column strat_fold"):
-        open_source("ptbxl").list_records(tree)
+        list_items(open_source("ptbxl"), tree)
 
 
 @pytest.mark.parametrize(
@@ -81,15 +94,15 @@ def test_ptbxl_table_without_a_column(tmp_path: Path) -> None:
 )
 def test_ptbxl_table_that_is_not_understood(tmp_path: Path, old: str, new: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        open_source("ptbxl").list_records(ptbxl_tree(tmp_path, ROW.replace(old, new)))
+        list_items(open_source("ptbxl"), ptbxl_tree(tmp_path, ROW.replace(old, new)))
 
 
 def test_ptbxl_with_two_rows_of_one(tmp_path: Path) -> None:
-    assert len(open_source("ptbxl").list_records(ptbxl_tree(tmp_path, ROW, ROW))) == 2, (
+    assert len(list_items(open_source("ptbxl"), ptbxl_tree(tmp_path, ROW, ROW))) == 2, (
         "equal rows: one is left out later"
     )
     with pytest.raises(InputError, match=r"row 3: ecg_id 1\.0 is that of row 2 too"):
-        open_source("ptbxl").list_records(ptbxl_tree(tmp_path, ROW, ROW.replace("1,15709", "1.0,15710")))
+        list_items(open_source("ptbxl"), ptbxl_tree(tmp_path, ROW, ROW.replace("1,15709", "1.0,15710")))
 
 
 def test_ptbxl_saved_again_by_pandas(tmp_path: Path) -> None:
@@ -99,26 +112,26 @@ def test_ptbxl_saved_again_by_pandas(tmp_path: Path) -> None:
     )
     statements = tree / "scp_statements.csv"
     statements.write_text("Unnamed: 0" + statements.read_text())
-    (item,) = open_source("ptbxl").list_records(tree)
+    (item,) = list_items(open_source("ptbxl"), tree)
     assert (item.id, item.patient_id, item.fold, item.details["fault"]) == ("1", "15709", 3, "")
-    assert open_source("ptbxl").read(item).sex == "female"
+    assert open_source("ptbxl").read(item, ArchiveFiles(tree)).sex == "female"
 
 
 def test_a_copy_of_ptbxl_with_one_rate(tmp_path: Path) -> None:
     tree = ptbxl_tree(tmp_path, ROW)
     (tree / "records100").rename(tree / "elsewhere")
     with pytest.raises(InputError, match="It has records500: give --rate 500"):
-        open_source("ptbxl", 100).list_records(tree)
+        list_items(open_source("ptbxl", 100), tree)
 
 
 def test_repairs_of_reports_are_for_ptbxl_alone(tmp_path: Path) -> None:
     report = "f#r lvh. Edit: LVH 80"
-    (item,) = open_source("ptbxl").list_records(ptbxl_tree(tmp_path / "ptbxl", ROW.replace("verlÄngert", report)))
-    assert open_source("ptbxl").read(item).report == "für lvh."
+    (item,) = list_items(open_source("ptbxl"), ptbxl_tree(tmp_path / "ptbxl", ROW.replace("verlÄngert", report)))
+    assert open_source("ptbxl").read(item, ArchiveFiles(tmp_path / "ptbxl")).report == "für lvh."
     write_record(tmp_path / "own", "a")
     (tmp_path / "own/recordings.csv").write_text(f"record,report\na,{report}\n")
-    (item,) = open_source("folder").list_records(tmp_path / "own")
-    assert open_source("folder").read(item).report == report
+    (item,) = list_items(open_source("folder"), tmp_path / "own")
+    assert open_source("folder").read(item, ArchiveFiles(tmp_path / "own")).report == report
 
 
 @pytest.mark.parametrize(
@@ -159,24 +172,24 @@ def test_folder_with_table(tmp_path: Path) -> None:
         "c.hea,p2,,{'MI': 50},,,,,\n"
     )
     source = open_source("folder", None)
-    b, c, a = source.list_records(tmp_path)
-    recording = source.read(a)
+    b, c, a = list_items(source, tmp_path)
+    recording = source.read(a, ArchiveFiles(tmp_path))
     assert (recording.id, recording.patient_id, recording.report) == ("deep/er/a", "p1", "normales ekg")
     assert (recording.age, recording.sex, recording.fold, a.split) == (56.0, "female", 4, "validation")
     assert recording.labels == {"NORM": 100.0, "SR": 100.0}
     assert b.patient_id == "77"  # known before the split
-    recording = source.read(b)
+    recording = source.read(b, ArchiveFiles(tmp_path))
     assert (recording.age, recording.sex, list(recording.labels), recording.report) == (40.0, "male", ["1", "2"], None)
     with pytest.raises(RecordingError) as caught:
-        source.read(c)
+        source.read(c, ArchiveFiles(tmp_path))
     assert caught.value.reason == "missing_file"
 
 
 def test_folder_without_table(tmp_path: Path) -> None:
     write_record(tmp_path, "a")
     source = open_source("folder", None)
-    (item,) = source.list_records(tmp_path)
-    np.testing.assert_allclose(source.read(item).signal_mv, heart_uv() / 1000, atol=1e-6)
+    (item,) = list_items(source, tmp_path)
+    np.testing.assert_allclose(source.read(item, ArchiveFiles(tmp_path)).signal_mv, heart_uv() / 1000, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -187,14 +200,14 @@ def test_folder_with_a_bad_table(tmp_path: Path, table: str, message: str) -> No
     write_record(tmp_path, "a")
     (tmp_path / "my.csv").write_text(table)
     with pytest.raises(InputError, match=message):
-        open_source("folder", None).list_records(tmp_path)
+        list_items(open_source("folder", None), tmp_path)
 
 
 def test_folder_without_recordings(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no recordings"):
-        open_source("folder", None).list_records(tmp_path)
+        list_items(open_source("folder", None), tmp_path)
     with pytest.raises(InputError, match="no such folder"):
-        open_source("folder", None).list_records(tmp_path / "nowhere")
+        list_items(open_source("folder", None), tmp_path / "nowhere")
 
 
 def test_superclasses() -> None:

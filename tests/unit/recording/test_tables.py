@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from ecgscan_ray.errors import InputError, RecordingError
+from ecgscan_ray.filesystem.archive import ArchiveFiles
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.recording.sources import Item, open_source
-from tests.records import heart_uv, write_record
+from tests.records import heart_uv, list_items, write_record
 
 SIGNAL = heart_uv()
 
@@ -26,11 +27,11 @@ def archive(folder: Path, table: str | bytes, names: Sequence[str] = "ab", file:
 
 
 def listed(folder: Path) -> dict[str, Item]:
-    return {item.id: item for item in open_source("folder", None).list_records(folder)}
+    return {item.id: item for item in list_items(open_source("folder", None), folder)}
 
 
-def read(item: Item) -> Recording:
-    return open_source("folder", None).read(item)
+def read(folder: Path, item: Item) -> Recording:
+    return open_source("folder", None).read(item, ArchiveFiles(folder))
 
 
 REFUSED = {
@@ -42,7 +43,7 @@ REFUSED = {
     "two columns": ("record,fold,Fold \na,1,2\n", "two columns are called fold"),
     "two rows": ("record,report\na,x\nb,y\n./a.hea,z\n", "rows 2 and 4 are both of a"),
     "zero byte": (b"record,report\na,x\0y\n", "zero byte in line 2"),
-    "Latin-1": ("record,report\na,Über\n".encode("latin-1"), "byte 0xdc in line 2"),
+    "Windows-1252": ("record,report\na,„Über“\n".encode("cp1252"), "byte 0x84 in line 2"),
     "damaged UTF-16": ("record\na\n".encode("utf-16")[:-1], "not in UTF-16"),
     "endless field": (f"record,report\na,{'x' * 1_100_000}\n", "row 2: a field of more than"),
     "no rows": ("record,report\n", "no rows"),
@@ -123,7 +124,7 @@ def test_letters_composed_and_decomposed(tmp_path: Path) -> None:
     """macOS writes file names decomposed."""
     items = listed(archive(tmp_path, "record,fold\nmüller,4\n", names=("mu\u0308ller",)))
     (item,) = items.values()
-    assert item.fold == 4 and Path(f"{item.path}.hea").exists()
+    assert item.fold == 4 and (tmp_path / f"{item.path}.hea").exists()
 
 
 def test_a_name_in_latin_1_is_a_record_like_others(tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ def test_a_name_in_latin_1_is_a_record_like_others(tmp_path: Path) -> None:
         os.rename(os.fsencode(tmp_path) + b"/a" + ending, path + ending)
     (item,) = listed(tmp_path).values()
     assert item.id.encode() == b"m\\udcfcller"
-    assert os.path.exists(f"{item.path}.hea")
+    assert (tmp_path / f"{item.path}.hea").exists()
 
 
 @pytest.mark.parametrize(
@@ -142,8 +143,8 @@ def test_a_name_in_latin_1_is_a_record_like_others(tmp_path: Path) -> None:
 def test_words_for_nothing(tmp_path: Path, word: str) -> None:
     columns = "patient_id,report,labels,age,sex,fold,split"
     item = listed(archive(tmp_path, f"record,{columns}\na{f',{word}' * 7}\nb,7,x,NORM,56,F,2,val\n"))["a"]
-    assert item == Item(id="a", path=str(tmp_path / "a"))
-    recording = read(item)
+    assert item == Item(id="a", path="a", files=("a.hea", "a.dat"))
+    recording = read(tmp_path, item)
     assert (recording.report, recording.labels, recording.age, recording.sex) == (None, {}, None, None)
 
 
@@ -168,7 +169,7 @@ def test_words_for_nothing(tmp_path: Path, word: str) -> None:
     ],
 )
 def test_labels(tmp_path: Path, text: str, labels: dict[str, float]) -> None:
-    assert read(listed(archive(tmp_path, f"record,labels\na,{text}\n"))["a"]).labels == labels
+    assert read(tmp_path, listed(archive(tmp_path, f"record,labels\na,{text}\n"))["a"]).labels == labels
 
 
 @pytest.mark.parametrize(
@@ -198,7 +199,7 @@ def test_labels(tmp_path: Path, text: str, labels: dict[str, float]) -> None:
 def test_labels_are_never_made_up(tmp_path: Path, text: str) -> None:
     item = listed(archive(tmp_path, f"record,labels\na,{text}\n"))["a"]
     with pytest.raises(RecordingError, match="Write NORM;SR") as caught:
-        read(item)
+        read(tmp_path, item)
     assert caught.value.reason == "labels"
 
 
@@ -207,7 +208,7 @@ def test_a_patient_is_one_however_it_is_written(tmp_path: Path) -> None:
         write_record(tmp_path, name, SIGNAL, comments=[f"Patient ID: {comment}"])
     items = listed(archive(tmp_path, "record,patient_id\na,48705.0\nb, 48705\n"))
     assert [items[name].patient_id for name in "abcdef"] == ["48705"] * 4 + [None, "Smith John"]
-    assert read(items["e"]).patient_id is None
+    assert read(tmp_path, items["e"]).patient_id is None
 
 
 def test_zeros_in_front_are_kept_and_compared(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -218,7 +219,7 @@ def test_zeros_in_front_are_kept_and_compared(tmp_path: Path, caplog: pytest.Log
 
 
 def test_a_decimal_comma(tmp_path: Path) -> None:
-    assert read(listed(archive(tmp_path, "record;age;sex\na;56,5;F\n"))["a"]).age == 56.5
+    assert read(tmp_path, listed(archive(tmp_path, "record;age;sex\na;56,5;F\n"))["a"]).age == 56.5
 
 
 def test_what_is_not_used_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,8 +1,8 @@
-"""The oracle that a decoder is compared with: each lead's mean beat, pasted at the R peaks of the rhythm strip.
+"""Each lead's mean beat over what a page shows of it, pasted at the R peaks of the rhythm strip.
 
-The template comes from the *true* samples of the cells that the page shows, the peaks from the true strip: no method that
-reads the page and pastes mean beats can do better. It ignores irregular beats and drift, which a learned decoder can
-predict. It is scored on the same samples and in the same way as the decoder.
+Of leads as read, it is what the lead decoder begins with (``completed``). Of the recording itself it is the oracle that
+the decoder is compared with (``mean_beat_redraw``): no method that reads the page and pastes mean beats can do better. It
+ignores irregular beats and drift, which a learned decoder can predict.
 
 Letters: 12 leads, T samples, O offsets from the R peak.
 """
@@ -111,8 +111,25 @@ def find_beats(truth_mv: np.ndarray, shown: np.ndarray, fs: float) -> Beats | No
 
 
 def mean_beat_redraw(truth_mv: np.ndarray, shown: np.ndarray, fs: float) -> np.ndarray:
-    """(12, T) mV as the oracle draws it (zero baseline); NaN for leads that the page does not show at all."""
+    """(12, T) mV, the mean beats pasted (zero baseline); NaN for leads that the page does not show at all."""
     beats = find_beats(truth_mv, shown, fs)
     if beats is None:
         return np.full(truth_mv.shape, np.nan)
     return beats.paste(beats.template(detrended(truth_mv, shown, fs), shown))
+
+
+def completed(leads_mv: np.ndarray, fs: float) -> np.ndarray:
+    """Leads as read, and where nothing was read their mean beats (zero baseline).
+
+    Args:
+        leads_mv: (12, T) mV, NaN where nothing was read.
+        fs: Hz.
+
+    Returns:
+        float32 (12, T), finite: 0 where there is no beat to paste.
+    """
+    read = np.isfinite(leads_mv)
+    if not read.any():
+        return np.zeros(leads_mv.shape, np.float32)
+    beats = np.nan_to_num(mean_beat_redraw(np.where(read, leads_mv, 0.0), read, fs))
+    return np.where(read, leads_mv, beats).astype(np.float32)
