@@ -33,9 +33,10 @@ from ecgscan_ray.runtime.demand import await_room
 from ecgscan_ray.runtime.embeddings import compute_or_load_teacher_embeddings
 from ecgscan_ray.runtime.failures import permanent_failure
 from ecgscan_ray.runtime.registered import registered_step, use_newest_whole
+from ecgscan_ray.runtime.reporter import StopRule
 from ecgscan_ray.runtime.stream import check_unit_size, read_span
 from ecgscan_ray.runtime.trainer import Trainer
-from ecgscan_ray.runtime.worker import StopRule, work
+from ecgscan_ray.runtime.worker import work
 from ecgscan_ray.store.manifest import Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows
 from ecgscan_ray.tasks.fit_to_store import fit_to_store

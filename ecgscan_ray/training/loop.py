@@ -85,6 +85,7 @@ def train(
             metrics = trainer.log_metrics()
             if checkpoint_due and not trainer.save_and_report(metrics):
                 break
+    reporter.close()
     if log:
         log.close()
 
@@ -242,10 +243,8 @@ class _Trainer:
                 self.evaluated.load_state_dict(snapshot.weights)
             scores = self.validate(self.evaluated.eval())
             train_mode(self.model)
-        if self.log:
-            if scores:
-                self.log.write("validation", self.step, scores)
-            self.log.flush()
+        if self.log and scores:
+            self.log.write("validation", self.step, scores)
         return scores
 
     def _state(self, score: float | None) -> TrainingState:

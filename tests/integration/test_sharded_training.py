@@ -74,6 +74,9 @@ class Keeper:
     def should_stop(self, step: int, metrics: dict[str, float]) -> bool:
         return False
 
+    def close(self) -> None:
+        """All is stored already."""
+
 
 def losses_of_a_run(config: Config, folder: str, start: str | None = None) -> list[float]:
     """Train on this rank's rows; the losses of all ranks."""

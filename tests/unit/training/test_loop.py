@@ -63,6 +63,9 @@ class Keeper:
     def should_stop(self, step: int, metrics: dict[str, float]) -> bool:
         return step == self.stop_at
 
+    def close(self) -> None:
+        """All is stored already."""
+
 
 def run(config: Config, batches, keeper: Keeper, **options: Any) -> torch.nn.Module:
     model = Pretrain().build_model(config, TOKENIZER)
