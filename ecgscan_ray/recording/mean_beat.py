@@ -70,13 +70,12 @@ class Beats:
 
     def template(self, signal_mv: np.ndarray, known: np.ndarray) -> np.ndarray:
         """(12, O) mean beat of each lead over its known samples; NaN where an offset has none."""
-        total, count = np.zeros((2, len(signal_mv), self.length))
-        for lead in range(len(signal_mv)):
-            at = self.offset[known[lead]]
-            count[lead] = np.bincount(at, minlength=self.length)
-            total[lead] = np.bincount(at, signal_mv[lead][known[lead]], minlength=self.length)
+        shape = (len(signal_mv), self.length)
+        at = (np.arange(shape[0])[:, None] * self.length + self.offset)[known]
+        count = np.bincount(at, minlength=shape[0] * shape[1])
+        total = np.bincount(at, signal_mv[known], minlength=shape[0] * shape[1])
         with np.errstate(invalid="ignore", divide="ignore"):
-            return total / count
+            return (total / count).reshape(shape)
 
     def paste(self, template: np.ndarray) -> np.ndarray:
         """(12, T) the template at every beat; gaps in it are interpolated, leads without any samples stay NaN."""
@@ -89,33 +88,33 @@ class Beats:
         return filled[:, self.offset]
 
 
-def find_beats(truth_mv: np.ndarray, shown: np.ndarray, fs: float) -> Beats | None:
+def find_beats(clean_mv: np.ndarray, shown: np.ndarray, fs: float) -> Beats | None:
     """Beats at the R peaks of the rhythm strip, or of all that is shown where no lead runs along the page.
 
     Args:
-        truth_mv: (12, T) mV.
+        clean_mv: (12, T) mV, ``detrended``.
         shown: (12, T) bool.
         fs: Hz.
 
     Returns:
         ``None`` where no R peak is found.
     """
-    clean = detrended(truth_mv, shown, fs)
     lead = int(shown.sum(1).argmax())
     if shown[lead].mean() >= _STRIP_SHARE:
-        strip = clean[lead]
+        strip = clean_mv[lead]
     else:
-        strip = np.abs(clean).sum(0) / np.maximum(shown.sum(0), 1)
+        strip = np.abs(clean_mv).sum(0) / np.maximum(shown.sum(0), 1)
     peaks = r_peaks(strip, fs)
-    return Beats.at(peaks, truth_mv.shape[1], fs) if len(peaks) else None
+    return Beats.at(peaks, clean_mv.shape[1], fs) if len(peaks) else None
 
 
 def mean_beat_redraw(truth_mv: np.ndarray, shown: np.ndarray, fs: float) -> np.ndarray:
     """(12, T) mV, the mean beats pasted (zero baseline); NaN for leads that the page does not show at all."""
-    beats = find_beats(truth_mv, shown, fs)
+    clean_mv = detrended(truth_mv, shown, fs)
+    beats = find_beats(clean_mv, shown, fs)
     if beats is None:
         return np.full(truth_mv.shape, np.nan)
-    return beats.paste(beats.template(detrended(truth_mv, shown, fs), shown))
+    return beats.paste(beats.template(clean_mv, shown))
 
 
 def completed(leads_mv: np.ndarray, fs: float) -> np.ndarray:
