@@ -193,7 +193,7 @@ class ECGScan(nn.Module):
             "pair_logit_scale": self.pair_log_scale[0].exp(),
         }
         if self.pair_bias is not None:
-            output["pair_logit_bias"] = self.pair_bias[0]
+            output["pair_logit_bias"] = self.pair_bias[0].clone()  # FSDP warns of views
         return output
 
     @torch.no_grad()
