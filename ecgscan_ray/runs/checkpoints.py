@@ -108,7 +108,7 @@ def verify(uri: str, names: Collection[str] | None = None) -> TrainingState:
     if STATE not in files:
         raise DamagedCheckpoint(f"no checkpoint here ({STATE} is missing)", where=uri)
     content = _read_state_file(uri)
-    for name in CHECKPOINT_FILES + tuple(content.digests.keys() - {*CHECKPOINT_FILES}) if names is None else names:
+    for name in dict.fromkeys((*CHECKPOINT_FILES, *content.digests)) if names is None else names:
         if name not in files or sha256(join(uri, name)) != content.digests.get(name):
             fix = "Use another checkpoint of the run."
             raise DamagedCheckpoint(f"{name} is missing or damaged", where=uri, fix=fix)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+import itertools
+from typing import Any, cast
 
 import pytest
 import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from ecgscan_ray import text
 from ecgscan_ray.batch import Batch, BatchMaker
@@ -17,7 +18,6 @@ from ecgscan_ray.tasks.pretrain import Pretrain
 from ecgscan_ray.training.gradients import GradCache
 from ecgscan_ray.training.optimizer import build_optimizer
 from ecgscan_ray.training.tensors import to_device
-from ecgscan_ray.training.timing import peak_memory_mb
 from ecgscan_ray.training.towers import prepare_towers
 from tests.records import recording
 from tests.tiny import tiny_config
@@ -33,17 +33,27 @@ def a_batch(config: Config, rows: int) -> Batch:
 
 
 def real_step(config: Config) -> tuple[float, float]:
-    """Operations of a row, and by how many bytes this process grew."""
+    """Operations of a row, and the most bytes that torch holds at once in a second step, when the moments are there."""
     torch.set_num_threads(1)
-    batch = a_batch(config, config.training.global_batch_size)
-    before = peak_memory_mb(CPU)
     model = Pretrain().build_model(config, TOKENIZER).train()
     prepare_towers(model, config.training)
     optimizer, loss = build_optimizer(model, config.training), Pretrain().build_loss(config)
     gradients = GradCache(model, model, loss, config.training.micro_batch, "fp32")
-    gradients(to_device(batch, CPU, config.model.signal_fs), 0.0, 0)
-    optimizer.step()
-    return gradients.flops_a_row, (peak_memory_mb(CPU) - before) * 1e6
+    batch = to_device(a_batch(config, config.training.global_batch_size), CPU, config.model.signal_fs)
+
+    def step() -> None:
+        gradients(batch, 0.0, 0)
+        optimizer.step()
+
+    step()
+    optimizer.zero_grad(set_to_none=True)
+    tensors = [*model.state_dict().values(), *cast(dict[str, Tensor], batch).values()]
+    tensors += [moment for moments in optimizer.state.values() for moment in moments.values()]
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
+    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return gradients.flops_a_row, sum(tensor.nbytes for tensor in tensors) + max(itertools.accumulate(sizes))
 
 
 @pytest.mark.parametrize("changes", [{"model__image": VIT, "training__micro_batch": 4}, {"model__input": "leads"}])
@@ -72,22 +82,21 @@ def test_micro_batches_and_activations_computed_again_take_less_memory() -> None
     assert average.state_bytes == pytest.approx(plain.state_bytes * 20 / 16, rel=0.01)
 
 
-@pytest.mark.verify
 @pytest.mark.parametrize(
     ("preset", "changes"),
     [
-        ("laptop", ["model.input=image", "model.image.name=convnext_atto", "training.global_batch_size=72"]),
-        ("paper", ["training.global_batch_size=2", "training.activation_checkpointing=true"]),
+        ("laptop", ["training.global_batch_size=16"]),
+        pytest.param("laptop", ["model.input=image", "training.global_batch_size=24"], marks=pytest.mark.verify),
+        pytest.param("paper", ["training.global_batch_size=2"], marks=pytest.mark.verify),
     ],
 )
-def test_a_process_grows_by_what_is_traced(preset: str, changes: list[str]) -> None:
-    """One step of the whole model on a CPU; for preset paper 8 GB and some minutes."""
+def test_a_step_holds_what_is_traced(preset: str, changes: list[str]) -> None:
+    """The whole model on a CPU; for preset paper 8 GB and some minutes."""
     config = load(Config, preset, [*changes, "resources.num_workers=1", "stream.unit_rows=2"])
     traced = trace_step(config, TOKENIZER, a_batch(config, 2), "fp32")
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        flops, grown = pool.submit(real_step, config).result()
+    flops, held = real_step(config)
     print(
-        f"{preset}: traced {traced.memory_bytes / 1e6:.0f} MB, grown by {grown / 1e6:.0f} MB; {flops / 1e9:.1f} GFLOP a row"
+        f"{preset}: traced {traced.memory_bytes / 1e6:.0f} MB, held {held / 1e6:.0f} MB; {flops / 1e9:.1f} GFLOP a row"
     )
     assert traced.flops_a_row == pytest.approx(flops, rel=0.02)
-    assert traced.memory_bytes == pytest.approx(grown, rel=0.15)
+    assert traced.memory_bytes == pytest.approx(held, rel=0.05)
