@@ -38,7 +38,7 @@ from ecgscan_ray.tasks.prices import Prices, price
 from ecgscan_ray.training.gradients import GradCache
 from ecgscan_ray.training.optimizer import build_optimizer
 from ecgscan_ray.training.tensors import to_device
-from ecgscan_ray.training.timing import PEAK_FLOPS
+from ecgscan_ray.training.timing import PEAK_FLOPS, peak_memory_mb
 from ecgscan_ray.training.towers import prepare_towers, train_mode
 
 TOKENIZER_REPORTS = 2000
@@ -47,8 +47,6 @@ ASSUMED_MFU = 0.4
 """Share of a GPU's arithmetic that a step is assumed to use where it cannot be measured: what large vision transformers reach."""
 DEFAULT_GPUS = ("L4", "A100", "H100")
 """Estimated without a table of prices."""
-PROCESS_MB = 700
-"""A training worker before its model is built: Python, torch, Ray and Arrow."""
 LEAST_TIMINGS, MOST_TIMINGS, TIMING_S = 3, 20, 8.0
 """Each timing is repeated until it has taken this many seconds, within these bounds."""
 
@@ -75,9 +73,9 @@ class Timing:
 def dry_run(config: Config, store: str, prices: Prices | None = None) -> dict[str, Any]:
     """Estimate a run; nothing is written and no cluster is started.
 
-    Rendering is measured on one core of this machine. Memory and operations of a step are traced. Its time is measured here
-    too, unless the run needs GPUs that this machine lacks; then it follows from the operations and a stated share of what
-    some kinds of GPU can do.
+    Rendering is measured on one core of this machine, and time and memory of a step too. Where the run needs GPUs that this
+    machine lacks, the memory of a step is traced, and its time follows from its operations and a stated share of what some
+    kinds of GPU can do.
 
     Args:
         config: Settings.
@@ -124,7 +122,9 @@ def dry_run(config: Config, store: str, prices: Prices | None = None) -> dict[st
     )
     if config.resources.use_gpu and not torch.cuda.is_available():
         return counted | _on_gpus(config, steps, footprint, pages_per_s, prices or {})
-    step = _time_step(config, tokenizer, maker, rows, batch // workers)
+    step, peak_mb = _time_step(config, tokenizer, maker, rows, batch // workers)
+    if workers == 1 or not config.resources.shard_model:
+        counted["memory a worker"] = f"{peak_mb:.0f} MB at the peak, measured here{_whose_memory(config)}"
     return counted | _here(config, steps, step, rendering, pages_per_s, prices or {})
 
 
@@ -169,12 +169,15 @@ def _footprint(config: Config, tokenizer: Tokenizer, unit: Batch) -> Footprint |
 def _memory(footprint: Footprint | None, config: Config) -> dict[str, str]:
     if footprint is None:
         return {"memory a worker": "not counted: a tower of another package"}
-    process = "" if config.resources.use_gpu else f" besides {PROCESS_MB} MB of the process itself"
     return {
-        "memory a worker": f"{footprint.memory_bytes / 1e6:.0f} MB at the peak of a step{process}",
+        "memory a worker": f"{footprint.memory_bytes / 1e6:.0f} MB at the peak of a step",
         "without activations": f"{footprint.state_bytes / 1e6:.0f} MB of weights, gradients, moments and averages",
         "operations": f"{footprint.flops_a_row / 1e9:.3g} GFLOP a row, forward and backward",
     }
+
+
+def _whose_memory(config: Config) -> str:
+    return "" if config.resources.use_gpu else ", with Python and its libraries"
 
 
 def _on_gpus(
@@ -271,8 +274,10 @@ def _render(maker: BatchMaker, rows: list[Recording]) -> tuple[Timing, Batch]:
     return Timing.of(draw), batch
 
 
-def _time_step(config: Config, tokenizer: Tokenizer, maker: BatchMaker, rows: list[Recording], size: int) -> Timing:
-    """Optimiser steps on one worker's share of the batch."""
+def _time_step(
+    config: Config, tokenizer: Tokenizer, maker: BatchMaker, rows: list[Recording], size: int
+) -> tuple[Timing, float]:
+    """Optimiser steps on one worker's share of the batch: their time, and the most memory they have held, in 10^6 bytes."""
     device = torch.device("cuda" if config.resources.use_gpu else "cpu")
     repeated = [rows[k % len(rows)] for k in range(size)]
     parts = [repeated[k : k + 64] for k in range(0, size, 64)]
@@ -291,4 +296,4 @@ def _time_step(config: Config, tokenizer: Tokenizer, maker: BatchMaker, rows: li
         losses["loss"].item()  # waits for the device
 
     step()  # the first one also allocates
-    return Timing.of(step)
+    return Timing.of(step), peak_memory_mb(device)
