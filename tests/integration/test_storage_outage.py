@@ -56,5 +56,4 @@ def test_training_goes_on_while_nothing_can_be_stored(
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1)), "none is lost or repeated"
     during = [line["step"] for line in lines if began < line["time"] < began + OUTAGE_S]
     assert len(during) > EVERY, "steps went on"
-    assert "training goes on" in output and "the storage of the run works again" in output
     assert sorted(state.step for state in list_checkpoints(out).values()) == [STEPS - EVERY, STEPS]
