@@ -51,6 +51,8 @@ _ARRAYS: dict[str, Callable[[BinaryIO, str, Arrays], Channels]] = {
     ".hdf5": read_hdf5,
     ".csv": read_csv,
 }
+_IN_PARTS = (".h5", ".hdf5")
+"""Files of which a small part may be what is wanted."""
 
 
 class Folder:
@@ -134,7 +136,7 @@ def _read(item: Item, archive: ArchiveFiles, source: str) -> Recording:
     if ending == HEADER:
         return read_record(item, archive, source)
     try:
-        with archive.open(file) as content:
+        with archive.open(file, whole=ending not in _IN_PARTS) as content:
             if ending in _DESCRIBED:
                 channels = _DESCRIBED[ending](content, where)
             else:
