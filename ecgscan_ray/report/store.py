@@ -30,6 +30,16 @@ _LABELS = 20
 _DRAWN_SIGNALS = 12
 _SECONDS, _DRAWN_SAMPLES = 10.0, 10_000
 _COLOURS = {"train": SECOND, "validation": MUTED, "test": ACCENT}
+_FACETS = {
+    "source": "source",
+    "fs": "rate, Hz",
+    "language": "language",
+    "report": "report",
+    "sex": "sex",
+    "superclass": "superclass",
+    "note": "note",
+}
+"""Facet -> its name on the page."""
 _PANELS = {
     "seconds": ("length", "s", 1.0),
     "age": ("age", "years", 5.0),
@@ -54,7 +64,7 @@ def write_store_page(store_uri: str, summary: Mapping[str, Any], out_uri: str) -
         summary=summary,
         splits=SPLITS,
         rows=sum(summary["splits"][split]["rows"] for split in SPLITS),
-        facets=("source", "fs", "language", "report", "sex", "superclass", "note"),
+        facets=_FACETS,
         histograms=histograms(summary),
         reasons=_reasons(store_uri),
         examples=[
@@ -152,7 +162,10 @@ def _draw(
         for index, name in enumerate(names):
             axes = grid[index % rows][index // rows]
             axes.plot(time, signal[index], color=INK, lw=0.7)
-            axes.text(0.008, 0.95, name, transform=axes.transAxes, va="top", fontweight="bold", color=SECOND)
+            behind = {"facecolor": axes.get_facecolor(), "alpha": 0.7, "lw": 0, "pad": 0.5}
+            axes.text(
+                0.008, 0.95, name, transform=axes.transAxes, va="top", fontweight="bold", color=SECOND, bbox=behind
+            )
         grid[0][0].set_ylim(min(lowest, 1.1 * low), max(highest, 1.1 * high))
         grid[0][0].set_xlim(0, max(time[-1], 1.0))
         for axes in grid[-1]:
@@ -204,5 +217,5 @@ def _drawn(rows: Sequence[Mapping[str, str]]) -> dict[str, str] | None:
         units = ", ".join(dict.fromkeys(unit or "no unit" for unit in channels.units[:_DRAWN_SIGNALS]))
         image = _draw(channels.values[:_DRAWN_SIGNALS], channels.fs, [name[:24] for name in names], units[:24])
         about = f"{row['id']}: {len(channels.names)} signals, {channels.fs:g} Hz, {channels.values.shape[1]} samples, in {units}"
-        return {"image": image, "text": f"{about}. {row['detail']}"}
+        return {"image": image, "text": f"{about}; {row['detail']}"}
     return None

@@ -50,8 +50,8 @@ def test_the_page_shows_what_was_put_aside_and_what_was_derived(tmp_path: Path) 
     write_store_page(str(tmp_path / "store"), inspect(str(tmp_path / "store")), str(tmp_path / "page.html"))
     page = (tmp_path / "page.html").read_text()
     assert page.count("signals of a recording put aside") == 1
-    assert "eight: 8 signals, 250 Hz, 500 samples, in mV. details of eight" in page
-    assert "derived from I and II: III 1" in page
+    assert "eight: 8 signals, 250 Hz, 500 samples, in mV; details of eight" in page
+    assert "derived from I and II: III: 1" in page
 
 
 @pytest.mark.parametrize("second", ["CC-BY-4.0", "ODbL-1.0", None])
