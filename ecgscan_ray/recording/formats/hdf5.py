@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import traceback
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -30,18 +32,19 @@ def open_hdf5(file: BinaryIO, where: str) -> Hdf5:
 
 
 class Hdf5:
-    """An open file; as a context, it is closed at the end."""
+    """An open file; as a context, it is closed at the end, else with the process: HDF5 would crash after Python's end."""
 
     def __init__(self, opened_by: Any, file: BinaryIO, where: str) -> None:
         self._watched, self._where = _Watched(file), where
         with self._explained():
             self._content = opened_by(self._watched, "r")
+            self._close = weakref.finalize(self, self._content.close)
 
     def __enter__(self) -> Hdf5:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._content.close()
+        self._close()
 
     @contextmanager
     def reading(self) -> Iterator[Any]:
@@ -49,7 +52,7 @@ class Hdf5:
 
         Raises:
             RecordingError: It is damaged, or has other contents than the block expects.
-            StoreError: The storage failed.
+            StoreError: The storage failed, now or before: what was read since is not the file's.
         """
         with self._explained():
             yield self._content
@@ -58,17 +61,27 @@ class Hdf5:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (*_ERRORS, StoreError) as error:
-            failure, self._watched.failure = self._watched.failure, None
-            if failure is None:
+        except Exception as error:
+            traceback.clear_frames(error.__traceback__)  # they hold objects with which HDF5 crashes after Python's end
+            self._refuse_failed()
+            if isinstance(error, _ERRORS):
                 raise not_readable(self._where, "readable as HDF5", error) from None
-            if isinstance(failure, StoreError):
-                raise failure from None
+            raise
+        self._refuse_failed()
+
+    def _refuse_failed(self) -> None:
+        failure = self._watched.failure
+        if isinstance(failure, StoreError):
+            raise failure from None
+        if failure is not None:
             raise StoreError(f"cannot be read ({failure})", where=self._where) from None
 
 
 class _Watched(io.RawIOBase):
-    """A file that remembers how its storage failed: HDF5 says that something did, which a damaged file is, too."""
+    """A file that gives zeros once its storage has failed, and remembers how.
+
+    HDF5 says of an exception only that there was one, which may as well be a damaged file's.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -87,10 +100,14 @@ class _Watched(io.RawIOBase):
         return self._file.seek(offset, whence)
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        try:
-            content = self._file.read(len(buffer))
-        except (OSError, StoreError) as error:
-            self.failure = error
-            raise
+        content = self._read(len(buffer))
         buffer[: len(content)] = content
         return len(content)
+
+    def _read(self, size: int) -> bytes:
+        if self.failure is None:
+            try:
+                return self._file.read(size)
+            except (OSError, StoreError) as error:
+                self.failure = error
+        return bytes(size)
