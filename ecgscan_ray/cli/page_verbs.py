@@ -33,7 +33,7 @@ def digitise(
     record_format: Annotated[Literal["wfdb", "csv", "npz"], typer.Option("--format", help="Of the records.")] = "wfdb",
     overlay: Annotated[bool, typer.Option(help="Write each page as a picture with the trace as read.")] = True,
     min_quality: Annotated[float, typer.Option(help="A page of a lower quality is refused.", min=0.0, max=1.0)] = 0.0,
-    workers: Workers = 1,
+    workers: Workers = 0,
 ) -> None:
     """Read paper ECGs (scans, photographs, PDF) into records in mV; the same command resumes. Paths or s3://..."""
     from ecgscan_ray.digitise import Options, digitise_pages, load_reader
@@ -67,7 +67,7 @@ def find(
     speed: Speed = None,
     gain: Gain = None,
     layout: PageLayout = None,
-    workers: Workers = 1,
+    workers: Workers = 0,
 ) -> None:
     """Find the recording that each page shows among those of a store, or say that it is not there. Paths or s3://..."""
     from ecgscan_ray.digitise import Options, load_reader

@@ -257,6 +257,7 @@ def _here(tasks: list[_Task], load: LoadReader) -> _Results:
 
 
 def _in_processes(tasks: list[_Task], workers: int, load: LoadReader) -> _Results:
+    workers = min(workers, max(1, len(tasks)))
     threads = max(1, usable_cores() // workers)
     pool = Pool(_read_file, load, (threads,), threads)
     with closing(pool.run(tasks, workers)) as results:

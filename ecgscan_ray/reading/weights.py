@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ def load_networks(path: str | os.PathLike | None = None) -> Networks:
     if not all(bool(value.isfinite().all()) for value in weights.values()):
         raise _damaged("values that are not finite", where)
     networks.load_state_dict(weights, strict=False)
-    networks.eval().requires_grad_(False)
+    networks.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     coarse, page, row = (_fused(networks[name]) for name in ("coarse", "page", "row"))
     assert isinstance(coarse, CoarseNet) and isinstance(page, PageNet) and isinstance(row, RowNet)
     return Networks(coarse, page, row)

@@ -12,8 +12,7 @@ import itertools
 
 import cv2
 import numpy as np
-from scipy import sparse
-from scipy.sparse import linalg
+from scipy import linalg
 
 WINDOWS_MM = (8.0, 5.0, 3.5)
 """Standard deviations of the windows of the last corrections, from wide to narrow."""
@@ -104,27 +103,36 @@ def grown(z: np.ndarray, at: np.ndarray, axis: int, period: float) -> tuple[np.n
 def unwrapped(z: np.ndarray) -> np.ndarray:
     """The phase of ``z`` in turns (h, w) without jumps: its steps from cell to cell fitted by weighted least squares,
     and again with less weight on steps that disagree (a crease, a place without lines)."""
-    h, w = z.shape
-    index = np.arange(h * w).reshape(h, w)
-    pairs = [(index[:, :-1], index[:, 1:]), (index[:-1], index[1:])]
-    flat = z.ravel()
-    a, b = (np.concatenate([pair[k].ravel() for pair in pairs]) for k in (0, 1))
-    step = np.angle(flat[b] * np.conj(flat[a])) / (2 * np.pi)
-    belief = np.minimum(np.abs(flat[a]), np.abs(flat[b])) ** 2 + 1e-4
-    n = len(step)
-    difference = sparse.csr_matrix(
-        (np.tile([-1.0, 1.0], n), (np.repeat(np.arange(n), 2), np.stack([a, b], 1).ravel())), shape=(n, h * w)
-    )
-    weight, turns = belief, np.zeros(h * w)
-    for _ in range(2):
-        weighted = difference.multiply(weight[:, None]).tocsr()
-        normal = (difference.T @ weighted + 1e-8 * sparse.identity(h * w)).tocsc()
-        turns = linalg.spsolve(normal, weighted.T @ step, permc_spec="MMD_AT_PLUS_A")  # it is symmetric
-        weight = belief / (np.abs(difference @ turns - step) + 0.03)
-    turns = turns.reshape(h, w)
-    strongest = np.abs(z) >= np.quantile(np.abs(z), 0.5)
+    if z.shape[0] < z.shape[1]:
+        return unwrapped(z.T).T  # the equations' band is as wide as a row
+    belief = np.abs(z)
+    neighbours = ((z[:, :-1], z[:, 1:]), (z[:-1], z[1:]))
+    steps = [np.angle(after * np.conj(before)) / (2 * np.pi) for before, after in neighbours]
+    beliefs = [np.minimum(np.abs(before), np.abs(after)) ** 2 + 1e-4 for before, after in neighbours]
+    turns = _fitted(steps, beliefs)
+    rests = (np.abs(np.diff(turns, axis=1) - steps[0]), np.abs(np.diff(turns, axis=0) - steps[1]))
+    turns = _fitted(steps, [weight / (rest + 0.03) for weight, rest in zip(beliefs, rests, strict=True)])
+    strongest = belief >= np.quantile(belief, 0.5)
     turns += np.angle((z * np.exp(-2j * np.pi * turns))[strongest].sum()) / (2 * np.pi)
     return turns
+
+
+def _fitted(steps: list[np.ndarray], weights: list[np.ndarray]) -> np.ndarray:
+    """Values (h, w) whose differences come nearest to ``steps``, along rows (h, w - 1) and down columns (h - 1, w)."""
+    h, w = steps[1].shape[0] + 1, steps[1].shape[1]
+    band, known = (
+        np.zeros((w + 1, h, w)),
+        np.zeros((h, w)),
+    )  # of the normal equations: diagonals 0 to w below the main one
+    band[0] = 1e-8
+    before, after = (np.s_[:, :-1], np.s_[:-1]), (np.s_[:, 1:], np.s_[1:])
+    for k, apart in enumerate((1, w)):
+        for cells in (before[k], after[k]):
+            band[0][cells] += weights[k]
+        band[apart][before[k]] = -weights[k]
+        known[before[k]] -= weights[k] * steps[k]
+        known[after[k]] += weights[k] * steps[k]
+    return linalg.solveh_banded(band.reshape(w + 1, -1), known.ravel(), lower=True, check_finite=False).reshape(h, w)
 
 
 def follow(z: np.ndarray, at: np.ndarray, period: float, mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
