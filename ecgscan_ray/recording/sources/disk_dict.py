@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from ecgscan_ray.errors import StoreError
 
 T = TypeVar("T")
-_CACHE_KB = 16_384
+_CACHE_KB = 4096
 
 
 class DiskDict(MutableMapping[str, T]):
