@@ -30,6 +30,8 @@ EDGE_MM, FOOT_MM = 0.5, 1.0
 MOST_UNEVEN, MOST_FOOT = 0.08, 0.15
 """Mean deviation from the plateau, and height of the feet, as shares of the height. Of pulses on rendered photographs 9 of 10
 have less than 0.07 and 0.12; lettering and traces seldom have both, and a standard's height and width."""
+TOP_MM = 2.0
+"""A pulse's height is read to this."""
 TRUST_ONE, TRUST_SEVERAL = 0.95, 0.99
 """Least share of right scales where one pulse says it, and where several do. On 164 rendered photographs with a pulse that was
 read, all were right."""
@@ -110,19 +112,25 @@ def find_pulses(x: np.ndarray, up: np.ndarray, belief: np.ndarray) -> Iterator[P
 
 
 def read_scale(rows: Rows, left: float) -> Scale:
-    """Speed and gain by the pulses of all rows, at the rows' start or end. Where pulses contradict each other, most must agree.
+    """Speed and gain by the pulses of all rows, at the rows' start or end. Where pulses contradict each other, most must
+    agree; a pulse that may be one of the row below must be confirmed.
 
     Args:
         rows: As read.
         left: x of the rows' start, mm.
     """
     pulses: list[Pulse] = []
+    doubtful: list[Pulse] = []
     for start, stop in ((left - REACH_MM, left + INTO_MM), (left + TRACE_MM - INTO_MM, left + TRACE_MM + REACH_MM)):
         part = (rows.x_mm >= start) & (rows.x_mm <= stop)
         if part.sum() < 16:
             continue
-        for up, belief in zip(rows.up_mm, rows.belief, strict=True):
-            pulses += find_pulses(rows.x_mm[part], up[part], belief[part])
+        for up, belief, zero in zip(rows.up_mm, rows.belief, rows.zero_mm, strict=True):
+            below = rows.zero_mm[rows.zero_mm > zero] - zero
+            for pulse in find_pulses(rows.x_mm[part], up[part], belief[part]):
+                (doubtful if _is_doubtful(pulse, below) else pulses).append(pulse)
+    said = {pulse.standard() for pulse in pulses}
+    pulses += [pulse for pulse in doubtful if pulse.standard() in said]
     votes = Counter(standard for pulse in pulses if (standard := pulse.standard()) is not None)
     if not votes:
         return NOTHING
@@ -133,6 +141,13 @@ def read_scale(rows: Rows, left: float) -> Scale:
     chest = 0.5 if 2 * sum(pulse.stepped for pulse in agreeing) > count else 1.0
     stop = float(np.median([pulse.stop for pulse in agreeing]))
     return Scale(speed, gain, chest, TRUST_ONE if count == 1 else TRUST_SEVERAL, stop)
+
+
+def _is_doubtful(pulse: Pulse, below_mm: np.ndarray) -> bool:
+    """Whether it may be the top of a higher pulse of a row that lies so many mm below: of 20 mm, where rows are 11 mm apart, the
+    row above shows 9 mm. The lowest row's pulse is its own."""
+    tops = np.array(GAINS) - below_mm[:, None]
+    return bool((np.abs(tops - pulse.height) < TOP_MM).any())
 
 
 def _nearest(value: float, standards: tuple[float, ...]) -> float | None:

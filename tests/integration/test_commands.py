@@ -33,7 +33,7 @@ def test_the_page_of_a_store(sample_store: str, tmp_path: Path) -> None:
     page = (tmp_path / "store.html").read_text()
     for title in ("Splits", "Rates, lengths, ages, amplitudes, labels", "Put aside", "Examples"):
         assert f"<h2>{title}</h2>" in page
-    assert page.count("data:image/png") == 6, "two recordings of each split"
+    assert page.count("data:image/png") == 6 + 1, "two recordings of each split, and one put aside"
     assert "implausible_gain" in page
     assert "http://" not in page.replace("http://www.w3.org", ""), "no other file is needed"
 

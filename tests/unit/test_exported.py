@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from ecgscan_ray.encoder import export, load_encoder
 from ecgscan_ray.errors import InputError
+from ecgscan_ray.store.manifest import Origin
 from tests.checkpoints import sign_encoder
 from tests.unit.test_encoder import SMALL, make_run, pages
 
@@ -89,7 +90,7 @@ def test_licence_is_that_of_the_recordings(run: Path, tmp_path: Path, monkeypatc
 
     from ecgscan_ray.report import card
 
-    monkeypatch.setattr(card, "read_manifest", lambda store: SimpleNamespace(licence="CC-BY-4.0"))
+    monkeypatch.setattr(card, "read_manifest", lambda store: SimpleNamespace(origins=[Origin("a", "CC-BY-4.0", 1)]))
     config: Any = SimpleNamespace(model=SimpleNamespace(image=SimpleNamespace(path=None)))
     assert card.weights_licence(str(run), config) == "cc-by-4.0"
     config.model.image.path = "somebody/weights"

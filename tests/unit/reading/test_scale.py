@@ -11,15 +11,15 @@ from ecgscan_ray.reading.scale import read_scale
 LEFT = 20.0
 
 
-def rows(pulses: list[tuple[float, float] | None]) -> Rows:
-    """Rows whose pulses have these heights and widths, mm; None = no pulse."""
+def rows(pulses: list[tuple[float, float] | None], apart: float = 30.0) -> Rows:
+    """Rows, so many mm apart, whose pulses have these heights and widths, mm; None = no pulse."""
     x = np.arange(0, 300, 0.25)
     up = np.zeros((len(pulses), len(x)))
     for row, pulse in enumerate(pulses):
         if pulse:
             up[row, (x >= LEFT - 2 - pulse[1]) & (x < LEFT - 2)] = pulse[0]
     sure = np.ones_like(up, np.float32)
-    return Rows(x, up, sure, sure, np.zeros(len(pulses)), np.zeros((len(pulses), 1, len(x), 3), np.uint8))
+    return Rows(x, up, sure, sure, apart * np.arange(len(pulses)), np.zeros((len(pulses), 1, len(x), 3), np.uint8))
 
 
 @pytest.mark.parametrize("count", [1, 4])
@@ -61,3 +61,14 @@ def test_a_stepped_pulse_is_half_the_gain_for_the_chest() -> None:
     stepped.up_mm[:, (stepped.x_mm >= LEFT - 4.5) & (stepped.x_mm < LEFT - 2)] = 5.0
     scale = read_scale(stepped, LEFT)
     assert (scale.speed, scale.gain, scale.chest) == (25.0, 10.0, 0.5)
+
+
+def test_the_top_of_the_next_rows_pulse_is_no_pulse_of_its_own() -> None:
+    """Of 20 mm, 11 mm below: 9 mm high in the row above, which is near 10."""
+    top = (9.0, 5.0)
+    assert read_scale(rows([None, top, None], apart=11.0), LEFT).gain is None
+    assert read_scale(rows([top, top, (20.0, 5.0)], apart=11.0), LEFT).gain == 20.0
+    assert read_scale(rows([None, None, (10.0, 5.0)], apart=11.0), LEFT).gain == 10.0, (
+        "the lowest row has none below it"
+    )
+    assert read_scale(rows([(10.0, 5.0)] * 3, apart=11.0), LEFT).gain == 10.0
