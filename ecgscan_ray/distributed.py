@@ -6,12 +6,32 @@ DDP does); then the result equals that of one process holding the joint batch. O
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+_timed: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+def time_exchanges(timed: Callable[[], AbstractContextManager[None]]) -> None:
+    """Have each exchange between ranks of this process take place within ``timed()``."""
+    global _timed
+    _timed = timed
+
+
+def _all_reduce(tensor: Tensor, operation: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> None:
+    with _timed():
+        dist.all_reduce(tensor, operation)
+
+
+def _all_gather(parts: list[Tensor], tensor: Tensor) -> None:
+    with _timed():
+        dist.all_gather(parts, tensor)
 
 
 def world_size() -> int:
@@ -35,7 +55,7 @@ def row_counts(local_rows: int, device: torch.device, *, equal_rows: bool) -> li
     if equal_rows or world_size() == 1:
         return [local_rows] * world_size()
     counts = [torch.empty(1, dtype=torch.int64, device=device) for _ in range(world_size())]
-    dist.all_gather(counts, torch.tensor([local_rows], device=device))
+    _all_gather(counts, torch.tensor([local_rows], device=device))
     return torch.cat(counts).tolist()
 
 
@@ -47,13 +67,13 @@ class _AllGather(torch.autograd.Function):
         ctx.start, ctx.count = sum(counts[: rank()]), len(rows)
         padded = F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, max(counts) - len(rows))).contiguous()
         parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded)
+        _all_gather(parts, padded)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         total = grad.clone(memory_format=torch.contiguous_format)  # the engine may use ``grad`` elsewhere
-        dist.all_reduce(total)
+        _all_reduce(total)
         return total[ctx.start : ctx.start + ctx.count], None
 
 
@@ -75,7 +95,7 @@ def global_sum(value: Tensor) -> Tensor:
     if world_size() == 1:
         return value.detach()
     total = value.detach().clone()
-    dist.all_reduce(total)
+    _all_reduce(total)
     return total
 
 
@@ -84,7 +104,7 @@ def global_logsumexp(value: Tensor) -> Tensor:
     if world_size() == 1:
         return value
     top = value.clone()
-    dist.all_reduce(top, dist.ReduceOp.MAX)
+    _all_reduce(top, dist.ReduceOp.MAX)
     top.masked_fill_(top == float("-inf"), 0)
     return global_sum((value - top).exp()).log() + top
 

@@ -15,7 +15,7 @@ from ecgscan_ray.config import Config
 from ecgscan_ray.runs.checkpoints import TrainingState
 from ecgscan_ray.runs.names import CHECKPOINT_FILES as FILES
 from ecgscan_ray.tasks.task import get_task
-from ecgscan_ray.training.checkpoint import save_checkpoint
+from ecgscan_ray.training.checkpoint import Snapshot, save_checkpoint
 from ecgscan_ray.training.optimizer import build_optimizer
 from tests.tiny import tiny_config
 
@@ -46,7 +46,7 @@ def write_checkpoint(
     folder.mkdir(parents=True)
     config = config or tiny_config()
     state = TrainingState(step, step * 12, config.digest(), task, score)
-    save_checkpoint(folder, tiny_model(task), tiny_optimizer(task), config, TOKENIZER.to_str(), state)
+    save_checkpoint(folder, Snapshot.of(tiny_model(task), tiny_optimizer(task)), config, TOKENIZER.to_str(), state)
     return folder
 
 

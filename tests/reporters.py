@@ -23,3 +23,6 @@ class Discarding:
 
     def should_stop(self, step: int, metrics: dict[str, float]) -> bool:
         return False
+
+    def close(self) -> None:
+        """All is stored already."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -119,7 +120,10 @@ def pretrain(
     init_from: Annotated[str | None, typer.Option(help="Run whose weights this one starts from.")] = None,
     trust: Trust = None,
     fresh: Fresh = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate time and memory.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate time, memory and cost.")] = False,
+    prices: Annotated[
+        Path | None, typer.Option(help="With --dry-run: YAML file, 'H100: 3.5' and 'cpu: 0.04', prices an hour.")
+    ] = None,
 ) -> None:
     """Pretrain on a store; the same command resumes an unfinished run."""
     from ecgscan_ray.config import Config
@@ -131,8 +135,9 @@ def pretrain(
     setup_logging()
     if dry_run:
         from ecgscan_ray.tasks.dry_run import dry_run as estimate
+        from ecgscan_ray.tasks.prices import read_prices
 
-        print_mapping(estimate(resolved, check_uri(store)), as_json=False)
+        print_mapping(estimate(resolved, check_uri(store), read_prices(prices) if prices else None), as_json=False)
         print_next(
             "pretrain", *settings_options(preset, config, settings), "--store", store, "--out", out or "runs/first"
         )

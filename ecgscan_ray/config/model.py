@@ -18,7 +18,9 @@ class ImageTowerConfig(Section):
     kwargs: dict[str, Any] = {}
     """Passed to ``timm.create_model``."""
     path: str | None = None
-    """A local folder with weights and ``config.json`` (timm's ``local-dir:``) instead of random weights."""
+    """First weights instead of random ones: a local folder with weights and ``config.json`` (timm's ``local-dir:``), or a
+    checkpoint file that timm converts for ``name``, e.g. of open_clip. Positions are interpolated to the page's size, and
+    colours summed up for grey pages."""
 
 
 class SignalTowerConfig(Section):

@@ -55,11 +55,25 @@ class TrainingConfig(Section):
     """Of AdamW."""
     beta2: float = Field(0.98, gt=0, lt=1)
     """Of AdamW."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Factor between the learning rates of a layer of the image tower and of the one above; 1 = the same for all. For towers
+    with trained first weights, whose lower layers need little change."""
+    frozen_layers: int = Field(0, ge=0)
+    """Layers of the image tower, from its input on (as timm counts them), that keep their first weights."""
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Weight of the old value, at each step, in a running average of the weights, which is then what is validated, saved and
+    exported; less in the first steps. 0 = no average."""
     micro_batch: int | None = Field(None, ge=1)
     """Rows that the towers of one worker see at once; none = all. Fewer rows need less memory and twice the forward work;
     the loss is still that of the whole batch (GradCache)."""
+    activation_checkpointing: bool = False
+    """Keep the inputs of the towers' blocks (a transformer's layers, residual blocks) alone and compute their activations again
+    for the backward pass: much less memory, a third more work, the same loss."""
+    compile: bool = False
+    """``torch.compile`` of the towers' blocks: worth its minutes on GPUs, in long runs."""
     term_gradients_every: int = Field(100, ge=0)
-    """Steps between measurements of each loss term's gradient norm at the image tower; 0 = never."""
+    """Steps between measurements of each loss term's gradient norm at the image tower; 0 = never. Not where the model is shared
+    out (``resources.shard_model``)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto`` = bf16 only where a probe shows that the hardware multiplies in bf16 faster than in fp32."""
     log_every: int = Field(10, ge=1)
@@ -90,6 +104,9 @@ class ResourceConfig(Section):
     """Ray Train workers."""
     use_gpu: bool = False
     """One GPU for each training worker."""
+    shard_model: bool = False
+    """Each training worker keeps a share of weights, gradients and AdamW's moments (FSDP2), for towers that do not fit one GPU
+    otherwise. Checkpoints are whole: a run goes on with any number of workers, and without."""
     cpus_per_worker: float = Field(0.5, ge=0)
     """Ray's logical CPUs a training worker reserves."""
     torch_threads: int | None = Field(None, ge=1)

@@ -96,14 +96,17 @@ class Config(Section):
     def training_identity(self) -> dict[str, Any]:
         """The settings that decide the run's outcome; a resumed run may differ in all others.
 
-        Left out: workers and CPUs, evaluation, logging, checkpoint frequency, prefetching, timeouts, and the teacher's URI
-        (not whether there is a teacher).
+        Left out: workers and CPUs, evaluation, logging, checkpoint frequency, prefetching, timeouts, how the same step is
+        computed, and the teacher's URI (not whether there is a teacher).
         """
         free: dict[str, Any] = {
             "resources": True,
             "evaluation": True,
             "stream": {"prefetch_units", "stall_timeout_s"},
-            "training": {"log_every", "term_gradients_every", "sinks", "checkpoint_every"},
+            "training": {
+                *("log_every", "term_gradients_every", "sinks", "checkpoint_every"),
+                *("activation_checkpointing", "compile"),
+            },
         }
         content = self.model_dump(mode="json", exclude=free)
         content["teacher"]["run"] = "given" if self.teacher.run else None

@@ -47,7 +47,7 @@ from ecgscan_ray.training.checkpoint import read_weights
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 CONFIG_NAME, BACKBONE_NAME, PROJECTION_NAME = "config.json", "model.safetensors", "projection.safetensors"
 READER_NAME = "reader.safetensors"
 _WEIGHTS = (BACKBONE_NAME, PROJECTION_NAME, READER_NAME)

@@ -197,13 +197,28 @@ def _no_credentials(profile: str | None) -> bool:
         return False
 
 
-def s3_client() -> Any:
-    """A boto3 client with the settings of ``open_filesystem``, for what pyarrow does not offer."""
+def s3_region() -> str | None:
+    """The region that AWS's variables or profile name; with an endpoint there always is one.
+
+    Raises:
+        StoreError: The variables name no server.
+    """
+    from boto3.session import Session
+
+    return _s3_settings()[1] or Session().region_name
+
+
+def s3_client(region: str | None = None) -> Any:
+    """A boto3 client with the settings of ``open_filesystem``, for what pyarrow does not offer.
+
+    Args:
+        region: Where it is known better.
+    """
     from boto3.session import Session
     from botocore import UNSIGNED
     from botocore.config import Config
 
-    endpoint, region = _s3_settings()
+    endpoint, stated = _s3_settings()
     retries = {"mode": "standard", "total_max_attempts": 3}
     options = Config(
         connect_timeout=10,
@@ -213,7 +228,9 @@ def s3_client() -> Any:
         signature_version=UNSIGNED if unsigned() else None,
         s3={"addressing_style": "path" if endpoint else "auto"},
     )
-    return Session().client("s3", endpoint_url=endpoint and endpoint.geturl(), region_name=region, config=options)
+    return Session().client(
+        "s3", endpoint_url=endpoint and endpoint.geturl(), region_name=region or stated, config=options
+    )
 
 
 def _create(uri: str, filesystem: fs.FileSystem, path: str) -> None:

@@ -1,7 +1,7 @@
 """The files of an archive, read in one way wherever it lies: in a folder, in a bucket, or at an address of the web.
 
-A file of a bucket or of the web is read with bounded, counted retries (``filesystem.retry``); one that a library must open
-by its name is copied for as long as it is needed. Nothing is staged as a whole.
+A file of a bucket or of the web is read with bounded, counted retries (``filesystem.retry``), one of S3 by one request; one
+that a library must open by its name is copied for as long as it is needed. Nothing is staged as a whole.
 """
 
 from __future__ import annotations
@@ -11,24 +11,34 @@ import hashlib
 import io
 import logging
 import os
+import shutil
 import tempfile
+import threading
+import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from pyarrow import fs
 
 from ecgscan_ray import filesystem
-from ecgscan_ray.errors import InputError, printable
+from ecgscan_ray.errors import InputError, RecordingError, printable
 from ecgscan_ray.filesystem.listing import files_at, keys_below
+from ecgscan_ray.filesystem.retry import TooLarge
 from ecgscan_ray.filesystem.threads import in_order
+
+if TYPE_CHECKING:
+    from ecgscan_ray.filesystem.objects import Objects
 
 logger = logging.getLogger(__name__)
 
 THREADS = 16
 """Requests in flight where many small files are read."""
+MAX_FILE_BYTES = 512 * 2**20
+"""Of a file that is read as a whole: twice the samples that one recording may have."""
 _BUFFER = 256 * 2**10
 _WEB = ("http://", "https://")
 
@@ -50,11 +60,27 @@ class ArchiveFiles:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = filesystem.absolute(os.fspath(root))
         self.is_local = filesystem.is_local(self.root)
+        self._opening = threading.Lock()
+        self._folders = deque[Path]()
 
     @cached_property
     def _files(self) -> tuple[fs.FileSystem, str]:
         files, path = filesystem.open_filesystem(self.root)
         return files, path.rstrip("/")
+
+    @property
+    def _objects(self) -> Objects | None:
+        """Of S3; opened once, whichever thread needs it first."""
+        with self._opening:
+            return self._opened_objects
+
+    @cached_property
+    def _opened_objects(self) -> Objects | None:
+        if not self.root.startswith("s3://"):
+            return None
+        from ecgscan_ray.filesystem.objects import Objects  # boto3 takes long to import
+
+        return Objects(self.root)
 
     def uri(self, path: str = "") -> str:
         """A file by its whole name, for messages."""
@@ -116,15 +142,22 @@ class ArchiveFiles:
         with filesystem.explained(self.uri(path), "cannot be read"):
             return files.get_file_info(f"{root}/{path}").type != fs.FileType.NotFound
 
-    def open(self, path: str) -> BinaryIO:
+    def open(self, path: str, whole: bool = False) -> BinaryIO:
         """A file to read from at any position.
+
+        Args:
+            path: From the root.
+            whole: All of it is needed: an object of S3 is then one request.
 
         Raises:
             OSError: ``FileNotFoundError`` where there is none; others only of a local file.
+            RecordingError: It is needed whole and has more than ``MAX_FILE_BYTES``.
             StoreError: The storage cannot be read.
         """
         if self.is_local:
             return open(self.uri(path), "rb")
+        if whole and self._objects:
+            return io.BytesIO(self._whole(path))
         return cast(BinaryIO, io.BufferedReader(self._open(path), _BUFFER))
 
     def _open(self, path: str) -> _File:
@@ -138,6 +171,8 @@ class ArchiveFiles:
 
     def read(self, path: str, limit: int | None = None) -> bytes:
         """The content of a file, or its first ``limit`` bytes; errors as ``open``."""
+        if self._objects:
+            return self._objects.read(path, limit)
         with open(self.uri(path), "rb") if self.is_local else self._open(path) as file:
             content = file.read(-1 if limit is None else limit)
         return content or b""
@@ -161,34 +196,70 @@ class ArchiveFiles:
             raise InputError("an address of the web cannot be listed", where=self.root, fix=fix)
 
     @contextmanager
-    def local(self, paths: Sequence[str]) -> Iterator[Path]:
-        """A folder of this machine in which these files lie under their paths from the root.
+    def local(self, paths: Sequence[str], below: str = "") -> Iterator[Path]:
+        """A folder of this machine in which these files lie under their paths from a folder of the archive.
 
-        It is the root itself where that is local, else a temporary one with copies. A file that does not exist is absent
-        there too.
+        It is that folder itself where the archive is local, else a temporary one with copies, which the next call may use
+        again. A file that does not exist, or is not below the folder, is absent there too.
+
+        Args:
+            paths: From the root.
+            below: The folder; by default the root.
 
         Raises:
+            RecordingError: One has more than ``MAX_FILE_BYTES``.
             StoreError: The storage cannot be read.
         """
         if self.is_local:
-            yield Path(self.root)
+            yield Path(self.root, below)
             return
-        with tempfile.TemporaryDirectory(prefix="ecgscan-files-") as name:
-            folder = Path(name)
-            for path in dict.fromkeys(paths):
-                self._copy(path, folder)
-            yield folder
-
-    def _copy(self, path: str, folder: Path) -> None:
-        if os.path.normpath(path).startswith(("..", "/")):
-            return  # out of the archive: absent
-        target = folder / path
+        folder = self._free_folder()
+        copies = list[Path]()
         try:
-            content = self.read(path)
+            for path in dict.fromkeys(paths):
+                copies += self._copy(path, below, folder)
+            yield folder
+        finally:
+            for copy in copies:
+                copy.unlink(missing_ok=True)
+            self._folders.append(folder)
+
+    def _free_folder(self) -> Path:
+        """Making and removing one takes longer than reading from it."""
+        try:
+            return self._folders.pop()
+        except IndexError:
+            folder = tempfile.mkdtemp(prefix="ecgscan-files-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            return Path(folder)
+
+    def _whole(self, path: str) -> bytes:
+        """The content of a file that is not larger than ``MAX_FILE_BYTES``."""
+        try:
+            if self._objects:
+                return self._objects.read(path, most=MAX_FILE_BYTES)
+            content = self.read(path, MAX_FILE_BYTES + 1)
+            if len(content) > MAX_FILE_BYTES:
+                raise TooLarge(len(content))
+        except TooLarge:
+            problem = f"more than {MAX_FILE_BYTES} bytes"
+            raise RecordingError(problem, reason="too_large", where=self.uri(path)) from None
+        return content
+
+    def _copy(self, path: str, below: str, folder: Path) -> list[Path]:
+        """The copy of a file; nothing where there is none."""
+        name = os.path.relpath(path, below or ".")
+        if name.startswith(("..", "/")):
+            return []
+        try:
+            content = self._whole(path)
         except FileNotFoundError:
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
+            return []
+        target = folder / name
+        if "/" in name:
+            target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
+        return [target]
 
 
 class _File(io.RawIOBase):

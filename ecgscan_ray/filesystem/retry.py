@@ -48,6 +48,10 @@ class Replaced(OSError):
     """A file became another one while it was read."""
 
 
+class TooLarge(Exception):
+    """A file has more bytes than are wanted."""
+
+
 _PERMANENT_TYPES = (
     FileNotFoundError,
     PermissionError,

@@ -140,9 +140,9 @@ class ECGScan(nn.Module):
         self.text_encoder = None if self.teacher else TextEncoder(model, vocab_size, config.training.augment)
         objective = config.objective
         scale = math.log(1 / objective.temperature)
-        self.gram_log_scale = nn.Parameter(torch.tensor(scale))
-        self.pair_log_scale = nn.Parameter(torch.tensor(scale))
-        self.pair_bias = nn.Parameter(torch.tensor(SIGLIP_BIAS)) if objective.pair == "siglip" else None
+        self.gram_log_scale = nn.Parameter(torch.tensor([scale]))  # of shape (1,): FSDP shares out no scalars
+        self.pair_log_scale = nn.Parameter(torch.tensor([scale]))
+        self.pair_bias = nn.Parameter(torch.tensor([SIGLIP_BIAS])) if objective.pair == "siglip" else None
 
     def encode_page(self, batch: DeviceBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Pages to features.
@@ -189,11 +189,11 @@ class ECGScan(nn.Module):
             **self._page(batch),
             "signal_features": signal,
             "text_features": report,
-            "gram_logit_scale": self.gram_log_scale.exp(),
-            "pair_logit_scale": self.pair_log_scale.exp(),
+            "gram_logit_scale": self.gram_log_scale[0].exp(),
+            "pair_logit_scale": self.pair_log_scale[0].exp(),
         }
         if self.pair_bias is not None:
-            output["pair_logit_bias"] = self.pair_bias
+            output["pair_logit_bias"] = self.pair_bias[0].clone()  # FSDP warns of views
         return output
 
     @torch.no_grad()

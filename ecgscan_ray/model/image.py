@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from pathlib import Path
+from typing import Any, cast
 
 import timm
 import torch
+from timm.models import load_pretrained
 from torch import Tensor, nn
 
 from ecgscan_ray.config import ImageTowerConfig, PageConfig
@@ -34,8 +37,8 @@ class ImageTower(nn.Module):
         super().__init__()
         self.backbone: Any = create_backbone(config, page)
         mean, std = normalisation(self.backbone, config, page.channels)
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
         with torch.no_grad():
             self.backbone.eval()
             probe = torch.zeros(1, page.channels, page.height, page.width)
@@ -76,13 +79,18 @@ _LOADS_FILES = frozenset({"pretrained", "pretrained_cfg", "pretrained_cfg_overla
 
 
 def create_backbone(config: ImageTowerConfig, page: PageConfig) -> nn.Module:
-    """The timm model, without classifier, for the page's channels (and size, where the model is tied to one)."""
-    name = f"local-dir:{config.path}" if config.path else config.name
-    arguments = {"pretrained": config.path is not None, "num_classes": 0, "in_chans": page.channels, **config.kwargs}
+    """The timm model, without classifier, for the page's channels (and size, where the model is tied to one).
+
+    Raises:
+        ConfigError: Unknown model name, settings it does not take, or weights that are not its own.
+    """
+    file = config.path if config.path and Path(config.path).is_file() else None
+    name = f"local-dir:{config.path}" if config.path and not file else config.name
+    arguments = {"pretrained": name != config.name, "num_classes": 0, "in_chans": page.channels, **config.kwargs}
     if files := sorted(_LOADS_FILES & config.kwargs.keys()):
-        fix = "Set model.image.path to a folder of weights."
+        fix = "Set model.image.path to a folder or a file of weights."
         raise ConfigError(f"{', '.join(files)} cannot be given here", where="model.image.kwargs", fix=fix)
-    if not config.path and not timm.is_model(config.name):
+    if (not config.path or file) and not timm.is_model(config.name):
         raise ConfigError(
             f"timm has no model '{config.name}'",
             where="model.image.name",
@@ -91,14 +99,48 @@ def create_backbone(config: ImageTowerConfig, page: PageConfig) -> nn.Module:
     try:
         if {"vit", "deit", "eva", "beit", "swin"} & set(config.name.replace("_", " ").split()):
             arguments.setdefault("img_size", (page.height, page.width))
-        return timm.create_model(name, **arguments)
+        backbone = timm.create_model(name, **arguments)
     except (TypeError, AssertionError, ValueError, RuntimeError, OSError) as error:
         raise ConfigError(f"timm cannot build '{name}': {error}", where="model.image") from error
+    if file:
+        _load_file(backbone, file, page.channels)
+    return backbone
+
+
+def _load_file(backbone: nn.Module, path: str, channels: int) -> None:
+    """Weights of a checkpoint file, converted by timm's own filter for this kind of model; every parameter gets one.
+
+    Raises:
+        ConfigError: The file cannot be read, or lacks some of the model's parameters.
+    """
+    convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    settings = {**cast(dict[str, Any], backbone.pretrained_cfg), "file": path, "custom_load": False, "source": ""}
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.fill_(float("nan"))
+    try:
+        load_pretrained(backbone, settings, num_classes=0, in_chans=channels, filter_fn=convert, strict=False)
+    except Exception as error:  # timm and torch raise any class on files of other models
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise ConfigError(f"not weights of this model ({reason})", where=path, fix=_FIX_FILE) from error
+    missing = [name for name, parameter in backbone.named_parameters() if not parameter.isfinite().all()]
+    if missing:
+        what = f"not weights of this model ({len(missing)} parameters are missing or not finite, e.g. {missing[0]})"
+        raise ConfigError(what, where=path, fix=_FIX_FILE)
+
+
+_FIX_FILE = "Give a checkpoint of timm or open_clip, and in model.image.name the timm model that it is of."
 
 
 def normalisation(backbone: nn.Module, config: ImageTowerConfig, channels: int) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation on a scale of 0 to 1: those that weights from a folder were trained with, else ours."""
+    """Mean and standard deviation on a scale of 0 to 1: those that first weights were trained with, else ours.
+
+    Where the page has other channels than these weights, they are averaged over the colours.
+    """
     settings = getattr(backbone, "pretrained_cfg", None) or {}
-    if config.path and len(settings.get("mean") or ()) == channels:
-        return list(settings["mean"]), list(settings["std"])
-    return [PAGE_MEAN] * channels, [PAGE_STD] * channels
+    if not config.path or not settings.get("mean"):
+        return [PAGE_MEAN] * channels, [PAGE_STD] * channels
+    mean, std = list(settings["mean"]), list(settings["std"])
+    if len(mean) != channels:
+        mean, std = [sum(mean) / len(mean)] * channels, [sum(std) / len(std)] * channels
+    return mean, std

@@ -102,7 +102,7 @@ class Teacher(nn.Module):
                 positions = self.signal_encoder.feature_map(signal, torch.ones_like(signal)).shape[-1]
             channels = self.signal_encoder.signal.channels
             self.reconstruction_head = SignalReconstructionHead(channels, positions, model.sig_len)
-        self.pair_log_scale = nn.Parameter(torch.tensor(math.log(1 / config.objective.temperature)))
+        self.pair_log_scale = nn.Parameter(torch.tensor([math.log(1 / config.objective.temperature)]))
 
     def encode_signal(self, signal_mv: Tensor) -> Tensor:
         """Leads in mV, centred, missing samples 0: (N, 12, T) -> (N, D) of unit norm in fp32."""
@@ -119,7 +119,7 @@ class Teacher(nn.Module):
             "signal_features": self.encode_signal(signal),
             "text_features": self.encode_text(batch["token_ids"], batch["attention_mask"]),
             **self.reconstruct_masked(signal),
-            "pair_logit_scale": self.pair_log_scale.exp(),
+            "pair_logit_scale": self.pair_log_scale[0].exp(),
         }
 
     def reconstruct_masked(self, signal_mv: Tensor) -> MaskedView:

@@ -119,7 +119,8 @@ def read_scale(rows: Rows, left: float) -> Scale:
         rows: As read.
         left: x of the rows' start, mm.
     """
-    pulses, doubtful = [], []
+    pulses: list[Pulse] = []
+    doubtful: list[Pulse] = []
     for start, stop in ((left - REACH_MM, left + INTO_MM), (left + TRACE_MM - INTO_MM, left + TRACE_MM + REACH_MM)):
         part = (rows.x_mm >= start) & (rows.x_mm <= stop)
         if part.sum() < 16:

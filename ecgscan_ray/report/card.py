@@ -44,10 +44,12 @@ LICENCE_TAGS = (
 def weights_licence(run: str, config: Config) -> str:
     """Licence of a run's weights as hubs write it: that of the recordings they were trained on, ``unknown`` where unsure.
 
-    Weights initialised from others (``model.image.path``) also fall under the licence of those, which is not known here.
+    Where sources have several licences, or one states none, there is none of all. Weights initialised from others
+    (``model.image.path``) also fall under the licence of those, which is not known here.
     """
     manifest = _manifest(_read_json(join(run, names.ENVIRONMENT)).get("store"))
-    licence = (manifest.licence or "").lower().replace(" ", "-") if manifest else ""
+    licences = {(origin.licence or "").lower().replace(" ", "-") for origin in manifest.origins} if manifest else set()
+    licence = licences.pop() if len(licences) == 1 else ""
     return licence if licence in LICENCE_TAGS and config.model.image.path is None else "unknown"
 
 
@@ -72,7 +74,7 @@ def model_card(run: str, loaded: LoadedCheckpoint, name: str) -> str:
         feature_dim=loaded.model.page.feature_dim,
         state=loaded.state,
         figures=figures,
-        manifest=manifest,
+        origins=manifest.origins if manifest else [],
         folds=_folds(manifest),
         rows={split: manifest.rows(split) for split in ("train", "validation", "test")} if manifest else {},
         without_patient=recordings_without_patient(manifest),

@@ -97,9 +97,8 @@ def _facts(
         step=loaded.state.step,
         samples_seen=loaded.state.samples_seen,
         checkpoint=which,
-        source=manifest.source,
+        origins=manifest.origins,
         same_store=manifest.digest() == environment.get("manifest_digest"),
-        licence=manifest.licence,
         rows={split: manifest.rows(split) for split in SPLITS},
         environment=_printable_environment(environment),
     )

@@ -21,6 +21,7 @@ from ecgscan_ray.report import figures
 from ecgscan_ray.report.html import bounds, number, render, write_report
 from ecgscan_ray.runs.metrics import Line, training_figures
 from ecgscan_ray.runs.names import REDRAWN_PICTURE, ROWS
+from ecgscan_ray.store.manifest import Origin
 
 Figures = Mapping[str, Estimate]
 
@@ -58,8 +59,7 @@ class RunFacts:
         step: Optimiser steps of the checkpoint that was measured.
         samples_seen: Pages until then.
         checkpoint: ``best`` or ``last``.
-        source: Where the recordings come from.
-        licence: Of the recordings.
+        origins: Where the recordings come from.
         same_store: Whether the recordings come from the store that the run was trained on.
         rows: Split -> recordings.
         environment: Hardware and versions.
@@ -70,8 +70,7 @@ class RunFacts:
     step: int
     samples_seen: int
     checkpoint: str = "last"
-    source: str = "unknown"
-    licence: str | None = None
+    origins: Sequence[Origin] = ()
     same_store: bool = True
     rows: Mapping[str, int] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,6 @@
-"""The page of ``ecgscan inspect``: tables, histograms, what was put aside and why, and two recordings of each split, drawn."""
+"""The page of ``ecgscan inspect``: tables, histograms, what was put aside and why, and recordings, drawn: two of each split, and
+one put aside for each reason where it can still be read.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,12 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
-from ecgscan_ray.errors import StoreError
+from ecgscan_ray.errors import InputError, StoreError
 from ecgscan_ray.filesystem import write_bytes_atomic
 from ecgscan_ray.recording.leads import LEADS
+from ecgscan_ray.recording.original import read_original
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.report.figures import ACCENT, INK, MUTED, SECOND, STYLE, data_uri
 from ecgscan_ray.report.html import render
@@ -23,7 +27,19 @@ from ecgscan_ray.store.shards import ShardError, iterate_rows, read_quarantine
 _EXAMPLES = 2
 _REASONS, _OF_EACH = 12, 3
 _LABELS = 20
+_DRAWN_SIGNALS = 12
+_SECONDS, _DRAWN_SAMPLES = 10.0, 10_000
 _COLOURS = {"train": SECOND, "validation": MUTED, "test": ACCENT}
+_FACETS = {
+    "source": "source",
+    "fs": "rate, Hz",
+    "language": "language",
+    "report": "report",
+    "sex": "sex",
+    "superclass": "superclass",
+    "note": "note",
+}
+"""Facet -> its name on the page."""
 _PANELS = {
     "seconds": ("length", "s", 1.0),
     "age": ("age", "years", 5.0),
@@ -48,7 +64,7 @@ def write_store_page(store_uri: str, summary: Mapping[str, Any], out_uri: str) -
         summary=summary,
         splits=SPLITS,
         rows=sum(summary["splits"][split]["rows"] for split in SPLITS),
-        facets=("source", "fs", "language", "report", "sex", "superclass"),
+        facets=_FACETS,
         histograms=histograms(summary),
         reasons=_reasons(store_uri),
         examples=[
@@ -116,24 +132,45 @@ def _histogram(axes: Axes, counts: Mapping[str, Mapping[float, int]], title: str
 
 def draw(recording: Recording) -> str:
     """Twelve leads of a stored recording, at most ten seconds, as ``data:`` URI."""
-    signal = recording.signal_mv[:, : round(10 * recording.fs)]
-    time = np.arange(signal.shape[1]) / recording.fs
-    low, high = (float(value) for value in np.nanquantile(signal, [0.0005, 0.9995]))
+    return _draw(recording.signal_mv, recording.fs, LEADS, "mV", (-0.5, 0.6))
+
+
+def _draw(
+    signal: NDArray[np.floating], fs: float, names: Sequence[str], unit: str, least: tuple[float, float] | None = None
+) -> str:
+    """Signals (n, T) in two columns on one scale, at most ten seconds.
+
+    Args:
+        signal: NaN where missing.
+        fs: Hz.
+        names: Of the signals.
+        unit: Of the signals.
+        least: What the scale shows at least.
+    """
+    signal = signal[:, : max(1, round(_SECONDS * fs))]
+    step = -(-signal.shape[1] // _DRAWN_SAMPLES)
+    signal, time = signal[:, ::step], np.arange(signal.shape[1])[::step] / fs
+    known = signal[np.isfinite(signal)]
+    low, high = (float(value) for value in np.quantile(known, [0.0005, 0.9995])) if known.size else (0.0, 0.0)
+    lowest, highest = least or (low - 1e-3 * abs(low) - 1e-9, high + 1e-3 * abs(high) + 1e-9)
+    rows = -(-len(names) // 2)
+    height = 0.4 + 0.8 * rows
+    space = {"left": 0.05, "right": 0.99, "bottom": 0.4 / height, "top": 0.99, "hspace": 0.12, "wspace": 0.06}
     with rc_context(STYLE):
-        figure = Figure(figsize=(10.4, 5.2))
-        grid = figure.subplots(
-            6, 2, sharex=True, sharey=True,
-            gridspec_kw={"left": 0.05, "right": 0.99, "bottom": 0.08, "top": 0.99, "hspace": 0.12, "wspace": 0.06},
-        )  # fmt: skip
-        for index, lead in enumerate(LEADS):
-            axes = grid[index % 6][index // 6]
+        figure = Figure(figsize=(10.4, height))
+        grid = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False, gridspec_kw=space)
+        for index, name in enumerate(names):
+            axes = grid[index % rows][index // rows]
             axes.plot(time, signal[index], color=INK, lw=0.7)
-            axes.text(0.008, 0.95, lead, transform=axes.transAxes, va="top", fontweight="bold", color=SECOND)
-        grid[0][0].set_ylim(min(-0.5, 1.1 * low), max(0.6, 1.1 * high))
+            behind = {"facecolor": axes.get_facecolor(), "alpha": 0.7, "lw": 0, "pad": 0.5}
+            axes.text(
+                0.008, 0.95, name, transform=axes.transAxes, va="top", fontweight="bold", color=SECOND, bbox=behind
+            )
+        grid[0][0].set_ylim(min(lowest, 1.1 * low), max(highest, 1.1 * high))
         grid[0][0].set_xlim(0, max(time[-1], 1.0))
         for axes in grid[-1]:
             axes.set_xlabel("s")
-        grid[2][0].set_ylabel("mV")
+        grid[(rows - 1) // 2][0].set_ylabel(unit)
         return data_uri(figure, "png")
 
 
@@ -164,6 +201,21 @@ def _reasons(store_uri: str) -> list[dict[str, Any]]:
             if len(examples[row["reason"]]) < _OF_EACH:
                 examples[row["reason"]].append(row)
     return [
-        {"reason": reason, "count": count, "examples": examples[reason]}
+        {"reason": reason, "count": count, "examples": examples[reason], "drawn": _drawn(examples[reason])}
         for reason, count in counts.most_common(_REASONS)
     ]
+
+
+def _drawn(rows: Sequence[Mapping[str, str]]) -> dict[str, str] | None:
+    """The first of these recordings that can be read where it was, as it is in its file; ``None`` where none can."""
+    for row in rows:
+        try:
+            channels = read_original(row["origin"])
+        except (InputError, OSError):  # gone, damaged, or of a kind that does not say what it holds
+            continue
+        names = [name or "(no name)" for name in channels.names[:_DRAWN_SIGNALS]]
+        units = ", ".join(dict.fromkeys(unit or "no unit" for unit in channels.units[:_DRAWN_SIGNALS]))
+        image = _draw(channels.values[:_DRAWN_SIGNALS], channels.fs, [name[:24] for name in names], units[:24])
+        about = f"{row['id']}: {len(channels.names)} signals, {channels.fs:g} Hz, {channels.values.shape[1]} samples, in {units}"
+        return {"image": image, "text": f"{about}; {row['detail']}"}
+    return None

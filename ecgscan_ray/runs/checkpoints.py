@@ -20,7 +20,7 @@ from ecgscan_ray.runs.names import CHECKPOINT_FILES, CHECKPOINTS, CONFIG, STATE,
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 MAX_TEXT_BYTES = 32 * 2**20
 """No config, tokenizer or state of ours is larger."""
@@ -93,12 +93,12 @@ def _read_state_file(uri: str) -> StateFile:
         raise DamagedCheckpoint("damaged", where=where, fix="Use another checkpoint of the run.") from None
 
 
-def verify(uri: str, names: Collection[str] = CHECKPOINT_FILES) -> TrainingState:
+def verify(uri: str, names: Collection[str] | None = None) -> TrainingState:
     """Compare a checkpoint's files with their digests; its state.
 
     Args:
         uri: Of the checkpoint's folder.
-        names: Files to compare.
+        names: Files to compare; none = all.
 
     Raises:
         DamagedCheckpoint: One is missing or differs, or ``state.json`` is not readable.
@@ -108,7 +108,7 @@ def verify(uri: str, names: Collection[str] = CHECKPOINT_FILES) -> TrainingState
     if STATE not in files:
         raise DamagedCheckpoint(f"no checkpoint here ({STATE} is missing)", where=uri)
     content = _read_state_file(uri)
-    for name in names:
+    for name in dict.fromkeys((*CHECKPOINT_FILES, *content.digests)) if names is None else names:
         if name not in files or sha256(join(uri, name)) != content.digests.get(name):
             fix = "Use another checkpoint of the run."
             raise DamagedCheckpoint(f"{name} is missing or damaged", where=uri, fix=fix)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,7 @@ class RunLog:
             self._part += 1
         self._sinks = open_sinks(config, folder, local)
         self._step, self._last_progress = 0, 0.0
+        self._showing: threading.Thread | None = None
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Keep a line of metrics until the next ``flush``, and hand it to the sinks."""
@@ -73,23 +76,42 @@ class RunLog:
         """Write the figures of the progress line, at most once a second."""
         if time.monotonic() - self._last_progress > PROGRESS_EVERY_S:
             self._last_progress = time.monotonic()
-            write_progress(self._folder, values)
+            self._show(values)
 
     def stalled(self, reason: str) -> None:
         """Write to the progress file why no step is made."""
-        write_progress(self._folder, {"stalled": reason})
+        self._show({"stalled": reason})
+
+    def _show(self, values: Mapping[str, float | str]) -> None:
+        """In a thread, and not while the figures before are on their way: no step waits for storage."""
+        if self._showing is None or not self._showing.is_alive():
+            self._showing = threading.Thread(target=self._write_progress, args=(values,), daemon=True, name="progress")
+            self._showing.start()
+
+    def _write_progress(self, values: Mapping[str, float | str]) -> None:
+        with suppress(EcgscanError):  # where storage fails, checkpoints do too, and say so
+            write_progress(self._folder, values)
 
     def flush(self) -> None:
-        """Write the kept lines as the next part, and flush the sinks."""
-        if not self._lines:
+        """Write the kept lines as the next part, and flush the sinks; another thread may write lines meanwhile.
+
+        Raises:
+            StoreError: It cannot be written; the lines are kept.
+        """
+        count = len(self._lines)
+        if not count:
             return
-        write_bytes_atomic(join(self._folder.uri, METRICS, _part(self._part)), "\n".join([*self._lines, ""]).encode())
-        self._part, self._lines = self._part + 1, []
+        text = "\n".join([*self._lines[:count], ""])
+        write_bytes_atomic(join(self._folder.uri, METRICS, _part(self._part)), text.encode())
+        del self._lines[:count]
+        self._part += 1
         self._each_sink(lambda sink: sink.flush())
 
     def close(self) -> None:
         """Write what is left, and close the sinks."""
         self.flush()
+        if self._showing:
+            self._showing.join()
         self._each_sink(lambda sink: sink.close())
 
     def _each_sink(self, use: Callable[[Sink], None]) -> None:
@@ -100,7 +122,7 @@ class RunLog:
             except EcgscanError:  # storage of the run itself
                 raise
             except Exception as error:
-                del self._sinks[name]
+                self._sinks.pop(name, None)
                 reason = (str(error).splitlines() or [""])[0][:160]
                 logger.warning(
                     "training.sinks: '%s' failed and is left out (%s: %s)", name, type(error).__name__, reason

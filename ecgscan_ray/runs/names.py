@@ -15,9 +15,11 @@ CHECKPOINTS = "checkpoints"
 
 STATE = "state.json"
 WEIGHTS = "model.safetensors"
+TRAINED = "trained.safetensors"
+"""Weights that training goes on from, where ``WEIGHTS`` are their running average."""
 OPTIMIZER = "optimizer.pt"
 CHECKPOINT_FILES = (WEIGHTS, OPTIMIZER, CONFIG, TOKENIZER)
-"""Files of a checkpoint besides ``STATE``."""
+"""Files of every checkpoint besides ``STATE``."""
 
 REPORT_HTML = "report.html"
 REPORT_JSON = "report.json"

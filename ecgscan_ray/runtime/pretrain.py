@@ -18,12 +18,14 @@ from ecgscan_ray.filesystem.lease import exclusive
 from ecgscan_ray.model.external import load_external, trusted
 from ecgscan_ray.runs.checkpoints import DamagedCheckpoint
 from ecgscan_ray.runs.folder import RunFolder
+from ecgscan_ray.runs.metrics import read_metrics
 from ecgscan_ray.runs.names import CHECKPOINTS
 from ecgscan_ray.runs.needs import needs
 from ecgscan_ray.runs.opening import check_run, take_run
 from ecgscan_ray.runs.progress import ProgressLine
 from ecgscan_ray.runs.sinks import check_sinks
 from ecgscan_ray.runs.spec import RunSpec, run_facts, total_steps, training_plan
+from ecgscan_ray.runs.summary import run_summary
 from ecgscan_ray.runtime import stream
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.cluster import check_address, start_ray
@@ -31,16 +33,17 @@ from ecgscan_ray.runtime.demand import await_room
 from ecgscan_ray.runtime.embeddings import compute_or_load_teacher_embeddings
 from ecgscan_ray.runtime.failures import permanent_failure
 from ecgscan_ray.runtime.registered import registered_step, use_newest_whole
+from ecgscan_ray.runtime.reporter import StopRule
 from ecgscan_ray.runtime.stream import check_unit_size, read_span
 from ecgscan_ray.runtime.trainer import Trainer
-from ecgscan_ray.runtime.worker import StopRule, work
+from ecgscan_ray.runtime.worker import work
 from ecgscan_ray.store.manifest import Manifest, read_manifest
 from ecgscan_ray.store.shards import iterate_rows
 from ecgscan_ray.tasks.fit_to_store import fit_to_store
 from ecgscan_ray.tasks.frozen import teacher_tokenizer, with_teacher_settings
 from ecgscan_ray.tasks.task import check_section, get_task
-from ecgscan_ray.training.gradients import has_batch_norm
 from ecgscan_ray.training.scratch import clear_scratch
+from ecgscan_ray.training.towers import has_batch_norm
 
 logger = logging.getLogger(__name__)
 
@@ -146,6 +149,8 @@ def _run(spec: RunSpec, callbacks: list[Any], stop_rule: StopRule | None, quiet:
         logger.info("%s: going on from step %d of %d", spec.out, done, spec.total_steps)
     if done < spec.total_steps:
         _fit(spec, callbacks, stop_rule, quiet)
+        if not quiet and (summary := run_summary(read_metrics(spec.out))):
+            logger.info("%s", summary)
     spec.folder.mark_finished(registered_step(spec.out))
 
 

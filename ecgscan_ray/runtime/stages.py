@@ -66,6 +66,7 @@ class Stages:
         import ray.data
 
         rows = [{"task": json.dumps({"step": step, "values": self._where | values})} for values in arguments]
+        # Deprecated in Ray 2.60, whose named parameters have none for retries: without a bound, one bad file never ends.
         results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             _task, num_cpus=1, ray_remote_args_fn=lambda: {"max_retries": _RETRIES}
         )

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, cast
 
 import ray
 import ray.train
-import ray.train.collective
 import torch
-from ray.train import Checkpoint
 from ray.train.torch import get_device
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -27,19 +24,18 @@ from ecgscan_ray.report.validation import validation_pictures
 from ecgscan_ray.runs.metrics import RunLog
 from ecgscan_ray.runs.spec import RunSpec
 from ecgscan_ray.runtime import stream
+from ecgscan_ray.runtime.reporter import RayReporter, StopRule
 from ecgscan_ray.store.shards import iterate_rows
 from ecgscan_ray.tasks.makers import build_maker
 from ecgscan_ray.tasks.task import FirstWeights, Task, get_task
 from ecgscan_ray.training.loop import train
 from ecgscan_ray.training.scratch import scratch
+from ecgscan_ray.training.sharding import shard
 
 logger = logging.getLogger(__name__)
 
 VALIDATION_EPOCH = 2**31
 """Epoch number in the keys of validation pages: the same pages at every checkpoint, none of them trained on."""
-
-StopRule = Callable[[int, dict[str, float]], bool]
-"""(step, metrics) -> whether the run should end here; asked with every checkpoint."""
 
 
 def work(loop_config: dict[str, Any]) -> None:
@@ -66,9 +62,9 @@ def _train(spec: RunSpec, stop_rule: StopRule | None, local: Path) -> None:
         task,
         model,
         stream.batches(units, config, context.get_world_size(), log.stalled if log else logger.warning),
-        RayReporter(stop_rule, local),
+        RayReporter(stop_rule, local, log),
         device=device,
-        wrap=_data_parallel if context.get_world_size() > 1 else lambda module: module,
+        wrap=partial(_parallel, sharded=config.resources.shard_model),
         validate=_validator(spec, task, device, log) if log and config.training.validation_rows else None,
         log=log,
     )
@@ -81,10 +77,15 @@ def _first_weights(spec: RunSpec) -> FirstWeights:
     return FirstWeights(spec.init_from, spec.config.teacher.run, embeddings.signal_mean, embeddings.report_mean)
 
 
-def _data_parallel(model: nn.Module) -> nn.Module:
+def _parallel(model: nn.Module, sharded: bool) -> nn.Module:
+    """The model, which averages its gradients over the workers and, if it is sharded, is shared out among them."""
+    if ray.train.get_context().get_world_size() == 1:
+        return model
     device = next(model.parameters()).device
     if device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if sharded:
+        return shard(model)
     return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 
@@ -109,39 +110,3 @@ def _validator(
         return scores
 
     return validate
-
-
-class RayReporter:
-    """The loop's link to Ray Train.
-
-    Args:
-        stop_rule: Ends the run early.
-        local: Folder on this machine for checkpoints on their way.
-    """
-
-    def __init__(self, stop_rule: StopRule | None, local: Path) -> None:
-        self._stop_rule, self._local = stop_rule, local
-        self._resumed: Path | None = None
-
-    def last_checkpoint(self) -> Path | None:
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint:
-            self._resumed = Path(checkpoint.to_directory(str(self._local / Path(checkpoint.path).name)))
-        return self._resumed
-
-    def new_folder(self) -> Path:
-        return Path(mkdtemp(dir=self._local))
-
-    def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
-        if self._resumed:  # restored before
-            shutil.rmtree(self._resumed, ignore_errors=True)
-        saved = Checkpoint.from_directory(str(checkpoint)) if checkpoint else None
-        ray.train.report(metrics, checkpoint=saved, checkpoint_dir_name=f"checkpoint_{int(metrics['step']):09d}")
-        if checkpoint:
-            shutil.rmtree(checkpoint, ignore_errors=True)
-
-    def should_stop(self, step: int, metrics: dict[str, float]) -> bool:
-        if self._stop_rule is None:
-            return False
-        stop = self._stop_rule(step, metrics) if ray.train.get_context().get_world_rank() == 0 else False
-        return bool(ray.train.collective.broadcast_from_rank_zero(stop))

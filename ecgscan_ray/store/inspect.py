@@ -32,7 +32,8 @@ def inspect(store_uri: str, workers: int = 1) -> dict[str, Any]:
     Returns:
         ``digest``, ``sources``, ``licences``, ``settings``, ``schema`` (column -> type), ``shards``, ``bytes``,
         ``bytes_per_row``, ``splits`` (split -> rows, patients, rows_without_patient, superclass, language, fs, source, sex,
-        report, labels: rows of the most frequent codes, other_labels: how many more codes there are), ``histograms``
+        report, note: what was derived or looks odd, as ``prepare`` counted it, labels: rows of the most frequent codes,
+        other_labels: how many more codes there are), ``histograms``
         (``seconds``, ``age``, ``amplitude_mv`` -> split -> lower end of a bin -> rows), ``quarantined``,
         ``patients_in_two_splits`` (of the known ones), ``rows_without_patient``, ``missing_share`` (of all samples),
         ``flat_leads`` (recordings with one), ``lead_residual_uv`` (median, max, and recordings above 2 uV),
@@ -62,7 +63,7 @@ def inspect(store_uri: str, workers: int = 1) -> dict[str, Any]:
         "shards": len(manifest.shards),
         "bytes": size,
         "bytes_per_row": round(size / max(1, sum(shard.rows for shard in manifest.shards)), 1),
-        "splits": {split: _split(counts[split]) for split in SPLITS},
+        "splits": {split: _split(counts[split], manifest) for split in SPLITS},
         "histograms": {name: {split: _bins(counts[split], name) for split in SPLITS} for name in BINS},
         "quarantined": manifest.quarantined,
         **_signals([counts[split] for split in SPLITS]),
@@ -85,13 +86,14 @@ def _counted(store_uri: str, manifest: Manifest, workers: int) -> Iterator[tuple
             yield from zip(batch, results, strict=True)
 
 
-def _split(counts: ShardCounts) -> dict[str, Any]:
+def _split(counts: ShardCounts, manifest: Manifest) -> dict[str, Any]:
     labels = counts.labels
     return {
         "rows": counts.rows,
         "patients": len(counts.patients),
         "rows_without_patient": counts.without_patient,
         **{facet: dict(sorted(values.items())) for facet, values in counts.facets.items()},
+        "note": manifest.counts.get(counts.split, {}).get("note", {}),
         "labels": dict(labels.most_common(_MOST_FREQUENT)),
         "other_labels": max(0, len(labels) - _MOST_FREQUENT),
     }

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -73,6 +74,20 @@ class Addition(BaseModel):
     settings: Settings = {}
 
 
+class Origin(NamedTuple):
+    """A source of a store's recordings.
+
+    Attributes:
+        source: Its name.
+        licence: Of its recordings, where it states one.
+        rows: Recordings of it.
+    """
+
+    source: str
+    licence: str | None
+    rows: int
+
+
 class Manifest(BaseModel):
     """What a store holds.
 
@@ -104,10 +119,18 @@ class Manifest(BaseModel):
         return list(dict.fromkeys([self.source, *(addition.source for addition in self.additions)]))
 
     @property
+    def origins(self) -> list[Origin]:
+        """All sources, in the order in which they came."""
+        licences = {addition.source: addition.licence for addition in self.additions} | {self.source: self.licence}
+        rows = Counter[str]()
+        for split in SPLITS:  # older stores have one source, and do not count it
+            rows.update(self.counts.get(split, {}).get("source") or {self.source: self.rows(split)})
+        return [Origin(source, licences[source], rows[source]) for source in self.sources]
+
+    @property
     def licences(self) -> list[str]:
         """Licences of all sources that state one."""
-        licences = [self.licence, *(addition.licence for addition in self.additions)]
-        return list(dict.fromkeys(licence for licence in licences if licence))
+        return list(dict.fromkeys(origin.licence for origin in self.origins if origin.licence))
 
     def digest(self) -> str:
         """sha256 of the content: equal for stores with equal rows in equal order, whatever their revision."""

@@ -90,7 +90,7 @@ def load_checkpoint(folder: Path) -> LoadedCheckpoint[Any]:
     """
     state = verify(str(folder), (WEIGHTS, CONFIG, TOKENIZER))
     config, tokenizer = read_config(str(folder)), _read_tokenizer(folder / TOKENIZER)
-    model = _build_fitting(state.task, _without_downloads(config), tokenizer, folder / WEIGHTS)
+    model = _build_fitting(state.task, without_first_weights(config), tokenizer, folder / WEIGHTS)
     restore_weights(folder, model)
     return LoadedCheckpoint(config, model.eval(), tokenizer, state)
 
@@ -111,7 +111,7 @@ def _build_fitting(task: str, config: Config, tokenizer: Tokenizer, weights: Pat
     Towers with pretrained weights cannot be built on that device; their size comes from their own files.
     """
     build_model = partial(get_task(task).build_model, config, tokenizer)
-    if config.model.text.name == "small" and config.teacher.encoder is None:
+    if is_sized_by_settings(config):
         with readable(weights.with_name(CONFIG)), torch.device("meta"):
             expected = build_model().state_dict()
         check_shapes(weights, expected)
@@ -119,7 +119,12 @@ def _build_fitting(task: str, config: Config, tokenizer: Tokenizer, weights: Pat
     return model
 
 
-def _without_downloads(config: Config) -> Config:
+def is_sized_by_settings(config: Config) -> bool:
+    """Whether the model can be built without files: not with a text encoder or a signal encoder of others."""
+    return config.model.text.name == "small" and config.teacher.encoder is None
+
+
+def without_first_weights(config: Config) -> Config:
     """The same settings with the image tower built from its name: its weights are in the checkpoint."""
     if config.model.image.path is None:
         return config

@@ -11,8 +11,9 @@ import pickle
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -22,34 +23,59 @@ from torch import Tensor, nn
 from ecgscan_ray.config import Config, dump_yaml
 from ecgscan_ray.errors import EcgscanError, WorkError
 from ecgscan_ray.runs.checkpoints import SCHEMA_VERSION, DamagedCheckpoint, StateFile, TrainingState, sha256, verify
-from ecgscan_ray.runs.names import CHECKPOINT_FILES, CONFIG, OPTIMIZER, STATE, TOKENIZER, WEIGHTS
+from ecgscan_ray.runs.names import CONFIG, OPTIMIZER, STATE, TOKENIZER, TRAINED, WEIGHTS
+from ecgscan_ray.training.average import WeightAverage
+from ecgscan_ray.training.sharding import local, shared_like, whole
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint keeps of a training process.
+
+    Attributes:
+        weights: The model's, or their running average.
+        trained: The model's, where ``weights`` are an average.
+        optimizer: The optimiser's state.
+    """
+
+    weights: Mapping[str, Tensor]
+    trained: Mapping[str, Tensor] | None
+    optimizer: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None) -> Snapshot:
+        """Of this moment: later steps change the tensors. Every rank calls it; it is complete on rank 0."""
+        weights, state = whole(model.state_dict()), optimizer.state_dict()
+        moments = {number: whole(values) for number, values in state["state"].items()}
+        saved = whole(average.state_dict()) if average else weights
+        return cls(saved, weights if average else None, {**state, "state": moments})
 
 
 def save_checkpoint(
-    folder: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    config: Config,
-    tokenizer_json: str,
-    state: TrainingState,
+    folder: Path, snapshot: Snapshot, config: Config, tokenizer_json: str, state: TrainingState
 ) -> None:
     """Write a checkpoint into an existing empty folder; ``state.json`` comes last.
 
     Raises:
         WorkError: It cannot be written (a full disk).
     """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if state.score is not None and not math.isfinite(state.score):
         raise WorkError(f"validation.score is {state.score} at step {state.step}")
     with _explained(folder):
-        save_file(weights, folder / WEIGHTS)
-        torch.save(optimizer.state_dict(), folder / OPTIMIZER)
+        _save_weights(snapshot.weights, folder / WEIGHTS)
+        if snapshot.trained is not None:
+            _save_weights(snapshot.trained, folder / TRAINED)
+        torch.save(snapshot.optimizer, folder / OPTIMIZER)
         (folder / CONFIG).write_text(dump_yaml(config))
         (folder / TOKENIZER).write_text(tokenizer_json)
-        digests = {name: sha256(str(folder / name)) for name in CHECKPOINT_FILES}
+        digests = {path.name: sha256(str(path)) for path in folder.iterdir()}
         (folder / STATE).write_text(
             StateFile(schema_version=SCHEMA_VERSION, **asdict(state), digests=digests).model_dump_json(indent=1)
         )
+
+
+def _save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, path)
 
 
 @contextmanager
@@ -64,16 +90,25 @@ def _explained(folder: Path) -> Iterator[None]:
         raise WorkError(f"a checkpoint cannot be written ({_line(error)})", where=folder, fix=fix) from None
 
 
-def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> TrainingState:
-    """Load weights (and the optimiser's state) in place.
+def restore(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None
+) -> TrainingState:
+    """Load weights, the optimiser's state, and the running average in place.
 
     Raises:
         DamagedCheckpoint: A file is missing or damaged, or does not fit the model.
     """
-    state = verify(str(folder), CHECKPOINT_FILES if optimizer is not None else (WEIGHTS,))
-    restore_weights(folder, model)
-    if optimizer is not None:
-        _restore_optimizer(folder, optimizer)
+    state = verify(str(folder))
+    expected, parameters = model.state_dict(), dict(model.named_parameters())
+
+    def read(name: str) -> dict[str, Tensor]:
+        weights = read_weights(folder / name, expected, parameters)
+        return {key: shared_like(tensor, expected[key]) for key, tensor in weights.items()}
+
+    if average:
+        average.load_state_dict(read(WEIGHTS))
+    model.load_state_dict(read(TRAINED if average else WEIGHTS))
+    _restore_optimizer(folder, optimizer)
     return state
 
 
@@ -125,12 +160,12 @@ def read_weights(path: Path, expected: Mapping[str, Tensor], parameters: Collect
 def not_finite(parameters: Collection[str], weights: Mapping[str, Tensor]) -> list[str]:
     """Names in ``weights`` of parameters with NaN or infinite values, and of buffers with NaN (masks have -inf).
 
-    The device is waited for once.
+    Of a tensor that is shared out, this worker's share is looked at. The device is waited for once.
     """
+    shares = {name: local(tensor) for name, tensor in weights.items() if tensor.is_floating_point()}
     bad = {
         name: ~tensor.isfinite().all() if name in parameters else tensor.isnan().any()
-        for name, tensor in weights.items()
-        if tensor.is_floating_point()
+        for name, tensor in shares.items()
     }
     return [name for name, wrong in zip(bad, torch.stack(list(bad.values())).tolist(), strict=True) if wrong]
 
@@ -166,6 +201,8 @@ def _restore_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
             raise ValueError("of another model")
         for number, values in moments.items():
             _check_moments(values, parameters[number])
+            for name in ("exp_avg", "exp_avg_sq"):
+                values[name] = shared_like(values[name], parameters[number])
         optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 

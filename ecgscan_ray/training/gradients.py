@@ -8,22 +8,20 @@ arXiv 2101.06983). Both give the same gradient; the second holds the activations
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from ecgscan_ray.batch import DeviceRows
 from ecgscan_ray.distributed import global_sum, world_size
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.precision import Precision
 from ecgscan_ray.training.task import Loss, Tensors
-
-
-def has_batch_norm(model: nn.Module) -> bool:
-    """Whether the statistics of any layer are those of the rows that it sees at once."""
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+from ecgscan_ray.training.timing import PhaseTimer
+from ecgscan_ray.training.towers import has_batch_norm
 
 
 class GradCache:
@@ -35,16 +33,29 @@ class GradCache:
         loss: Of the whole batch.
         micro_batch: Rows that the towers see at once; ``None`` = all.
         precision: Arithmetic of the towers.
+        timer: Told of the phases ``forward``, ``loss`` and ``backward``.
+
+    Attributes:
+        flops_a_row: Operations of the model for one row, forward and backward: three times those of the first forward pass,
+            which are counted. What is computed again to save memory is no part of them.
 
     Raises:
         ConfigError: Micro-batches and a model with batch norm, whose statistics would be of a few rows.
     """
 
     def __init__(
-        self, model: nn.Module, parallel: nn.Module, loss: Loss, micro_batch: int | None, precision: Precision
+        self,
+        model: nn.Module,
+        parallel: nn.Module,
+        loss: Loss,
+        micro_batch: int | None,
+        precision: Precision,
+        timer: PhaseTimer | None = None,
     ) -> None:
         self._model, self._parallel, self._loss = model, parallel, loss
         self._micro_batch, self._precision = micro_batch, precision
+        self._timer = timer or PhaseTimer(torch.device("cpu"))
+        self.flops_a_row = 0.0
         if micro_batch and has_batch_norm(model):
             raise ConfigError(
                 "the model has batch norm, which would see a few rows at a time",
@@ -67,14 +78,17 @@ class GradCache:
             The model's output (without gradient), and the terms of the loss.
         """
         parts = self._parts(batch)
+        self._timer.start("forward")
         if len(parts) == 1:
             outputs = [self._forward(self._parallel, batch, seed)]
         else:
             with torch.no_grad():
                 outputs = [self._forward(self._model, _rows(batch, part), seed + k) for k, part in enumerate(parts)]
+        self._timer.start("loss")
         joint = _concat_outputs(outputs)
         losses = self._loss(joint, batch, progress)
         output_grads = _output_grads(joint, losses["loss"], _nan_unless_finite(losses))
+        self._timer.start("backward")
         if len(parts) == 1:
             torch.autograd.backward(*_backward_targets(outputs[0], output_grads, parts[0]))
         else:
@@ -131,12 +145,31 @@ class GradCache:
     def _forward(self, model: nn.Module, batch: DeviceRows, seed: int) -> Tensors:
         torch.manual_seed(seed)
         with torch.autocast(batch["page_ok"].device.type, torch.bfloat16, enabled=self._precision == "bf16"):
-            return cast(Tensors, model(batch))
+            return cast(Tensors, model(batch) if self.flops_a_row else self._count_flops(model, batch))
+
+    def _count_flops(self, model: nn.Module, batch: DeviceRows) -> Any:
+        """The model's output; compiled code runs as written, since its operations cannot be counted."""
+        with (
+            torch.compiler.set_stance("force_eager"),
+            FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter,
+        ):
+            output = model(batch)
+        self.flops_a_row = 3 * counter.get_total_flops() / len(batch["page_ok"])
+        return output
 
     def _no_sync(self) -> AbstractContextManager[None]:
         """Gradients are added up on each rank; the last micro-batch averages the sum."""
         parallel = self._parallel
         return parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else nullcontext()
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    """Of the shapes of an attention."""
+    return int(sdpa_flop_count(query, key, value))
+
+
+_CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+"""Operations that torch's counter does not know."""
 
 
 def _rows(batch: DeviceRows, part: slice) -> DeviceRows:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -78,36 +76,3 @@ class FiniteCheck:
         if self._copied is not None:
             self._copied.synchronize()
         return self._pending is None or bool(self._pending)
-
-
-class Clock:
-    """Throughput, and the share of time spent waiting for data."""
-
-    def __init__(self) -> None:
-        self._restart()
-
-    def _restart(self) -> None:
-        self._rows, self._steps, self._waited, self._start = 0, 0, 0.0, time.perf_counter()
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """The block waits for data."""
-        entered = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - entered
-
-    def tick(self, rows: int) -> None:
-        """A step of so many rows was made."""
-        self._rows, self._steps = self._rows + rows, self._steps + 1
-
-    def read(self) -> dict[str, float]:
-        """Figures since the last call."""
-        passed = time.perf_counter() - self._start
-        figures = {
-            "images_per_s": self._rows / passed,
-            "data_wait_share": self._waited / passed,
-            "step_s": passed / max(self._steps, 1),
-            "seconds": passed,
-        }
-        self._restart()
-        return figures

@@ -8,16 +8,43 @@ import torch
 from torch import nn
 
 from ecgscan_ray.config import TrainingConfig
+from ecgscan_ray.training.towers import image_layers
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW over trainable parameters in two groups, with and without weight decay."""
+    """AdamW over trainable parameters, in groups with and without weight decay for each factor of the learning rate.
+
+    On GPUs its fused kernels are used: one launch for all parameters.
+
+    Raises:
+        ConfigError: ``layer_decay`` and a model without a timm image tower.
+    """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    scales = _learning_rate_scales(model, config.layer_decay)
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trainable if scales.get(p, 1.0) == scale and test(p)], "weight_decay": decay}
+        | {"lr_scale": scale}
+        for scale in sorted({1.0, *scales.values()}, reverse=True)
+        for test, decay in ((_is_matrix, config.weight_decay), (_is_vector, 0.0))
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2))
+    fused = True if trainable and all(parameter.is_cuda for parameter in trainable) else None
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=fused)
+
+
+def _is_matrix(parameter: nn.Parameter) -> bool:
+    return parameter.ndim >= 2
+
+
+def _is_vector(parameter: nn.Parameter) -> bool:
+    return parameter.ndim < 2
+
+
+def _learning_rate_scales(model: nn.Module, layer_decay: float) -> dict[nn.Parameter, float]:
+    """Factor of the learning rate of each parameter of the image tower: 1 in its last layer; empty without a decay."""
+    if layer_decay == 1:
+        return {}
+    layers = image_layers(model, "training.layer_decay")
+    return {p: layer_decay ** (len(layers) - 1 - depth) for depth, layer in enumerate(layers) for p in layer}
 
 
 def learning_rate(step: int, total_steps: int, config: TrainingConfig) -> float:
@@ -31,5 +58,6 @@ def learning_rate(step: int, total_steps: int, config: TrainingConfig) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give each group of parameters the rate, times the group's factor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["lr_scale"]

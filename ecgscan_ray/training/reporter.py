@@ -22,7 +22,10 @@ class Reporter(Protocol):
         """An empty local folder for a checkpoint."""
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
-        """Hand over metrics and (rank 0) a checkpoint folder, which the receiver may move."""
+        """Hand over metrics and (rank 0) a checkpoint folder, which the receiver may move; it may be stored later."""
 
     def should_stop(self, step: int, metrics: dict[str, float]) -> bool:
         """Called at each report; the same answer on every rank."""
+
+    def close(self) -> None:
+        """Called once, at the end: what was reported is stored when it returns."""

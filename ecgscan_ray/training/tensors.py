@@ -54,10 +54,7 @@ def to_device(batch: Batch, device: torch.device | str, fs: float) -> DeviceBatc
     longest = max(int(batch["attention_mask"].any(0).sum()), 1)  # padding that no row needs costs attention time
     arrays = cast(dict[str, np.ndarray], batch)
     arrays = {**arrays, **{name: arrays[name][:, :longest] for name in ("token_ids", "attention_mask")}}
-    tensors = {
-        name: torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
-        for name, array in arrays.items()
-    }
+    tensors = {name: send(array, torch.device(device)) for name, array in arrays.items()}
     signal = tensors.pop("signal").float() * tensors.pop("signal_scale_mv")[:, None, None]
     valid = _unpack_bits(tensors.pop("valid_bits"), signal.shape[-1])
     tensors |= {
@@ -75,6 +72,12 @@ def to_device(batch: Batch, device: torch.device | str, fs: float) -> DeviceBatc
         tensors["leads_mv"] = tensors.pop("read").float() * READ_STEP_MV
         tensors["leads_shown"] = _unpack_bits(tensors.pop("read_bits"), signal.shape[-1])
     return cast(DeviceBatch, tensors)
+
+
+def send(array: np.ndarray, device: torch.device) -> Tensor:
+    """An array on the device. To a GPU it goes from pinned memory, and the host does not wait."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _unpack_bits(bits: Tensor, sig_len: int) -> Tensor:

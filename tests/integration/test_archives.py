@@ -80,7 +80,11 @@ def test_files_of_a_bucket_are_those_of_the_folder(
     assert list(there.read_each(["p0/r99.hea", headers[0]])) == [None, here.read(headers[0])]
     with there.local([headers[0], "p0/r99.hea", "../../outside"]) as folder:
         assert [path.name for path in folder.rglob("*") if path.is_file()] == ["r00.hea"]
-    assert not folder.exists()
+    with there.local([headers[0], "recordings.csv"], "p0") as again:
+        assert again == folder, "folders are used again, and nothing stays in them"
+        assert [path.name for path in folder.rglob("*") if path.is_file()] == ["r00.hea"] and (
+            again / "r00.hea"
+        ).exists()
     with here.local(headers) as folder:
         assert folder == archive
 

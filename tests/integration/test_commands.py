@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def test_the_page_of_a_store(sample_store: str, tmp_path: Path) -> None:
     page = (tmp_path / "store.html").read_text()
     for title in ("Splits", "Rates, lengths, ages, amplitudes, labels", "Put aside", "Examples"):
         assert f"<h2>{title}</h2>" in page
-    assert page.count("data:image/png") == 6, "two recordings of each split"
+    assert page.count("data:image/png") == 6 + 1, "two recordings of each split, and one put aside"
     assert "implausible_gain" in page
     assert "http://" not in page.replace("http://www.w3.org", ""), "no other file is needed"
 
@@ -59,9 +60,11 @@ def test_render_into_a_bucket(
 def test_dry_run_says_the_cost_and_writes_nothing(
     sample_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("A100: 2\ncpu: 0.05\n")
     monkeypatch.setattr("ecgscan_ray.tasks.dry_run.TIMING_S", 0.1)
     small = ["--set", "training.global_batch_size=24", "--set", "stream.unit_rows=24", "--set", "training.steps=50"]
-    printed = run("pretrain", "--preset", "laptop", "--store", sample_store, "--dry-run", *small)
+    printed = run("pretrain", "--preset", "laptop", "--store", sample_store, "--dry-run", "--prices", prices, *small)
     figures = {line[:28].strip(): line[28:].strip() for line in printed.splitlines()}
     assert figures["steps"] == "50"
     assert figures["pages"] == "1200"
@@ -71,9 +74,14 @@ def test_dry_run_says_the_cost_and_writes_nothing(
     least, most = (float(word) for word in figures["time"].split()[:3:2])
     assert least <= most
     assert figures["uncertainty"].startswith("least time: fastest timings")
+    assert float(figures["price"].split()[0]) >= 0
+    assert 0 < float(figures["operations"].split()[0]) < 100
+    assert float(figures["memory a worker"].split()[0]) > float(figures["without activations"].split()[0]) > 1
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    gpu = run("pretrain", "--preset", "laptop", "--store", sample_store, "--dry-run", "--set", "resources.use_gpu=true")
-    assert "not measured: the run needs a GPU, this machine has none" in gpu
+    with_gpu = ["--prices", prices, "--set", "resources.use_gpu=true"]
+    gpu = run("pretrain", "--preset", "laptop", "--store", sample_store, "--dry-run", *with_gpu)
+    assert "not measured: no GPU here; computed at 40% MFU" in gpu
+    assert re.search(r"on 1 x A100 .* cores to draw them, .* GPU hours, price [0-9.]+", gpu) and "H100" not in gpu
 
 
 def test_doctor_finds_this_machine_in_order(sample_store: str) -> None:

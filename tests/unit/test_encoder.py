@@ -17,7 +17,7 @@ from ecgscan_ray.errors import InputError
 from ecgscan_ray.recording.leads import LEAD_LAWS, LEADS
 from ecgscan_ray.runs.checkpoints import TrainingState
 from ecgscan_ray.tasks.pretrain import Pretrain
-from ecgscan_ray.training.checkpoint import save_checkpoint
+from ecgscan_ray.training.checkpoint import Snapshot, save_checkpoint
 from tests.tiny import tiny_config
 
 HEIGHT, WIDTH = 64, 96
@@ -32,7 +32,7 @@ def make_run(folder: Path, in_chans: int, name: str, image: dict, fit: str = "st
     checkpoint.mkdir(parents=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     state = TrainingState(1, 24, config.digest(), "pretrain")
-    save_checkpoint(checkpoint, model, optimizer, config, tokenizer.to_str(), state)
+    save_checkpoint(checkpoint, Snapshot.of(model, optimizer), config, tokenizer.to_str(), state)
     (folder / "config.yaml").write_text(dump_yaml(config))
     (folder / "environment.json").write_text(json.dumps({"store": str(folder / "gone"), "git_revision": "abc123"}))
     return folder, model.eval()

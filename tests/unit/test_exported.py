@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from ecgscan_ray.encoder import export, load_encoder
 from ecgscan_ray.errors import InputError
+from ecgscan_ray.store.manifest import Origin
 from tests.checkpoints import sign_encoder
 from tests.unit.test_encoder import SMALL, make_run, pages
 
@@ -89,7 +90,7 @@ def test_licence_is_that_of_the_recordings(run: Path, tmp_path: Path, monkeypatc
 
     from ecgscan_ray.report import card
 
-    monkeypatch.setattr(card, "read_manifest", lambda store: SimpleNamespace(licence="CC-BY-4.0"))
+    monkeypatch.setattr(card, "read_manifest", lambda store: SimpleNamespace(origins=[Origin("a", "CC-BY-4.0", 1)]))
     config: Any = SimpleNamespace(model=SimpleNamespace(image=SimpleNamespace(path=None)))
     assert card.weights_licence(str(run), config) == "cc-by-4.0"
     config.model.image.path = "somebody/weights"
@@ -127,7 +128,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "deep": (lambda f: (f / "config.json").write_text("[" * 100_000), "not readable as JSON"),
     "no text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe{}"), "not readable as JSON|no encoder"),
     "timm's own": (lambda f: edit(f, lambda c: c.pop("ecgscan"), False), "no section 'ecgscan'"),
-    "other version": (lambda f: edit(f, lambda c: c["ecgscan"].update(schema_version=3)), "schema version 3, not 7"),
+    "other version": (lambda f: edit(f, lambda c: c["ecgscan"].update(schema_version=3)), "schema version 3, not 8"),
     "signed: NaN": (lambda f: spoil_weights(f, "model.safetensors", float("nan")), "not finite"),
     "signed: other width": (lambda f: edit(f, lambda c: c["ecgscan"]["model"].update(embed_dim=24)), "does not fit"),
     "signed: huge": (lambda f: edit(f, lambda c: c["ecgscan"]["model"].update(embed_dim=10**8)), "does not fit"),

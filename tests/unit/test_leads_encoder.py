@@ -21,7 +21,7 @@ from ecgscan_ray.reading.read_pages import ReadPages, legible
 from ecgscan_ray.reading.weights import load_networks
 from ecgscan_ray.runs.checkpoints import TrainingState
 from ecgscan_ray.tasks.pretrain import Pretrain
-from ecgscan_ray.training.checkpoint import save_checkpoint
+from ecgscan_ray.training.checkpoint import Snapshot, save_checkpoint
 from ecgscan_ray.training.tensors import centred
 from tests import records
 from tests.tiny import tiny_config
@@ -38,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint.mkdir(parents=True)
     state = TrainingState(1, 24, CONFIG.digest(), "pretrain")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    save_checkpoint(checkpoint, model, optimizer, CONFIG, TOKENIZER.to_str(), state)
+    save_checkpoint(checkpoint, Snapshot.of(model, optimizer), CONFIG, TOKENIZER.to_str(), state)
     (folder / "config.yaml").write_text(dump_yaml(CONFIG))
     (folder / "environment.json").write_text(json.dumps({"store": str(folder / "gone")}))
     return folder

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ecgscan_ray.errors import RecordingError
 from ecgscan_ray.recording.channels import Channels
-from ecgscan_ray.recording.formats.hdf5 import open_hdf5, readable
+from ecgscan_ray.recording.formats.hdf5 import open_hdf5
+from ecgscan_ray.recording.formats.whole import not_readable, read_whole
 from ecgscan_ray.recording.header import MAX_SAMPLES
 from ecgscan_ray.recording.leads import lead_names
 from ecgscan_ray.recording.units import units_per_mv
@@ -77,12 +78,12 @@ def read_npz(file: BinaryIO, where: str, stated: Arrays) -> Channels:
             with archive.open(f"{name}.npy") as member:
                 return _channels(_npy(member, where), where, stated)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, KeyError) as error:
-        raise _not(where, "a file of numpy.savez", error) from None
+        raise not_readable(where, "a file of numpy.savez", error) from None
 
 
 def read_hdf5(file: BinaryIO, where: str, stated: Arrays) -> Channels:
     """A dataset of two dimensions; errors as ``read_npy``."""
-    with open_hdf5(file, where) as content, readable(where):
+    with open_hdf5(file, where) as hdf5, hdf5.reading() as content:
         names = [stated.dataset] if stated.dataset else [key for key in content if hasattr(content[key], "shape")]
         dataset = content[_chosen(names, where, stated)]
         _check_shape(dataset.shape, dataset.dtype, where)
@@ -93,9 +94,7 @@ def read_csv(file: BinaryIO, where: str, stated: Arrays) -> Channels:
     """A table of samples: a row of lead names, then a row for each sample. Columns that are no leads are dropped;
     errors as ``read_npy``.
     """
-    data = file.read(_MAX_CSV_BYTES + 1)
-    if len(data) > _MAX_CSV_BYTES:
-        raise RecordingError(f"more than {_MAX_CSV_BYTES} bytes", reason="too_large", where=where)
+    data = read_whole(file, where, _MAX_CSV_BYTES)
     try:
         text = data.decode("utf-8-sig")
         first = text.partition("\n")[0]
@@ -107,7 +106,7 @@ def read_csv(file: BinaryIO, where: str, stated: Arrays) -> Channels:
             [[_number(row[index], decimal) for index in columns] for row in rows if any(row)], dtype=np.float64
         ).reshape(-1, len(columns))
     except (UnicodeDecodeError, csv.Error, ValueError, IndexError) as error:
-        raise _not(where, "a table of numbers under names of leads", error) from None
+        raise not_readable(where, "a table of numbers under names of leads", error) from None
     return _calibrated(values.T, [names[index] for index in columns], where, stated, floating=True)
 
 
@@ -129,7 +128,7 @@ def _npy(file: IO[bytes], where: str) -> NDArray[Any]:
             raise RecordingError(problem, reason="truncated" if len(data) < size else "surplus", where=where)
         return np.frombuffer(data, dtype).reshape(shape, order="F" if by_columns else "C")
     except (ValueError, TypeError, KeyError, EOFError, SyntaxError, OverflowError) as error:
-        raise _not(where, "a file of numpy.save", error) from None
+        raise not_readable(where, "a file of numpy.save", error) from None
 
 
 def _check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> None:
@@ -174,8 +173,3 @@ def _calibrated(values: NDArray[np.float64], names: list[str], where: str, state
         units=[stated.units] * len(names),
         gains=[gain for _ in names],
     )
-
-
-def _not(where: str, kind: str, error: Exception) -> RecordingError:
-    text = (str(error).splitlines() or [type(error).__name__])[0][:100]
-    return RecordingError(f"not {kind} ({text})", reason="format", where=where)

@@ -10,10 +10,10 @@ import numpy as np
 
 from ecgscan_ray.errors import InputError, RecordingError
 from ecgscan_ray.recording.channels import Channels
+from ecgscan_ray.recording.formats.whole import not_readable, read_whole
 from ecgscan_ray.recording.header import MAX_SAMPLES
 from ecgscan_ray.recording.leads import lead_names
 
-_MAX_BYTES = 512 << 20
 _PATIENT_ID = 0x00100020
 _AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
@@ -29,16 +29,13 @@ def read_dicom(file: BinaryIO, where: str) -> Channels:
         import pydicom
     except ImportError:
         raise InputError("DICOM files need pydicom", where=where, fix="pip install 'ecgscan_ray[formats]'") from None
-    content = file.read(_MAX_BYTES + 1)
-    if len(content) > _MAX_BYTES:
-        raise RecordingError(f"more than {_MAX_BYTES} bytes", reason="too_large", where=where)
+    content = read_whole(file, where)
     try:
         return _channels(pydicom.dcmread(io.BytesIO(content)), where)
     except RecordingError:
         raise
     except Exception as error:  # pydicom raises many kinds; all mean that this file cannot be read
-        text = (str(error).splitlines() or [type(error).__name__])[0][:100]
-        raise RecordingError(f"not readable as DICOM ({text})", reason="format", where=where) from None
+        raise not_readable(where, "readable as DICOM", error) from None
 
 
 def patient_of_dicom(head: bytes) -> str | None:

@@ -10,10 +10,10 @@ import numpy as np
 
 from ecgscan_ray.errors import InputError, RecordingError
 from ecgscan_ray.recording.channels import Channels
+from ecgscan_ray.recording.formats.whole import not_readable, read_whole
 from ecgscan_ray.recording.header import MAX_SAMPLES
 from ecgscan_ray.recording.leads import lead_names
 
-_MAX_BYTES = 512 << 20
 _PATIENT = re.compile(r"(?P<code>\S+) [MFX] (?:\d\d-[A-Za-z]{3}-\d{4}|X) \S")
 
 
@@ -28,9 +28,7 @@ def read_edf(file: BinaryIO, where: str) -> Channels:
         import edfio
     except ImportError:
         raise InputError("EDF files need edfio", where=where, fix="pip install 'ecgscan_ray[formats]'") from None
-    content = file.read(_MAX_BYTES + 1)
-    if len(content) > _MAX_BYTES:
-        raise RecordingError(f"more than {_MAX_BYTES} bytes", reason="too_large", where=where)
+    content = read_whole(file, where)
     try:
         _check_size(content, where)
         read = edfio.read_bdf if content[:1] == b"\xff" else edfio.read_edf
@@ -38,8 +36,7 @@ def read_edf(file: BinaryIO, where: str) -> Channels:
     except RecordingError:
         raise
     except Exception as error:  # edfio raises many kinds; all mean that this file cannot be read
-        text = (str(error).splitlines() or [type(error).__name__])[0][:100]
-        raise RecordingError(f"not readable as EDF ({text})", reason="format", where=where) from None
+        raise not_readable(where, "readable as EDF", error) from None
 
 
 def patient_of_edf(head: bytes) -> str | None:

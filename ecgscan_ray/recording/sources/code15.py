@@ -10,14 +10,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecgscan_ray.errors import InputError, RecordingError, printable
 from ecgscan_ray.filesystem.archive import ArchiveFiles
-from ecgscan_ray.recording.formats.hdf5 import open_hdf5, readable
+from ecgscan_ray.recording.formats.hdf5 import Hdf5, open_hdf5
 from ecgscan_ray.recording.recording import Recording, without_standstill
 from ecgscan_ray.recording.sources.records import require_files
 from ecgscan_ray.recording.sources.source import Item
@@ -48,7 +47,7 @@ class Code15:
 
     def __init__(self, rate: float | None = None) -> None:
         self.rate = rate
-        self._open: dict[str, Any] = {}
+        self._open: dict[str, Hdf5] = {}
         self._lock = threading.Lock()  # HDF5 reads one thing at a time in a process
 
     def list_records(self, archive: ArchiveFiles) -> Iterator[Item]:
@@ -89,8 +88,8 @@ class Code15:
         with self._lock:
             if where not in self._open:  # 18 of them; exams come in random order
                 self._open[where] = open_hdf5(archive.open(part), where)
-            with readable(where), np.errstate(invalid="ignore"):
-                tracings = self._open[where]["tracings"]
+            with self._open[where].reading() as content, np.errstate(invalid="ignore"):
+                tracings = content["tracings"]
                 if tracings.shape[1:] != _SHAPE or row >= tracings.shape[0]:
                     problem = f"tracings of shape {tracings.shape}, not (N, 4096, 12)"
                     raise RecordingError(problem, reason="format", where=where)
@@ -105,7 +104,7 @@ def _exams(archive: ArchiveFiles, row: Row, part: str) -> dict[int, int]:
         )
     where = archive.uri(part)
     try:
-        with archive.open(part) as file, open_hdf5(file, where) as content, readable(where):
+        with archive.open(part) as file, open_hdf5(file, where) as hdf5, hdf5.reading() as content:
             return {int(exam): number for number, exam in enumerate(content["exam_id"][:])}
     except FileNotFoundError:
         logger.warning("%s is not here: its exams are put aside", part)

@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from ecgscan_ray.errors import InputError, RecordingError, printable
-from ecgscan_ray.filesystem.archive import ArchiveFiles
+from ecgscan_ray.filesystem.archive import THREADS, ArchiveFiles
+from ecgscan_ray.filesystem.threads import in_order
 from ecgscan_ray.recording.channels import Channels, to_recording
 from ecgscan_ray.recording.formats.arrays import Arrays, read_csv, read_hdf5, read_npy, read_npz
 from ecgscan_ray.recording.formats.dicom import read_dicom
 from ecgscan_ray.recording.formats.edf import read_edf
 from ecgscan_ray.recording.recording import Recording
+from ecgscan_ray.recording.sources.disk_dict import DiskDict
 from ecgscan_ray.recording.sources.folder_files import (
     ARRAYS,
     DESCRIBED,
@@ -28,7 +30,7 @@ from ecgscan_ray.recording.sources.folder_files import (
     Found,
     candidates,
     find_recordings,
-    patients,
+    patient_of,
 )
 from ecgscan_ray.recording.sources.folder_settings import SETTINGS, FolderSettings, read_settings
 from ecgscan_ray.recording.sources.folder_table import (
@@ -36,12 +38,13 @@ from ecgscan_ray.recording.sources.folder_table import (
     match,
     report_unused_columns,
     rows_by_record,
-    warn_about_similar_ids,
     with_row,
+    with_warning_of_similar_ids,
 )
 from ecgscan_ray.recording.sources.labels import HOW, parse_labels
 from ecgscan_ray.recording.sources.records import read_record
 from ecgscan_ray.recording.sources.source import Item
+from ecgscan_ray.recording.sources.table import Row
 
 _DESCRIBED: dict[str, Callable[[BinaryIO, str], Channels]] = {".dcm": read_dicom, ".edf": read_edf, ".bdf": read_edf}
 _ARRAYS: dict[str, Callable[[BinaryIO, str, Arrays], Channels]] = {
@@ -51,6 +54,8 @@ _ARRAYS: dict[str, Callable[[BinaryIO, str, Arrays], Channels]] = {
     ".hdf5": read_hdf5,
     ".csv": read_csv,
 }
+_IN_PARTS = (".h5", ".hdf5")
+"""Files of which a small part may be what is wanted."""
 
 
 class Folder:
@@ -68,25 +73,23 @@ class Folder:
 
     def list_records(self, archive: ArchiveFiles) -> Iterator[Item]:
         """The table's records and all others found; see ``Source``."""
-        names = candidates(archive)
         settings = read_settings(archive)
         table = find_table(archive, settings)
-        recordings = find_recordings(archive, names, settings.arrays is not None, table.name if table else None)
-        paths = {record: files.path for record, files in recordings.items()}
-        rows = rows_by_record(table, paths) if table else {}
+        arrays, name = settings.arrays is not None, table.name if table else None
+        recordings = find_recordings(archive, candidates(archive), arrays, name)
+        rows = rows_by_record(table, recordings) if table else DiskDict[Row]()
         if not recordings and not rows:
             kinds = f"WFDB records ({HEADER}), {', '.join(DESCRIBED)}, or {', '.join(ARRAYS)} with {SETTINGS}"
             raise InputError("no recordings here", where=archive.root, fix=f"Give a folder of {kinds}.")
         if table:
             report_unused_columns(table)
-            match(table, rows, paths)
-        items = []
-        for record in sorted({*recordings, *rows}):
-            item = _item(record, recordings.get(record), settings)
-            items.append(with_row(item, rows[record]) if record in rows else item)
-        items = list(_with_patients(archive, items))
-        warn_about_similar_ids(items)
-        return iter(items)
+            match(table, rows, recordings)
+        items = DiskDict[Item]()
+        for record, files in recordings.stream():
+            items[record] = _item(record, files, settings)
+        for record, row in rows.stream():
+            items[record] = with_row(items.get(record) or _item(record, None, settings), row)
+        return with_warning_of_similar_ids(_with_patients(archive, (item for _, item in items.stream())))
 
     def read(self, item: Item, archive: ArchiveFiles) -> Recording:
         """One recording; see ``Source``."""
@@ -119,13 +122,15 @@ def _item(record: str, files: Found | None, settings: FolderSettings) -> Item:
     )
 
 
-def _with_patients(archive: ArchiveFiles, items: list[Item]) -> Iterator[Item]:
+def _with_patients(archive: ArchiveFiles, items: Iterator[Item]) -> Iterator[Item]:
     """The patients that EDF and DICOM files name, where the table names none."""
-    unknown = [item for item in items if item.patient_id is None and _ending(item.files[0]) in _DESCRIBED]
-    named = patients(archive, [item.files[0] for item in unknown])
-    known = dict(zip([item.path for item in unknown], named, strict=True))
-    for item in items:
-        yield dataclasses.replace(item, patient_id=known[item.path]) if known.get(item.path) else item
+
+    def complete(item: Item) -> Item:
+        if item.patient_id is not None or _ending(item.files[0]) not in _DESCRIBED:
+            return item
+        return dataclasses.replace(item, patient_id=patient_of(archive, item.files[0]))
+
+    return map(complete, items) if archive.is_local else in_order(complete, items, THREADS)
 
 
 def _read(item: Item, archive: ArchiveFiles, source: str) -> Recording:
@@ -134,7 +139,7 @@ def _read(item: Item, archive: ArchiveFiles, source: str) -> Recording:
     if ending == HEADER:
         return read_record(item, archive, source)
     try:
-        with archive.open(file) as content:
+        with archive.open(file, whole=ending not in _IN_PARTS) as content:
             if ending in _DESCRIBED:
                 channels = _DESCRIBED[ending](content, where)
             else:

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ecgscan_ray.errors import printable
-from ecgscan_ray.filesystem.archive import THREADS, ArchiveFiles
-from ecgscan_ray.filesystem.threads import in_order
+from ecgscan_ray.filesystem.archive import ArchiveFiles
 from ecgscan_ray.recording.formats.dicom import patient_of_dicom
 from ecgscan_ray.recording.formats.edf import patient_of_edf
 from ecgscan_ray.recording.header import MAX_SIGNALS
+from ecgscan_ray.recording.sources.disk_dict import DiskDict
 from ecgscan_ray.recording.values import identifier
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def candidates(archive: ArchiveFiles) -> Iterator[str]:
     return archive.names(tuple(form for ending in ENDINGS for form in (ending, ending.upper())))
 
 
-def find_recordings(archive: ArchiveFiles, names: Iterable[str], arrays: bool, table: str | None) -> dict[str, Found]:
+def find_recordings(archive: ArchiveFiles, names: Iterable[str], arrays: bool, table: str | None) -> DiskDict[Found]:
     """Record (its path without ending, letters composed) -> its files.
 
     Args:
@@ -64,39 +64,33 @@ def find_recordings(archive: ArchiveFiles, names: Iterable[str], arrays: bool, t
         arrays: Whether the user states what arrays hold; they are left out otherwise, which a line says.
         table: The table of recordings, which is no array.
     """
-    by_ending: dict[str, list[str]] = {ending: [] for ending in ENDINGS}
+    files, stems, counts = DiskDict[None](), DiskDict[None](), Counter[str]()
+    usable = (*DESCRIBED, *(ARRAYS if arrays else ()))
     for name in names:
         stem, ending = os.path.splitext(name)
-        if ending.lower() in by_ending and name != table and stem:
-            by_ending[ending.lower()].append(name)
-    headers = _headers(
-        archive, sorted({name.removesuffix(HEADER) for name in by_ending[HEADER] if name.endswith(HEADER)})
-    )
-    recordings = {
-        name: Found(path, tuple(_files(path, headers)), headers[path].patient_id) for name, path in _by_name(headers)
-    }
-    usable = (*DESCRIBED, *(ARRAYS if arrays else ()))
-    copies = [
-        name
-        for ending in usable
-        for name in sorted(by_ending[ending])
-        if not _add(recordings, name, os.path.splitext(name)[0])
-    ]
+        if name == table or not stem:
+            continue
+        counts[ending.lower()] += 1
+        if ending == HEADER:
+            stems[stem] = None
+        elif ending.lower() in usable:
+            files[f"{usable.index(ending.lower())}{name}"] = None  # in the order of preference
+    recordings = _records(archive, stems)
+    copies, first = 0, ""
+    for key in files:
+        if not _add(recordings, key[1:], os.path.splitext(key[1:])[0]):
+            copies, first = copies + 1, first or key[1:]
     if copies:
-        logger.warning("other forms of recordings are not used (%d, e.g. %s)", len(copies), printable(copies[0]))
-    unused = {ending: len(by_ending[ending]) for ending in ARRAYS if ending not in usable and ending != ".csv"}
+        logger.warning("other forms of recordings are not used (%d, e.g. %s)", copies, printable(first))
+    unused = {ending: counts[ending] for ending in ARRAYS if ending not in usable and ending != ".csv"}
     if sum(unused.values()):
-        counts = ", ".join(f"{count} {ending}" for ending, count in unused.items() if count)
-        logger.warning("files of arrays are not read (%s): state rate, units and leads in recordings.yaml", counts)
+        words = ", ".join(f"{count} {ending}" for ending, count in unused.items() if count)
+        logger.warning("files of arrays are not read (%s): state rate, units and leads in recordings.yaml", words)
     return recordings
 
 
-def patients(archive: ArchiveFiles, files: Iterable[str]) -> Iterator[str | None]:
-    """The patient that each EDF or DICOM file names; several requests at a time."""
-    return in_order(lambda file: _patient(archive, file), files, THREADS)
-
-
-def _patient(archive: ArchiveFiles, file: str) -> str | None:
+def patient_of(archive: ArchiveFiles, file: str) -> str | None:
+    """The patient that an EDF or DICOM file names."""
     try:
         if file.lower().endswith(".dcm"):
             return identifier(patient_of_dicom(archive.read(file, _DICOM_HEAD_BYTES)))
@@ -107,7 +101,7 @@ def _patient(archive: ArchiveFiles, file: str) -> str | None:
     return None
 
 
-def _add(recordings: dict[str, Found], name: str, stem: str) -> bool:
+def _add(recordings: DiskDict[Found], name: str, stem: str) -> bool:
     """Add a file of one recording, unless there is another of it."""
     record = unicodedata.normalize("NFC", stem)
     if record in recordings:
@@ -140,27 +134,25 @@ class _Header:
         return cls(identifier(patient[1]) if patient else None, segments, files)
 
 
-def _parts(headers: Mapping[str, _Header]) -> set[str]:
-    """Records that a master header names as its segments; a master itself is no segment."""
-    named = {
-        os.path.join(os.path.dirname(path), segment) for path, head in headers.items() for segment in head.segments
-    }
-    return {path for path in named if path in headers and not headers[path].segments}
-
-
-def _headers(archive: ArchiveFiles, names: list[str]) -> dict[str, _Header]:
-    """Records that are no segments of others, with what their headers say; and the segments."""
-    contents = archive.read_each((f"{name}{HEADER}" for name in names), _HEADER_BYTES)
-    return {name: _Header.parse(content) for name, content in zip(names, contents, strict=True)}
-
-
-def _by_name(headers: Mapping[str, _Header]) -> Iterator[tuple[str, str]]:
-    """Normalised name (NFC) and path as the file system has it, of all that are no segments."""
-    seen: Counter[str] = Counter()
-    for path in sorted(headers.keys() - _parts(headers)):
+def _records(archive: ArchiveFiles, stems: DiskDict[None]) -> DiskDict[Found]:
+    """WFDB records that are no segments of others, by their names (NFC)."""
+    contents = archive.read_each((f"{stem}{HEADER}" for stem in stems), _HEADER_BYTES)
+    headers, named = DiskDict[_Header](), DiskDict[None]()
+    for stem, content in zip(stems, contents, strict=True):
+        headers[stem] = header = _Header.parse(content)
+        for segment in header.segments:
+            named[os.path.join(os.path.dirname(stem), segment)] = None
+    recordings = DiskDict[Found]()
+    for path, header in headers.stream():
+        if path in named and not header.segments:  # a master itself is no segment
+            continue
         name = unicodedata.normalize("NFC", path)
-        yield (path if seen[name] else name), path
-        seen[name] += 1
+        if name in recordings and name == path:  # another spelling of it came before
+            recordings[recordings[name].path] = recordings[name]
+        elif name in recordings:
+            name = path
+        recordings[name] = Found(path, tuple(_files(path, headers)), header.patient_id)
+    return recordings
 
 
 def _files(path: str, headers: Mapping[str, _Header]) -> Iterator[str]:

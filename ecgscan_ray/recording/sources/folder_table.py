@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
+import math
 import os
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator
 
 from ecgscan_ray.errors import InputError, printable
 from ecgscan_ray.filesystem.archive import ArchiveFiles
-from ecgscan_ray.recording.sources.folder_files import ENDINGS
+from ecgscan_ray.recording.sources.disk_dict import DiskDict
+from ecgscan_ray.recording.sources.folder_files import ENDINGS, Found
 from ecgscan_ray.recording.sources.folder_settings import COLUMNS, SETTINGS, FolderSettings, TableSettings
 from ecgscan_ray.recording.sources.source import Item
 from ecgscan_ray.recording.sources.table import Row, Table, column_names, read_table
@@ -100,20 +101,23 @@ def _nearly(name: str, column: str) -> bool:
     return len(stems) == 1 or difflib.SequenceMatcher(None, known, given).ratio() > _ONE_LETTER
 
 
-def rows_by_record(table: Table, paths: Mapping[str, str]) -> dict[str, Row]:
-    """Record -> its row; equal rows count once.
+def rows_by_record(table: Table, records: Container[str]) -> DiskDict[Row]:
+    """Record -> its row, without columns that are not used; equal rows count once.
 
     Raises:
         InputError: A row names no record, or one outside the folder, or two rows name the same.
     """
-    rows: dict[str, Row] = {}
+    rows = DiskDict[Row]()
     for row in table.rows:
-        record = _record(row, paths)
-        other = rows.setdefault(record, row)
-        if other is not row and _used(other) != _used(row):
+        record = _record(row, records)
+        other = rows.get(record)
+        if other is None:
+            used = {column: text for column, text in row.values.items() if column in COLUMNS}
+            rows[record] = dataclasses.replace(row, values=used)
+        elif _used(other) != _used(row):
             fix = "Keep one of them."
             raise InputError(f"rows {other.number} and {row.number} are both of {record}", where=table.path, fix=fix)
-        _refuse_swallowed(row, table.columns.index("record"), paths)
+        _refuse_swallowed(row, table.columns.index("record"), records)
     return rows
 
 
@@ -121,11 +125,11 @@ def _used(row: Row) -> list[str]:
     return [row.text(column) for column in COLUMNS[1:]]
 
 
-def _record(row: Row, paths: Mapping[str, str]) -> str:
+def _record(row: Row, records: Container[str]) -> str:
     """The record that a row names in any spelling: with an ending, backslashes, ``./`` or outer blanks."""
     text = unicodedata.normalize("NFC", row.values["record"])
     exact, trimmed = (os.path.normpath(name.replace("\\", "/")) for name in (text, plain(text)))
-    record = next((name for name in (exact, trimmed) if name in paths), os.path.normpath(_ENDING.sub("", trimmed)))
+    record = next((name for name in (exact, trimmed) if name in records), os.path.normpath(_ENDING.sub("", trimmed)))
     if not text.strip() or record == ".":
         row.refuse("names no record", "Write its path from the folder, without ending.")
     if record.startswith("/") or record.split("/")[0] == ".." or re.match(r"[A-Za-z]:/", record):
@@ -133,46 +137,56 @@ def _record(row: Row, paths: Mapping[str, str]) -> str:
     return record
 
 
-def _refuse_swallowed(row: Row, column: int, paths: Mapping[str, str]) -> None:
+def _refuse_swallowed(row: Row, column: int, records: Container[str]) -> None:
     """An unbalanced quotation mark joins rows: a line inside a field then looks like the row of a record of this folder."""
     lines = (line for value in row.values.values() for line in value.splitlines()[1:])
     for fields in (re.split(r"[,;\t]", line) for line in lines):
         name = _ENDING.sub("", fields[column].strip(' "')) if len(fields) > max(column, 1) else ""
-        if name in paths:
+        if name in records:
             fix = 'Is a quotation mark (") missing, or one too many?'
             row.refuse(f"holds the row of {name} inside a quotation", fix)
 
 
-def match(table: Table, rows: Mapping[str, Row], paths: Mapping[str, str]) -> None:
+def match(table: Table, rows: DiskDict[Row], records: DiskDict[Found]) -> None:
     """Log which rows have no file, and which files no row.
 
     Raises:
         InputError: No row has a file.
     """
-    absent = [record for record in rows if record not in paths]
-    without = [record for record in paths if record not in rows]
-    name = table.name
+    absent, first = 0, ("", 0)
+    for record, row in rows.stream():
+        if record not in records:
+            absent, first = absent + 1, min(first, (record, row.number), key=lambda pair: pair[1] or math.inf)
+    without, example = 0, ""
+    for record in records:
+        if record not in rows:
+            without, example = without + 1, example or printable(record)
     if absent:
-        example = f"e.g. '{printable(absent[0])}' in row {rows[absent[0]].number}"
-        if len(absent) == len(rows):
-            here = f"; here is '{printable(without[0])}'" if without else ""
+        of_row = f"e.g. '{printable(first[0])}' in row {first[1]}"
+        if absent == len(rows):
+            here = f"; here is '{example}'" if without else ""
             fix = f"The column holds each record's path from the folder, without ending{here}."
-            raise InputError(f"no row names a record that is here, {example}", where=table.path, fix=fix)
-        logger.warning("%s: %d of %s name no record here, %s", name, len(absent), _count(len(rows), "row"), example)
+            raise InputError(f"no row names a record that is here, {of_row}", where=table.path, fix=fix)
+        logger.warning("%s: %d of %s name no record here, %s", table.name, absent, _count(len(rows), "row"), of_row)
     if without:
-        example = f"{_count(len(paths), 'record')} have no row in {name}, e.g. '{printable(without[0])}'"
-        logger.warning("%d of %s: read without report and labels of the table", len(without), example)
+        of_record = f"{_count(len(records), 'record')} have no row in {table.name}, e.g. '{example}'"
+        logger.warning("%d of %s: read without report and labels of the table", without, of_record)
 
 
-def warn_about_similar_ids(items: Iterable[Item]) -> None:
-    """Programs that read ids as numbers drop leading zeros: then one patient has two ids."""
-    names: dict[str, set[str]] = defaultdict(set)
-    for patient in {item.patient_id for item in items if item.patient_id}:
-        names[patient.lstrip("0")].add(patient)
-    similar = [sorted(ids) for ids in names.values() if len(ids) > 1]
+def with_warning_of_similar_ids(items: Iterable[Item]) -> Iterator[Item]:
+    """The same items, and a line after the last: programs that read ids as numbers drop leading zeros."""
+    names = DiskDict[tuple[str, ...]]()
+    similar, example = 0, ""
+    for item in items:
+        yield item
+        number = (item.patient_id or "").lstrip("0")
+        known = names.get(number, ())
+        if item.patient_id and item.patient_id not in known:
+            names[number] = known = (*known, item.patient_id)
+            if len(known) == 2:
+                similar, example = similar + 1, example or printable(" and ".join(sorted(known)))
     if similar:
-        example = printable(" and ".join(similar[0]))
-        count = _count(len(similar), "patient")
+        count = _count(similar, "patient")
         logger.warning("%s may have two names, e.g. %s: zeros in front are lost in some programs", count, example)
 
 

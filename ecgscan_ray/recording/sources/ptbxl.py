@@ -6,12 +6,13 @@ Where ``labels/`` of PTB-XL+ lies beside them, the statements of the 12SL progra
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ecgscan_ray.errors import InputError, RecordingError, printable
 from ecgscan_ray.filesystem.archive import ArchiveFiles
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.recording.reports import repaired
+from ecgscan_ray.recording.sources.disk_dict import DiskDict
 from ecgscan_ray.recording.sources.labels import parse_labels
 from ecgscan_ray.recording.sources.records import read_record, record_path
 from ecgscan_ray.recording.sources.source import Item
@@ -52,9 +53,11 @@ class PTBXL:
         table = read_table(archive, TABLE, (*_COLUMNS, column))
         statements = read_table(archive, STATEMENTS, ("diagnostic_class",))
         known = {row.values[statements.columns[0]].strip() for row in statements.rows}  # the first column has no name
-        _refuse_duplicate_ids(table.rows)
         plus = _statements_of_plus(archive)
-        return iter([_item(row, column, known, plus) for row in table.rows])
+        items = DiskDict[Item]()
+        for row in _without_contradictions(table.rows):
+            items[f"{row.number:012d}"] = _item(row, column, known, plus)
+        return (item for _, item in items.stream())
 
     def _check_files(self, archive: ArchiveFiles) -> None:
         other = next(rate for rate in _FILENAME if rate != self.rate)
@@ -93,22 +96,26 @@ def parse_codes(text: str) -> dict[str, float]:
     return parse_labels(text)
 
 
-def _refuse_duplicate_ids(rows: list[Row]) -> None:
-    first: dict[str, Row] = {}
+def _without_contradictions(rows: Iterator[Row]) -> Iterator[Row]:
+    """The same rows; of two with one ``ecg_id``, the second must say what the first does."""
+    first = DiskDict[Row]()
     for row in rows:
-        other = first.setdefault(row.identifier("ecg_id") or "", row)
-        if other is not row and other.values != row.values:
+        number = row.identifier("ecg_id") or ""
+        other = first.get(number)
+        if other is None:
+            first[number] = row
+        elif other.values != row.values:
             row.refuse(f"ecg_id {row.text('ecg_id')} is that of row {other.number} too", "Keep one of them.")
+        yield row
 
 
-def _statements_of_plus(archive: ArchiveFiles) -> dict[str, str]:
+def _statements_of_plus(archive: ArchiveFiles) -> DiskDict[str]:
     """``ecg_id`` -> statements of the 12SL program, as PTB-XL+ writes them; nothing where it is not there."""
-    if not archive.exists(PLUS):
-        return {}
-    return {
-        row.identifier("ecg_id") or "": row.text("statements")
-        for row in stream_rows(archive, PLUS, ("ecg_id", "statements"))
-    }
+    statements = DiskDict[str]()
+    if archive.exists(PLUS):
+        for row in stream_rows(archive, PLUS, ("ecg_id", "statements")):
+            statements[row.identifier("ecg_id") or ""] = row.text("statements")
+    return statements
 
 
 def _labels_of_plus(text: str, id: str) -> dict[str, float]:
@@ -119,10 +126,10 @@ def _labels_of_plus(text: str, id: str) -> dict[str, float]:
         raise RecordingError(problem, reason="labels", where=id) from None
 
 
-def _item(row: Row, column: str, known: set[str], plus: dict[str, str]) -> Item:
+def _item(row: Row, column: str, known: set[str], plus: Mapping[str, str]) -> Item:
     age = 90.0 if row.text("age") in _OVER_89 else row.number_between("age", 0, 130)
     path, number = record_path(row, column), row.identifier("ecg_id")
-    statements = {"12sl": plus[number]} if number in plus else {}
+    statements = {"12sl": plus[number]} if number and number in plus else {}
     return Item(
         id=printable(number or path),
         path=path,

@@ -28,8 +28,9 @@ def record_path(row: Row, column: str) -> str:
 
 def read_record(item: Item, archive: ArchiveFiles, source: str) -> Recording:
     """The WFDB record of an item; errors as ``Source.read``."""
-    with archive.local(item.files) as folder:
-        return read_wfdb(folder / item.path, id=item.id, source=source)
+    below, name = os.path.split(item.path)
+    with archive.local(item.files, below) as folder:
+        return read_wfdb(folder / name, id=item.id, source=source)
 
 
 def require_files(archive: ArchiveFiles, kind: str, names: Iterable[str]) -> None:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import NoReturn
 
-from ecgscan_ray.errors import InputError, printable
+from ecgscan_ray.errors import InputError
 from ecgscan_ray.filesystem.archive import ArchiveFiles
+from ecgscan_ray.recording.sources.table_encoding import checked_encoding, encoding_by_mark, open_text
 from ecgscan_ray.recording.values import cut_short, identifier, nothing, plain
 
 logger = logging.getLogger(__name__)
@@ -25,11 +26,9 @@ MAX_FIELD = 1_000_000
 """Characters of one field; the longest real reports have a few thousand."""
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _BLANKS = " \t\r\n\f\v\u00a0\ufeff"
 _TOO_FEW = "Is a separator or a quotation mark missing?"
 _CORRECT = "Correct it, or leave it empty."
-_SAVE = "Save it as 'CSV UTF-8', or state its encoding in recordings.yaml."
 _SEPARATOR_LINE = re.compile(r'"?sep=(?P<delimiter>[,;\t])"?(?:\r\n|\r|\n)', re.IGNORECASE)
 """First line that Excel understands and other programs do not."""
 
@@ -149,13 +148,13 @@ class Table:
         path: Its whole name.
         columns: In the file's order, in lower case without outer blanks; empty where unnamed.
         separator: In words: ``commas``, ``semicolons``, ``tabs``; another one as it is.
-        rows: Without empty ones.
+        rows: Without empty ones; they can be passed through once, and one at a time is in memory.
     """
 
     path: str
     columns: list[str]
     separator: str
-    rows: list[Row]
+    rows: Iterator[Row]
 
     @property
     def name(self) -> str:
@@ -166,9 +165,9 @@ class Table:
 def read_table(
     archive: ArchiveFiles, name: str, required: tuple[str, ...], form: Form = _PLAIN, latin_1: bool = False
 ) -> Table:
-    """Read a CSV file, separated by commas, semicolons or tabs unless ``form`` states otherwise.
+    """A CSV file, separated by commas, semicolons or tabs unless ``form`` states otherwise.
 
-    It is in UTF-8 or (with a byte order mark) UTF-16.
+    It is in UTF-8 or (with a byte order mark) UTF-16. Its encoding is looked at before; faults of a row are raised when it comes.
 
     Args:
         archive: In which it lies.
@@ -181,29 +180,42 @@ def read_table(
         InputError: A row has more or fewer fields than the header, a quotation does not end, a column is missing or
             doubled, the encoding is another one, a field is longer than ``MAX_FIELD``, or there are no rows.
     """
-    path, text = archive.uri(name), _decode(archive, name, form.encoding, latin_1)
+    path, encoding = archive.uri(name), checked_encoding(archive, name, form.encoding, latin_1)
+    with open_text(archive, name, encoding) as text:
+        start = text.read(2 * MAX_FIELD).removeprefix("\ufeff")
     stated = tuple(form.columns.get(column, column).strip().lower() for column in required)
-    columns, delimiter = _header(path, text, stated, form.separator)
+    columns, delimiter = _header(path, start, stated, form.separator)
     columns = form.renamed(path, columns)
     _check_columns(path, columns, required)
-    records = _records(path, io.StringIO(text, newline=""), delimiter)
-    next(records)  # the header
-    rows = list(_rows(path, columns, records, form))
-    if not rows:
+    rows = _stream(archive, name, encoding, columns, delimiter, form)
+    first = next(rows, None)
+    if first is None:
         raise InputError(
             "the table has no rows", where=path, fix="Write one row for each recording, or remove the file."
         )
-    return Table(path, columns, _DELIMITERS.get(delimiter, f"'{delimiter}'"), rows)
+    return Table(path, columns, _DELIMITERS.get(delimiter, f"'{delimiter}'"), chain([first], rows))
+
+
+def _stream(
+    archive: ArchiveFiles, name: str, encoding: str, columns: list[str], delimiter: str, form: Form
+) -> Iterator[Row]:
+    path = archive.uri(name)
+    with open_text(archive, name, encoding) as text:
+        records = _records(path, _without_mark(text), delimiter)
+        next(records)  # the header
+        yield from _rows(path, columns, records, form)
+
+
+def _without_mark(lines: Iterable[str]) -> Iterator[str]:
+    lines = iter(lines)
+    yield next(lines, "").removeprefix("\ufeff")
+    yield from lines
 
 
 def stream_rows(archive: ArchiveFiles, name: str, required: tuple[str, ...]) -> Iterator[Row]:
     """The rows of a published archive's table (UTF-8, commas), one in memory at a time; errors as ``read_table``."""
     path = archive.uri(name)
-    try:
-        file = archive.open(name)
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=path) from None
-    with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+    with open_text(archive, name, "utf-8-sig") as text:
         records = _records(path, _lines(path, text), ",")
         columns = [field.strip(_BLANKS).lower() for field in next(records, (0, list[str]()))[1]]
         _check_columns(path, columns, required)
@@ -242,7 +254,7 @@ def column_names(archive: ArchiveFiles, name: str, wanted: str, form: Form = _PL
     """
     try:
         data = archive.read(name, MAX_FIELD)
-        text = data.decode(form.encoding or _encoding(data), errors="replace")
+        text = data.decode(form.encoding or encoding_by_mark(data), errors="replace")
         return _header(archive.uri(name), text, (wanted,), form.separator)[0]
     except (OSError, InputError):
         return []
@@ -257,47 +269,6 @@ def _rows(path: str, columns: list[str], records: Iterator[tuple[int, list[str]]
             raise InputError(f"row {number}: {counts}", where=path, fix=fix)
         pairs = zip(columns, fields, strict=True)
         yield Row(path, number, {column: form.meaning(column, text) for column, text in pairs})
-
-
-def _encoding(data: bytes) -> str:
-    return next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), "utf-8")
-
-
-def _decode(archive: ArchiveFiles, name: str, stated: str | None, latin_1: bool) -> str:
-    path = archive.uri(name)
-    try:
-        data = archive.read(name)
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=path) from None
-    encoding = stated or _encoding(data)
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        if encoding != "utf-8" or stated or not (latin_1 and _is_latin_1(data)):
-            raise _not_in(path, data, encoding, stated, error) from None
-        text = data.decode("latin-1")
-        example = printable(text[max(error.start - 10, 0) : error.start + 10])
-        problem = "is not in UTF-8 and is read as Latin-1 (ISO 8859-1)"
-        logger.warning(
-            "%s %s, e.g. '%s'. If letters are wrong, state its encoding in recordings.yaml.", name, problem, example
-        )
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise InputError(f"a zero byte in line {line}: damaged, or in another encoding", where=path, fix=_SAVE)
-    return text.removeprefix("\ufeff")
-
-
-def _is_latin_1(data: bytes) -> bool:
-    """Text of one byte a letter: nothing in it is UTF-8 outside ASCII, and no byte is a control sign of Latin-1."""
-    return not any(0x80 <= byte < 0xA0 for byte in set(data)) and data.decode("utf-8", "ignore").isascii()
-
-
-def _not_in(path: str, data: bytes, encoding: str, stated: str | None, error: UnicodeDecodeError) -> InputError:
-    position = f"byte 0x{data[min(error.start, len(data) - 1)]:02x} in line {data.count(10, 0, error.start) + 1}"
-    names = {"utf-16": "UTF-16, as its first bytes state", "utf-8": "UTF-8"}
-    name = f"{stated}, as recordings.yaml states" if stated else names[encoding.removesuffix("-sig")]
-    fix = "Correct the encoding there." if stated else _SAVE
-    return InputError(f"not in {name}: {position} (byte {error.start} of the file)", where=path, fix=fix)
 
 
 def _header(path: str, text: str, required: tuple[str, ...], separator: str | None = None) -> tuple[list[str], str]:

@@ -19,7 +19,7 @@ from ecgscan_ray.errors import InputError
 from ecgscan_ray.runs.checkpoints import TrainingState
 from ecgscan_ray.store.manifest import Manifest
 from ecgscan_ray.tasks.pretrain import Pretrain
-from ecgscan_ray.training.checkpoint import save_checkpoint
+from ecgscan_ray.training.checkpoint import Snapshot, save_checkpoint
 from tests.tiny import tiny_config
 
 CORNERS = np.array([(0.1, 0.2), (0.8, 0.1), (0.9, 0.8), (0.2, 0.9)])
@@ -121,7 +121,7 @@ def test_a_run_is_asked_for_each_photograph(data: Path, tmp_path: Path) -> None:
     model = Pretrain().build_model(config, tokenizer)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     state = TrainingState(1, 24, config.digest(), "pretrain")
-    save_checkpoint(checkpoint, model, optimizer, config, tokenizer.to_str(), state)
+    save_checkpoint(checkpoint, Snapshot.of(model, optimizer), config, tokenizer.to_str(), state)
     photos = photographs(data)
     encoder = load_encoder(tmp_path / "run")
     found = find_recordings.gallery(data, photos, 10)

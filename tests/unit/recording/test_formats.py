@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 from pathlib import Path
 
 import edfio
@@ -14,8 +15,9 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, TwelveLeadECGWaveformStorage
 
-from ecgscan_ray.errors import ConfigError, InputError, RecordingError
+from ecgscan_ray.errors import ConfigError, InputError, RecordingError, StoreError
 from ecgscan_ray.filesystem.archive import ArchiveFiles
+from ecgscan_ray.recording.formats.arrays import Arrays, read_hdf5
 from ecgscan_ray.recording.leads import LEADS
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.recording.sources import open_source
@@ -280,3 +282,30 @@ def test_dicom_of_a_device(tmp_path: Path) -> None:
     recording = read_all(tmp_path)["a"]
     np.testing.assert_allclose(recording.signal_mv, content.waveform_array(0).T / 1000, atol=1e-5)
     assert (recording.fs, recording.sig_len) == (1000, 10000)
+
+
+@pytest.mark.parametrize("failure", [StoreError("cannot be read: its server does not answer"), OSError(5, "I/O error")])
+def test_storage_that_fails_under_hdf5_is_no_damaged_file(tmp_path: Path, failure: Exception) -> None:
+    """At whichever read it fails."""
+
+    class Failing(io.BytesIO):
+        reads = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            self.reads += 1
+            if self.reads == fails_at:
+                raise failure
+            return super().read(size)
+
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("signal", data=SIGNAL.T, chunks=(500, 12), compression="gzip")
+    content, stated = (tmp_path / "a.h5").read_bytes(), Arrays(fs=500, units="uV", leads=LEADS)
+    fails_at = 0
+    whole = Failing(content)
+    read_hdf5(whole, "a.h5", stated)
+    assert whole.reads > 5
+    for fails_at in range(1, whole.reads + 1):  # noqa: B007 - read by Failing
+        with pytest.raises(StoreError, match="cannot be read"):
+            read_hdf5(Failing(content), "a.h5", stated)
+    with pytest.raises(RecordingError, match="not readable as HDF5"):
+        read_hdf5(Failing(content[:-1000]), "a.h5", stated)

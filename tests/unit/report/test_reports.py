@@ -19,7 +19,7 @@ from ecgscan_ray.report.figures import learning_curves, scatter_grid, trial_curv
 from ecgscan_ray.report.run import RunFacts, patients_sentence, write_run_report
 from ecgscan_ray.report.sweep import compare_best, csv_row, ranked, write_sweep_report
 from ecgscan_ray.runs.trials import Trial
-from ecgscan_ray.store.manifest import Manifest
+from ecgscan_ray.store.manifest import Manifest, Origin
 
 METRIC = "validation.score"
 
@@ -74,7 +74,8 @@ def assert_self_contained(html: str) -> None:
 
 
 def test_run_report(tmp_path):
-    facts = RunFacts("demo", Config(), 20, 480, source="PTB-XL", licence="CC BY 4.0", rows={"train": 9, "test": 20})
+    origins = [Origin("PTB-XL", "CC BY 4.0", 29), Origin("mine", None, 5)]
+    facts = RunFacts("demo", Config(), 20, 480, origins=origins, rows={"train": 9, "test": 20})
     content = write_run_report(str(tmp_path), evaluation(), LINES, facts)
     assert json.loads((tmp_path / "report.json").read_text()) == content
     assert content["data_wait_share"]["value"] == pytest.approx(0.1)
@@ -82,6 +83,7 @@ def test_run_report(tmp_path):
     assert_self_contained(html)
     assert "60 % of pages find their own signal first among 20" in html
     assert "Not for clinical use" in html
+    assert "PTB-XL: 29 recordings (CC BY 4.0)" in html and "mine: 5 recordings (licence not stated)" in html
     assert "0815" in html
     assert "<b>4711" not in html, "names from data are escaped"
     assert "-0.00<" not in html

@@ -6,10 +6,12 @@ import itertools
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
@@ -61,12 +63,15 @@ class Keeper:
     def should_stop(self, step: int, metrics: dict[str, float]) -> bool:
         return step == self.stop_at
 
+    def close(self) -> None:
+        """All is stored already."""
 
-def run(config: Config, batches, keeper: Keeper) -> torch.nn.Module:
+
+def run(config: Config, batches, keeper: Keeper, **options: Any) -> torch.nn.Module:
     model = Pretrain().build_model(config, TOKENIZER)
     manifest = Manifest(source="test", shards=[])
     spec = RunSpec("pretrain", config, "/store", manifest, TOKENIZER.to_str(), 6, "/run")
-    train(spec, Pretrain(), model, iter(batches), keeper, device=torch.device("cpu"))
+    train(spec, Pretrain(), model, iter(batches), keeper, device=torch.device("cpu"), **options)
     return model
 
 
@@ -80,6 +85,35 @@ def test_stop_and_resume_equals_a_run_without_a_break(batches, tmp_path: Path) -
     resumed = run(config, batches[4:], Keeper(tmp_path / "c", start=broken.kept[-1]))
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
+
+
+def test_the_running_average_is_what_is_validated_and_saved_and_it_resumes(batches, tmp_path: Path) -> None:
+    config = tiny_config(training__precision="fp32", training__ema_decay=0.5, training__checkpoint_every=1)
+    steps = [Pretrain().build_model(config, TOKENIZER).state_dict()]
+    validated: list[dict[str, torch.Tensor]] = []
+
+    def validate(model: torch.nn.Module) -> dict[str, float]:
+        validated.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        assert not model.training
+        return {"validation.score": 0.5}
+
+    keeper = Keeper(tmp_path / "a")
+    run(config, batches, keeper, validate=validate)
+    steps += [load_file(folder / "trained.safetensors") for folder in keeper.kept]
+    average = dict(steps[0])
+    for step, folder in enumerate(keeper.kept, start=1):
+        decay = min(0.5, (1 + step) / (10 + step))
+        average = {name: decay * value + (1 - decay) * steps[step][name] for name, value in average.items()}
+        saved = load_file(folder / "model.safetensors")
+        for name, value in average.items():
+            torch.testing.assert_close(saved[name], value, rtol=1e-5, atol=1e-6, msg=name)
+            torch.testing.assert_close(validated[step - 1][name], saved[name], rtol=0, atol=0, msg=name)
+    for name, value in load_checkpoint(keeper.kept[-1]).model.state_dict().items():
+        torch.testing.assert_close(value, saved[name], rtol=0, atol=0, msg="what is exported is the average")
+    resumed = Keeper(tmp_path / "b", start=keeper.kept[3])
+    run(config, batches[4:], resumed)
+    for name in ("model.safetensors", "trained.safetensors"):
+        assert (resumed.kept[-1] / name).read_bytes() == (keeper.kept[-1] / name).read_bytes()
 
 
 def test_it_learns_these_rows(batches, tmp_path: Path) -> None:
