@@ -110,13 +110,13 @@ class ArchiveFiles:
             InputError: There is no such folder, or it cannot be listed (https).
             StoreError: The bucket cannot be listed.
         """
-        self._refuse_web()
+        self.check_can_be_listed()
         paths = _walk(Path(self.root)) if self.is_local else keys_below(self.root)
         return (path for path in paths if path.endswith(suffixes))
 
     def names_at_top(self) -> list[str]:
         """Names of the files directly in the root, sorted, without hidden ones; errors as ``names``."""
-        self._refuse_web()
+        self.check_can_be_listed()
         if self.is_local:  # not by pyarrow, which refuses names that are not UTF-8
             if not os.path.isdir(self.root):
                 raise InputError("no such folder", where=self.root)
@@ -190,7 +190,12 @@ class ArchiveFiles:
             return map(read, paths)
         return in_order(read, paths, THREADS)
 
-    def _refuse_web(self) -> None:
+    def check_can_be_listed(self) -> None:
+        """Refuse an archive of the web, whose files nothing lists.
+
+        Raises:
+            InputError: It is one.
+        """
         if not self.has_folders:
             fix = "Only archives with a table of their files can be read from the web; copy this one to a folder."
             raise InputError("an address of the web cannot be listed", where=self.root, fix=fix)

@@ -64,7 +64,7 @@ class RayReporter:
             checkpoint=Checkpoint.from_directory(str(checkpoint)) if checkpoint else None,
             checkpoint_dir_name=f"checkpoint_{int(metrics['step']):09d}",
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-            checkpoint_upload_fn=self._store,
+            checkpoint_upload_fn=self.store,
         )
 
     def should_stop(self, step: int, metrics: dict[str, float]) -> bool:
@@ -77,7 +77,7 @@ class RayReporter:
         """Wait until all that was reported is stored."""
         ray.train.get_all_reported_checkpoints()
 
-    def _store(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
+    def store(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
         """Called in a thread of Ray Train, for one checkpoint after the other; repeated while the storage fails."""
         storage, pause = ray.train.get_context().get_storage(), FIRST_PAUSE_S
         while True:

@@ -112,15 +112,14 @@ class _Trainer:
         apart = self.sharded or self.training.ema_decay > 0  # what is evaluated is not the model that is trained
         self.evaluated = copy.deepcopy(model) if apart and validate else model
         prepare_towers(model, self.training)
-        parallel = wrap(model)
+        self.parallel = wrap(model)
         self.average = WeightAverage(model, self.training.ema_decay) if self.training.ema_decay else None
         self.optimizer = build_optimizer(model, self.training)
         self.precision = choose_precision(self.training.precision, device)
         loss, micro_batch = task.build_loss(self.config), self.training.micro_batch
         self.meter, self.timer, self.finite = Meter(), PhaseTimer(device), FiniteCheck(device)
         time_exchanges(partial(self.timer.within, "communication"))
-        self.parallel = parallel
-        self.gradients = GradCache(model, parallel, loss, micro_batch, self.precision, self.timer)
+        self.gradients = GradCache(model, self.parallel, loss, micro_batch, self.precision, self.timer)
         self.transforms = task.batch_transforms(self.config)
         self.term_norms: Tensors = {}
 

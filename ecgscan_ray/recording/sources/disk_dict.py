@@ -31,13 +31,13 @@ class DiskDict(MutableMapping[str, T]):
 
     def __getitem__(self, key: str) -> T:
         for (value,) in self._run("SELECT value FROM entries WHERE key = ?", _encoded(key)):
-            found: T = pickle.loads(value)
-            return found
+            decoded: T = pickle.loads(value)
+            return decoded
         raise KeyError(key)
 
     def __contains__(self, key: object) -> bool:
-        found = self._run("SELECT 1 FROM entries WHERE key = ?", _encoded(key)) if isinstance(key, str) else iter(())
-        return next(found, None) is not None
+        entries = self._run("SELECT 1 FROM entries WHERE key = ?", _encoded(key)) if isinstance(key, str) else iter(())
+        return next(entries, None) is not None
 
     def __setitem__(self, key: str, value: T) -> None:
         self._run("INSERT OR REPLACE INTO entries VALUES (?, ?)", _encoded(key), pickle.dumps(value))

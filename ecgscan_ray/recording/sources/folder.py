@@ -73,6 +73,7 @@ class Folder:
 
     def list_records(self, archive: ArchiveFiles) -> Iterator[Item]:
         """The table's records and all others found; see ``Source``."""
+        archive.check_can_be_listed()
         settings = read_settings(archive)
         table = find_table(archive, settings)
         arrays, name = settings.arrays is not None, table.name if table else None

@@ -90,11 +90,11 @@ def _first_fault(archive: ArchiveFiles, name: str, encoding: str) -> tuple[_Faul
             try:
                 text = decoder.decode(data, final=not data)
             except UnicodeDecodeError as error:
-                there, kept = error.object, len(error.object) - len(data)
-                line = lines + there[kept : error.start].count(10)
+                there, carried = error.object, len(error.object) - len(data)
+                line = lines + there[carried : error.start].count(10)
                 near = there[max(error.start - 10, 0) : error.start + 10].decode("latin-1")
                 byte = there[min(error.start, len(there) - 1)]
-                return _Fault(position - kept + error.start, line, byte, near), zero
+                return _Fault(position - carried + error.start, line, byte, near), zero
             if not zero and "\0" in text:
                 zero = text_lines + text.count("\n", 0, text.index("\0"))
             if not data:

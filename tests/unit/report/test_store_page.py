@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import wfdb
 from ecgscan_ray.recording.leads import LEADS
 from ecgscan_ray.report import card
 from ecgscan_ray.report.store import write_store_page
+from ecgscan_ray.runs import names
 from ecgscan_ray.store.inspect import inspect
 from ecgscan_ray.store.manifest import Addition, Manifest, write_manifest
 from ecgscan_ray.store.shards import ShardWriter, write_quarantine
@@ -55,11 +57,14 @@ def test_the_page_shows_what_was_put_aside_and_what_was_derived(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("second", ["CC-BY-4.0", "ODbL-1.0", None])
-def test_all_sources_are_named_with_their_licences(second: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_sources_are_named_with_their_licences(
+    second: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     counts = {"train": {"source": {"a": 5, "b": 2}}, "test": {"source": {"b": 1}}}
     added = [Addition(source="b", licence=second), Addition(source="b", licence=second)]
     manifest = Manifest(source="a", licence="CC-BY-4.0", additions=added, shards=[], counts=counts)
     assert manifest.origins == [("a", "CC-BY-4.0", 5), ("b", second, 3)]
-    monkeypatch.setattr(card, "_manifest", lambda _: manifest)
+    (tmp_path / names.ENVIRONMENT).write_text(json.dumps({"store": "store"}))
+    monkeypatch.setattr(card, "read_manifest", lambda _: manifest)
     config: Any = SimpleNamespace(model=SimpleNamespace(image=SimpleNamespace(path=None)))
-    assert card.weights_licence("/nowhere", config) == ("cc-by-4.0" if second == "CC-BY-4.0" else "unknown")
+    assert card.weights_licence(str(tmp_path), config) == ("cc-by-4.0" if second == "CC-BY-4.0" else "unknown")

@@ -56,7 +56,7 @@ def test_it_is_stored_when_the_storage_works_again(
     storage = Storage(*[BUSY] * 12)
     link, checkpoint = store(storage, monkeypatch, tmp_path)
     with caplog.at_level(logging.WARNING):
-        assert link._store(checkpoint, "checkpoint_2").path == "/stored/checkpoint_2"
+        assert link.store(checkpoint, "checkpoint_2").path == "/stored/checkpoint_2"
     assert storage.done == ["metrics"] * 13 + ["checkpoint_2"], "a run's metrics reach as far as its checkpoints"
     assert 200 < clock[-1] < PATIENCE_S
     assert "checkpoint_2 is not stored yet (OSError: When completing" in caplog.messages[0]
@@ -69,10 +69,10 @@ def test_it_is_stored_when_the_storage_works_again(
 def test_patience_ends(clock: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     link, checkpoint = store(Storage(*[BUSY] * 1000), monkeypatch, tmp_path)
     with pytest.raises(StoreError, match=r"checkpoint_2 could not be stored for 10 minutes \(OSError: When completing"):
-        link._store(checkpoint, "checkpoint_2")
+        link.store(checkpoint, "checkpoint_2")
     assert PATIENCE_S < clock[-1] < PATIENCE_S + 60
     with pytest.raises(StoreError):
-        link._store(checkpoint, "checkpoint_2")  # Ray repeats some errors; they get no more time
+        link.store(checkpoint, "checkpoint_2")  # Ray repeats some errors; they get no more time
 
 
 @pytest.mark.parametrize("error", [PermissionError("ACCESS_DENIED"), OSError(28, "No space left on device")])
@@ -81,5 +81,5 @@ def test_what_another_attempt_would_meet_again_is_raised_at_once(
 ) -> None:
     link, checkpoint = store(Storage(error), monkeypatch, tmp_path)
     with pytest.raises(type(error)):
-        link._store(checkpoint, "checkpoint_2")
+        link.store(checkpoint, "checkpoint_2")
     assert clock == [1.0]
