@@ -229,14 +229,16 @@ class Benchmark:
     def _leaks(self, selection: Selection) -> list[str]:
         reports = [self.facts.reports[row] for row in selection.train]
         values, classes = selection.targets.values[selection.train], selection.targets.classes
-        found = labels_in_reports(reports, values, classes, selection.task.codes)
-        if found.leaks:
-            names = ", ".join(found.classes[:8])
+        in_reports = labels_in_reports(reports, values, classes, selection.task.codes)
+        if in_reports.leaks:
+            names = ", ".join(in_reports.classes[:8])
             return [
                 f"leaks: the reports contain the labels ({names}): zero-shot and retrieval by text are no such thing here"
             ]
-        if found.classes:
-            return [f"most reports of {', '.join(found.classes[:8])} contain the class's code, as clinicians write it"]
+        if in_reports.classes:
+            return [
+                f"most reports of {', '.join(in_reports.classes[:8])} contain the class's code, as clinicians write it"
+            ]
         return []
 
     def _name_figures(

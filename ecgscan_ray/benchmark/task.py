@@ -95,10 +95,10 @@ def select(task: Task, facts: Facts, usable: np.ndarray | None = None) -> Select
     targets = task.targets(facts)
     known = targets.known if usable is None else targets.known & usable
     rows = {split: np.flatnonzero(known & (targets.split == split)) for split in SPLITS}
-    for split, some in rows.items():
-        if not len(some):
+    for split, of_split in rows.items():
+        if not len(of_split):
             raise InputError(f"no recording of the split '{split}' has it", where=f"task {task.name}", fix=_NO_ROWS)
-        if targets.classes and not _divides(targets.values[some]):
+        if targets.classes and not _divides(targets.values[of_split]):
             what = f"no class that some recordings of the split '{split}' have and others do not"
             raise InputError(what, where=f"task {task.name}", fix=_NO_ROWS)
     _refuse_shared_patients(task, facts, rows)
@@ -112,7 +112,7 @@ def _divides(values: np.ndarray) -> bool:
 
 
 def _refuse_shared_patients(task: Task, facts: Facts, rows: Mapping[str, np.ndarray]) -> None:
-    patients = {split: set(facts.patient_key[some].tolist()) - {-1} for split, some in rows.items()}
+    patients = {split: set(facts.patient_key[of_split].tolist()) - {-1} for split, of_split in rows.items()}
     for first, second in (("train", "test"), ("validation", "test"), ("train", "validation")):
         if shared := patients[first] & patients[second]:
             example = facts.ids[int(np.flatnonzero(facts.patient_key == min(shared))[0])]
@@ -145,10 +145,10 @@ def own_labels(facts: Facts, ignored: Sequence[str] = ()) -> Targets:
             if not MIN_POSITIVES <= rows.sum() <= len(rows) - MIN_POSITIVES:
                 left_out[name] = f"{int(rows.sum())} of {len(rows)} recordings of '{split}' have it"
                 break
-    kept = [index for index, name in enumerate(names) if name not in left_out]
-    if not kept:
+    classes = [index for index, name in enumerate(names) if name not in left_out]
+    if not classes:
         raise InputError("no label has enough recordings", where="task labels", fix=_NO_ROWS)
-    return Targets(known, values[:, kept], facts.split, tuple(names[index] for index in kept), left_out)
+    return Targets(known, values[:, classes], facts.split, tuple(names[index] for index in classes), left_out)
 
 
 def age_targets(facts: Facts) -> Targets:

@@ -198,7 +198,9 @@ def test_an_interrupt_is_said_in_one_line_in_every_verb(verb: str, monkeypatch: 
     monkeypatch.setattr(typer.core.TyperGroup, "invoke", interrupt)
     line = run(verb, exit_status=130)
     assert line.startswith("interrupted: ") and line.count("\n") == 1
-    assert ("goes on" in line) == (verb in ("prepare", "pretrain", "teach", "rectifier", "sweep", "ablate", "digitise"))
+    assert ("goes on" in line) == (
+        verb in ("prepare", "pretrain", "teach", "rectifier", "sweep", "ablate", "digitise", "benchmark")
+    )
 
 
 def test_the_placeholder_of_the_examples_is_no_bucket() -> None:
