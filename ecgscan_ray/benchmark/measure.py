@@ -17,14 +17,13 @@ from sklearn.preprocessing import StandardScaler
 
 from ecgscan_ray.benchmark.conditions import SEED
 from ecgscan_ray.benchmark.figure import Resampled, Statistic, mean_of, resample
-from ecgscan_ray.evaluation.bootstrap import class_auroc, macro_auroc_statistic, mean_statistic
+from ecgscan_ray.evaluation.bootstrap import class_auroc, macro_auroc_statistic, mean_over_classes, mean_statistic
 from ecgscan_ray.evaluation.probe import Probe, fit_probe
 from ecgscan_ray.evaluation.scores import (
     average_precision_statistic,
     best_thresholds,
     calibration_error_statistic,
     f1_statistic,
-    mean_over_classes,
 )
 
 SHARES = {"probe": 1.0, "probe_10": 0.1, "probe_1": 0.01}

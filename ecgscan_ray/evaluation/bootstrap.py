@@ -98,12 +98,16 @@ def class_auroc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> 
     return np.stack([auroc_statistic(scores[:, c], labels[:, c], weights) for c in range(labels.shape[1])], axis=1)
 
 
+def mean_over_classes(values: np.ndarray) -> np.ndarray:
+    """(B,) mean of (B, C) over the classes that are defined in the resample."""
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(known, values, 0).sum(1) / known.sum(1)
+
+
 def macro_auroc_statistic(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(B,) mean area over the classes that have both positive and negative rows in the resample."""
-    areas = class_auroc(scores, labels, weights)
-    known = np.isfinite(areas)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(known, areas, 0).sum(axis=1) / known.sum(axis=1)
+    return mean_over_classes(class_auroc(scores, labels, weights))
 
 
 def interval(point: float, resampled: np.ndarray, n: int) -> Estimate:

@@ -75,10 +75,3 @@ def calibration_error_statistic(chance: np.ndarray, positive: np.ndarray, weight
     member = np.eye(CALIBRATION_BINS)[bins]
     distance = np.abs(weights @ (member * (chance - positive)[:, None])).sum(1)
     return distance / weights.sum(1)
-
-
-def mean_over_classes(values: np.ndarray) -> np.ndarray:
-    """(B,) mean of (B, C) over the classes that are defined in the resample."""
-    known = np.isfinite(values)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(known, values, 0).sum(1) / known.sum(1)

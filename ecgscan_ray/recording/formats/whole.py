@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import BinaryIO
 
 from ecgscan_ray.errors import RecordingError
+from ecgscan_ray.filesystem.archive import MAX_FILE_BYTES
 
-MAX_BYTES = 512 << 20
 
-
-def read_whole(file: BinaryIO, where: str, most: int = MAX_BYTES) -> bytes:
+def read_whole(file: BinaryIO, where: str, most: int = MAX_FILE_BYTES) -> bytes:
     """The content of a file of at most so many bytes.
 
     Raises:
