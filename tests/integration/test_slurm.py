@@ -53,7 +53,8 @@ def submit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_job_that_is_not_there_is_named_before_anything_starts(temporary: Path) -> None:
     result = submit(temporary, "pretrian")
     assert result.returncode == 2
-    assert "no job named 'pretrian': give one of ablate evaluate prepare pretrain" in result.stderr
+    jobs = " ".join(sorted(path.stem for path in (ROOT / "jobs").glob("*.py")))
+    assert f"no job named 'pretrian': give one of {jobs}" in result.stderr
 
 
 @pytest.mark.verify
