@@ -23,10 +23,11 @@ A sheet of all pictures with what was read drawn over them, worst first, is writ
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass
 from multiprocessing import get_context
@@ -96,10 +97,26 @@ def run() -> dict[str, float]:
     try:
         data = data_folder(uri)
         photos = photographs(data)
-        judged: list[Judged] = []
-        figures = {**_of_photographs(data, photos, judged), **_of_rendered(data, photos, judged), **_of_quality(judged)}
+        flat: dict[str, float] = {}
+        for figures in _parts(data, photos):
+            part = _flat(figures)
+            print(json.dumps(part, indent=1), file=sys.stderr)  # an hour's work is not lost with the last of it
+            flat |= part
     except EcgscanError as error:
         sys.exit(f"error: {error}")
+    return flat
+
+
+def _parts(data: Path, photos: Sequence[Photograph]) -> Iterator[dict[str, Estimate]]:
+    judged: list[Judged] = []
+    yield _of_photographs(data, photos, judged)
+    others = gallery(data, photos, OTHERS)[len({photo.ecg_id for photo in photos}) :]
+    for name, pages in rendered_pages(others).items():
+        yield _of_rendered(name, pages, others, judged)
+    yield _of_quality(judged)
+
+
+def _flat(figures: dict[str, Estimate]) -> dict[str, float]:
     flat: dict[str, float] = {}
     for name, estimate in figures.items():
         bounds = {"": estimate.value, ".low": estimate.low, ".high": estimate.high}
@@ -189,31 +206,31 @@ def _embedded(
     }
 
 
-def _of_rendered(data: Path, photos: Sequence[Photograph], judged: list[Judged]) -> dict[str, Estimate]:
-    """Pages of ours at strength 1, all layouts and turns, and such of other speeds and gains."""
-    others = gallery(data, photos, OTHERS)[len({photo.ecg_id for photo in photos}) :]
+def _of_rendered(
+    name: str, pages: Sequence[RenderedPage], others: Sequence[Recording], judged: list[Judged]
+) -> dict[str, Estimate]:
+    """Pages of ours of one kind, all layouts and turns."""
     figures: dict[str, Estimate] = {}
-    for name, pages in rendered_pages(others).items():
-        reads = read_all([(RenderedPage.pixels, (page,)) for page in pages])
-        own = [page.recording for page in pages]
-        errors = [_error(read, recording, 0.0) for read, recording in zip(reads, own, strict=True)]
-        judged += _judged(reads, errors, own)
-        bootstrap = PatientBootstrap(np.array([int(r.patient_id or -1) for r in own]))
-        pairs = list(zip(reads, pages, strict=True))
-        values = {
-            "snr_db.median": np.array([e.snr_db for e in errors]),
-            "found.recall_at_1": (_found(reads, own, others) <= 1).astype(float),
-            "layout_right": np.array([_layout_right(*pair) for pair in pairs], float),
-            "scale_right": np.array([_scale_right(*pair) for pair in pairs], float),
-            "refused": np.array([read.reading is None for read in reads], float),
-        }
-        held_out = np.array([page.layout not in TRAINED_LAYOUTS for page in pages])
-        for group, rows in (("", np.arange(len(pages))), (".held_out_layouts", np.flatnonzero(held_out))):
-            for figure, each in values.items():
-                measure = bootstrap.median if figure.endswith("median") else bootstrap.mean
-                figures[f"rendered.{name}{group}.{figure}"] = measure(each[rows], rows)
-        scores = _probabilities(reads, own, others)
-        figures[f"rendered.{name}.not_in_gallery.auroc"] = _not_in_gallery(scores, bootstrap.weights)
+    reads = read_all([(RenderedPage.pixels, (page,)) for page in pages])
+    own = [page.recording for page in pages]
+    errors = [_error(read, recording, 0.0) for read, recording in zip(reads, own, strict=True)]
+    judged += _judged(reads, errors, own)
+    bootstrap = PatientBootstrap(np.array([int(r.patient_id or -1) for r in own]))
+    pairs = list(zip(reads, pages, strict=True))
+    values = {
+        "snr_db.median": np.array([e.snr_db for e in errors]),
+        "found.recall_at_1": (_found(reads, own, others) <= 1).astype(float),
+        "layout_right": np.array([_layout_right(*pair) for pair in pairs], float),
+        "scale_right": np.array([_scale_right(*pair) for pair in pairs], float),
+        "refused": np.array([read.reading is None for read in reads], float),
+    }
+    held_out = np.array([page.layout not in TRAINED_LAYOUTS for page in pages])
+    for group, rows in (("", np.arange(len(pages))), (".held_out_layouts", np.flatnonzero(held_out))):
+        for figure, each in values.items():
+            measure = bootstrap.median if figure.endswith("median") else bootstrap.mean
+            figures[f"rendered.{name}{group}.{figure}"] = measure(each[rows], rows)
+    scores = _probabilities(reads, own, others)
+    figures[f"rendered.{name}.not_in_gallery.auroc"] = _not_in_gallery(scores, bootstrap.weights)
     return figures
 
 

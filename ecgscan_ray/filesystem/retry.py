@@ -10,6 +10,7 @@ denied, wrong credentials, no such file or bucket.
 from __future__ import annotations
 
 import atexit
+import itertools
 import logging
 import random
 import re
@@ -28,6 +29,8 @@ ATTEMPTS = 10
 BOUND_S = 180.0
 """No attempt begins later than this after the first one."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 15.0
+PATIENCE_S = 600.0
+"""A run that is under way waits for so long for storage that fails; then it stops."""
 _IN_MEMORY = 32 * 2**20
 _CHUNK = 8 * 2**20
 
@@ -80,6 +83,16 @@ def is_permanent(error: Exception) -> bool:
     return any(pattern.search(text) for pattern in (DENIED, NO_BUCKET, OTHER_REGION))
 
 
+_patience_s = 0.0
+"""Of this process: an operation is repeated for at least so long, however often that is."""
+
+
+def be_patient(seconds: float = PATIENCE_S) -> None:
+    """From now on this process repeats what fails for so long: it is part of a run, whose work would be lost with it."""
+    global _patience_s
+    _patience_s = seconds
+
+
 def retried(name: str, operation: Callable[[int], T], bound_s: float = BOUND_S) -> T:
     """``operation(attempt)`` until it succeeds; its last error where it does not.
 
@@ -88,18 +101,19 @@ def retried(name: str, operation: Callable[[int], T], bound_s: float = BOUND_S) 
         operation: Safe to repeat; is given the number of the attempt, 0 at first.
         bound_s: No attempt begins later than this after the first.
     """
-    start = time.monotonic()
-    for attempt in range(ATTEMPTS):
+    start, bound_s = time.monotonic(), max(bound_s, _patience_s)
+    for attempt in itertools.count():
         try:
             return operation(attempt)
         except Exception as error:
-            pause = random.uniform(0.5, 1.0) * min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt)
+            pause = random.uniform(0.5, 1.0) * min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(attempt, 20))
             late = time.monotonic() + pause - start > bound_s
-            if is_permanent(error) or attempt == ATTEMPTS - 1 or late:
+            often = attempt >= ATTEMPTS - 1 and not _patience_s
+            if is_permanent(error) or often or late:
                 raise
         _note(name)
         time.sleep(pause)
-    raise AssertionError  # the last attempt returns or raises
+    raise AssertionError  # an attempt returns or raises
 
 
 def _note(name: str) -> None:

@@ -12,11 +12,15 @@ from rich.console import Console
 
 from ecgscan_ray.errors import EcgscanError
 from ecgscan_ray.filesystem import exists, join, read_bytes, write_bytes_atomic
+from ecgscan_ray.filesystem.retry import PATIENCE_S
 from ecgscan_ray.runs.folder import RunFolder
 from ecgscan_ray.runs.names import PROGRESS
 
 PLAIN_EVERY_S = 10.0
 """Without a terminal, a line this often."""
+READ_EVERY_S = 1.0
+SILENT_S = 15.0
+"""Storage that has not answered for so long fails, and is said to."""
 
 
 def write_progress(folder: RunFolder, values: Mapping[str, float | str]) -> None:
@@ -28,7 +32,7 @@ class ProgressLine:
     """Shows the progress file on stderr while the block runs: step, loss terms, images/s, data wait, time left.
 
     A file works with a driver on the head, workers on other nodes and a bucket between them, without another process or
-    an open port.
+    an open port. Storage that does not answer is itself worth a line: nothing else comes from the workers then.
 
     Args:
         folder: Of the run.
@@ -38,12 +42,15 @@ class ProgressLine:
     def __init__(self, folder: RunFolder, enabled: bool = True) -> None:
         self._uri, self._enabled = join(folder.uri, PROGRESS), enabled
         self._stop, self._console = threading.Event(), Console(stderr=True, highlight=False)
-        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._state: dict | None = None
+        self._answered, self._reason = time.monotonic(), "no answer"
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._read, self._follow)]
 
     def __enter__(self) -> ProgressLine:
-        self._began = time.time()
+        self._began, self._answered = time.time(), time.monotonic()
         if self._enabled:
-            self._thread.start()
+            for thread in self._threads:
+                thread.start()
         return self
 
     def __exit__(
@@ -51,13 +58,34 @@ class ProgressLine:
     ) -> None:
         self._stop.set()
         if self._enabled:
-            self._thread.join(timeout=10)
+            for thread in self._threads:
+                thread.join(timeout=5)
+
+    def _read(self) -> None:
+        """In a thread of its own: where storage fails, an answer takes minutes."""
+        over = False
+        while not over:
+            over = self._stop.wait(READ_EVERY_S)
+            try:
+                state = json.loads(read_bytes(self._uri)) if exists(self._uri) else None
+            except EcgscanError as error:
+                self._reason = error.what
+                continue
+            except ValueError:
+                state = None
+            self._state, self._answered = state or self._state, time.monotonic()
 
     def _follow(self) -> None:
-        live, last, shown = self._console.is_terminal, None, 0.0
+        live, last, shown, said = self._console.is_terminal, None, 0.0, False
         while True:
-            over = self._stop.wait(1.0)
-            state = self._read()
+            over = self._stop.wait(READ_EVERY_S)
+            if over:
+                self._threads[0].join(timeout=5)
+            silent = time.monotonic() - self._answered > SILENT_S
+            if silent != said:
+                said = silent
+                self._say(f"warning: {self._outage()}" if silent else "the storage of the run answers again")
+            state = self._state
             due = live or over or time.monotonic() - shown > PLAIN_EVERY_S
             if state and state["time"] > self._began and state["time"] != last and (due or "stalled" in state):
                 last, shown = state["time"], time.monotonic()
@@ -68,11 +96,16 @@ class ProgressLine:
                     self._console.file.write("\n")
                 return
 
-    def _read(self) -> dict | None:
-        try:
-            return json.loads(read_bytes(self._uri)) if exists(self._uri) else None
-        except (EcgscanError, ValueError):
-            return None
+    def _outage(self) -> str:
+        return (
+            f"{self._uri}: the storage of the run does not answer ({self._reason}): training goes on without it, and stops "
+            f"if that lasts {PATIENCE_S / 60:.0f} minutes"
+        )
+
+    def _say(self, text: str) -> None:
+        """A line that stays, above the live one."""
+        self._console.file.write(("\r\x1b[2K" if self._console.is_terminal else "") + text + "\n")
+        self._console.file.flush()
 
 
 def describe(state: dict) -> str:

@@ -15,7 +15,7 @@ import ray.train.collective
 from ray.train import Checkpoint, CheckpointUploadMode
 
 from ecgscan_ray.errors import EcgscanError, StoreError
-from ecgscan_ray.filesystem.retry import is_permanent
+from ecgscan_ray.filesystem.retry import PATIENCE_S, is_permanent
 from ecgscan_ray.runs.metrics import RunLog
 from ecgscan_ray.runtime.failures import first_line, permanent_failure
 
@@ -24,8 +24,6 @@ logger = logging.getLogger(__name__)
 StopRule = Callable[[int, dict[str, float]], bool]
 """(step, metrics) -> whether the run should end here; asked with every checkpoint."""
 
-PATIENCE_S = 600.0
-"""Training goes on for so long while the storage of the run fails; then it stops."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 MAX_WAITING = 2
 """Checkpoints on this machine that are not stored yet; the next one waits, so that they do not fill the disk."""

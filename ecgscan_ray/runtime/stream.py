@@ -22,6 +22,7 @@ from ecgscan_ray import text
 from ecgscan_ray.batch import RowMaker, Rows, concatenate
 from ecgscan_ray.config import MAX_UNIT_BYTES, Config
 from ecgscan_ray.errors import ConfigError
+from ecgscan_ray.filesystem.retry import be_patient
 from ecgscan_ray.runs.needs import num_readers
 from ecgscan_ray.runs.spec import RunSpec
 from ecgscan_ray.runtime import ray_quirks
@@ -50,6 +51,7 @@ class Read:
     """Stage 1: spans of the plan to packed units."""
 
     def __init__(self, spec: RunSpec) -> None:
+        be_patient()
         self._spec, self._plan = spec, spec.plan()
         embeddings = spec.teacher_embeddings
         self._embeddings = EmbeddingReader(embeddings.folder) if embeddings else None

@@ -111,6 +111,31 @@ def test_what_cannot_change_is_not_repeated(error: Exception, permanent: bool, m
     assert len(attempts) == (1 if permanent else retry.ATTEMPTS)
 
 
+def test_a_process_of_a_run_waits_for_storage_that_fails_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(retry.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(retry.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    monkeypatch.setattr(retry, "_patience_s", 0.0)
+    monkeypatch.setattr(retry, "repeated", {"read": 1})
+
+    def fails_for(seconds: float) -> float:
+        def read(_: int) -> float:
+            if clock[0] < seconds:
+                raise OSError("503")
+            return clock[0]
+
+        clock[0] = 0.0
+        return retry.retried("read", read)
+
+    with pytest.raises(OSError, match="503"):
+        fails_for(300)
+    retry.be_patient()
+    assert fails_for(300) < 300 + retry.LONGEST_PAUSE_S
+    with pytest.raises(OSError, match="503"):
+        fails_for(retry.PATIENCE_S + 60)
+    assert retry.PATIENCE_S - retry.LONGEST_PAUSE_S < clock[0] <= retry.PATIENCE_S
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

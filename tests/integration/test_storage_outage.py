@@ -1,4 +1,4 @@
-"""The storage of a run fails for a while: training goes on, and what was not stored is stored afterwards."""
+"""Storage fails for a while: training goes on, or waits for pages, and nothing is lost or made twice."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from pyarrow import fs
 
-from ecgscan_ray.filesystem import exists, join
+from ecgscan_ray.filesystem import exists, join, open_filesystem
 from ecgscan_ray.runs.checkpoints import list_checkpoints
 from ecgscan_ray.runs.metrics import read_metrics
 from tests.failing_server import FailingServer
@@ -22,21 +23,27 @@ from tests.tiny import TINY
 
 pytestmark = pytest.mark.verify
 
-STEPS, EVERY, OUTAGE_S = 400, 50, 60.0
+STEPS, EVERY = 400, 50
 
 
-def test_training_goes_on_while_nothing_can_be_stored(
-    s3_server: str, alone: None, sample_store: str, tmp_path: Path
+@pytest.mark.parametrize(("store_too", "outage_s"), [(False, 60.0), (True, 300.0)])
+def test_training_survives_storage_that_fails(
+    s3_server: str, alone: None, sample_store: str, tmp_path: Path, store_too: bool, outage_s: float
 ) -> None:
     upstream = urlsplit(os.environ["AWS_ENDPOINT_URL"]).port
     assert upstream
     proxy = FailingServer(free_port(), upstream, share=0.0)
     proxy.kinds = ("busy",)
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
-    settings, out = tmp_path / "tiny.yaml", join(s3_server, "outage", "run")
+    settings, out = tmp_path / "tiny.yaml", join(s3_server, "outage", f"run-{store_too}")
+    store = sample_store
+    if store_too:
+        store = join(s3_server, "outage", "store")
+        filesystem, path = open_filesystem(store, create=True)
+        fs.copy_files(sample_store, path, destination_filesystem=filesystem)
     training = TINY["training"] | {"steps": STEPS, "checkpoint_every": EVERY, "validation_rows": 0}
     settings.write_text(yaml.safe_dump(TINY | {"training": training}))
-    command = ["pretrain", "--config", str(settings), "--store", sample_store, "--out", out]
+    command = ["pretrain", "--config", str(settings), "--store", store, "--out", out]
     process = subprocess.Popen(
         [sys.executable, "-c", "from ecgscan_ray.cli import main; main()", *command],
         env=os.environ | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.server_port}"},
@@ -47,13 +54,16 @@ def test_training_goes_on_while_nothing_can_be_stored(
     while process.poll() is None and not exists(join(out, "metrics", "part-00000.jsonl")):
         time.sleep(0.2)
     proxy.share, began = 1.0, time.time()
-    time.sleep(OUTAGE_S)
+    time.sleep(outage_s)
     proxy.share = 0.0
     output, _ = process.communicate(timeout=600)
     proxy.shutdown()
     assert process.returncode == 0, output[-4000:]
     lines = [line for line in read_metrics(out) if line["kind"] == "train"]
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1)), "none is lost or repeated"
-    during = [line["step"] for line in lines if began < line["time"] < began + OUTAGE_S]
-    assert len(during) > EVERY, "steps went on"
+    during = [line["step"] for line in lines if began < line["time"] < began + outage_s]
+    if not store_too:
+        assert len(during) > EVERY, "steps went on"
+    assert output.count("the storage of the run does not answer") == 1
+    assert output.count("answers again") == 1
     assert sorted(state.step for state in list_checkpoints(out).values()) == [STEPS - EVERY, STEPS]
