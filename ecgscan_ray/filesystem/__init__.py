@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, quote, urlsplit
 
 from pyarrow import ArrowException, fs
@@ -31,6 +32,9 @@ from ecgscan_ray.filesystem.retry import (
     with_retries,
 )
 from ecgscan_ray.uris import absolute, is_local
+
+if TYPE_CHECKING:
+    from boto3.session import Session
 
 __all__ = ["absolute", "is_local"]  # re-exported
 
@@ -197,15 +201,29 @@ def _no_credentials(profile: str | None) -> bool:
         return False
 
 
+_making_client = threading.RLock()
+
+
+def aws_session() -> Session:
+    """boto3's session for AWS's variables as they are now; kept, since each reads megabytes of descriptions of services."""
+    with _making_client:  # a session is for one thread at a time, what it makes is for many
+        return _session(hash(tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))))
+
+
+@lru_cache(maxsize=1)
+def _session(variables: int) -> Session:
+    from boto3.session import Session
+
+    return Session()
+
+
 def s3_region() -> str | None:
     """The region that AWS's variables or profile name; with an endpoint there always is one.
 
     Raises:
         StoreError: The variables name no server.
     """
-    from boto3.session import Session
-
-    return _s3_settings()[1] or Session().region_name
+    return _s3_settings()[1] or aws_session().region_name
 
 
 def s3_client(region: str | None = None) -> Any:
@@ -214,7 +232,6 @@ def s3_client(region: str | None = None) -> Any:
     Args:
         region: Where it is known better.
     """
-    from boto3.session import Session
     from botocore import UNSIGNED
     from botocore.config import Config
 
@@ -228,9 +245,10 @@ def s3_client(region: str | None = None) -> Any:
         signature_version=UNSIGNED if unsigned() else None,
         s3={"addressing_style": "path" if endpoint else "auto"},
     )
-    return Session().client(
-        "s3", endpoint_url=endpoint and endpoint.geturl(), region_name=region or stated, config=options
-    )
+    with _making_client:
+        return aws_session().client(
+            "s3", endpoint_url=endpoint and endpoint.geturl(), region_name=region or stated, config=options
+        )
 
 
 def _create(uri: str, filesystem: fs.FileSystem, path: str) -> None:

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -39,8 +39,14 @@ THREADS = 16
 """Requests in flight where many small files are read."""
 MAX_FILE_BYTES = 512 * 2**20
 """Of a file that is read as a whole: twice the samples that one recording may have."""
+IN_PARTS = (".h5", ".hdf5")
+"""Endings of files that hold many recordings: of these, what is needed is asked for when it is."""
 _BUFFER = 256 * 2**10
 _WEB = ("http://", "https://")
+
+
+Contents = Mapping[str, bytes | Exception]
+"""Path from the root -> what a file holds, or why it cannot be read."""
 
 
 class ArchiveFiles:
@@ -62,6 +68,7 @@ class ArchiveFiles:
         self.is_local = filesystem.is_local(self.root)
         self._opening = threading.Lock()
         self._folders = deque[Path]()
+        self._fetched: Contents = {}
 
     @cached_property
     def _files(self) -> tuple[fs.FileSystem, str]:
@@ -190,6 +197,31 @@ class ArchiveFiles:
             return map(read, paths)
         return in_order(read, paths, THREADS)
 
+    def fetch(self, paths: Sequence[str]) -> Contents:
+        """Files as a whole but those ``IN_PARTS``, for ``fetched``; requests and nothing else, as fits threads.
+
+        Raises:
+            StoreError: The storage cannot be read.
+        """
+        contents: dict[str, bytes | Exception] = {}
+        for path in paths:
+            if path.lower().endswith(IN_PARTS):
+                continue
+            try:
+                contents[path] = self._requested(path)
+            except (FileNotFoundError, RecordingError) as error:
+                contents[path] = error
+        return contents
+
+    @contextmanager
+    def fetched(self, contents: Contents) -> Iterator[None]:
+        """Within the block these files are not asked for again."""
+        self._fetched = contents
+        try:
+            yield
+        finally:
+            self._fetched = {}
+
     def check_can_be_listed(self) -> None:
         """Refuse an archive of the web, whose files nothing lists.
 
@@ -240,6 +272,12 @@ class ArchiveFiles:
 
     def _whole(self, path: str) -> bytes:
         """The content of a file that is not larger than ``MAX_FILE_BYTES``."""
+        content = self._fetched.get(path)
+        if isinstance(content, Exception):
+            raise content
+        return self._requested(path) if content is None else content
+
+    def _requested(self, path: str) -> bytes:
         try:
             if self._objects:
                 return self._objects.read(path, most=MAX_FILE_BYTES)

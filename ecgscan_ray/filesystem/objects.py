@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import urllib3
-from boto3.session import Session
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from pyarrow import fs
@@ -45,7 +44,7 @@ class Objects:
         client = filesystem.s3_client(self._region)
         address = client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "-"})
         self._folder = address.partition("?")[0].removesuffix("-") + quote(f"{prefix}/" if prefix else "", safe="/~")
-        self._credentials = None if filesystem.unsigned() else Session().get_credentials()
+        self._credentials = None if filesystem.unsigned() else filesystem.aws_session().get_credentials()
         self._pool = urllib3.connectionpool.connection_from_url(
             self._folder, maxsize=_CONNECTIONS, timeout=_TIMEOUT, retries=False
         )

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ecgscan_ray.errors import RecordingError, StoreError
-from ecgscan_ray.filesystem.archive import THREADS, ArchiveFiles
+from ecgscan_ray.filesystem.archive import THREADS, ArchiveFiles, Contents
 from ecgscan_ray.filesystem.threads import in_order
 from ecgscan_ray.recording.checks import check
 from ecgscan_ray.recording.labels import superclasses
@@ -225,17 +225,21 @@ def read_checked(
 ) -> Iterator[tuple[Recording, pa.Table]]:
     """The recordings of these items, read, checked and packed, in their order; those rejected go to ``rejected``.
 
-    Several are read at a time where each waits for requests.
+    Files of a bucket or of the web are fetched ahead by threads. Reading them stays in this one: threads that compute keep
+    those that wait for answers from going on.
 
     Raises:
         StoreError: The archive cannot be read.
     """
     source, archive = open_source(job.source, job.settings.rate), ArchiveFiles(job.archive)
 
-    def read(item: Item) -> tuple[Recording, pa.Table] | RejectedRow:
-        return _read_checked(source, archive, item, split, job.settings.rate)
+    def fetch(item: Item) -> tuple[Item, Contents]:
+        return item, archive.fetch(item.files)
 
-    for result in map(read, items) if archive.is_local else in_order(read, items, THREADS):
+    fetched = ((item, {}) for item in items) if archive.is_local else in_order(fetch, items, THREADS)
+    for item, contents in fetched:
+        with archive.fetched(contents):
+            result = _read_checked(source, archive, item, split, job.settings.rate)
         if isinstance(result, dict):
             rejected.append(result)
         else:

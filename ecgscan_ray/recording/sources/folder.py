@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from ecgscan_ray.errors import InputError, RecordingError, printable
-from ecgscan_ray.filesystem.archive import THREADS, ArchiveFiles
+from ecgscan_ray.filesystem.archive import IN_PARTS, THREADS, ArchiveFiles
 from ecgscan_ray.filesystem.threads import in_order
 from ecgscan_ray.recording.channels import Channels, to_recording
 from ecgscan_ray.recording.formats.arrays import Arrays, read_csv, read_hdf5, read_npy, read_npz
@@ -54,8 +54,6 @@ _ARRAYS: dict[str, Callable[[BinaryIO, str, Arrays], Channels]] = {
     ".hdf5": read_hdf5,
     ".csv": read_csv,
 }
-_IN_PARTS = (".h5", ".hdf5")
-"""Files of which a small part may be what is wanted."""
 
 
 class Folder:
@@ -140,7 +138,7 @@ def _read(item: Item, archive: ArchiveFiles, source: str) -> Recording:
     if ending == HEADER:
         return read_record(item, archive, source)
     try:
-        with archive.open(file, whole=ending not in _IN_PARTS) as content:
+        with archive.open(file, whole=ending not in IN_PARTS) as content:
             if ending in _DESCRIBED:
                 channels = _DESCRIBED[ending](content, where)
             else:

@@ -1,0 +1,226 @@
+"""Make ``docs/scale.md``: what limits a run on 8 to 1,024 GPUs, computed from figures that were measured on small machines.
+
+Run as ``python -m tools.make_scale > docs/scale.md``. Nothing here was run at these sizes. Every figure that goes in stands in
+``WORKLOADS``, ``MACHINES`` and ``Engine`` with where it comes from; change one and run it again.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+
+from ecgscan_ray.config import Config, load
+from ecgscan_ray.tasks.dry_run import ASSUMED_MFU
+from ecgscan_ray.training.timing import PEAK_FLOPS
+
+SIZES = (8, 32, 128, 512, 1024)
+"""GPUs."""
+MODALITIES = 3
+"""Feature vectors of a recording that are exchanged: of its page, signal and report."""
+LARGEST_BATCH = 32_768
+"""Rows; up to here the global batch grows with the number of GPUs. Published contrastive runs go no further by much."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A preset, and what was counted or measured of it.
+
+    Attributes:
+        preset: Its name.
+        flops_a_row: Forward and backward; 'operations' of ``ecgscan pretrain --dry-run``.
+        parameters: Of the model; the same command.
+        made_per_core_s: Rows that one core makes in a second; 'rendering' of the same command, laptop's cores.
+        stream_share: Share of it that arrives through the stream; ``make -s bench ONLY=ingest``, ``vs_bare``.
+    """
+
+    preset: str
+    flops_a_row: float
+    parameters: float
+    made_per_core_s: float
+    stream_share: float
+
+    @property
+    def config(self) -> Config:
+        return load(Config, preset=self.preset)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A node with eight GPUs.
+
+    Attributes:
+        gpu: Name in ``PEAK_FLOPS``.
+        fp32_flops: Of one GPU, outside tensor cores; its maker's figure.
+        network_bytes_s: Of the node, in one direction; the cloud's figure.
+        lost_per_hour: Chance that the node is lost within an hour.
+    """
+
+    gpu: str
+    fp32_flops: float
+    network_bytes_s: float
+    lost_per_hour: float
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Of Ray and storage.
+
+    Attributes:
+        coordinator_s_a_unit: Processor time of Ray Data's one coordinator for each unit that it hands on; measured in
+            ``make demo`` on two cores.
+        upload_bytes_s: Of one process to a bucket.
+        start_s: From a lost worker to the next step: a new group, its stream and the checkpoint.
+        start_s_a_worker: More for each worker, which are started one after the other by one controller.
+    """
+
+    coordinator_s_a_unit: float = 0.004
+    upload_bytes_s: float = 0.5e9
+    start_s: float = 60.0
+    start_s_a_worker: float = 0.1
+
+
+WORKLOADS = {
+    "gpu": (Workload("gpu", 1e9, 30e6, 500, 0.6), Machine("L4", 30e12, 12.5e9, 0.02)),
+    "paper": (Workload("paper", 1.17e12, 430e6, 460, 0.6), Machine("H100", 67e12, 400e9, 0.0002)),
+}
+ENGINE = Engine()
+GPUS_A_NODE = 8
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One size of cluster.
+
+    Attributes:
+        gpus: Their number.
+        batch: Rows of a step.
+        compute_s: Forward and backward of a rank's rows.
+        loss_s: Scores of a rank's rows against all, forward and backward, in fp32.
+        exchange_s: Features and gradients over the network, none of it hidden behind the backward pass.
+        rows_per_s: Of the step as a whole.
+        cores: That make the rows.
+        node_bytes_s: Rows that come into a node.
+        coordinator: Share of one core that Ray Data's coordinator is busy.
+        checkpoint_s: To store one.
+        interval_s: Between checkpoints.
+        goodput: Share of the time that is not lost to lost nodes.
+    """
+
+    gpus: int
+    batch: int
+    compute_s: float
+    loss_s: float
+    exchange_s: float
+    rows_per_s: float
+    cores: int
+    node_bytes_s: float
+    coordinator: float
+    checkpoint_s: float
+    interval_s: float
+    goodput: float
+
+    @property
+    def step_s(self) -> float:
+        return self.compute_s + self.loss_s + self.exchange_s
+
+
+def estimate(workload: Workload, machine: Machine, gpus: int, engine: Engine = ENGINE) -> Estimate:
+    """A run on so many GPUs, each with as many rows as in the preset as long as the batch is not too large."""
+    config = workload.config
+    rows_a_gpu = config.training.global_batch_size // config.resources.num_workers
+    batch = min(rows_a_gpu * gpus, LARGEST_BATCH)
+    nodes = max(1, gpus // GPUS_A_NODE)
+    compute_s = batch / gpus * workload.flops_a_row / (ASSUMED_MFU * PEAK_FLOPS[machine.gpu])
+    scores = batch * batch / gpus
+    loss_s = scores * MODALITIES * 2 * config.model.embed_dim * 3 * 2 / (ASSUMED_MFU * machine.fp32_flops)
+    features = 2 * batch * MODALITIES * config.model.embed_dim * 4
+    gradients = 2 * workload.parameters * 4 * (nodes - 1) / nodes
+    exchange_s = (features * (nodes - 1) / nodes + gradients) / machine.network_bytes_s
+    step_s = compute_s + loss_s + exchange_s
+    rows_per_s = batch / step_s
+    interval_s = config.training.checkpoint_every * step_s
+    lost = engine.start_s + engine.start_s_a_worker * gpus + interval_s / 2
+    return Estimate(
+        gpus=gpus,
+        batch=batch,
+        compute_s=compute_s,
+        loss_s=loss_s,
+        exchange_s=exchange_s,
+        rows_per_s=rows_per_s,
+        cores=math.ceil(rows_per_s / (workload.made_per_core_s * workload.stream_share)),
+        node_bytes_s=rows_per_s * config.row_bytes / nodes,
+        coordinator=rows_per_s / config.unit_rows * engine.coordinator_s_a_unit,
+        checkpoint_s=3 * 4 * workload.parameters / engine.upload_bytes_s,
+        interval_s=interval_s,
+        goodput=1 / (1 + machine.lost_per_hour * nodes / 3600 * lost),
+    )
+
+
+def limits(workload: Workload, machine: Machine, engine: Engine = ENGINE) -> dict[str, float]:
+    """What is used at 1,024 GPUs, as a share of what there is; the first to be used up has the largest."""
+    last = estimate(workload, machine, SIZES[-1], engine)
+    return {
+        "Ray Data's coordinator, one core": last.coordinator,
+        "network of a node, for rows": last.node_bytes_s / machine.network_bytes_s,
+        "upload of a checkpoint, of the time between two": last.checkpoint_s / last.interval_s,
+        "loss and exchange, of the step": (last.loss_s + last.exchange_s) / last.step_s,
+        "lost to lost nodes, of the time": 1 - last.goodput,
+    }
+
+
+def coordinator_limit(workload: Workload, machine: Machine, engine: Engine = ENGINE) -> int:
+    """GPUs that one coordinator can feed, with their number doubled until it cannot; a power of two."""
+    gpus = GPUS_A_NODE
+    while estimate(workload, machine, 2 * gpus, engine).coordinator <= 1 and gpus < 2**16:
+        gpus *= 2
+    return gpus
+
+
+def page() -> str:
+    """The text of ``docs/scale.md``."""
+    parts = [_HEAD]
+    for name, (workload, machine) in WORKLOADS.items():
+        parts += [_section(name, workload, machine)]
+    return "\n".join([*parts, _TAIL])
+
+
+def _section(name: str, workload: Workload, machine: Machine) -> str:
+    config, rows = workload.config, [estimate(workload, machine, gpus) for gpus in SIZES]
+    shares = sorted(limits(workload, machine).items(), key=lambda item: -item[1])
+    lines = [
+        f"## Preset `{name}` on {machine.gpu}",
+        "",
+        f"{workload.flops_a_row / 1e9:.3g} GFLOP a row, {workload.parameters / 1e6:.0f} million parameters, "
+        f"{config.row_bytes / 1e3:.0f} kB a row, units of {config.unit_rows} rows; a core makes {workload.made_per_core_s:.0f} rows "
+        f"a second, of which {workload.stream_share:.0%} arrive. Nodes of {GPUS_A_NODE} GPUs with "
+        f"{8 * machine.network_bytes_s / 1e9:.0f} Gb/s.",
+        "",
+        "| GPUs | batch | rows/s | compute | loss | exchange | cores that make rows | rows into a node | coordinator | "
+        "checkpoint, every | not lost |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+        *(_row(e) for e in rows),
+        "",
+        f"At {SIZES[-1]:,} GPUs, in use of what there is: "
+        + "; ".join(f"{part} {share:.0%}" for part, share in shares)
+        + ".",
+        "",
+        f"**What breaks first**: {shares[0][0]}. One coordinator feeds {coordinator_limit(workload, machine):,} GPUs.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _row(e: Estimate) -> str:
+    parts = (e.compute_s, e.loss_s, e.exchange_s)
+    cells = [
+        *(f"{e.gpus:,}", f"{e.batch:,}", f"{e.rows_per_s:,.0f}"),
+        *(f"{1000 * seconds:.1f} ms" for seconds in parts),
+        *(f"{e.cores:,}", f"{e.node_bytes_s / 1e6:,.0f} MB/s", f"{e.coordinator:.2f}"),
+        *(f"{e.checkpoint_s:.0f} s, {e.interval_s / 60:.1f} min", f"{e.goodput:.1%}"),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
