@@ -144,9 +144,10 @@ def _read_centred(net: RowNet, image: np.ndarray, page_map: PageMap, page_layout
     sure = (rows.belief > 0.5) & (rows.present > 0.5)
     middles = [np.median(up[ok]) if ok.sum() > 50 else 0.0 for up, ok in zip(rows.up_mm, sure, strict=True)]
     shift = np.clip(middles, -8, 8)
-    if np.abs(shift).max() <= RECENTRED_MM:
+    off = np.abs(shift) > RECENTRED_MM
+    if not off.any():
         return rows
-    return read_rows(net, image, page_map, page_layout.left, rows.zero_mm - shift)
+    return rows.replaced(off, read_rows(net, image, page_map, page_layout.left, (rows.zero_mm - shift)[off]))
 
 
 def _assembled(page: _Page, stated: Stated) -> PageReading:

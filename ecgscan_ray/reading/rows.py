@@ -34,6 +34,13 @@ class Rows:
     zero_mm: np.ndarray
     pictures: np.ndarray
 
+    def replaced(self, which: np.ndarray, others: Rows) -> Rows:
+        """With the rows ``which``, bool (R,), as in ``others``, which has those alone."""
+        of_rows = {name: getattr(self, name).copy() for name in ("up_mm", "belief", "present", "zero_mm", "pictures")}
+        for name, values in of_rows.items():
+            values[which] = getattr(others, name)
+        return Rows(self.x_mm, **of_rows)
+
 
 @torch.inference_mode()
 def read_rows(

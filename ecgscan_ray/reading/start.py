@@ -53,7 +53,7 @@ def _inked(rows: Rows, left: float) -> np.ndarray:
     trace = rows.x_mm > left + REACH_MM
     total = np.zeros(len(columns))
     for picture, up in zip(rows.pictures, rows.up_mm, strict=True):
-        grey = picture.astype(np.float32).mean(-1)
+        grey = cv2.transform(picture.astype(np.float32), np.full((1, 3), 1 / 3))
         height = ((ROW_HEIGHT - 1) / 2 - up * ROW_PX).astype(np.float32)
         line = np.min(
             [cv2.remap(grey, columns[None], (height + d)[None], cv2.INTER_LINEAR)[0] for d in (-1, 0, 1)], axis=0
