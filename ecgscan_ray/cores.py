@@ -28,6 +28,20 @@ def set_torch_threads(threads: int | None = None) -> None:
     torch.set_num_threads(threads or usable_cores())
 
 
+def limit_threads(threads: int) -> None:
+    """Give torch, BLAS and OpenCV so many threads: each would take as many as there are cores, in every process.
+
+    Args:
+        threads: Of each; libraries that are loaded later are not limited.
+    """
+    import cv2
+    from threadpoolctl import threadpool_limits
+
+    set_torch_threads(threads)
+    threadpool_limits(threads)
+    cv2.setNumThreads(threads)
+
+
 def _quotas(root: Path) -> Iterator[float]:
     """Cores that each group above this process grants, where it sets a limit."""
     for line in _words(root / "proc/self/cgroup", "\n"):

@@ -87,6 +87,45 @@ WORKLOADS = {
 ENGINE = Engine()
 GPUS_A_NODE = 8
 
+_HEAD = """# Scale
+
+Made by `python -m tools.make_scale`. **Nothing on this page was run at these sizes**: it follows from figures that were measured on two
+cores, from what makers and clouds state of their machines, and from assumptions that are named. It says what would break first, so
+that it can be looked at first.
+
+What goes in:
+
+| figure | where from |
+|---|---|
+| operations and parameters | counted by `ecgscan pretrain --dry-run` |
+| rows that a core makes, share that arrives | measured: the dry run, and `make -s bench ONLY=ingest` on two cores |
+| work of Ray Data's coordinator for a unit | measured: units of nothing through the same chain, two cores (`ingest.engine_pages_per_s`) |
+| share of a GPU's arithmetic that is used | assumed: 40 % in bf16; the loss, in fp32, likewise |
+| network of a node, fp32 arithmetic | stated by clouds and makers |
+| upload of a checkpoint | assumed: 0.5 GB/s from one process |
+| from a lost worker to the next step | assumed: 60 s, and 0.1 s for each worker |
+| lost nodes | assumed: 2 % an hour on spot (L4), 0.02 % an hour otherwise (H100) |
+
+A step is compute, then the loss, then the exchange of features and gradients, one after the other; in truth gradients travel during the
+backward pass. The global batch grows with the number of GPUs up to 32,768 rows.
+"""
+
+_TAIL = """## What follows
+
+- Rows need few cores beside GPUs: leads as read one or two for each GPU, pictures of large towers one and a half.
+- The one coordinator of Ray Data is the first part that cannot be bought twice. `stream.unit_rows` larger by two halves its work, up to
+  units of 32 MiB. Beyond that, one stream for each part of the ranks would be needed; the plan allows it, since unit j of rank r is a pure
+  function, but it is not built.
+- The loss grows with the square of the batch, shared out over the ranks: it stays small as long as the batch stays within 32,768.
+- Gradients of small towers cost more than their arithmetic on nodes with slow networks: there, train on fewer, fuller GPUs, or
+  accumulate (`training.micro_batch` with a larger batch).
+- A checkpoint is written by rank 0 while training goes on. Where it takes longer than the time between two, training waits: raise
+  `training.checkpoint_every`.
+- Lost nodes cost half of the time between two checkpoints and a restart each. On spot, `training.checkpoint_every` is what to lower.
+
+What an hour costs: `ecgscan pretrain --dry-run --prices prices.yaml`, with your own prices.
+"""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -192,9 +231,9 @@ def _section(name: str, workload: Workload, machine: Machine) -> str:
         f"## Preset `{name}` on {machine.gpu}",
         "",
         f"{workload.flops_a_row / 1e9:.3g} GFLOP a row, {workload.parameters / 1e6:.0f} million parameters, "
-        f"{config.row_bytes / 1e3:.0f} kB a row, units of {config.unit_rows} rows; a core makes {workload.made_per_core_s:.0f} rows "
-        f"a second, of which {workload.stream_share:.0%} arrive. Nodes of {GPUS_A_NODE} GPUs with "
-        f"{8 * machine.network_bytes_s / 1e9:.0f} Gb/s.",
+        f"{config.row_bytes / 1e3:.0f} kB a row, units of {config.unit_rows} rows; a core makes "
+        f"{workload.made_per_core_s:.0f} rows a second, of which {workload.stream_share:.0%} arrive. "
+        f"Nodes of {GPUS_A_NODE} GPUs with {8 * machine.network_bytes_s / 1e9:.0f} Gb/s.",
         "",
         "| GPUs | batch | rows/s | compute | loss | exchange | cores that make rows | rows into a node | coordinator | "
         "checkpoint, every | not lost |",

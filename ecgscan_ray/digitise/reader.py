@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from ecgscan_ray.cores import set_torch_threads
+from ecgscan_ray.cores import limit_threads
 from ecgscan_ray.digitise.options import Options, PageReader
 from ecgscan_ray.pictures import Picture, read_picture
 from ecgscan_ray.reading.leads import PageReading
@@ -21,7 +21,7 @@ def load_reader(threads: int) -> PageReader:
     """The reader with the weights that come with the package.
 
     Args:
-        threads: Of torch in this process.
+        threads: Of numerical libraries in this process.
 
     Raises:
         InputError: No weights come with this version.
@@ -29,8 +29,8 @@ def load_reader(threads: int) -> PageReader:
     from ecgscan_ray.reading.reader import Stated
     from ecgscan_ray.reading.reader import read_page as read
 
-    set_torch_threads(threads)
     networks = _networks(None)
+    limit_threads(threads)
 
     def read_one(image: np.ndarray, options: Options) -> PageReading:
         return read(networks, image, Stated(options.speed_mm_per_s, options.gain_mm_per_mv, options.layout))
