@@ -86,7 +86,6 @@ def start(work: Path, node: int) -> None:
     (work / f"sshd-{node}.conf").write_text(
         f"ListenAddress {address(node)}\nHostKey {work}/host_key\nAuthorizedKeysFile {work}/authorized_keys\n"
         "PermitRootLogin prohibit-password\nPasswordAuthentication no\nStrictModes no\nUsePAM no\nPidFile none\nMaxStartups 100\n"
-        f"SetEnv HOME={home}\n"
     )
     run("ip", "netns", "add", name)
     run("ip", "link", "add", outside, "type", "veth", "peer", "name", "eth0", "netns", name)
@@ -96,10 +95,15 @@ def start(work: Path, node: int) -> None:
     run(*inside, "link", "set", "eth0", "up")
     run(*inside, "link", "set", "lo", "up")
     run(*inside, "route", "add", "default", "via", f"{NETWORK}.1")  # by which Ray finds the node's own address
-    server = f"mount -t tmpfs tmpfs /tmp; exec /usr/sbin/sshd -D -f {work}/sshd-{node}.conf"
+    users = Path("/etc/passwd").read_text().splitlines(keepends=True)
+    (work / f"passwd-{node}").write_text("".join(u.replace(":/root:", f":{home}:") for u in users))
+    # torch's gloo listens where the host's name leads, and other nodes look for it there
+    (work / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{address(n)} ecgscan-{n}\n" for n in NODES))
+    own = f"mount --bind {work}/passwd-{node} /etc/passwd; mount --bind {work}/hosts /etc/hosts; hostname {name}"
+    server = f"mount -t tmpfs tmpfs /tmp; {own}; exec /usr/sbin/sshd -D -f {work}/sshd-{node}.conf"
     with (work / f"node-{node}.log").open("ab") as log:
         process = subprocess.Popen(
-            ["ip", "netns", "exec", name, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+            ["ip", "netns", "exec", name, "unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc",
              "bash", "-c", server],
             stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip

@@ -42,7 +42,7 @@ class Workload:
 
     @property
     def config(self) -> Config:
-        return load(Config, preset=self.preset)
+        return load(Config, self.preset)
 
 
 @dataclass(frozen=True)
@@ -67,22 +67,22 @@ class Engine:
     """Of Ray and storage.
 
     Attributes:
-        coordinator_s_a_unit: Processor time of Ray Data's one coordinator for each unit that it hands on; measured in
-            ``make demo`` on two cores.
+        coordinator_s_a_unit: Processor time of Ray Data's one coordinator for each unit that it hands on; measured on two
+            cores with the ``engine`` of ``make -s bench ONLY=ingest``: 7.2 ms at 336 RGB, 8.2 ms as leads.
         upload_bytes_s: Of one process to a bucket.
         start_s: From a lost worker to the next step: a new group, its stream and the checkpoint.
         start_s_a_worker: More for each worker, which are started one after the other by one controller.
     """
 
-    coordinator_s_a_unit: float = 0.004
+    coordinator_s_a_unit: float = 0.0075
     upload_bytes_s: float = 0.5e9
     start_s: float = 60.0
     start_s_a_worker: float = 0.1
 
 
 WORKLOADS = {
-    "gpu": (Workload("gpu", 1e9, 30e6, 500, 0.6), Machine("L4", 30e12, 12.5e9, 0.02)),
-    "paper": (Workload("paper", 1.17e12, 430e6, 460, 0.6), Machine("H100", 67e12, 400e9, 0.0002)),
+    "gpu": (Workload("gpu", 8.5e9, 6.5e6, 650, 0.76), Machine("L4", 30e12, 12.5e9, 0.02)),
+    "paper": (Workload("paper", 1.18e12, 340e6, 423, 0.86), Machine("H100", 67e12, 400e9, 0.0002)),
 }
 ENGINE = Engine()
 GPUS_A_NODE = 8
@@ -99,7 +99,7 @@ What goes in:
 |---|---|
 | operations and parameters | counted by `ecgscan pretrain --dry-run` |
 | rows that a core makes, share that arrives | measured: the dry run, and `make -s bench ONLY=ingest` on two cores |
-| work of Ray Data's coordinator for a unit | measured: units of nothing through the same chain, two cores (`ingest.engine_pages_per_s`) |
+| work of Ray Data's coordinator for a unit | measured: 7.5 ms of processor time, with actors that compute nothing |
 | share of a GPU's arithmetic that is used | assumed: 40 % in bf16; the loss, in fp32, likewise |
 | network of a node, fp32 arithmetic | stated by clouds and makers |
 | upload of a checkpoint | assumed: 0.5 GB/s from one process |
@@ -112,10 +112,12 @@ backward pass. The global batch grows with the number of GPUs up to 32,768 rows.
 
 _TAIL = """## What follows
 
-- Rows need few cores beside GPUs: leads as read one or two for each GPU, pictures of large towers one and a half.
-- The one coordinator of Ray Data is the first part that cannot be bought twice. `stream.unit_rows` larger by two halves its work, up to
-  units of 32 MiB. Beyond that, one stream for each part of the ranks would be needed; the plan allows it, since unit j of rank r is a pure
-  function, but it is not built.
+- **Ray Data's one coordinator is the limit of today's design**, long before networks or storage: at 130 units a second it feeds two dozen
+  H100 with pictures, and fewer GPUs than a node has with leads as read, whose model is small. There the GPUs wait. Units cannot grow much:
+  they hold at most a worker's share of one step. What would help is a coordinator for each part of the ranks, with windows of the plan of
+  their own, so that no row group is read twice. That is not built.
+- Cores that make rows: about one for each H100 with pictures, nine for each L4 with leads as read (a row of them costs the GPU as much as the
+  hundredth part of a picture).
 - The loss grows with the square of the batch, shared out over the ranks: it stays small as long as the batch stays within 32,768.
 - Gradients of small towers cost more than their arithmetic on nodes with slow networks: there, train on fewer, fuller GPUs, or
   accumulate (`training.micro_batch` with a larger batch).
@@ -208,12 +210,10 @@ def limits(workload: Workload, machine: Machine, engine: Engine = ENGINE) -> dic
     }
 
 
-def coordinator_limit(workload: Workload, machine: Machine, engine: Engine = ENGINE) -> int:
-    """GPUs that one coordinator can feed, with their number doubled until it cannot; a power of two."""
-    gpus = GPUS_A_NODE
-    while estimate(workload, machine, 2 * gpus, engine).coordinator <= 1 and gpus < 2**16:
-        gpus *= 2
-    return gpus
+def coordinator_limit(workload: Workload, machine: Machine, engine: Engine = ENGINE) -> tuple[float, float]:
+    """Rows a second that one coordinator hands on, and how many GPUs they feed."""
+    rows_per_s = workload.config.unit_rows / engine.coordinator_s_a_unit
+    return rows_per_s, rows_per_s * workload.flops_a_row / (ASSUMED_MFU * PEAK_FLOPS[machine.gpu])
 
 
 def page() -> str:
@@ -226,6 +226,7 @@ def page() -> str:
 
 def _section(name: str, workload: Workload, machine: Machine) -> str:
     config, rows = workload.config, [estimate(workload, machine, gpus) for gpus in SIZES]
+    rows_per_s, gpus = coordinator_limit(workload, machine)
     shares = sorted(limits(workload, machine).items(), key=lambda item: -item[1])
     lines = [
         f"## Preset `{name}` on {machine.gpu}",
@@ -244,7 +245,7 @@ def _section(name: str, workload: Workload, machine: Machine) -> str:
         + "; ".join(f"{part} {share:.0%}" for part, share in shares)
         + ".",
         "",
-        f"**What breaks first**: {shares[0][0]}. One coordinator feeds {coordinator_limit(workload, machine):,} GPUs.",
+        f"**What breaks first**: {shares[0][0]}. It hands on at most {rows_per_s:,.0f} rows a second, enough for {gpus:.0f} GPUs.",
         "",
     ]
     return "\n".join(lines)
