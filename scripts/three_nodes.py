@@ -13,6 +13,7 @@ role=train, node 2 role=render. All nodes see this machine's files except /tmp, 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import signal
@@ -130,10 +131,8 @@ def kill(work: Path, node: int) -> None:
     """Take the node away, as a machine that loses its power: no process ends by itself."""
     pid = work / f"node-{node}.pid"
     if pid.exists():
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(int(pid.read_text()), signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         pid.unlink()
     run("ip", "netns", "del", f"ecgscan-{node}", check=False)
     run("ip", "link", "del", f"ecgscan-v{node}", check=False)

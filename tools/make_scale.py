@@ -89,9 +89,9 @@ GPUS_A_NODE = 8
 
 _HEAD = """# Scale
 
-Made by `python -m tools.make_scale`. **Nothing on this page was run at these sizes**: it follows from figures that were measured on two
-cores, from what makers and clouds state of their machines, and from assumptions that are named. It says what would break first, so
-that it can be looked at first.
+Made by `python -m tools.make_scale`. **Nothing on this page was run at these sizes**: it follows from figures that were
+measured on two cores, from what makers and clouds state of their machines, and from assumptions that are named. It says what
+would break first, so that it can be looked at first.
 
 What goes in:
 
@@ -106,24 +106,26 @@ What goes in:
 | from a lost worker to the next step | assumed: 60 s, and 0.1 s for each worker |
 | lost nodes | assumed: 2 % an hour on spot (L4), 0.02 % an hour otherwise (H100) |
 
-A step is compute, then the loss, then the exchange of features and gradients, one after the other; in truth gradients travel during the
-backward pass. The global batch grows with the number of GPUs up to 32,768 rows.
+A step is compute, then the loss, then the exchange of features and gradients, one after the other; in truth gradients travel
+during the backward pass. The global batch grows with the number of GPUs up to 32,768 rows.
 """
 
 _TAIL = """## What follows
 
-- **Ray Data's one coordinator is the limit of today's design**, long before networks or storage: at 130 units a second it feeds two dozen
-  H100 with pictures, and fewer GPUs than a node has with leads as read, whose model is small. There the GPUs wait. Units cannot grow much:
-  they hold at most a worker's share of one step. What would help is a coordinator for each part of the ranks, with windows of the plan of
-  their own, so that no row group is read twice. That is not built.
-- Cores that make rows: about one for each H100 with pictures, nine for each L4 with leads as read (a row of them costs the GPU as much as the
-  hundredth part of a picture).
-- The loss grows with the square of the batch, shared out over the ranks: it stays small as long as the batch stays within 32,768.
-- Gradients of small towers cost more than their arithmetic on nodes with slow networks: there, train on fewer, fuller GPUs, or
-  accumulate (`training.micro_batch` with a larger batch).
-- A checkpoint is written by rank 0 while training goes on. Where it takes longer than the time between two, training waits: raise
-  `training.checkpoint_every`.
-- Lost nodes cost half of the time between two checkpoints and a restart each. On spot, `training.checkpoint_every` is what to lower.
+- **Ray Data's one coordinator is the limit of today's design**, long before networks or storage: at 130 units a second it
+  feeds two dozen H100 with pictures, and fewer GPUs than a node has with leads as read, whose model is small. There the GPUs
+  wait. Units cannot grow much: they hold at most a worker's share of one step. What would help is a coordinator for each part
+  of the ranks, with windows of the plan of their own, so that no row group is read twice. That is not built.
+- Cores that make rows: about one for each H100 with pictures, nine for each L4 with leads as read (a row of them costs the
+  GPU as much as the hundredth part of a picture).
+- The loss grows with the square of the batch, shared out over the ranks: it stays small as long as the batch stays within
+  32,768.
+- Gradients of small towers cost more than their arithmetic on nodes with slow networks: there, train on fewer, fuller GPUs,
+  or accumulate (`training.micro_batch` with a larger batch).
+- A checkpoint is written by rank 0 while training goes on. Where it takes longer than the time between two, training waits:
+  raise `training.checkpoint_every`.
+- Lost nodes cost half of the time between two checkpoints and a restart each. On spot, `training.checkpoint_every` is what to
+  lower.
 
 What an hour costs: `ecgscan pretrain --dry-run --prices prices.yaml`, with your own prices.
 """
@@ -245,7 +247,8 @@ def _section(name: str, workload: Workload, machine: Machine) -> str:
         + "; ".join(f"{part} {share:.0%}" for part, share in shares)
         + ".",
         "",
-        f"**What breaks first**: {shares[0][0]}. It hands on at most {rows_per_s:,.0f} rows a second, enough for {gpus:.0f} GPUs.",
+        f"**What breaks first**: {shares[0][0]}. "
+        f"It hands on at most {rows_per_s:,.0f} rows a second, enough for {gpus:.0f} GPUs.",
         "",
     ]
     return "\n".join(lines)
