@@ -108,6 +108,9 @@ What goes in:
 
 A step is compute, then the loss, then the exchange of features and gradients, one after the other; in truth gradients travel
 during the backward pass. The global batch grows with the number of GPUs up to 32,768 rows.
+
+Columns: rows/s are what the GPUs would take if rows always came; cores and coordinator (in cores) are what that needs; then the
+time to store a checkpoint, and between two of them; and the share of the time that lost nodes leave.
 """
 
 _TAIL = """## What follows
@@ -244,7 +247,7 @@ def _section(name: str, workload: Workload, machine: Machine) -> str:
         *(_row(e) for e in rows),
         "",
         f"At {SIZES[-1]:,} GPUs, in use of what there is: "
-        + "; ".join(f"{part} {share:.0%}" for part, share in shares)
+        + "; ".join(f"{part} {_share(share)}" for part, share in shares)
         + ".",
         "",
         f"**What breaks first**: {shares[0][0]}. "
@@ -252,6 +255,10 @@ def _section(name: str, workload: Workload, machine: Machine) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _share(share: float) -> str:
+    return f"{share:.0f} times" if share >= 2 else f"{share:.0%}"
 
 
 def _row(e: Estimate) -> str:
