@@ -167,7 +167,7 @@ def embed(
     device: Annotated[
         str | None,
         typer.Option(
-            help="Where the encoder runs: cpu, cuda, cuda:1, ...; by default cpu, or the GPUs of a cluster that has any."
+            help="Where the encoder runs: cpu, cuda, cuda:1, ...; by default cpu, on a cluster also GPUs for one of pictures."
         ),
     ] = None,
     workers: Workers = 0,

@@ -80,7 +80,7 @@ class PartMaker:
         if workers and job.page is None:
             self._pool = Pool(_read_file, _load_embedding, (job, device, threads), threads)
         elif workers:
-            self._pool = Pool(_read_file, _load_fitting, (job.page,), threads)
+            self._pool = Pool(_read_file, _fitting, (job.page,), threads)
 
     def make(self, pieces: Iterable[Piece]) -> Iterator[int]:
         """Make the parts of pieces, several at a time where a file of one takes long.
@@ -183,10 +183,6 @@ def _read_file(task: _Task, read: ReadFile, stopped: Callable[[], bool]) -> list
 def _load_embedding(job: EmbedJob, device: str, threads: int) -> ReadFile:
     set_torch_threads(threads)
     return _embedding(job.load(device), job)
-
-
-def _load_fitting(page: PageConfig) -> ReadFile:
-    return _fitting(page)
 
 
 def _embedding(encoder: Encoder, job: EmbedJob) -> ReadFile:

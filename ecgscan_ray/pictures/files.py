@@ -12,7 +12,6 @@ from PIL import Image
 
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.filesystem import absolute, explained, is_local, open_filesystem
-from ecgscan_ray.filesystem.listing import versions_below
 from ecgscan_ray.paper.write import MASK_SUFFIX
 from ecgscan_ray.pictures.picture import read_file, refuse_large
 
@@ -79,7 +78,7 @@ def pictures_under(uri: str, leave_out: str | None = None) -> list[PictureFile]:
     if is_file(uri):
         folder, name = os.path.split(uri)
         return [PictureFile(folder, name, "" if is_local(uri) else _version(uri))]
-    versions = dict.fromkeys(_local_files(uri), "") if is_local(uri) else dict(versions_below(uri))
+    versions = dict.fromkeys(_local_files(uri), "") if is_local(uri) else _listed(uri)
     files = [PictureFile(uri, name, versions[name]) for name in _page_files(versions)]
     return [file for file in files if leave_out is None or not f"{file.uri}/".startswith(f"{leave_out}/")]
 
@@ -91,6 +90,12 @@ def is_file(uri: str) -> bool:
     filesystem, path = open_filesystem(uri)
     with explained(uri, "cannot be read"):
         return filesystem.get_file_info(path).is_file
+
+
+def _listed(uri: str) -> dict[str, str]:
+    from ecgscan_ray.filesystem.listing import versions_below  # boto3 is for buckets alone
+
+    return dict(versions_below(uri))
 
 
 def _version(uri: str) -> str:

@@ -47,7 +47,8 @@ def embed(
         out_parquet: See there.
         projected: See there.
         batch_size: See there.
-        device: Where the encoder runs; ``None`` = on GPUs where the cluster has any.
+        device: Where the encoder runs; ``None`` = one that reads pages on CPUs, which it needs for that, one of pictures on
+            GPUs where the cluster has any.
         workers: Actors; a growing cluster is asked for room for them. ``None`` = as many as there are cores.
         progress: See there; called after each part.
 
@@ -72,7 +73,11 @@ def _make_parts(
     device: str | None, workers: int | None, job: EmbedJob, pieces: Sequence[Piece], count: Callable[[int], None]
 ) -> None:
     start_ray(ResourceConfig(), dashboard=False)
-    await_room([Need("embedding process", {"CPU": 1})] * (workers or 1), "embed")
+    if device is None and job.reads:
+        device = "cpu"
+    on_gpus = device is not None and device.startswith("cuda")
+    room = [{"CPU": 1.0, "GPU": 1.0}] if on_gpus else [{"CPU": 1.0}] * (workers or 1)
+    await_room([Need("embedding process", resources) for resources in room], "embed")
     items = [{"piece": json.dumps(asdict(piece))} for piece in pieces]  # JSON: names need not be UTF-8
     dataset = map_in_actors(MakePart, (job, device), items, workers=workers, use_gpus=device != "cpu")
 
