@@ -35,7 +35,7 @@ from ecgscan_ray.filesystem import (
     read_bytes,
     write_bytes_atomic,
 )
-from ecgscan_ray.filesystem.lease import exclusive
+from ecgscan_ray.filesystem.lease import confirm, exclusive
 from ecgscan_ray.filesystem.threads import in_order
 from ecgscan_ray.pictures import PictureFile
 
@@ -207,6 +207,7 @@ def _complete_or_absent(out: str, folder: str) -> Iterator[Path]:
         file = Path(folder if is_local(out) else scratch) / _JOINED
         try:
             yield file
+            confirm(folder)
             _publish(file, out)
         finally:
             file.unlink(missing_ok=True)

@@ -106,7 +106,8 @@ class MakePart:
         self._maker: PartMaker | None = None
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
-        piece = Piece(**json.loads(row["piece"]))
+        values = json.loads(row["piece"])
+        piece = Piece(**values | {"names": tuple(values["names"])})
         try:
             result: dict[str, Any] = {"files": sum(self._start(piece.root).make([piece]))}
         except EcgscanError as error:  # as a result: raised, Ray would print its stack, twice
