@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from functools import partial
 from typing import Annotated, Literal
 
 import typer
@@ -177,21 +178,25 @@ def embed(
 
     With RAY_ADDRESS, as in every Ray job, the cluster's processes do the work; paths are then such that every node sees.
     """
-    on_cluster = os.environ.get("RAY_ADDRESS", "") not in ("", "local")
-    paths = (check_uri(encoder), check_uri(images), check_uri(out))
-    options = {"projected": projected, "batch_size": batch_size}
     setup_logging()
     set_torch_threads()
+    if os.environ.get("RAY_ADDRESS", "") not in ("", "local"):
+        from ecgscan_ray.runtime.embed import embed as embed_on_cluster
+
+        work = partial(embed_on_cluster, device=device, workers=workers or None)
+    else:
+        from ecgscan_ray.encoder import embed_folder
+
+        work = partial(embed_folder, device=device or "cpu", workers=workers or usable_cores())
     with show_progress("files") as progress:
-        if on_cluster:
-            from ecgscan_ray.runtime.embed import embed as work
-
-            result = work(*paths, device=device, workers=workers or None, progress=progress, **options)
-        else:
-            from ecgscan_ray.encoder import embed_folder
-
-            cores = workers or usable_cores()
-            result = embed_folder(*paths, device=device or "cpu", workers=cores, progress=progress, **options)
+        result = work(
+            check_uri(encoder),
+            check_uri(images),
+            check_uri(out),
+            projected=projected,
+            batch_size=batch_size,
+            progress=progress,
+        )
     print_skipped(result.errors)
     before = f" ({result.num_files_before} files were done before)" if result.num_files_before else ""
     print(f"{result.embedded} pages embedded, {len(result.errors)} skipped{before}: {out}")

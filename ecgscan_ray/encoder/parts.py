@@ -146,8 +146,8 @@ def write_part(folder: str, part: str, rows: Sequence[Row], width: int) -> None:
     """
     columns = [{"path": row.path, "embedding": row.embedding, "error": row.error} for row in rows]
     uri, sink = join(folder, part), pa.BufferOutputStream()
-    with explained(uri, "cannot be written"):
-        pq.write_table(pa.Table.from_pylist(columns, schema=_schema(width)), sink)
+    with explained(uri, "cannot be written"), pq.ParquetWriter(sink, _schema(width)) as writer:
+        writer.write_table(pa.Table.from_pylist(columns, schema=_schema(width)))
     write_bytes_atomic(uri, sink.getvalue().to_pybytes())
 
 

@@ -14,9 +14,9 @@ import torch
 
 from ecgscan_ray.config import ResourceConfig
 from ecgscan_ray.encoder.encoder import BATCH
-from ecgscan_ray.encoder.folder import EmbeddedFolder, embed_folder
+from ecgscan_ray.encoder.folder import embed_folder
 from ecgscan_ray.encoder.part_maker import EmbedJob, PartMaker
-from ecgscan_ray.encoder.parts import Piece
+from ecgscan_ray.encoder.parts import EmbeddedFolder, Piece
 from ecgscan_ray.errors import EcgscanError, InputError, WorkError
 from ecgscan_ray.filesystem import is_local
 from ecgscan_ray.runs.needs import Need
