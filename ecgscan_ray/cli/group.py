@@ -23,7 +23,7 @@ INTERRUPTED = {
     "benchmark": "no report was written; the features so far are kept, and the same command goes on",
     "sweep": "the same command goes on with the remaining trials",
     "ablate": "the same command goes on with the remaining trials",
-    "embed": "no file was written; the same command starts again",
+    "embed": "no file was written; the parts made so far are kept, and the same command goes on",
     "digitise": "the pages read so far are complete; the same command goes on with the others",
     "find": "no table was written; the same command starts again",
     "export": "nothing was exported; the same command starts again",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from functools import partial
 from typing import Annotated, Literal
 
 import typer
@@ -163,27 +165,41 @@ def embed(
     images: Annotated[str, typer.Argument(help="Folder of pictures, or one picture.")],
     out: Annotated[str, typer.Argument(help="Parquet file to write.")],
     projected: Annotated[bool, typer.Option("--projected", help="The aligned features, not the backbone's.")] = False,
-    device: Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1, ...")] = "cpu",
-    workers: Annotated[int, typer.Option(help="Processes that read pictures; 0 = one per core.", min=0)] = 1,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the encoder runs: cpu, cuda, cuda:1, ...; by default cpu, on a cluster also GPUs for one of pictures."
+        ),
+    ] = None,
+    workers: Workers = 0,
     batch_size: Annotated[int, typer.Option(help="Pages per forward pass.", min=1)] = 32,
 ) -> None:
-    """Embed every picture under a folder, or one picture, into one Parquet file. Inputs and output: paths or s3://..."""
-    from ecgscan_ray.encoder import embed_folder
+    """Embed every picture under a folder, or one picture, into one Parquet file; the same command resumes. Paths or s3://...
 
+    With RAY_ADDRESS, as in every Ray job, the cluster's processes do the work; paths are then such that every node sees.
+    """
+    setup_logging()
     set_torch_threads()
+    if os.environ.get("RAY_ADDRESS", "") not in ("", "local"):
+        from ecgscan_ray.runtime.embed import embed as embed_on_cluster
+
+        work = partial(embed_on_cluster, device=device, workers=workers or None)
+    else:
+        from ecgscan_ray.encoder import embed_folder
+
+        work = partial(embed_folder, device=device or "cpu", workers=workers or usable_cores())
     with show_progress("files") as progress:
-        result = embed_folder(
+        result = work(
             check_uri(encoder),
             check_uri(images),
             check_uri(out),
             projected=projected,
             batch_size=batch_size,
-            device=device,
-            workers=workers or usable_cores(),
             progress=progress,
         )
     print_skipped(result.errors)
-    print(f"{result.embedded} pages embedded, {len(result.errors)} skipped: {out}")
+    before = f" ({result.num_files_before} files were done before)" if result.num_files_before else ""
+    print(f"{result.embedded} pages embedded, {len(result.errors)} skipped{before}: {out}")
     if not result.embedded:
         raise InputError("no page could be read", where=images, fix=f"The reasons are in the column 'error' of {out}.")
     print(f"next: pandas.read_parquet({out!r})", file=sys.stderr)

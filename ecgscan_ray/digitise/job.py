@@ -260,7 +260,7 @@ def _in_processes(tasks: list[_Task], workers: int, load: LoadReader) -> _Result
     workers = min(workers, max(1, len(tasks)))
     threads = max(1, usable_cores() // workers)
     pool = Pool(_read_file, load, (threads,), threads)
-    with closing(pool.run(tasks, workers)) as results:
+    with closing(pool), closing(pool.run(tasks, workers)) as results:
         yield from ((task, _after_death(task) if pages is None else pages) for task, pages in results)
 
 

@@ -6,7 +6,8 @@ The encoder includes its preprocessing: the whole page is fitted into the size i
 from ecgscan_ray.encoder.encoder import Encoder
 from ecgscan_ray.encoder.exported import export, load_encoder
 from ecgscan_ray.encoder.fit import fit_page
-from ecgscan_ray.encoder.folder import EmbeddedFolder, embed_folder
+from ecgscan_ray.encoder.folder import embed_folder
+from ecgscan_ray.encoder.parts import EmbeddedFolder
 from ecgscan_ray.encoder.redrawn import Redrawn
 from ecgscan_ray.pictures import Picture, read_pages, read_picture
 

@@ -7,6 +7,7 @@ Letters: N pages, H W C page size and channels, P features, D aligned features.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from typing import cast
@@ -86,6 +87,17 @@ class Encoder:
     def embed_dim(self) -> int:
         """D, the size of the aligned features."""
         return self.module.embed_dim
+
+    def digest(self) -> str:
+        """sha256 of what its features depend on: all weights, and the settings of the pages."""
+        digest = hashlib.sha256(self.page.model_dump_json().encode())
+        if isinstance(self.module, LeadsEncoder):
+            assert self.networks is not None  # an encoder of leads comes with them
+            digest.update(f"{self.module.signal_fs} {self.module.sig_len} {self.networks.digest}".encode())
+        for name, values in self.module.state_dict().items():
+            digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+            digest.update(values.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def preprocess(self, image: Picture) -> np.ndarray:
         """The whole page in the encoder's size and channels: uint8 (H, W, C); one that is read keeps its size.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 from pyarrow import fs
@@ -12,6 +12,10 @@ from ecgscan_ray import filesystem
 from ecgscan_ray.errors import StoreError
 from ecgscan_ray.filesystem.retry import retried
 from ecgscan_ray.filesystem.threads import in_order
+
+Entry = TypeVar("Entry")
+Describe = Callable[[str, int, object], Entry]
+"""What is kept of a file, given its path, bytes and time of change."""
 
 _THREADS = 16
 MAX_DEPTH = 3
@@ -24,7 +28,20 @@ def keys_below(uri: str) -> Iterator[str]:
     Raises:
         StoreError: There is no such bucket, or it cannot be listed.
     """
-    lister = _S3(uri) if uri.startswith("s3://") else _Other(uri)
+    return _below(uri, lambda name, size, changed: name)
+
+
+def versions_below(uri: str) -> Iterator[tuple[str, str]]:
+    """Path and version (bytes and time of change) of all files below ``uri``, as ``keys_below``.
+
+    Raises:
+        StoreError: There is no such bucket, or it cannot be listed.
+    """
+    return _below(uri, lambda name, size, changed: (name, f"{size} bytes, {changed}"))
+
+
+def _below(uri: str, describe: Describe[Entry]) -> Iterator[Entry]:
+    lister = _S3(uri, describe) if uri.startswith("s3://") else _Other(uri, describe)
     prefixes, depth = [""], 0
     while prefixes and len(prefixes) < _THREADS and depth < MAX_DEPTH:
         levels = list(in_order(lister.level, prefixes, _THREADS))
@@ -42,27 +59,28 @@ def files_at(uri: str) -> Iterator[tuple[str, int, str]]:
     Raises:
         StoreError: There is no such bucket, or it cannot be listed.
     """
-    return (_S3(uri) if uri.startswith("s3://") else _Other(uri)).files()
+    lister = _S3[str] if uri.startswith("s3://") else _Other[str]
+    return lister(uri, lambda name, size, changed: name).files()
 
 
 def _hidden(path: str) -> bool:
     return any(part.startswith(".") for part in path.split("/"))
 
 
-class _S3:
+class _S3(Generic[Entry]):
     """Pages of 1,000 keys, each repeated by itself where it fails: boto3 says where a listing goes on."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, describe: Describe[Entry]) -> None:
         filesystem.open_filesystem(uri)  # a clear line where nobody answers
-        self._uri, self._client = uri, filesystem.s3_client()
+        self._uri, self._describe, self._client = uri, describe, filesystem.s3_client()
         self._bucket, _, path = uri.removeprefix("s3://").partition("/")
         self._root = f"{path}/" if path else ""
 
-    def level(self, prefix: str) -> tuple[list[str], list[str]]:
+    def level(self, prefix: str) -> tuple[list[Entry], list[str]]:
         """Files directly under a prefix, and the prefixes in it."""
-        files, inner = list[str](), list[str]()
+        files, inner = list[Entry](), list[str]()
         for page in self._pages(prefix, Delimiter="/"):
-            files += self._names(page)
+            files += self._entries(page)
             inner += [entry["Prefix"][len(self._root) :] for entry in page.get("CommonPrefixes", [])]
         return files, inner
 
@@ -72,13 +90,17 @@ class _S3:
             for entry in page.get("Contents", []):
                 yield entry["Key"], entry["Size"], str(entry["LastModified"])
 
-    def all_below(self, prefix: str) -> list[str]:
+    def all_below(self, prefix: str) -> list[Entry]:
         """All files under a prefix."""
-        return [name for page in self._pages(prefix) for name in self._names(page)]
+        return [entry for page in self._pages(prefix) for entry in self._entries(page)]
 
-    def _names(self, page: dict[str, Any]) -> list[str]:
-        keys = (entry["Key"][len(self._root) :] for entry in page.get("Contents", []))
-        return [key for key in keys if key and not key.endswith("/") and not _hidden(key)]
+    def _entries(self, page: dict[str, Any]) -> list[Entry]:
+        files = ((file["Key"][len(self._root) :], file) for file in page.get("Contents", []))
+        return [
+            self._describe(key, file["Size"], file["LastModified"])
+            for key, file in files
+            if key and not key.endswith("/") and not _hidden(key)
+        ]
 
     def _pages(self, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
         options |= {"Bucket": self._bucket, "Prefix": self._root + prefix}
@@ -98,19 +120,18 @@ class _S3:
             raise OSError(str(error)) from None
 
 
-class _Other:
+class _Other(Generic[Entry]):
     """Any file system of pyarrow."""
 
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
+    def __init__(self, uri: str, describe: Describe[Entry]) -> None:
+        self._uri, self._describe = uri, describe
         self._files, root = filesystem.open_filesystem(uri)
         self._root = root.rstrip("/")
 
-    def level(self, prefix: str) -> tuple[list[str], list[str]]:
+    def level(self, prefix: str) -> tuple[list[Entry], list[str]]:
         """Files directly under a prefix, and the prefixes in it."""
         infos = self._infos(prefix, recursive=False)
-        names = {kind: [path for path, is_kind in infos if is_kind == kind] for kind in (True, False)}
-        return [path for path in names[True] if not _hidden(path)], [f"{path}/" for path in names[False]]
+        return self._entries(infos), [f"{path}/" for path, info in infos if not info.is_file]
 
     def files(self) -> Iterator[tuple[str, int, str]]:
         """Name, bytes and time of the files directly under the root."""
@@ -118,15 +139,22 @@ class _Other:
             infos = self._files.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
         return ((info.base_name, info.size, str(info.mtime_ns)) for info in infos if info.type == fs.FileType.File)
 
-    def all_below(self, prefix: str) -> list[str]:
+    def all_below(self, prefix: str) -> list[Entry]:
         """All files under a prefix."""
-        return [path for path, is_file in self._infos(prefix, recursive=True) if is_file and not _hidden(path)]
+        return self._entries(self._infos(prefix, recursive=True))
 
-    def _infos(self, prefix: str, recursive: bool) -> list[tuple[str, bool]]:
+    def _entries(self, infos: list[tuple[str, fs.FileInfo]]) -> list[Entry]:
+        return [
+            self._describe(path, info.size, info.mtime_ns) for path, info in infos if info.is_file and not _hidden(path)
+        ]
+
+    def _infos(self, prefix: str, recursive: bool) -> list[tuple[str, fs.FileInfo]]:
+        """What is under a prefix, by its path from the root, sorted."""
         selector = fs.FileSelector(f"{self._root}/{prefix}".rstrip("/"), recursive=recursive)
         with filesystem.explained(self._uri, "cannot be listed"):
             try:
                 infos = self._files.get_file_info(selector)
             except FileNotFoundError:
                 raise StoreError("no such folder", where=self._uri) from None
-        return sorted((info.path[len(self._root) :].lstrip("/"), info.type == fs.FileType.File) for info in infos)
+        named = [(info.path[len(self._root) :].lstrip("/"), info) for info in infos]
+        return sorted(named, key=lambda item: item[0])

@@ -4,35 +4,48 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from posixpath import splitext
 
 from PIL import Image
 
 from ecgscan_ray.errors import InputError
-from ecgscan_ray.filesystem import absolute, explained, is_local, list_files, open_filesystem
+from ecgscan_ray.filesystem import absolute, explained, is_local, open_filesystem
 from ecgscan_ray.paper.write import MASK_SUFFIX
 from ecgscan_ray.pictures.picture import read_file, refuse_large
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PictureFile:
     """A file that may be a picture.
 
     Attributes:
         root: Absolute path or URI of the folder.
         name: Relative to it, with ``/`` between folders.
+        listed_version: Of a file in a bucket, size and time of change as its listing gives them; else empty.
     """
 
     root: str
     name: str
+    listed_version: str = ""
 
     @property
     def uri(self) -> str:
         """Absolute path or URI."""
         return os.path.join(self.root, self.name) if is_local(self.root) else f"{self.root}/{self.name}"
+
+    def version(self) -> str:
+        """Size and time of change; empty where they cannot be read."""
+        if self.listed_version or not is_local(self.root):
+            return self.listed_version
+        try:
+            status = os.stat(self.uri)
+        except (OSError, ValueError):
+            return ""
+        return f"{status.st_size} bytes, {status.st_mtime_ns}"
 
     def read(self) -> bytes:
         """Its content, of reasonable size.
@@ -64,9 +77,9 @@ def pictures_under(uri: str, leave_out: str | None = None) -> list[PictureFile]:
     uri = absolute(uri)
     if is_file(uri):
         folder, name = os.path.split(uri)
-        return [PictureFile(folder, name)]
-    names = _page_files(_local_files(uri) if is_local(uri) else list_files(uri, recursive=True))
-    files = [PictureFile(uri, name) for name in names]
+        return [PictureFile(folder, name, "" if is_local(uri) else _version(uri))]
+    versions = dict.fromkeys(_local_files(uri), "") if is_local(uri) else _listed(uri)
+    files = [PictureFile(uri, name, versions[name]) for name in _page_files(versions)]
     return [file for file in files if leave_out is None or not f"{file.uri}/".startswith(f"{leave_out}/")]
 
 
@@ -77,6 +90,19 @@ def is_file(uri: str) -> bool:
     filesystem, path = open_filesystem(uri)
     with explained(uri, "cannot be read"):
         return filesystem.get_file_info(path).is_file
+
+
+def _listed(uri: str) -> dict[str, str]:
+    from ecgscan_ray.filesystem.listing import versions_below  # boto3 is for buckets alone
+
+    return dict(versions_below(uri))
+
+
+def _version(uri: str) -> str:
+    filesystem, path = open_filesystem(uri)
+    with explained(uri, "cannot be read"):
+        info = filesystem.get_file_info(path)
+    return f"{info.size} bytes, {info.mtime_ns}"
 
 
 def _local_files(root: str) -> list[str]:
@@ -103,18 +129,21 @@ def _local_files(root: str) -> list[str]:
     return names
 
 
-def _page_files(names: list[str]) -> list[str]:
+def _page_files(names: Iterable[str]) -> list[str]:
     """Names relative to a folder, sorted, without hidden files, earlier outputs and the ground truth of a picture."""
-    paths = [PurePosixPath(name) for name in names]
-    paths = [path for path in paths if not any(part.startswith(".") for part in path.parts)]
-    pictures = {path.with_suffix("") for path in paths if path.suffix.lower() in Image.registered_extensions()}
+    visible = [name for name in names if "/." not in f"/{name}" and not name.lower().endswith(".parquet")]
+    truths = {name: stem for name in visible if (stem := _stem_of_truth(name))}
+    stems, endings = set(truths.values()), Image.registered_extensions()
+    parts = (splitext(name) for name in visible) if stems else ()
+    pictures = {stem for stem, ending in parts if stem in stems and ending.lower() in endings}
+    return sorted(name for name in visible if truths.get(name) not in pictures)
 
-    def is_truth(path: PurePosixPath) -> bool:
-        ending = next((end for end in (".json", MASK_SUFFIX) if path.name.endswith(end)), None)
-        stem = path.name.removesuffix(ending) if ending else ""
-        return bool(stem) and path.with_name(stem) in pictures
 
-    return sorted(str(path) for path in paths if path.suffix.lower() != ".parquet" and not is_truth(path))
+def _stem_of_truth(name: str) -> str:
+    """Of the picture whose ground truth a file may be; empty where its name is of another kind."""
+    ending = next((end for end in (".json", MASK_SUFFIX) if name.endswith(end)), None)
+    stem = name.removesuffix(ending) if ending else ""
+    return "" if stem.endswith("/") else stem
 
 
 def printable_name(name: str) -> str:

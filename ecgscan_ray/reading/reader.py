@@ -44,11 +44,16 @@ MARGIN = 1.2
 
 @dataclass(frozen=True)
 class Networks:
-    """The three networks of a reader."""
+    """The three networks of a reader.
+
+    Attributes:
+        digest: sha256 of the file that they come from; empty where they come from none.
+    """
 
     coarse: CoarseNet
     page: PageNet
     row: RowNet
+    digest: str = ""
 
 
 @dataclass(frozen=True)

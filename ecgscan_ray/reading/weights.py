@@ -6,6 +6,7 @@ from.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,7 +60,7 @@ def load_networks(path: str | os.PathLike | None = None) -> Networks:
     networks.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     coarse, page, row = (_fused(networks[name]) for name in ("coarse", "page", "row"))
     assert isinstance(coarse, CoarseNet) and isinstance(page, PageNet) and isinstance(row, RowNet)
-    return Networks(coarse, page, row)
+    return Networks(coarse, page, row, hashlib.sha256(where.read_bytes()).hexdigest())
 
 
 def save_networks(state: Mapping[str, Tensor], path: Path, facts: Mapping[str, str]) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import ray
-import ray.data
 import torch
-from ray.data import ActorPoolStrategy
 
 from ecgscan_ray.benchmark.extract import Extractor, Piece
-from ecgscan_ray.cores import usable_cores
 from ecgscan_ray.model.external import trust, trusted
+from ecgscan_ray.runtime.actors import map_in_actors
 from ecgscan_ray.runtime.attend import attend
 
 
@@ -25,19 +22,8 @@ def write_features(store: str, pieces: Sequence[Piece], where: str, cpus: float)
         where: Named in errors.
         cpus: Logical CPUs of each process.
     """
-    resources = ray.cluster_resources()
-    is_local = os.environ.get("RAY_ADDRESS", "") in ("", "local")
-    size = min(len(pieces), usable_cores() if is_local else int(resources.get("CPU", 1)))
-    gpus = resources.get("GPU", 0.0)
-    dataset = ray.data.from_items(
-        [{"number": number} for number in range(len(pieces))], override_num_blocks=len(pieces)
-    ).map(
-        _Write,
-        fn_constructor_args=(store, ray.put(tuple(pieces)), trusted()),
-        num_cpus=cpus,
-        num_gpus=min(1.0, gpus / size) if gpus else None,
-        compute=ActorPoolStrategy(size=size),
-    )
+    numbers = [{"number": number} for number in range(len(pieces))]
+    dataset = map_in_actors(_Write, (store, ray.put(tuple(pieces)), trusted()), numbers, cpus=cpus)
     attend(dataset.take_all, where, "The same command goes on: finished files are kept.")
 
 

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
-from ecgscan_ray.config import PageConfig, dump_yaml
-from ecgscan_ray.encoder import embed_folder, export
+from ecgscan_ray.config import PageConfig
+from ecgscan_ray.encoder import embed_folder
 from ecgscan_ray.errors import InputError, RecordingError
 from ecgscan_ray.paper.write import OutputOptions, write_pages
-from tests.checkpoints import write_checkpoint
-from tests.tiny import tiny_config
+from tests.encoders import exported_encoder, save_pictures
 from tests.unit.paper.pages import sheet
-
-
-def exported_encoder(folder: Path) -> str:
-    run = folder / "run"
-    write_checkpoint(run, 1)
-    (run / "config.yaml").write_text(dump_yaml(tiny_config()))
-    (run / "environment.json").write_text(json.dumps({"store": str(folder / "gone"), "git_revision": None}))
-    return export(str(run), str(folder / "encoder"))
 
 
 def test_many_processes_write_the_same_files(tmp_path: Path) -> None:
@@ -49,12 +38,7 @@ def test_a_recording_that_cannot_be_drawn_stops_all_processes_with_its_name(tmp_
 
 def test_a_folder_read_by_processes_gives_the_same_table(tmp_path: Path) -> None:
     exported = exported_encoder(tmp_path)
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    image = np.random.default_rng(4).integers(0, 256, (5, 40, 60), dtype=np.uint8)
-    for number in range(5):
-        Image.fromarray(image[number]).save(pictures / f"{number}.png")
-    (pictures / "torn.png").write_bytes((pictures / "0.png").read_bytes()[:60])
+    pictures = save_pictures(tmp_path / "pictures", 5)
     calls: list[tuple[int, int]] = []
     one, two = pictures / "one.parquet", pictures / "two.parquet"
     embed_folder(str(exported), pictures, one)

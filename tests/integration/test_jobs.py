@@ -21,7 +21,9 @@ import yaml
 
 from ecgscan_ray.filesystem import join, list_files, read_bytes
 from ecgscan_ray.store.manifest import read_manifest
+from tests.encoders import exported_encoder, save_pictures
 from tests.ports import free_port
+from tests.stores import upload
 
 pytestmark = pytest.mark.verify
 
@@ -120,3 +122,16 @@ def test_prepare_pretrain_and_sweep_as_jobs(submit: Submit, s3_server: str, samp
     report = json.loads(read_bytes(join(sweep, "report.json")))
     assert report["counts"]["done"] == 2, report
     assert {"best.yaml", "report.html", "trials.csv"} <= set(list_files(sweep))
+
+
+def test_embed_as_a_job(submit: Submit, s3_server: str, tmp_path: Path) -> None:
+    bucket = join(s3_server, "embed-job")
+    encoder = upload(Path(exported_encoder(tmp_path)), join(bucket, "encoder"))
+    pictures = upload(save_pictures(tmp_path / "pictures", 40), join(bucket, "pictures"))
+    out = join(bucket, "features.parquet")
+    status, output = submit("embed", encoder, pictures, out)
+    assert status == 0, output[-3000:]
+    assert "40 pages embedded, 1 skipped" in output and "skipped torn.png" in output
+    assert list_files(bucket) == ["features.parquet"]
+    status, output = submit("embed", encoder, pictures, str(tmp_path / "features.parquet"), "--device", "cuda:9")
+    assert status == 1 and "error: resources: embed needs 1 CPUs and 1 GPUs" in output, output[-3000:]

@@ -103,6 +103,10 @@ def test_a_picture_without_an_ecg_is_refused_alone(exported: Path, page: np.ndar
     assert result.embedded == 1 and set(result.errors) == {"lawn.png"}
     rows = {row["path"]: row for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
     np.testing.assert_allclose(rows["page.png"]["embedding"], encoder.embed(page, projected=True)[0], atol=1e-5)
+    again = embed_folder(exported, pictures, tmp_path / "again.parquet", projected=True, workers=1)
+    assert again.errors == result.errors
+    by_process = {row["path"]: row for row in pq.read_table(tmp_path / "again.parquet").to_pylist()}
+    np.testing.assert_allclose(by_process["page.png"]["embedding"], rows["page.png"]["embedding"], atol=1e-5)
 
 
 def test_damaged_reader_and_onnx_are_refused(run: Path, exported: Path, tmp_path: Path) -> None:
