@@ -102,6 +102,9 @@ class ResourceConfig(Section):
 
     num_workers: int = Field(1, ge=1)
     """Ray Train workers."""
+    min_workers: int | None = Field(None, ge=1)
+    """Given = the number of workers follows the cluster, between this and ``num_workers``: as many as it has room for, of those
+    that divide ``num_workers``. None = it is fixed."""
     use_gpu: bool = False
     """One GPU for each training worker."""
     shard_model: bool = False
@@ -127,6 +130,26 @@ class ResourceConfig(Section):
     """Node labels that training workers require (empty on one machine)."""
     render_label: dict[str, str] = {}
     """Node labels that reading and rendering require (empty on one machine)."""
+
+    @model_validator(mode="after")
+    def _shares_stay_whole(self) -> ResourceConfig:
+        if self.min_workers is not None and self.num_workers % self.min_workers:
+            allowed = ", ".join(str(workers) for workers in _divisors(self.num_workers))
+            raise ValueError(
+                f"min_workers={self.min_workers} does not divide num_workers={self.num_workers}: give one of {allowed}"
+            )
+        return self
+
+    @property
+    def worker_counts(self) -> list[int]:
+        """Numbers of workers that the run may have, the least first; units and batch are cut for the most."""
+        if self.min_workers is None:
+            return [self.num_workers]
+        return [workers for workers in _divisors(self.num_workers) if workers >= self.min_workers]
+
+
+def _divisors(number: int) -> list[int]:
+    return [part for part in range(1, number + 1) if number % part == 0]
 
 
 class EvaluationConfig(Section):

@@ -30,12 +30,17 @@ def num_readers(config: Config) -> int:
     return -(-config.resources.render_actors // RENDERERS_A_READER)
 
 
-def needs(config: Config) -> list[Need]:
-    """The processes that train, render and read, all at the same time."""
+def needs(config: Config, num_workers: int | None = None) -> list[Need]:
+    """The processes that train, render and read, all at the same time.
+
+    Args:
+        config: Of the run.
+        num_workers: Training workers; none = as many as the run may have.
+    """
     resources = config.resources
     worker = {"CPU": resources.cpus_per_worker, "GPU": float(resources.use_gpu)}
     return [
-        *[Need("trainer", worker, resources.train_label)] * resources.num_workers,
+        *[Need("trainer", worker, resources.train_label)] * (num_workers or resources.num_workers),
         *[Need("renderer", {"CPU": resources.cpus_per_render_actor}, resources.render_label)] * resources.render_actors,
         *[Need("reader", {"CPU": resources.cpus_per_read}, resources.render_label)] * num_readers(config),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -29,7 +30,7 @@ from ecgscan_ray.runs.summary import run_summary
 from ecgscan_ray.runtime import stream
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.cluster import check_address, start_ray
-from ecgscan_ray.runtime.demand import await_room
+from ecgscan_ray.runtime.demand import await_room, fitting_workers
 from ecgscan_ray.runtime.embeddings import compute_or_load_teacher_embeddings
 from ecgscan_ray.runtime.failures import permanent_failure
 from ecgscan_ray.runtime.registered import registered_step, use_newest_whole
@@ -48,6 +49,9 @@ from ecgscan_ray.training.towers import has_batch_norm
 logger = logging.getLogger(__name__)
 
 MAX_TOKENIZER_REPORTS = 200_000
+
+RESIZE_EVERY_S = 60.0
+"""Least time between two changes of the number of workers: starting a group takes up to half a minute."""
 
 
 def teach(config: Config, store: str, out: str, **options: Any) -> None:
@@ -130,7 +134,7 @@ def _prepare(spec: RunSpec) -> RunSpec:
     config = spec.config
     _refuse_batch_norm(spec)
     start_ray(config.resources)
-    await_room(needs(config))
+    await_room(needs(config, config.resources.worker_counts[0]))
     if spec.teacher_digest is None:
         return spec
     run = config.teacher.run or ""
@@ -181,8 +185,10 @@ def _fit(spec: RunSpec, callbacks: list[Any], stop_rule: StopRule | None, quiet:
         """Called when a worker group starts: the rows after the checkpoint that the group gets."""
         return stream.build(spec, registered_step(spec.out) * batch, spec.total_steps * batch)
 
+    needs_of = {workers: needs(config, workers) for workers in config.resources.worker_counts}
     trainer = Trainer(
         work,
+        fitting_workers=partial(fitting_workers, needs_of),
         train_loop_config={"spec": spec, "stop_rule": stop_rule},
         scaling_config=_scaling(config.resources),
         run_config=RunConfig(
@@ -205,8 +211,10 @@ def _fit(spec: RunSpec, callbacks: list[Any], stop_rule: StopRule | None, quiet:
 
 
 def _scaling(resources: ResourceConfig) -> ScalingConfig:
+    counts = resources.worker_counts
     return ScalingConfig(
-        num_workers=resources.num_workers,
+        num_workers=(counts[0], counts[-1]) if len(counts) > 1 else counts[0],
+        elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
         use_gpu=resources.use_gpu,
         resources_per_worker={"CPU": resources.cpus_per_worker, **({"GPU": 1} if resources.use_gpu else {})},
         label_selector=dict(resources.train_label) or None,

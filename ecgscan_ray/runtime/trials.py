@@ -78,12 +78,15 @@ class TrialSettings:
         return build(Config, merge(self.base, changes), where="settings of a trial")
 
 
-def check_metric(metric: str, base: Config) -> None:
-    """Refuse a metric that no trial measures.
+def check_trials(metric: str, base: Config) -> None:
+    """Refuse a metric that no trial measures, and trials that would take each other's room.
 
     Raises:
-        ConfigError: Unknown, or ``training.validation_rows`` is 0.
+        ConfigError: Unknown, ``training.validation_rows`` is 0, or the number of workers is not fixed.
     """
+    if base.resources.min_workers is not None:
+        fix = "Leave it out of the base."
+        raise ConfigError("a trial has a fixed number of workers", where="resources.min_workers", fix=fix)
     known = [f"validation.{name}" for name in Pretrain.scores]
     if metric not in known:
         raise ConfigError(f"no trial measures '{metric}'", where="metric", fix=near_miss(metric, known))

@@ -144,6 +144,18 @@ def test_a_unit_is_the_largest_part_of_a_workers_share_that_fits_a_block() -> No
         load(Config, "laptop", ["resources.num_workers=5"])
 
 
+def test_a_group_has_numbers_of_workers_whose_shares_are_whole() -> None:
+    settings = ["stream.unit_rows=", "resources.num_workers=12", "training.global_batch_size=96"]
+    fixed, elastic = (load(Config, "laptop", [*settings, *more]) for more in ([], ["resources.min_workers=3"]))
+    assert fixed.resources.worker_counts == [12] and elastic.resources.worker_counts == [3, 4, 6, 12]
+    assert elastic.unit_rows == fixed.unit_rows == 8
+    for least in (5, 24):
+        with pytest.raises(
+            ConfigError, match=rf"min_workers={least} does not divide num_workers=12: .* 1, 2, 3, 4, 6, 12"
+        ):
+            load(Config, "laptop", [*settings, f"resources.min_workers={least}"])
+
+
 @pytest.mark.parametrize(
     "setting",
     [
@@ -154,6 +166,7 @@ def test_a_unit_is_the_largest_part_of_a_workers_share_that_fits_a_block() -> No
         "stream.prefetch_units=3",
         "stream.stall_timeout_s=7",
         "resources.num_workers=2",
+        "resources.min_workers=1",
         "evaluation.bootstrap=20",
     ],
 )
