@@ -42,7 +42,7 @@ class Cluster:
 
     def poll(self, num_workers: int, stored: bool) -> Any:
         """A poll of a running group, of whose workers the first has a checkpoint stored or not."""
-        checkpoint = Checkpoint("checkpoint_000000002") if stored else None
+        checkpoint = Checkpoint.from_directory("checkpoint_000000002") if stored else None
         reports = [_TrainingReport(metrics={}, checkpoint=one, validation=False) for one in (checkpoint, None)]
         status = WorkerGroupPollStatus({rank: WorkerStatus(True, None, report) for rank, report in enumerate(reports)})
         return self.policy.make_decision_for_running_worker_group(Group(num_workers), status)
