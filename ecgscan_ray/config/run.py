@@ -84,11 +84,24 @@ class TrainingConfig(Section):
     """Steps between checkpoints; the last step always has one."""
     validation_rows: int = Field(256, ge=0)
     """``validation.score`` is measured on at most this many validation recordings with every checkpoint; 0 = never."""
+    validate_beside: bool = False
+    """Measure the stored checkpoint in a process of its own while training goes on, not between two steps. A checkpoint that is
+    no longer the newest when its turn comes is left out. Trials of a sweep or an ablation are measured between steps."""
     augment: AugmentConfig = AugmentConfig()
     drop_signal_fraction: float = Field(0.0, ge=0, le=1)
     """Share of patients whose recorded signals the objective never sees, as if only their pages were available."""
     shuffle_pairs: bool = False
     """Control: pair each page with another recording's signal and report, so that nothing can be learned."""
+
+    @property
+    def validates_beside(self) -> bool:
+        """Whether checkpoints are measured while training goes on."""
+        return self.validate_beside and self.validation_rows > 0
+
+    @property
+    def validates_between(self) -> bool:
+        """Whether they are measured between two steps."""
+        return not self.validate_beside and self.validation_rows > 0
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingConfig:
@@ -114,6 +127,9 @@ class ResourceConfig(Section):
     """Ray's logical CPUs a training worker reserves."""
     torch_threads: int | None = Field(None, ge=1)
     """Threads of torch in a training worker; none = the machine's cores."""
+    validation_gpus: float = Field(0.0, ge=0, le=1)
+    """GPU, or share of one, of the process that validates beside training (``training.validate_beside``); 0 = ``cpus_per_worker``
+    CPUs alone."""
     render_actors: int = Field(2, ge=1)
     """Processes that render pages."""
     cpus_per_render_actor: float = Field(0.3, gt=0)

@@ -17,7 +17,7 @@ from ecgscan_ray.errors import ConfigError, EcgscanError, NotFiniteError, RunErr
 from ecgscan_ray.filesystem import absolute, open_filesystem
 from ecgscan_ray.filesystem.lease import exclusive
 from ecgscan_ray.model.external import load_external, trusted
-from ecgscan_ray.runs.checkpoints import DamagedCheckpoint
+from ecgscan_ray.runs.checkpoints import DamagedCheckpoint, list_checkpoints
 from ecgscan_ray.runs.folder import RunFolder
 from ecgscan_ray.runs.metrics import read_metrics
 from ecgscan_ray.runs.names import CHECKPOINTS
@@ -29,6 +29,7 @@ from ecgscan_ray.runs.spec import RunSpec, run_facts, total_steps, training_plan
 from ecgscan_ray.runs.summary import run_summary
 from ecgscan_ray.runtime import stream
 from ecgscan_ray.runtime.attend import attend
+from ecgscan_ray.runtime.beside import beside_training, validate_stored
 from ecgscan_ray.runtime.cluster import check_address, start_ray
 from ecgscan_ray.runtime.demand import await_room, fitting_workers
 from ecgscan_ray.runtime.embeddings import compute_or_load_teacher_embeddings
@@ -89,7 +90,7 @@ def pretrain(
         fresh: Refuse a folder that is not empty.
         init_from: Run to take the first weights from.
         callbacks: Ray Train callbacks (a sweep's reporter).
-        stop_rule: Ends the run early, e.g. when a sweep's trial falls behind.
+        stop_rule: Ends the run early, e.g. when a sweep's trial falls behind; checkpoints are measured between steps.
         quiet: No progress line.
 
     Raises:
@@ -99,6 +100,8 @@ def pretrain(
     check_address()
     store, out, init_from = absolute(store), absolute(out), absolute(init_from) if init_from else None
     manifest = read_manifest(store)
+    if stop_rule is not None:
+        config = config.validated_between_steps()
     config, teacher_digest = _fitting_settings(config, task, store, manifest)
     with exclusive(out, f"ecgscan {task}"):
         status = check_run(out, config, manifest, fresh, run_facts(task, teacher_digest))
@@ -148,14 +151,32 @@ def _run(spec: RunSpec, callbacks: list[Any], stop_rule: StopRule | None, quiet:
     """Take the folder and train to the end."""
     take_run(spec)
     spec.folder.write_tokenizer(spec.tokenizer_json)
-    done = use_newest_whole(spec.out)
+    beside = spec.config.training.validates_beside
+    done = use_newest_whole(spec.out, beside)
     if done:
         logger.info("%s: going on from step %d of %d", spec.out, done, spec.total_steps)
     if done < spec.total_steps:
         _fit(spec, callbacks, stop_rule, quiet)
         if not quiet and (summary := run_summary(read_metrics(spec.out))):
             logger.info("%s", summary)
+    elif beside:
+        _validate_last(spec)
+    if beside:
+        _warn_of_failed_validations(spec.out)
     spec.folder.mark_finished(registered_step(spec.out))
+
+
+def _validate_last(spec: RunSpec) -> None:
+    """Measure the last checkpoint of a run that was killed after its last step."""
+    uri, state = next(iter(list_checkpoints(spec.out).items()))
+    if state.score is None:
+        attend(partial(validate_stored, spec, uri), spec.out, "The same command measures the last checkpoint again.")
+
+
+def _warn_of_failed_validations(out: str) -> None:
+    for line in read_metrics(out):
+        if line["kind"] == "validation" and "error" in line:
+            logger.warning("the checkpoint of step %d was not validated: %s", line["step"], line["error"])
 
 
 def _refuse_batch_norm(spec: RunSpec) -> None:
@@ -201,6 +222,7 @@ def _fit(spec: RunSpec, callbacks: list[Any], stop_rule: StopRule | None, quiet:
         ),
         datasets={"train": rest_of_the_run},
         dataset_config=DataConfig(execution_options=stream.execution_options(config)),
+        validation_config=beside_training(spec),
     )
     try:
         with ProgressLine(spec.folder, enabled=not quiet):

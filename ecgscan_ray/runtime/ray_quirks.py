@@ -13,6 +13,8 @@ files, since they are more than a call:
   when ``tune`` frees what a killed trial has started.
 - ``cluster.py`` (2.60): ``ray.init`` tries an address where nobody answers for 15 minutes, so a socket asks first; Ray
   Train asks the dashboard which placement groups to free, so it stays on. Can go when both fail at once, with an error.
+- ``beside.py`` (2.60): a validation whose process is killed ends the run, so the function that Ray Train calls does
+  nothing but wait for another task. Can go when Ray Train counts every lost task as a failed validation.
 - ``terminal.py`` (2.60): Ray's agents outlive a killed command for minutes. Can go when they end with their parent.
 """
 

@@ -177,7 +177,8 @@ def run_trials(
     config: SweepConfig | AblationConfig, settings: TrialSettings, searcher: Searcher, remaining: int
 ) -> None:
     """Run up to ``remaining`` trials that ``searcher`` suggests, until the deadline."""
-    need = [Need("trial", {"CPU": TRIAL_CPUS}), *needs(build(Config, settings.base, where="base"))]
+    base = build(Config, settings.base, where="base").validated_between_steps()
+    need = [Need("trial", {"CPU": TRIAL_CPUS}), *needs(base)]
     await_room(need * config.max_concurrent, f"{config.max_concurrent} trials at a time")
     trial_store = settings.trial_store
     for name in trial_store.names():  # of an earlier command, whose trials may have run on other machines
