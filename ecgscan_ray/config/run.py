@@ -84,11 +84,24 @@ class TrainingConfig(Section):
     """Steps between checkpoints; the last step always has one."""
     validation_rows: int = Field(256, ge=0)
     """``validation.score`` is measured on at most this many validation recordings with every checkpoint; 0 = never."""
+    validate_beside: bool = False
+    """Measure the stored checkpoint in a process of its own while training goes on, not between two steps. A checkpoint that is
+    no longer the newest when its turn comes is left out. Trials of a sweep or an ablation are measured between steps."""
     augment: AugmentConfig = AugmentConfig()
     drop_signal_fraction: float = Field(0.0, ge=0, le=1)
     """Share of patients whose recorded signals the objective never sees, as if only their pages were available."""
     shuffle_pairs: bool = False
     """Control: pair each page with another recording's signal and report, so that nothing can be learned."""
+
+    @property
+    def validates_beside(self) -> bool:
+        """Whether checkpoints are measured while training goes on."""
+        return self.validate_beside and self.validation_rows > 0
+
+    @property
+    def validates_between(self) -> bool:
+        """Whether they are measured between two steps."""
+        return not self.validate_beside and self.validation_rows > 0
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingConfig:
@@ -102,6 +115,9 @@ class ResourceConfig(Section):
 
     num_workers: int = Field(1, ge=1)
     """Ray Train workers."""
+    min_workers: int | None = Field(None, ge=1)
+    """Given = the number of workers follows the cluster, between this and ``num_workers``: as many as it has room for, of those
+    that divide ``num_workers``. None = it is fixed."""
     use_gpu: bool = False
     """One GPU for each training worker."""
     shard_model: bool = False
@@ -111,6 +127,9 @@ class ResourceConfig(Section):
     """Ray's logical CPUs a training worker reserves."""
     torch_threads: int | None = Field(None, ge=1)
     """Threads of torch in a training worker; none = the machine's cores."""
+    validation_gpus: float = Field(0.0, ge=0, le=1)
+    """GPU, or share of one, of the process that validates beside training (``training.validate_beside``); 0 = ``cpus_per_worker``
+    CPUs alone."""
     render_actors: int = Field(2, ge=1)
     """Processes that render pages."""
     cpus_per_render_actor: float = Field(0.3, gt=0)
@@ -127,6 +146,26 @@ class ResourceConfig(Section):
     """Node labels that training workers require (empty on one machine)."""
     render_label: dict[str, str] = {}
     """Node labels that reading and rendering require (empty on one machine)."""
+
+    @model_validator(mode="after")
+    def _shares_stay_whole(self) -> ResourceConfig:
+        if self.min_workers is not None and self.num_workers % self.min_workers:
+            allowed = ", ".join(str(workers) for workers in _divisors(self.num_workers))
+            raise ValueError(
+                f"min_workers={self.min_workers} does not divide num_workers={self.num_workers}: give one of {allowed}"
+            )
+        return self
+
+    @property
+    def worker_counts(self) -> list[int]:
+        """Numbers of workers that the run may have, the least first; units and batch are cut for the most."""
+        if self.min_workers is None:
+            return [self.num_workers]
+        return [workers for workers in _divisors(self.num_workers) if workers >= self.min_workers]
+
+
+def _divisors(number: int) -> list[int]:
+    return [part for part in range(1, number + 1) if number % part == 0]
 
 
 class EvaluationConfig(Section):

@@ -93,11 +93,16 @@ class Config(Section):
         most = max(1, MAX_UNIT_BYTES // self.row_bytes)
         return max(rows for rows in range(1, min(share, most) + 1) if share % rows == 0)
 
+    def validated_between_steps(self) -> Config:
+        """The same for a run that asks for its score at each checkpoint."""
+        training = self.training.model_copy(update={"validate_beside": False})
+        return self.model_copy(update={"training": training})
+
     def training_identity(self) -> dict[str, Any]:
         """The settings that decide the run's outcome; a resumed run may differ in all others.
 
-        Left out: workers and CPUs, evaluation, logging, checkpoint frequency, prefetching, timeouts, how the same step is
-        computed, and the teacher's URI (not whether there is a teacher).
+        Left out: workers and CPUs, evaluation, logging, checkpoint frequency, where validation runs, prefetching, timeouts,
+        how the same step is computed, and the teacher's URI (not whether there is a teacher).
         """
         free: dict[str, Any] = {
             "resources": True,
@@ -105,7 +110,7 @@ class Config(Section):
             "stream": {"prefetch_units", "stall_timeout_s"},
             "training": {
                 *("log_every", "term_gradients_every", "sinks", "checkpoint_every"),
-                *("activation_checkpointing", "compile"),
+                *("activation_checkpointing", "compile", "validate_beside"),
             },
         }
         content = self.model_dump(mode="json", exclude=free)

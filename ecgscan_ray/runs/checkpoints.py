@@ -7,7 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ecgscan_ray import strict_yaml
 from ecgscan_ray.config import Config, build
 from ecgscan_ray.errors import EcgscanError, RunError
-from ecgscan_ray.filesystem import join, list_files, open_filesystem, read_bytes
-from ecgscan_ray.runs.names import CHECKPOINT_FILES, CHECKPOINTS, CONFIG, STATE, WEIGHTS
+from ecgscan_ray.filesystem import join, list_files, open_filesystem, read_bytes, write_bytes_atomic
+from ecgscan_ray.runs.names import CHECKPOINT_FILES, CHECKPOINTS, CONFIG, SCORE, STATE, WEIGHTS
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,16 @@ class StateFile(BaseModel):
         return TrainingState(**self.model_dump(exclude={"schema_version", "digests"}))
 
 
+class ScoreFile(BaseModel):
+    """Content of ``score.json``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    score: float = Field(allow_inf_nan=False)
+    weights: str
+    """sha256 of the weights that it is the score of: a run that goes back makes the checkpoints of some steps again."""
+
+
 def sha256(uri: str) -> str:
     """Digest of a file's content."""
     filesystem, path = open_filesystem(uri)
@@ -93,6 +103,25 @@ def _read_state_file(uri: str) -> StateFile:
         raise DamagedCheckpoint("damaged", where=where, fix="Use another checkpoint of the run.") from None
 
 
+def _state(uri: str, content: StateFile, files: Collection[str]) -> TrainingState:
+    """The state of a checkpoint with these files, and its score, wherever it was measured."""
+    state = content.state()
+    if SCORE not in files:
+        return state
+    try:
+        measured = ScoreFile.model_validate_json(read_bytes(join(uri, SCORE))[:MAX_TEXT_BYTES])
+    except ValidationError:
+        logger.warning("passed over: %s: damaged", join(uri, SCORE))
+        return state
+    return replace(state, score=measured.score) if measured.weights == content.digests.get(WEIGHTS) else state
+
+
+def write_score(uri: str, score: float) -> None:
+    """Keep the ``validation.score`` of a stored checkpoint, in a file of its own: the checkpoint stays as it is."""
+    measured = ScoreFile(score=score, weights=weights_digest(uri))
+    write_bytes_atomic(join(uri, SCORE), measured.model_dump_json().encode())
+
+
 def verify(uri: str, names: Collection[str] | None = None) -> TrainingState:
     """Compare a checkpoint's files with their digests; its state.
 
@@ -112,7 +141,7 @@ def verify(uri: str, names: Collection[str] | None = None) -> TrainingState:
         if name not in files or sha256(join(uri, name)) != content.digests.get(name):
             fix = "Use another checkpoint of the run."
             raise DamagedCheckpoint(f"{name} is missing or damaged", where=uri, fix=fix)
-    return content.state()
+    return _state(uri, content, files)
 
 
 def read_config(uri: str) -> Config:
@@ -146,11 +175,13 @@ def list_checkpoints(run: str) -> dict[str, TrainingState]:
         RunError: There are some, but none is readable.
     """
     folder, states, errors = join(run, CHECKPOINTS), {}, []
-    for name in list_files(folder, recursive=True):
+    names = set(list_files(folder, recursive=True))
+    for name in sorted(names):
         if name.count("/") == 1 and name.endswith(f"/{STATE}"):
-            uri = join(folder, name.rpartition("/")[0])
+            checkpoint = name.rpartition("/")[0]
+            uri = join(folder, checkpoint)
             try:
-                states[uri] = _read_state_file(uri).state()
+                states[uri] = _state(uri, _read_state_file(uri), {SCORE} if f"{checkpoint}/{SCORE}" in names else ())
             except RunError as error:
                 errors.append(error)
     if errors and not states:

@@ -37,6 +37,16 @@ def _part(number: int) -> str:
     return f"part-{number:05d}.jsonl"
 
 
+def _validation_part(step: int) -> str:
+    return f"validation-{step:09d}.jsonl"
+
+
+def write_validation(folder: RunFolder, step: int, values: Mapping[str, float | str]) -> None:
+    """Write what was measured of a checkpoint beside training, or the ``error`` that came instead, as a part of its own."""
+    line = json.dumps({"step": step, "kind": "validation", "time": time.time(), **values})
+    write_bytes_atomic(join(folder.uri, METRICS, _validation_part(step)), f"{line}\n".encode())
+
+
 def _send_image(sink: Sink, step: int, name: str, image: np.ndarray) -> None:
     sink.image(step, name, image)
 
@@ -133,14 +143,20 @@ def read_metrics(run_uri: str) -> list[Line]:
     """All metric lines of a run in the order of their steps.
 
     A run that goes on from step s writes the steps after s again: the later line of a kind wins, and every earlier line
-    of that kind at the same or a later step is dropped.
+    of that kind at the same or a later step is dropped. Lines of ``write_validation`` come between them.
 
     Args:
         run_uri: The run folder; empty list where it has no metrics.
     """
     folder = join(run_uri, METRICS)
-    parts = [name for name in list_files(folder) if name.startswith("part-") and name.endswith(".jsonl")]
-    return join_parts([read_bytes(join(folder, name)).decode() for name in sorted(parts)])
+    names = sorted(name for name in list_files(folder) if name.endswith(".jsonl"))
+    parts, beside = (
+        join_parts([read_bytes(join(folder, name)).decode() for name in names if name.startswith(prefix)])
+        for prefix in ("part-", "validation-")
+    )
+    between = {line["step"] for line in parts if line["kind"] == "validation"}
+    lines = [*parts, *(line for line in beside if line["step"] not in between)]
+    return sorted(lines, key=lambda line: int(line["step"]))
 
 
 def join_parts(parts: Sequence[str]) -> list[Line]:

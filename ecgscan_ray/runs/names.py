@@ -18,6 +18,8 @@ WEIGHTS = "model.safetensors"
 TRAINED = "trained.safetensors"
 """Weights that training goes on from, where ``WEIGHTS`` are their running average."""
 OPTIMIZER = "optimizer.pt"
+SCORE = "score.json"
+"""``validation.score``, where it was measured beside training."""
 CHECKPOINT_FILES = (WEIGHTS, OPTIMIZER, CONFIG, TOKENIZER)
 """Files of every checkpoint besides ``STATE``."""
 

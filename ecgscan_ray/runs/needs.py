@@ -30,12 +30,25 @@ def num_readers(config: Config) -> int:
     return -(-config.resources.render_actors // RENDERERS_A_READER)
 
 
-def needs(config: Config) -> list[Need]:
-    """The processes that train, render and read, all at the same time."""
+def needs(config: Config, num_workers: int | None = None) -> list[Need]:
+    """The processes that train, render, read and validate, all at the same time.
+
+    Args:
+        config: Of the run.
+        num_workers: Training workers; none = as many as the run may have.
+    """
     resources = config.resources
     worker = {"CPU": resources.cpus_per_worker, "GPU": float(resources.use_gpu)}
     return [
-        *[Need("trainer", worker, resources.train_label)] * resources.num_workers,
+        *[Need("trainer", worker, resources.train_label)] * (num_workers or resources.num_workers),
         *[Need("renderer", {"CPU": resources.cpus_per_render_actor}, resources.render_label)] * resources.render_actors,
         *[Need("reader", {"CPU": resources.cpus_per_read}, resources.render_label)] * num_readers(config),
+        *[validator(config)] * config.training.validates_beside,
     ]
+
+
+def validator(config: Config) -> Need:
+    """The process that validates beside training."""
+    resources = config.resources
+    labels = resources.train_label if resources.validation_gpus else resources.render_label
+    return Need("validator", {"CPU": resources.cpus_per_worker, "GPU": resources.validation_gpus}, labels)

@@ -24,8 +24,8 @@ from ecgscan_ray.runtime.pretrain import pretrain, teach
 from ecgscan_ray.runtime.trials import (
     Train,
     TrialSettings,
-    check_metric,
     check_store,
+    check_trials,
     num_remaining,
     run_trials,
     start_tune,
@@ -89,7 +89,7 @@ def train_and_measure(config: Config, store: str, out: str, **options: Any) -> N
 
 def _check_arms(config: AblationConfig, base: dict[str, Any], resolved: Config) -> None:
     """Every arm's settings are tried on the config before any trial starts."""
-    check_metric(config.metric, resolved)
+    check_trials(config.metric, resolved)
     known = flat(resolved.model_dump(mode="json"))
     for arm, changes in config.arms.items():
         for key in changes:

@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +86,18 @@ def _wait(needs: Sequence[Need], what: str) -> None:
             last_message = waited
             logger.info("%s; the cluster was asked for it %.0f min ago", _summary(needs, missing, what), waited / 60)
         time.sleep(1)
+
+
+def fitting_workers(needs: Mapping[int, Sequence[Need]], most: int) -> int:
+    """The largest number of training workers for which the cluster has room; 0 where it has none.
+
+    Args:
+        needs: Number of workers -> the processes of a run with so many.
+        most: No more than these.
+    """
+    return max(
+        (workers for workers in needs if workers <= most and not unplaced(needs[workers], _present())), default=0
+    )
 
 
 def unplaced(needs: Sequence[Need], nodes: list[Node]) -> list[Need]:

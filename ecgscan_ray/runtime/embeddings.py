@@ -64,6 +64,7 @@ class EmbeddingTask:
 
 
 def _embed(task: EmbeddingTask, shards: list[Shard], resources: ResourceConfig) -> list[EmbeddingFile]:
+    counts = resources.worker_counts if resources.use_gpu else [resources.render_actors]
     dataset = ray.data.from_items(
         [{"shard": shard.model_dump_json()} for shard in shards],
         override_num_blocks=len(shards),
@@ -72,7 +73,7 @@ def _embed(task: EmbeddingTask, shards: list[Shard], resources: ResourceConfig) 
         fn_constructor_args=(task,),
         num_cpus=resources.cpus_per_render_actor,
         num_gpus=1 if resources.use_gpu else None,
-        compute=ActorPoolStrategy(size=resources.num_workers if resources.use_gpu else resources.render_actors),
+        compute=ActorPoolStrategy(min_size=counts[0], max_size=counts[-1]),
     )
     rows = attend(dataset.take_all, task.run, "The same command starts this part again.")
     files = [EmbeddingFile.model_validate_json(row["file"]) for row in rows]

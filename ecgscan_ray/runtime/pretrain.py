@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -16,7 +17,7 @@ from ecgscan_ray.errors import ConfigError, EcgscanError, NotFiniteError, RunErr
 from ecgscan_ray.filesystem import absolute, open_filesystem
 from ecgscan_ray.filesystem.lease import exclusive
 from ecgscan_ray.model.external import load_external, trusted
-from ecgscan_ray.runs.checkpoints import DamagedCheckpoint
+from ecgscan_ray.runs.checkpoints import DamagedCheckpoint, list_checkpoints
 from ecgscan_ray.runs.folder import RunFolder
 from ecgscan_ray.runs.metrics import read_metrics
 from ecgscan_ray.runs.names import CHECKPOINTS
@@ -28,8 +29,9 @@ from ecgscan_ray.runs.spec import RunSpec, run_facts, total_steps, training_plan
 from ecgscan_ray.runs.summary import run_summary
 from ecgscan_ray.runtime import stream
 from ecgscan_ray.runtime.attend import attend
+from ecgscan_ray.runtime.beside import beside_training, validate_stored
 from ecgscan_ray.runtime.cluster import check_address, start_ray
-from ecgscan_ray.runtime.demand import await_room
+from ecgscan_ray.runtime.demand import await_room, fitting_workers
 from ecgscan_ray.runtime.embeddings import compute_or_load_teacher_embeddings
 from ecgscan_ray.runtime.failures import permanent_failure
 from ecgscan_ray.runtime.registered import registered_step, use_newest_whole
@@ -48,6 +50,9 @@ from ecgscan_ray.training.towers import has_batch_norm
 logger = logging.getLogger(__name__)
 
 MAX_TOKENIZER_REPORTS = 200_000
+
+RESIZE_EVERY_S = 60.0
+"""Least time between two changes of the number of workers: starting a group takes up to half a minute."""
 
 
 def teach(config: Config, store: str, out: str, **options: Any) -> None:
@@ -85,7 +90,7 @@ def pretrain(
         fresh: Refuse a folder that is not empty.
         init_from: Run to take the first weights from.
         callbacks: Ray Train callbacks (a sweep's reporter).
-        stop_rule: Ends the run early, e.g. when a sweep's trial falls behind.
+        stop_rule: Ends the run early, e.g. when a sweep's trial falls behind; checkpoints are measured between steps.
         quiet: No progress line.
 
     Raises:
@@ -95,6 +100,8 @@ def pretrain(
     check_address()
     store, out, init_from = absolute(store), absolute(out), absolute(init_from) if init_from else None
     manifest = read_manifest(store)
+    if stop_rule is not None:
+        config = config.validated_between_steps()
     config, teacher_digest = _fitting_settings(config, task, store, manifest)
     with exclusive(out, f"ecgscan {task}"):
         status = check_run(out, config, manifest, fresh, run_facts(task, teacher_digest))
@@ -130,7 +137,7 @@ def _prepare(spec: RunSpec) -> RunSpec:
     config = spec.config
     _refuse_batch_norm(spec)
     start_ray(config.resources)
-    await_room(needs(config))
+    await_room(needs(config, config.resources.worker_counts[0]))
     if spec.teacher_digest is None:
         return spec
     run = config.teacher.run or ""
@@ -144,14 +151,32 @@ def _run(spec: RunSpec, callbacks: list[Any], stop_rule: StopRule | None, quiet:
     """Take the folder and train to the end."""
     take_run(spec)
     spec.folder.write_tokenizer(spec.tokenizer_json)
-    done = use_newest_whole(spec.out)
+    beside = spec.config.training.validates_beside
+    done = use_newest_whole(spec.out, beside)
     if done:
         logger.info("%s: going on from step %d of %d", spec.out, done, spec.total_steps)
     if done < spec.total_steps:
         _fit(spec, callbacks, stop_rule, quiet)
         if not quiet and (summary := run_summary(read_metrics(spec.out))):
             logger.info("%s", summary)
+    elif beside:
+        _validate_last(spec)
+    if beside:
+        _warn_of_failed_validations(spec.out)
     spec.folder.mark_finished(registered_step(spec.out))
+
+
+def _validate_last(spec: RunSpec) -> None:
+    """Measure the last checkpoint of a run that was killed after its last step."""
+    uri, state = next(iter(list_checkpoints(spec.out).items()))
+    if state.score is None:
+        attend(partial(validate_stored, spec, uri), spec.out, "The same command measures the last checkpoint again.")
+
+
+def _warn_of_failed_validations(out: str) -> None:
+    for line in read_metrics(out):
+        if line["kind"] == "validation" and "error" in line:
+            logger.warning("the checkpoint of step %d was not validated: %s", line["step"], line["error"])
 
 
 def _refuse_batch_norm(spec: RunSpec) -> None:
@@ -181,8 +206,10 @@ def _fit(spec: RunSpec, callbacks: list[Any], stop_rule: StopRule | None, quiet:
         """Called when a worker group starts: the rows after the checkpoint that the group gets."""
         return stream.build(spec, registered_step(spec.out) * batch, spec.total_steps * batch)
 
+    needs_of = {workers: needs(config, workers) for workers in config.resources.worker_counts}
     trainer = Trainer(
         work,
+        fitting_workers=partial(fitting_workers, needs_of),
         train_loop_config={"spec": spec, "stop_rule": stop_rule},
         scaling_config=_scaling(config.resources),
         run_config=RunConfig(
@@ -195,6 +222,7 @@ def _fit(spec: RunSpec, callbacks: list[Any], stop_rule: StopRule | None, quiet:
         ),
         datasets={"train": rest_of_the_run},
         dataset_config=DataConfig(execution_options=stream.execution_options(config)),
+        validation_config=beside_training(spec),
     )
     try:
         with ProgressLine(spec.folder, enabled=not quiet):
@@ -205,8 +233,10 @@ def _fit(spec: RunSpec, callbacks: list[Any], stop_rule: StopRule | None, quiet:
 
 
 def _scaling(resources: ResourceConfig) -> ScalingConfig:
+    counts = resources.worker_counts
     return ScalingConfig(
-        num_workers=resources.num_workers,
+        num_workers=(counts[0], counts[-1]) if len(counts) > 1 else counts[0],
+        elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
         use_gpu=resources.use_gpu,
         resources_per_worker={"CPU": resources.cpus_per_worker, **({"GPU": 1} if resources.use_gpu else {})},
         label_selector=dict(resources.train_label) or None,

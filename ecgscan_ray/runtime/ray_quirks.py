@@ -13,6 +13,8 @@ files, since they are more than a call:
   when ``tune`` frees what a killed trial has started.
 - ``cluster.py`` (2.60): ``ray.init`` tries an address where nobody answers for 15 minutes, so a socket asks first; Ray
   Train asks the dashboard which placement groups to free, so it stays on. Can go when both fail at once, with an error.
+- ``beside.py`` (2.60): a validation whose process is killed ends the run, so the function that Ray Train calls does
+  nothing but wait for another task. Can go when Ray Train counts every lost task as a failed validation.
 - ``terminal.py`` (2.60): Ray's agents outlive a killed command for minutes. Can go when they end with their parent.
 """
 
@@ -21,13 +23,13 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray.data import DataContext
-    from ray.train import FailureConfig
+    from ray.train import FailureConfig, ScalingConfig
 
 START_ENVIRONMENT = {
     # 2.60: unset, each process warns that the default will change. Can go when the default is 0.
@@ -200,5 +202,43 @@ def failure_policy(config: FailureConfig, is_permanent: Any) -> Any:
             if is_permanent(training_failed_error):
                 return FailureDecision.RAISE
             return super().make_decision(training_failed_error)
+
+    return Policy(config)
+
+
+def scaling_policy(config: ScalingConfig, fitting_workers: Callable[[int], int]) -> Any:
+    """Ray Train's policy of a group whose number of workers follows the cluster, except for when it changes and to what.
+
+    2.60: a trainer takes no policy. Ray's own (a) takes every number in its range, counted by resources alone: not by the
+    nodes' labels, nor by what rendering needs, without which a run stands still; (b) loses a worker where fractions of a
+    CPU do not add up; (c) resizes at any moment, and the steps since the last checkpoint are lost; (d) asks again without
+    a pause while the workers are too few. Can go when a trainer takes a policy, and (b) and (d) when they are mended.
+
+    Args:
+        config: Of the run.
+        fitting_workers: At most so many -> the number to have now, 0 = not enough.
+    """
+    from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision
+
+    class Policy(ElasticScalingPolicy):
+        def _count_possible_workers(self, reserved_resources: Any) -> int:
+            rounded = {
+                node: {name: amount + 1e-6 for name, amount in resources.items()}
+                for node, resources in reserved_resources.items()
+            }
+            return fitting_workers(super()._count_possible_workers(rounded))
+
+        def make_decision_for_non_running_worker_group(self) -> Any:
+            decision = super().make_decision_for_non_running_worker_group()
+            if isinstance(decision, NoopDecision):
+                time.sleep(self.GET_RESERVED_RESOURCES_INTERVAL_S)
+            return decision
+
+        def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
+            reports = [worker.training_report for worker in worker_group_status.worker_statuses.values()]
+            if not any(report and report.checkpoint for report in reports):
+                self._maybe_send_resource_request()  # it expires
+                return NoopDecision()
+            return super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
 
     return Policy(config)

@@ -33,11 +33,12 @@ def registered_step(out: str) -> int:
     return int(latest["metrics"]["step"]) if latest else 0
 
 
-def use_newest_whole(out: str) -> int:
+def use_newest_whole(out: str, validate: bool = False) -> int:
     """Make the newest whole checkpoint the one that the run goes on from; its step, 0 where there is no checkpoint.
 
     Args:
         out: URI of the run folder, which no other command works in.
+        validate: Whether checkpoints without a score are measured beside training.
 
     Raises:
         RunError: There are checkpoints, but none is whole.
@@ -47,7 +48,7 @@ def use_newest_whole(out: str) -> int:
         delete_file(_list_uri(out))
         return 0
     if not _is_listed(out, states):
-        write_bytes_atomic(_list_uri(out), json.dumps(_list(states)).encode())
+        write_bytes_atomic(_list_uri(out), json.dumps(_list(states, validate)).encode())
     return next(iter(states.values())).step
 
 
@@ -89,8 +90,9 @@ def _is_listed(out: str, states: States) -> bool:
     return names == set(states) and last == (newest, states[newest].step)
 
 
-def _list(states: States) -> dict[str, Any]:
+def _list(states: States, validate: bool) -> dict[str, Any]:
     """The list as Ray Train 2.60 reads it: worst score first, as far as there are scores."""
+    pending = [name for name in states if validate and states[name].score is None]
     order = sorted(states, key=lambda name: (_score(states[name]), states[name].step))
     reports = sorted(states, key=lambda name: states[name].step)
     return {
@@ -98,8 +100,8 @@ def _list(states: States) -> dict[str, Any]:
         "checkpoint_results": [_entry(name, states[name]) for name in order],
         "checkpoint_report_indices": [reports.index(name) for name in order],
         "latest_checkpoint_result": _entry(reports[-1], states[reports[-1]]),
-        "pending_training_results": [],
-        "pending_validation_specs": [],
+        "pending_training_results": [_entry(name, states[name]) for name in pending],
+        "pending_validation_specs": [True] * len(pending),
         "current_report_index": len(reports),
         "validated_checkpoint_dir_names": [],
         "timed_out_validation_checkpoint_dir_names": [],

@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 
 import ray.train
 import ray.train.collective
-from ray.train import Checkpoint, CheckpointUploadMode
+from ray.train import Checkpoint, CheckpointConsistencyMode, CheckpointUploadMode
 
 from ecgscan_ray.errors import EcgscanError, StoreError
 from ecgscan_ray.filesystem.retry import PATIENCE_S, is_permanent
@@ -36,10 +36,11 @@ class RayReporter:
         stop_rule: Ends the run early.
         local: Folder on this machine for checkpoints on their way.
         log: Metric lines, written before the checkpoint that they lead to (rank 0 only).
+        validate: Whether Ray Train measures each checkpoint once it is stored.
     """
 
-    def __init__(self, stop_rule: StopRule | None, local: Path, log: RunLog | None) -> None:
-        self._stop_rule, self._local, self._log = stop_rule, local, log
+    def __init__(self, stop_rule: StopRule | None, local: Path, log: RunLog | None, validate: bool = False) -> None:
+        self._stop_rule, self._local, self._log, self._validate = stop_rule, local, log, validate
         self._resumed: Path | None = None
         self._room = threading.BoundedSemaphore(MAX_WAITING)
         self._failing_since: float | None = None
@@ -63,6 +64,7 @@ class RayReporter:
             checkpoint_dir_name=f"checkpoint_{int(metrics['step']):09d}",
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             checkpoint_upload_fn=self.store,
+            validation=self._validate and checkpoint is not None,
         )
 
     def should_stop(self, step: int, metrics: dict[str, float]) -> bool:
@@ -72,8 +74,8 @@ class RayReporter:
         return bool(ray.train.collective.broadcast_from_rank_zero(stop))
 
     def close(self) -> None:
-        """Wait until all that was reported is stored."""
-        ray.train.get_all_reported_checkpoints()
+        """Wait until all that was reported is stored; validations go on when the workers are gone."""
+        ray.train.get_all_reported_checkpoints(CheckpointConsistencyMode.COMMITTED)
 
     def store(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
         """Called in a thread of Ray Train, for one checkpoint after the other; repeated while the storage fails."""

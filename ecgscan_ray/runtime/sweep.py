@@ -32,8 +32,8 @@ from ecgscan_ray.runtime.pretrain import pretrain
 from ecgscan_ray.runtime.trials import (
     Train,
     TrialSettings,
-    check_metric,
     check_store,
+    check_trials,
     num_remaining,
     run_trials,
     start_tune,
@@ -91,7 +91,7 @@ def sweep(
 
 def _check_space(config: SweepConfig, base: dict[str, Any], resolved: Config) -> None:
     """Every value that a trial may get is tried on the config before any trial starts."""
-    check_metric(config.metric, resolved)
+    check_trials(config.metric, resolved)
     known = flat(resolved.model_dump(mode="json"))
     for key, span in config.space.items():
         if key not in known:

@@ -78,12 +78,15 @@ class TrialSettings:
         return build(Config, merge(self.base, changes), where="settings of a trial")
 
 
-def check_metric(metric: str, base: Config) -> None:
-    """Refuse a metric that no trial measures.
+def check_trials(metric: str, base: Config) -> None:
+    """Refuse a metric that no trial measures, and trials that would take each other's room.
 
     Raises:
-        ConfigError: Unknown, or ``training.validation_rows`` is 0.
+        ConfigError: Unknown, ``training.validation_rows`` is 0, or the number of workers is not fixed.
     """
+    if base.resources.min_workers is not None:
+        fix = "Leave it out of the base."
+        raise ConfigError("a trial has a fixed number of workers", where="resources.min_workers", fix=fix)
     known = [f"validation.{name}" for name in Pretrain.scores]
     if metric not in known:
         raise ConfigError(f"no trial measures '{metric}'", where="metric", fix=near_miss(metric, known))
@@ -174,7 +177,8 @@ def run_trials(
     config: SweepConfig | AblationConfig, settings: TrialSettings, searcher: Searcher, remaining: int
 ) -> None:
     """Run up to ``remaining`` trials that ``searcher`` suggests, until the deadline."""
-    need = [Need("trial", {"CPU": TRIAL_CPUS}), *needs(build(Config, settings.base, where="base"))]
+    base = build(Config, settings.base, where="base").validated_between_steps()
+    need = [Need("trial", {"CPU": TRIAL_CPUS}), *needs(base)]
     await_room(need * config.max_concurrent, f"{config.max_concurrent} trials at a time")
     trial_store = settings.trial_store
     for name in trial_store.names():  # of an earlier command, whose trials may have run on other machines

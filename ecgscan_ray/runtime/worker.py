@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import ray
 import ray.train
@@ -16,26 +16,19 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ecgscan_ray import text
-from ecgscan_ray.batch import DeviceBatch
 from ecgscan_ray.cores import set_torch_threads
-from ecgscan_ray.evaluation.model import PageModel
 from ecgscan_ray.model.external import trust
-from ecgscan_ray.report.validation import validation_pictures
 from ecgscan_ray.runs.metrics import RunLog
 from ecgscan_ray.runs.spec import RunSpec
 from ecgscan_ray.runtime import stream
 from ecgscan_ray.runtime.reporter import RayReporter, StopRule
-from ecgscan_ray.store.shards import iterate_rows
-from ecgscan_ray.tasks.makers import build_maker
+from ecgscan_ray.runtime.validation import Validator
 from ecgscan_ray.tasks.task import FirstWeights, Task, get_task
 from ecgscan_ray.training.loop import train
 from ecgscan_ray.training.scratch import scratch
 from ecgscan_ray.training.sharding import shard
 
 logger = logging.getLogger(__name__)
-
-VALIDATION_EPOCH = 2**31
-"""Epoch number in the keys of validation pages: the same pages at every checkpoint, none of them trained on."""
 
 
 def work(loop_config: dict[str, Any]) -> None:
@@ -57,15 +50,16 @@ def _train(spec: RunSpec, stop_rule: StopRule | None, local: Path) -> None:
     model = model.to(device).to(memory_format=torch.channels_last)
     log = RunLog(config, spec.folder, local) if context.get_world_rank() == 0 else None
     units = ray.train.get_dataset_shard("train")
+    training = config.training
     train(
         spec,
         task,
         model,
         stream.batches(units, config, context.get_world_size(), log.stalled if log else logger.warning),
-        RayReporter(stop_rule, local, log),
+        RayReporter(stop_rule, local, log, training.validates_beside),
         device=device,
         wrap=partial(_parallel, sharded=config.resources.shard_model),
-        validate=_validator(spec, task, device, log) if log and config.training.validation_rows else None,
+        validate=_validator(spec, task, device, log) if log and training.validates_between else None,
         log=log,
     )
 
@@ -92,21 +86,12 @@ def _parallel(model: nn.Module, sharded: bool) -> nn.Module:
 def _validator(
     spec: RunSpec, task: Task[Any], device: torch.device, log: RunLog
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """Measures ``validation.score`` on pages that are rendered once, and logs pictures of some."""
-    config = spec.config
-    rows = list(iterate_rows(spec.store, spec.manifest, "validation", limit=config.training.validation_rows))
-    maker = build_maker(spec.task, config, text.parse_tokenizer(spec.tokenizer_json))
-    size = config.evaluation.batch_size
-    batches = []
-    for start in range(0, len(rows), size):
-        part = rows[start : start + size]
-        batches.append(maker.make(part, range(start, start + len(part)), [VALIDATION_EPOCH] * len(part)))
+    """Measures ``validation.score``, and logs pictures of some recordings."""
+    validator = Validator(spec, task, device)
 
     def validate(model: nn.Module) -> dict[str, float]:
-        scores = task.validation_score(model, (task.to_device(batch, device, config) for batch in batches))
-        if task.embeds_pages and config.training.sinks and "image" in batches[0]:
-            tensors = cast(DeviceBatch, task.to_device(batches[0], device, config))
-            log.images(validation_pictures(cast(PageModel, model), tensors, config.model.signal_fs))
+        scores = validator.scores(model)
+        log.images(validator.pictures(model))
         return scores
 
     return validate

@@ -110,6 +110,7 @@ def dry_run(config: Config, store: str, prices: Prices | None = None) -> dict[st
         "pages": steps * batch,
         **_size(config, tokenizer),
         **_memory(footprint, config),
+        **_workers(config),
         "step": _step_settings(config),
         "batch": f"{batch} rows, {batch * row_bytes / 2**20:.0f} MB; {batch // workers} rows a worker",
         "read from the store": f"{sum(shard.bytes for shard in manifest.shards_of('train')) * epochs / 2**30:.2f} GB",
@@ -197,6 +198,15 @@ def _on_gpus(
             + (f", price {cost}" if cost else "")
         )
     return figures
+
+
+def _workers(config: Config) -> dict[str, str]:
+    """Where their number follows the cluster: for which number the figures hold."""
+    batch, (*fewer, most) = config.training.global_batch_size, config.resources.worker_counts
+    if not fewer:
+        return {}
+    numbers = f"{', '.join(map(str, fewer))} or {most}, as the cluster has room"
+    return {"workers": f"{numbers}; the figures are for {most}. With {fewer[0]}, each holds {batch // fewer[0]} rows"}
 
 
 def _step_settings(config: Config) -> str:

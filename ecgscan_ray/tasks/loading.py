@@ -27,7 +27,7 @@ from ecgscan_ray.runs.checkpoints import (
     use_first_whole,
     verify,
 )
-from ecgscan_ray.runs.names import CONFIG, STATE, TOKENIZER, WEIGHTS
+from ecgscan_ray.runs.names import CONFIG, SCORE, STATE, TOKENIZER, WEIGHTS
 from ecgscan_ray.tasks.task import get_task
 from ecgscan_ray.training.checkpoint import check_shapes, readable, restore_weights
 from ecgscan_ray.training.scratch import scratch
@@ -68,16 +68,17 @@ def _load_task(run: str, which: Which, task: str, fix: str) -> LoadedCheckpoint[
         trained = verify(uri, ()).task
         if trained != task:
             raise RunError(f"holds {get_task(trained).contents}", where=run, fix=fix)
-        return _load(uri)
+        return load_stored(uri)
 
     return use_first_whole(run, which, load)
 
 
-def _load(uri: str) -> LoadedCheckpoint[Any]:
+def load_stored(uri: str) -> LoadedCheckpoint[Any]:
+    """The model of a checkpoint folder, local or in a bucket; see ``load_checkpoint``."""
     if is_local(uri):
         return load_checkpoint(Path(open_filesystem(uri)[1]))
     with scratch(uri) as folder:
-        for name in sorted({WEIGHTS, CONFIG, TOKENIZER, STATE} & set(list_files(uri))):
+        for name in sorted({WEIGHTS, CONFIG, TOKENIZER, STATE, SCORE} & set(list_files(uri))):
             (folder / name).write_bytes(read_bytes(join(uri, name)))
         return load_checkpoint(folder)
 

@@ -166,6 +166,7 @@ class _Trainer:
         metrics = read_values(of_ranks, same, self.device)
         metrics["batch_fingerprint"] = int(metrics["batch_fingerprint"])
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        metrics["world_size"] = world_size()
         self.term_norms = {}
         if self.log:
             self.log.write("train", self.step, metrics)

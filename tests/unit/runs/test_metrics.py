@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from ecgscan_ray.runs.metrics import join_parts, read_metrics, series, training_figures
+from ecgscan_ray.runs.folder import RunFolder
+from ecgscan_ray.runs.metrics import join_parts, read_metrics, series, training_figures, write_validation
 
 
 def part(*lines) -> str:
@@ -40,6 +41,20 @@ def test_reads_parts_in_the_order_of_their_numbers(tmp_path):
     (folder / "notes.txt").write_text("not metrics")
     assert series(read_metrics(str(tmp_path)), "train", "loss") == ([5], [0.2])
     assert read_metrics(str(tmp_path / "nothing")) == []
+
+
+def test_scores_measured_beside_training_come_between_the_others(tmp_path):
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    lines = [*[("train", step, {"loss": 1.0}) for step in (2, 4, 6, 8)], ("validation", 8, {"validation.score": 0.8})]
+    (folder / "part-00000.jsonl").write_text(part(*lines))
+    for step, score in ((6, 0.6), (2, 0.1), (2, 0.2), (8, 0.9)):
+        write_validation(RunFolder(str(tmp_path)), step, {"validation.score": score})
+    write_validation(RunFolder(str(tmp_path)), 4, {"error": "its process died"})
+    lines = read_metrics(str(tmp_path))
+    assert [line["step"] for line in lines] == [2, 2, 4, 4, 6, 6, 8, 8]
+    assert series(lines, "validation", "validation.score") == ([2, 6, 8], [0.2, 0.6, 0.8])
+    assert training_figures(lines)["validation.score.best"] == 0.8
 
 
 def test_shares_are_weighted_by_time():

@@ -12,7 +12,7 @@ import yaml
 from ecgscan_ray.errors import ConfigError, WorkError
 from ecgscan_ray.runs.needs import Need
 from ecgscan_ray.runtime import demand
-from ecgscan_ray.runtime.demand import Node, await_room, unplaced
+from ecgscan_ray.runtime.demand import Node, await_room, fitting_workers, unplaced
 
 TRAIN = Need("trainer", {"CPU": 4, "GPU": 1}, {"role": "train"})
 RENDER = Need("renderer", {"CPU": 1}, {"role": "render"})
@@ -130,6 +130,18 @@ def test_patience_ends(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(WorkError, match="no node for it came"):
         await_room([RENDER])
     assert cluster.asked[-1] == []
+
+
+def test_workers_fit_where_rendering_still_has_room(cluster: Cluster) -> None:
+    needs = {workers: [TRAIN] * workers + [ANYWHERE] * 2 for workers in (1, 2, 4)}
+    cluster.present = [node(64, role="render")]
+    assert fitting_workers(needs, 4) == 0
+    cluster.present += [node(4, 1, role="train")] * 3
+    assert fitting_workers(needs, 4) == 2 and fitting_workers(needs, 1) == 1
+    cluster.present.append(node(4, 1, role="train"))
+    assert fitting_workers(needs, 4) == 4
+    del cluster.present[0]
+    assert fitting_workers(needs, 4) == 2, "two more would take the renderers' CPUs"
 
 
 def test_what_the_clusters_file_never_gives_is_refused_at_once(cluster: Cluster) -> None:

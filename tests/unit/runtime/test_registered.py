@@ -13,6 +13,7 @@ from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import Check
 from ray.train.v2._internal.execution.storage import StorageContext
 
 from ecgscan_ray.errors import RunError
+from ecgscan_ray.runs.checkpoints import write_score
 from ecgscan_ray.runtime.registered import registered_step, use_newest_whole
 from tests.checkpoints import damage, write_checkpoint
 
@@ -80,6 +81,18 @@ def test_a_damaged_list_is_written_again(run: Path, content: str) -> None:
 def test_a_checkpoint_that_was_not_registered_counts(run: Path) -> None:
     write_checkpoint(run, 8, 0.7)
     assert use_newest_whole(str(run)) == 8
+
+
+def test_what_has_no_score_waits_for_its_validation(run: Path) -> None:
+    write_checkpoint(run, 8)
+    write_checkpoint(run, 10)
+    write_score(str(run / "checkpoints" / name(8)), 0.95)
+    use_newest_whole(str(run), validate=True)
+    keep = CheckpointConfig(num_to_keep=2, checkpoint_score_attribute="validation.score")
+    manager = CheckpointManager(keep, StorageContext(str(run), "checkpoints"))
+    pending = manager.get_pending_training_results()
+    assert [(Path(one.path).name, validation) for one, (_, validation) in pending.items()] == [(name(10), True)]
+    assert rays_own(run) == (name(10), [name(10), name(4), name(6), name(2), name(8)])
 
 
 def test_nothing_whole_is_an_error_and_nothing_at_all_a_start(run: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ecgscan_ray.errors import RunError
-from ecgscan_ray.runs.checkpoints import DamagedCheckpoint, find_checkpoint
+from ecgscan_ray.runs.checkpoints import DamagedCheckpoint, find_checkpoint, write_score
 from ecgscan_ray.tasks.loading import load_run
 from ecgscan_ray.training.checkpoint import restore
 from ecgscan_ray.training.optimizer import build_optimizer
@@ -162,3 +163,19 @@ def test_damaged_ones_are_passed_over_and_named(
         (tmp_path / "checkpoints" / f"checkpoint_{step:09d}" / "config.yaml").unlink()
     with pytest.raises(RunError, match="none of its checkpoints is whole"):
         load_run(str(tmp_path))
+
+
+def test_a_score_measured_later_counts_for_the_weights_that_it_was_measured_on(tmp_path: Path) -> None:
+    first, second = write_checkpoint(tmp_path, 2, 0.3), write_checkpoint(tmp_path, 4)
+    before = (second / "state.json").read_bytes()
+    write_score(str(second), 0.9)
+    assert load_run(str(tmp_path)).state.score == 0.9 and (second / "state.json").read_bytes() == before
+    content = json.loads((second / "score.json").read_text())
+    for other in (
+        json.dumps(content | {"weights": "0" * 64}),
+        json.dumps(content | {"score": math.nan}),
+        "",
+        "[" * 100_000,
+    ):
+        (second / "score.json").write_text(other)
+        assert find_checkpoint(str(tmp_path), "best") == str(first)
