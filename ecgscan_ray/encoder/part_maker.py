@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ecgscan_ray.config import PageConfig
-from ecgscan_ray.cores import set_torch_threads
+from ecgscan_ray.cores import limit_threads
 from ecgscan_ray.digitise.pool import DIED, Pool
 from ecgscan_ray.encoder.encoder import Encoder
 from ecgscan_ray.encoder.exported import load_encoder
@@ -181,8 +181,9 @@ def _read_file(task: _Task, read: ReadFile, stopped: Callable[[], bool]) -> list
 
 
 def _load_embedding(job: EmbedJob, device: str, threads: int) -> ReadFile:
-    set_torch_threads(threads)
-    return _embedding(job.load(device), job)
+    encoder = job.load(device)
+    limit_threads(threads)
+    return _embedding(encoder, job)
 
 
 def _embedding(encoder: Encoder, job: EmbedJob) -> ReadFile:
