@@ -40,6 +40,7 @@ def test_pulses_say_speed_and_gain_and_several_are_believed_more(speed: float, g
         [(10.0, 7.5)] * 4,
         [(10.0, 5.0), (10.0, 10.0), None, None],  # which of the two?
         [(1.0, 5.0)] * 4,
+        [(17.9, 4.4), (18.6, 4.4), None, None],  # read in a margin: lower and narrower than pulses are
     ],
 )
 def test_what_is_no_pulse_says_nothing(pulses: list[tuple[float, float] | None]) -> None:
