@@ -199,7 +199,7 @@ def test_an_interrupt_is_said_in_one_line_in_every_verb(verb: str, monkeypatch: 
     line = run(verb, exit_status=130)
     assert line.startswith("interrupted: ") and line.count("\n") == 1
     assert ("goes on" in line) == (
-        verb in ("prepare", "pretrain", "teach", "rectifier", "sweep", "ablate", "digitise", "benchmark")
+        verb in ("prepare", "pretrain", "teach", "rectifier", "sweep", "ablate", "digitise", "benchmark", "embed")
     )
 
 
