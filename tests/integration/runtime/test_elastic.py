@@ -22,7 +22,7 @@ from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.verify
 
-STEPS = 80
+STEPS = 60
 PATIENCE_S = 600
 WORKER_CPUS = 2.5
 """Of the head's four: one worker has room there beside what draws and reads, two have not."""
@@ -39,11 +39,8 @@ SAME_FOR_ANY_NUMBER: dict[str, Any] = {
 def cluster(alone: None) -> Iterator[Cluster]:
     """A head that this process has joined."""
     need_token()
-    place = {"node_ip_address": "127.0.0.1", "temp_dir": ray_folder()}
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 4, "object_store_memory": 200 * 2**20, "include_dashboard": True, **place},
-    )
+    head = {"num_cpus": 4, "object_store_memory": 200 * 2**20, "include_dashboard": True, "temp_dir": ray_folder()}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     ray.init(address=cluster.address, log_to_driver=False)
     yield cluster
     ray.shutdown()
@@ -107,7 +104,7 @@ def test_a_node_comes_and_goes(
     run.start()
     try:
         go_on_until(1, moved, pace)
-        node = cluster.add_node(num_cpus=3, object_store_memory=100 * 2**20, node_ip_address="127.0.0.1")
+        node = cluster.add_node(num_cpus=3, object_store_memory=100 * 2**20)
         go_on_until(2, moved, pace)
         cluster.remove_node(node, allow_graceful=False)
         go_on_until(1, moved, pace)
