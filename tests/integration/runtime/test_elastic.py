@@ -79,9 +79,11 @@ def train_lines(run: Path) -> list[dict[str, Any]]:
 
 
 def go_on_until(num_workers: int, run: Path, pace: Pace) -> None:
-    """Let the run make one checkpoint after the other until a group of so many workers has made one."""
+    """Let the run make one checkpoint after the other until one of a group of so many workers is registered."""
     deadline = time.monotonic() + PATIENCE_S
-    while not (lines := train_lines(run)) or lines[-1]["world_size"] != num_workers:
+    while not any(
+        line["world_size"] == num_workers and line["step"] == registered_step(str(run)) for line in train_lines(run)
+    ):
         assert time.monotonic() < deadline, f"no group of {num_workers} came"
         if registered_step(str(run)) >= pace.limit():
             time.sleep(3)  # Ray Train looks every two seconds
