@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +79,19 @@ def train_lines(run: Path) -> list[dict[str, Any]]:
     return [line for line in read_metrics(str(run)) if line["kind"] == "train"]
 
 
+def registered(run: Path) -> int:
+    """Step of the last checkpoint that is registered; 0 while Ray writes its list, in place."""
+    with suppress(ValueError):
+        return registered_step(str(run))
+    return 0
+
+
 def go_on_until(num_workers: int, run: Path, pace: Pace) -> None:
     """Let the run make one checkpoint after the other until one of a group of so many workers is registered."""
     deadline = time.monotonic() + PATIENCE_S
-    while not any(
-        line["world_size"] == num_workers and line["step"] == registered_step(str(run)) for line in train_lines(run)
-    ):
+    while not any(line["world_size"] == num_workers and line["step"] == registered(run) for line in train_lines(run)):
         assert time.monotonic() < deadline, f"no group of {num_workers} came"
-        if registered_step(str(run)) >= pace.limit():
+        if registered(run) >= pace.limit():
             time.sleep(3)  # Ray Train looks every two seconds
             pace.let_pass(pace.limit() + 2)
         time.sleep(0.2)
