@@ -14,6 +14,7 @@ from PIL import Image
 from ecgscan_ray import read_page, text
 from ecgscan_ray.config import PageConfig, dump_yaml
 from ecgscan_ray.encoder import embed_folder, export, load_encoder
+from ecgscan_ray.encoder import folder as folder_room
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.evaluation.redraw import recording_pearson
 from ecgscan_ray.paper import Renderer
@@ -91,7 +92,9 @@ def test_a_picture_is_redrawn_from_what_was_read(exported: Path, page: np.ndarra
     assert "# speed: 25 mm/s" in redrawn.to_wfdb(tmp_path / "page").read_text()
 
 
-def test_a_picture_without_an_ecg_is_refused_alone(exported: Path, page: np.ndarray, tmp_path: Path) -> None:
+def test_a_picture_without_an_ecg_is_refused_alone(
+    exported: Path, page: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     Image.fromarray(page).save(pictures / "page.png")
@@ -103,6 +106,7 @@ def test_a_picture_without_an_ecg_is_refused_alone(exported: Path, page: np.ndar
     assert result.embedded == 1 and set(result.errors) == {"lawn.png"}
     rows = {row["path"]: row for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
     np.testing.assert_allclose(rows["page.png"]["embedding"], encoder.embed(page, projected=True)[0], atol=1e-5)
+    monkeypatch.setattr(folder_room, "usable_cores", lambda: 1)  # as many threads as here
     again = embed_folder(exported, pictures, tmp_path / "again.parquet", projected=True, workers=1)
     assert again.errors == result.errors
     by_process = {row["path"]: row for row in pq.read_table(tmp_path / "again.parquet").to_pylist()}
