@@ -83,14 +83,14 @@ def is_permanent(error: Exception) -> bool:
     return any(pattern.search(text) for pattern in (DENIED, NO_BUCKET, OTHER_REGION))
 
 
-_patience_s = 0.0
+patience_s = 0.0
 """Of this process: an operation is repeated for at least so long, however often that is."""
 
 
 def be_patient(seconds: float = PATIENCE_S) -> None:
     """From now on this process repeats what fails for so long: it is part of a run, whose work would be lost with it."""
-    global _patience_s
-    _patience_s = seconds
+    global patience_s
+    patience_s = seconds
 
 
 def retried(name: str, operation: Callable[[int], T], bound_s: float = BOUND_S) -> T:
@@ -101,14 +101,14 @@ def retried(name: str, operation: Callable[[int], T], bound_s: float = BOUND_S) 
         operation: Safe to repeat; is given the number of the attempt, 0 at first.
         bound_s: No attempt begins later than this after the first.
     """
-    start, bound_s = time.monotonic(), max(bound_s, _patience_s)
+    start, bound_s = time.monotonic(), max(bound_s, patience_s)
     for attempt in itertools.count():
         try:
             return operation(attempt)
         except Exception as error:
             pause = random.uniform(0.5, 1.0) * min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(attempt, 20))
             late = time.monotonic() + pause - start > bound_s
-            often = attempt >= ATTEMPTS - 1 and not _patience_s
+            often = attempt >= ATTEMPTS - 1 and not patience_s
             if is_permanent(error) or often or late:
                 raise
         _note(name)

@@ -115,7 +115,7 @@ def test_a_process_of_a_run_waits_for_storage_that_fails_for_long(monkeypatch: p
     clock = [0.0]
     monkeypatch.setattr(retry.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(retry.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
-    monkeypatch.setattr(retry, "_patience_s", 0.0)
+    monkeypatch.setattr(retry, "patience_s", 0.0)
     monkeypatch.setattr(retry, "repeated", {"read": 1})
 
     def fails_for(seconds: float) -> float:

@@ -127,7 +127,7 @@ def test_what_was_inside_a_renamed_group_has_its_new_key_in_the_error() -> None:
         load(Config, "laptop", ["page.chanzes=1"])
 
 
-@pytest.mark.parametrize(("name", "rows"), [("laptop", 72), ("gpu", 32), ("paper", 32)])
+@pytest.mark.parametrize(("name", "rows"), [("laptop", 72), ("gpu", 128), ("paper", 64)])
 def test_units_of_the_presets(name: str, rows: int) -> None:
     assert load(Config, name).unit_rows == rows
 
