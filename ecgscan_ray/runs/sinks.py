@@ -104,6 +104,7 @@ class TensorBoardSink:
 
     def close(self) -> None:
         self._writer.close()
+        _upload(self._local, self._uri)  # tensorboardX's flush does not wait for what its own thread has still to write
 
 
 class WandbSink:
