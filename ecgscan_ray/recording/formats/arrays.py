@@ -7,6 +7,7 @@ import io
 import math
 import zipfile
 import zlib
+from tokenize import TokenError
 from typing import IO, Any, BinaryIO, Literal
 
 import numpy as np
@@ -127,7 +128,7 @@ def _npy(file: IO[bytes], where: str) -> NDArray[Any]:
             problem = f"{len(data)} bytes of samples, not {size}"
             raise RecordingError(problem, reason="truncated" if len(data) < size else "surplus", where=where)
         return np.frombuffer(data, dtype).reshape(shape, order="F" if by_columns else "C")
-    except (ValueError, TypeError, KeyError, EOFError, SyntaxError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, EOFError, SyntaxError, OverflowError, TokenError) as error:
         raise not_readable(where, "a file of numpy.save", error) from None
 
 

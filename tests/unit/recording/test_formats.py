@@ -36,6 +36,16 @@ def state(folder: Path, text: str) -> None:
     (folder / "recordings.yaml").write_text(text, encoding="utf-8")
 
 
+@pytest.mark.parametrize("end", [b"(", b"'", b"}{", b"\\"])
+def test_a_damaged_header_of_an_array_is_one_bad_recording(tmp_path: Path, end: bytes) -> None:
+    np.save(tmp_path / "a.npy", SIGNAL.T)
+    content = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(content.replace(b"}", end, 1))
+    state(tmp_path, UV)
+    with pytest.raises(RecordingError, match=r"a file of numpy\.save"):
+        read_all(tmp_path)
+
+
 def write_csv(path: Path, separator: str = ",", decimal: str = ".") -> None:
     """Chest leads first, behind the time."""
     order = [*range(6, 12), *range(6)]
