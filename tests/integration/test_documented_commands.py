@@ -179,7 +179,7 @@ def test_commands_run_in_the_order_of_the_pages(
     data = places.data
     assert json.loads((data / "run" / "report.json").read_text())["evaluation.recordings"]["value"] == 24
     assert (data / "run" / "finished.json").exists()
-    assert (tmp_path / "docs-guide.md" / "features.parquet").exists()
+    assert (tmp_path / "README.md" / "features.parquet").exists()
     assert len(list((tmp_path / "docs-pages.md" / "pages").glob("*.jpg"))) == 2
     assert "manifest.json" in list_files(join(places.bucket, "store")), "into the bucket, too"
 
