@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from torch import nn
 
 from ecgscan_ray.config import Config
 from ecgscan_ray.runs.metrics import read_metrics
@@ -49,11 +50,18 @@ def cluster(alone: None) -> Iterator[Cluster]:
 
 
 class Pace:
-    """A stop rule that never stops the run, and holds it at the step in a file."""
+    """A stop rule that never stops the run, and holds it at the step in a file.
 
-    def __init__(self, file: Path) -> None:
+    Dropout is seeded by rank, and no setting ends it: it is off in the workers, which unpickle this.
+    """
+
+    def __init__(self, file: Path, step: int) -> None:
         self._file = file
-        self.let_pass(2)
+        self.let_pass(step)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        nn.Dropout.forward = lambda _, values: values
 
     def let_pass(self, step: int) -> None:
         self._file.with_suffix(".new").write_text(str(step))
@@ -102,9 +110,9 @@ def test_a_node_comes_and_goes(
 ) -> None:
     monkeypatch.setattr(pretraining, "RESIZE_EVERY_S", 0.0)
     still, moved = tmp_path / "still", tmp_path / "moved"
-    pretrain(settings(), sample_store, str(still), quiet=True)
+    pretrain(settings(), sample_store, str(still), quiet=True, stop_rule=Pace(tmp_path / "free", STEPS + 1))
 
-    pace = Pace(tmp_path / "pace")
+    pace = Pace(tmp_path / "pace", 2)
     config = settings(resources__num_workers=2, resources__min_workers=1)
     run = threading.Thread(
         target=pretrain, args=(config, sample_store, str(moved)), kwargs={"stop_rule": pace, "quiet": True}
