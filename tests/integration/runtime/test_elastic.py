@@ -20,6 +20,7 @@ from ecgscan_ray.runtime import pretrain as pretraining
 from ecgscan_ray.runtime.local_cluster import need_token, ray_folder
 from ecgscan_ray.runtime.pretrain import pretrain
 from ecgscan_ray.runtime.registered import registered_step
+from tests.ports import free_port
 from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.verify
@@ -41,7 +42,8 @@ SAME_FOR_ANY_NUMBER: dict[str, Any] = {
 def cluster(alone: None) -> Iterator[Cluster]:
     """A head that this process has joined."""
     need_token()
-    head = {"num_cpus": 4, "object_store_memory": 200 * 2**20, "include_dashboard": True, "temp_dir": ray_folder()}
+    head = {"num_cpus": 4, "object_store_memory": 200 * 2**20, "temp_dir": ray_folder()}
+    head |= {"include_dashboard": True, "dashboard_port": free_port()}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     ray.init(address=cluster.address, log_to_driver=False)
     yield cluster
