@@ -20,7 +20,7 @@ def test_deaths_are_named_and_processes_are_kept() -> None:
     with closing(Pool(multiply, load, (10,), 1)) as pool:
         with closing(pool.run(tasks(), 1)) as results:
             first = next(results)
-            assert first[0] == 1 and len(asked) <= 3, "a few tasks ahead"
+            assert first[0] in (1, 2) and len(asked) <= 4, "a few tasks ahead, in any order"
             outcome = dict([first, *results])
         assert {task: result and result[0] for task, result in outcome.items()} == {
             **{task: 10 * task for task in (1, 2, 4, 5, 6)},
