@@ -25,7 +25,7 @@ from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.verify
 
-STEPS = 60
+STEPS = 30
 PATIENCE_S = 600
 WORKER_CPUS = 2.5
 """Of the head's four: one worker has room there beside what draws and reads, two have not."""
