@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ecgscan_ray.errors import InputError
-from ecgscan_ray.filesystem import absolute, explained, is_local, open_filesystem
+from ecgscan_ray.filesystem import absolute
 from ecgscan_ray.pictures import PictureFile, is_file, pictures_under, printable_name
 
 MAX_NAME = 100
@@ -39,10 +39,7 @@ class Source:
 
     def versioned(self) -> Source:
         """With the version it has now."""
-        try:
-            return replace(self, version=_version(self.file))
-        except (OSError, InputError):
-            return self
+        return replace(self, version=self.file.version())
 
 
 def find_sources(pages: Sequence[str], out: str = "") -> list[Source]:
@@ -99,16 +96,6 @@ def _listed(given: str, out: str) -> list[Source]:
             named = []
         sources += named or [Source(PictureFile(*os.path.split(uri)), printable_name(entry))]
     return sources
-
-
-def _version(file: PictureFile) -> str:
-    if is_local(file.root):
-        status = os.stat(file.uri)
-        return f"{status.st_size} bytes, {status.st_mtime_ns}"
-    filesystem, path = open_filesystem(file.uri)
-    with explained(file.uri, "cannot be read"):
-        info = filesystem.get_file_info(path)
-    return f"{info.size} bytes, {info.mtime_ns}"
 
 
 def record_names(sources: Iterable[Source], taken: Mapping[str, str]) -> dict[str, str]:
