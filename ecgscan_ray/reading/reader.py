@@ -11,6 +11,7 @@ from ecgscan_ray.paper.layout import CHEST, TRACE_MM, timed
 from ecgscan_ray.reading.lead_laws import mismatch, settled
 from ecgscan_ray.reading.leads import Found, PageReading, StripReading
 from ecgscan_ray.reading.network import RowNet
+from ecgscan_ray.reading.printed_scale import LEAST_TEXT_PX_PER_MM, read_printed_scale
 from ecgscan_ray.reading.quality import ASSUMED, NO_GRID, quality
 from ecgscan_ray.reading.rows import Rows, read_rows
 from ecgscan_ray.reading.scale import read_scale
@@ -95,7 +96,7 @@ def read_page(networks: Networks, image: np.ndarray, stated: Stated = Stated()) 
         raise InputError(TWO_PAGES)
     if isinstance(page, InputError):
         raise page
-    return _assembled(page, stated)
+    return _assembled(image, page, stated)
 
 
 def _find_page(networks: Networks, image: np.ndarray, layout: str | None = None) -> _Page | InputError:
@@ -155,11 +156,15 @@ def _read_centred(net: RowNet, image: np.ndarray, page_map: PageMap, page_layout
     return rows.replaced(off, read_rows(net, image, page_map, page_layout.left, (rows.zero_mm - shift)[off]))
 
 
-def _assembled(page: _Page, stated: Stated) -> PageReading:
+def _assembled(image: np.ndarray, page: _Page, stated: Stated) -> PageReading:
     rows, page_layout, sheet = page.rows, page.layout, page.sheet
-    scale = read_scale(rows, page_layout.left)
-    speed = _stated_or_measured(stated.speed_mm_per_s, scale.speed, 25.0, scale.agreement)
-    gain = _stated_or_measured(stated.gain_mm_per_mv, scale.gain, 10.0, scale.agreement)
+    px_per_mm = _scale(sheet.page_map)
+    scale, by = read_scale(rows, page_layout.left), "pulse"
+    is_open = stated.speed_mm_per_s is None or stated.gain_mm_per_mv is None
+    if is_open and scale.gain is None and min(px_per_mm) >= LEAST_TEXT_PX_PER_MM:
+        scale, by = read_printed_scale(image, sheet.page_map, rows.zero_mm), "text"
+    speed = _stated_or_found(stated.speed_mm_per_s, scale.speed, 25.0, scale.agreement, by)
+    gain = _stated_or_found(stated.gain_mm_per_mv, scale.gain, 10.0, scale.agreement, by)
     layout = timed(page_layout.layout.name, float(speed.value))
     strips = []
     for strip in layout.strips:
@@ -177,14 +182,14 @@ def _assembled(page: _Page, stated: Stated) -> PageReading:
         strips.append(StripReading(strip, mv.astype(np.float32), belief, pixels))
     name = Found(page_layout.layout.name, "given" if stated.layout else "labels", _confidence(page_layout))
     worth, reasons = _worth(page, strips, (name, speed, gain))
-    return PageReading(tuple(strips), FS, name, speed, gain, page.pose.turns, _scale(sheet.page_map), worth, reasons)
+    return PageReading(tuple(strips), FS, name, speed, gain, page.pose.turns, px_per_mm, worth, reasons)
 
 
-def _stated_or_measured(stated: float | None, measured: float | None, usual: float, agreement: float) -> Found:
+def _stated_or_found(stated: float | None, found: float | None, usual: float, agreement: float, by: str) -> Found:
     if stated is not None:
         return Found(stated, "given", 1.0)
-    if measured is not None:
-        return Found(measured, "pulse", agreement)
+    if found is not None:
+        return Found(found, by, agreement)
     return Found(usual, "assumed", ASSUMED)
 
 
