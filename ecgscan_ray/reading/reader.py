@@ -14,7 +14,7 @@ from ecgscan_ray.reading.network import RowNet
 from ecgscan_ray.reading.printed_scale import LEAST_TEXT_PX_PER_MM, read_printed_scale
 from ecgscan_ray.reading.quality import ASSUMED, NO_GRID, quality
 from ecgscan_ray.reading.rows import Rows, read_rows
-from ecgscan_ray.reading.scale import read_scale
+from ecgscan_ray.reading.scale import NOTHING, read_scale
 from ecgscan_ray.reading.start import find_start
 from ecgscan_ray.reading.without_grid import find_ends, scaled, scaled_rows
 from ecgscan_ray.rectification.layout_fit import FoundLayout, find_layout_of, marks_on_page
@@ -159,12 +159,14 @@ def _read_centred(net: RowNet, image: np.ndarray, page_map: PageMap, page_layout
 def _assembled(image: np.ndarray, page: _Page, stated: Stated) -> PageReading:
     rows, page_layout, sheet = page.rows, page.layout, page.sheet
     px_per_mm = _scale(sheet.page_map)
-    scale, by = read_scale(rows, page_layout.left), "pulse"
-    is_open = stated.speed_mm_per_s is None or stated.gain_mm_per_mv is None
-    if is_open and scale.gain is None and min(px_per_mm) >= LEAST_TEXT_PX_PER_MM:
-        scale, by = read_printed_scale(image, sheet.page_map, rows.zero_mm), "text"
-    speed = _stated_or_found(stated.speed_mm_per_s, scale.speed, 25.0, scale.agreement, by)
-    gain = _stated_or_found(stated.gain_mm_per_mv, scale.gain, 10.0, scale.agreement, by)
+    pulses, text = read_scale(rows, page_layout.left), NOTHING
+    is_open = (stated.speed_mm_per_s or pulses.speed) is None or (stated.gain_mm_per_mv or pulses.gain) is None
+    if is_open and min(px_per_mm) >= LEAST_TEXT_PX_PER_MM:
+        text = read_printed_scale(image, sheet.page_map, rows.zero_mm)
+    sources = (("pulse", pulses), ("text", text))
+    speed = _first(stated.speed_mm_per_s, [(by, scale.speed, scale.agreement) for by, scale in sources], 25.0)
+    gain = _first(stated.gain_mm_per_mv, [(by, scale.gain, scale.agreement) for by, scale in sources], 10.0)
+    chest = text.chest if pulses.gain is None else pulses.chest
     layout = timed(page_layout.layout.name, float(speed.value))
     strips = []
     for strip in layout.strips:
@@ -172,7 +174,7 @@ def _assembled(image: np.ndarray, page: _Page, stated: Stated) -> PageReading:
         x = page_layout.left + (strip.x_s + np.arange(count) / FS) * float(speed.value)
         up = np.interp(x, rows.x_mm, rows.up_mm[strip.row])
         belief = np.interp(x, rows.x_mm, rows.belief[strip.row] * rows.present[strip.row]).astype(np.float32)
-        factor = scale.chest if strip.lead >= CHEST else 1.0
+        factor = chest if strip.lead >= CHEST else 1.0
         shown = np.interp(x, rows.x_mm, rows.present[strip.row]) >= 0.5
         mv = (up - np.median(up[shown] if shown.any() else up)) / (float(gain.value) * factor) * strip.sign
         mv[~shown] = np.nan
@@ -185,11 +187,13 @@ def _assembled(image: np.ndarray, page: _Page, stated: Stated) -> PageReading:
     return PageReading(tuple(strips), FS, name, speed, gain, page.pose.turns, px_per_mm, worth, reasons)
 
 
-def _stated_or_found(stated: float | None, found: float | None, usual: float, agreement: float, by: str) -> Found:
+def _first(stated: float | None, found: list[tuple[str, float | None, float]], usual: float) -> Found:
+    """What the user states; else the first value that was found, with how, and its confidence; else the usual."""
     if stated is not None:
         return Found(stated, "given", 1.0)
-    if found is not None:
-        return Found(found, by, agreement)
+    for by, value, confidence in found:
+        if value is not None:
+            return Found(value, by, confidence)
     return Found(usual, "assumed", ASSUMED)
 
 
