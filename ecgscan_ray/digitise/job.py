@@ -134,6 +134,7 @@ def digitise_pages(
                 done += 1
                 if progress:
                     progress(done, len(tasks))
+        remove_leftovers(target)  # where a process died, the others end too, perhaps within a write
         table = write_table(target, states.values())
     uris = {source.uri for source in sources}
     return _counted(

@@ -118,7 +118,7 @@ def output_sizes(out: str) -> dict[str, int]:
 
 
 def remove_leftovers(out: str) -> None:
-    """Remove temporary files of an earlier command that was killed. Called while the folder is held."""
+    """Remove temporary files of processes that were killed. Called while the folder is held, and none writes to it."""
     for folder in (out, join(out, STATE_FOLDER)):
         for name in list_files(folder):
             if ".tmp-" in name:

@@ -97,7 +97,6 @@ def _bands(image: np.ndarray, page_map: PageMap, rows_mm: np.ndarray) -> Iterato
             yield page_map.cut(image, (x0, top), size, PX_PER_MM)
 
 
-@cache
 def _is_installed() -> bool:
     return all(find_spec(module) is not None for module in ("rapidocr", "onnxruntime"))
 

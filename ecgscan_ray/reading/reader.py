@@ -187,11 +187,11 @@ def _assembled(image: np.ndarray, page: _Page, stated: Stated) -> PageReading:
     return PageReading(tuple(strips), FS, name, speed, gain, page.pose.turns, px_per_mm, worth, reasons)
 
 
-def _first(stated: float | None, found: list[tuple[str, float | None, float]], usual: float) -> Found:
+def _first(stated: float | None, readings: list[tuple[str, float | None, float]], usual: float) -> Found:
     """What the user states; else the first value that was found, with how, and its confidence; else the usual."""
     if stated is not None:
         return Found(stated, "given", 1.0)
-    for by, value, confidence in found:
+    for by, value, confidence in readings:
         if value is not None:
             return Found(value, by, confidence)
     return Found(usual, "assumed", ASSUMED)

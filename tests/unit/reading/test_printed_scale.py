@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import cv2
 import numpy as np
 import pytest
 
-from ecgscan_ray.reading import printed_scale
 from ecgscan_ray.reading.printed_scale import PX_PER_MM, read_printed_scale, stated_scale, without_lines
 from ecgscan_ray.reading.scale import NOTHING
 from ecgscan_ray.rectification.page_map import flat_map
@@ -45,6 +46,6 @@ def test_the_grid_is_taken_out_and_letters_stay() -> None:
 
 
 def test_without_the_extra_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(printed_scale, "_is_installed", lambda: False)
+    monkeypatch.setitem(sys.modules, "rapidocr", None)
     page_map = flat_map(np.diag([4.0, 4.0, 1.0]), (0.0, 0.0, 200.0, 150.0), 10.0)
     assert read_printed_scale(np.zeros((600, 800, 3), np.uint8), page_map, np.array([50.0, 100.0])) is NOTHING
