@@ -12,7 +12,15 @@ import torch
 from ecgscan_ray import text
 from ecgscan_ray.batch import Batch, BatchMaker
 from ecgscan_ray.benchmark.conditions import RECORDING, Condition, with_pages
-from ecgscan_ray.benchmark.encoders import GENERIC, EncoderSpec, GenericEncoder, RunViews, Vectors, generic_config
+from ecgscan_ray.benchmark.encoders import (
+    GENERIC,
+    ClassifierViews,
+    EncoderSpec,
+    GenericEncoder,
+    RunViews,
+    Vectors,
+    generic_config,
+)
 from ecgscan_ray.benchmark.facts import Part
 from ecgscan_ray.benchmark.feature_files import FeatureTable, write_features
 from ecgscan_ray.config import Config
@@ -53,7 +61,7 @@ class Extractor:
 
     def __init__(self, store: str, device: str = "cpu") -> None:
         self._store, self._device = store, device
-        self._runs: dict[tuple[str, str], RunViews] = {}
+        self._runs: dict[tuple[str, str], RunViews | ClassifierViews] = {}
         self._generic: dict[str, GenericEncoder] = {}
         self._makers: dict[object, BatchMaker] = {}
 
@@ -87,9 +95,9 @@ class Extractor:
         """Encoder -> vectors, keys, and which pages could be drawn for all of them."""
         vectors: dict[str, Vectors] = {}
         batches: dict[object, Batch] = {}
-        for (uri, which), specs in _by_run(piece.specs).items():
+        for (uri, _), specs in _by_run(piece.specs).items():
             generic = specs[0].view == GENERIC
-            views = None if generic else self._run(uri, which)
+            views = None if generic else self._run(specs[0])
             config = generic_config() if views is None else views.config
             kind = self._maker(config, views, piece.condition)
             if kind not in batches:
@@ -109,7 +117,7 @@ class Extractor:
     def _has_content(self, batch: Batch, piece: Piece) -> np.ndarray:
         return batch["has_signal"] if piece.condition == RECORDING else np.asarray(batch["page_ok"], bool)
 
-    def _maker(self, config: Config, views: RunViews | None, condition: Condition) -> object:
+    def _maker(self, config: Config, views: RunViews | ClassifierViews | None, condition: Condition) -> object:
         """Key of the maker of a condition's batches; encoders that take the same pages share it."""
         model, page = config.model, config.page
         size = (page.height, page.width, page.channels, page.fit) if model.input == "image" else ()
@@ -124,10 +132,11 @@ class Extractor:
                 self._makers[kind] = BatchMaker(with_pages(config, condition), tokenizer)
         return kind
 
-    def _run(self, uri: str, which: str) -> RunViews:
-        if (uri, which) not in self._runs:
-            self._runs[uri, which] = RunViews(uri, "best" if which == "best" else "last", self._device)
-        return self._runs[uri, which]
+    def _run(self, spec: EncoderSpec) -> RunViews | ClassifierViews:
+        key = spec.uri, spec.which
+        if key not in self._runs:
+            self._runs[key] = (ClassifierViews if spec.classifier else RunViews)(spec.uri, spec.which, self._device)
+        return self._runs[key]
 
     def _generic_encoder(self, uri: str) -> GenericEncoder:
         if uri not in self._generic:
