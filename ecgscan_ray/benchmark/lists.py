@@ -137,12 +137,18 @@ def task_of_lists(name: str, title: str, lists: Mapping[str, SplitList]) -> Task
     def targets(facts: Facts) -> Targets:
         values, split = np.zeros((len(facts), len(classes)), bool), np.full(len(facts), "", dtype="<U10")
         row_of = {identifier: row for row, identifier in enumerate(facts.ids)}
+        absent = 0
         for part, each in lists.items():
             order = [each.classes.index(label) for label in classes]
             for names, labels in zip(each.names, each.values, strict=True):
                 row = next((row_of[one] for one in names if one in row_of), None)
                 if row is not None:
                     values[row], split[row] = labels[order], part
-        return Targets(split != "", values, split, classes)
+                absent += row is None
+        listed = sum(len(each.names) for each in lists.values())
+        notes = (
+            (f"{absent} of the {listed} recordings of the lists are not used or not in the store",) if absent else ()
+        )
+        return Targets(split != "", values, split, classes, notes=notes)
 
     return Task(name, title, targets, all_splits=True)

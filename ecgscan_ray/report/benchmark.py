@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -42,7 +43,6 @@ TRAINED_TITLES = {
     SUPERVISED_RECORDINGS: "supervised from scratch on recordings",
     TUNED_RECORDINGS: "signal tower fine-tuned on recordings",
 }
-MEASUREMENT_TITLES = {"probe": "100 %", "probe_10": "10 %", "probe_1": "1 %"}
 METRIC_TITLES = {
     "macro_auroc": "AUROC",
     "macro_auprc": "AUPRC",
@@ -157,6 +157,7 @@ def figures_csv(figures: Figures) -> str:
 def benchmark_html(results: BenchmarkResults, facts: BenchmarkFacts) -> str:
     """The whole page as text; it loads no other file."""
     classified = {name: task for name, task in results.tasks.items() if task.classes}
+    shares = shares_measured(results.figures)
     return render(
         "benchmark.html.j2",
         facts=facts,
@@ -167,20 +168,28 @@ def benchmark_html(results: BenchmarkResults, facts: BenchmarkFacts) -> str:
         regressions={name: task for name, task in results.tasks.items() if task.unit},
         cards=_cards(results, facts),
         main=_main_table(results.figures, list(classified), facts),
-        efficiency=_table(results.figures, list(classified), facts, SHARES, [MIXED.name], "macro_auroc"),
+        efficiency=_table(results.figures, list(classified), facts, shares, [MIXED.name], "macro_auroc"),
         robustness=_table(results.figures, list(classified), facts, ["probe"], _condition_names(), "macro_auroc"),
         zero_shot=_table(results.figures, list(classified), facts, ["zero_shot"], _condition_names(), "macro_auroc"),
         neighbours=_table(results.figures, list(classified), facts, ["knn"], [MIXED.name], "macro_auroc"),
         others=_other_metrics(results.figures, list(classified)),
         errors=_table(results.figures, _regressions(results), facts, SHARES, [MIXED.name], "mean_absolute_error"),
         retrieval=_retrieval(results.figures),
-        shares=MEASUREMENT_TITLES,
+        shares=shares,
+        regression_shares=[f"{100 * share:g} %" for share in SHARES.values()],
         conditions={condition.name: condition.title for condition in CONDITIONS},
         metrics=METRIC_TITLES,
         directions=DIRECTION_TITLES,
         published=published_rows(list(classified)),
         not_measured=results.not_measured,
     )
+
+
+def shares_measured(figures: Figures) -> dict[str, str]:
+    """Measurement -> share of the labels in words, the largest first: those of probes, and others of trained encoders."""
+    others = {float(share) for name in figures for share in re.findall(r"\.finetune_([\d.]+?)\.(?!\d)", name)}
+    shares = {100 * share for share in SHARES.values()} | others
+    return {"probe" if share == 100 else f"probe_{share:g}": f"{share:g} %" for share in sorted(shares, reverse=True)}
 
 
 def _regressions(results: BenchmarkResults) -> list[str]:

@@ -152,7 +152,7 @@ def _extract(store: str, specs: Sequence[EncoderSpec], parts: dict[str, list[Par
                 spec for spec in specs if spec.takes(condition) and read_features(spec, condition, part) is None
             )
             if lacking:
-                pieces.append(Piece(condition, part, lacking))
+                pieces.append(Piece(condition, part, lacking, out))
     if pieces:
         rows = sum(piece.part.rows for piece in pieces if piece.condition != RECORDING)
         logger.info("benchmark: features of %d pages in %d pieces", rows, len(pieces))

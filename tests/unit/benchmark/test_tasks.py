@@ -89,6 +89,7 @@ def test_published_lists_decide_split_and_labels(tmp_path: Path, monkeypatch: py
     task = lists.list_task("made", str(tmp_path))
     selection = select(task, made_up_facts())
     assert selection.test.tolist() == [40, 41] and selection.targets.values[40].tolist() == [False, True]
+    assert selection.notes == ("1 of the 25 recordings of the lists are not used or not in the store",)
     write_lists(tmp_path, rows | {"test": rows["test"][:2]})
     with pytest.raises(InputError, match="not the published split"):
         lists.list_task("made", str(tmp_path))
