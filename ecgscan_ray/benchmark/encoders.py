@@ -32,7 +32,7 @@ from ecgscan_ray.training.tensors import centred
 
 PAGE_VIEWS = ("run", "random", "digitised")
 CLASSIFIER, RECORDING_CLASSIFIER = "classifier", "recording_classifier"
-RECORDING_VIEWS = ("teacher", "reports", RECORDING_CLASSIFIER)
+RECORDING_VIEWS = ("teacher", "reports")
 GENERIC = "generic"
 GENERIC_PX = 384
 """Height and width of the pages that a generic image encoder gets where its weights say no other size."""
@@ -66,7 +66,7 @@ class EncoderSpec:
 
     def takes(self, condition: Condition) -> bool:
         """Whether it has features under this condition."""
-        return (condition == RECORDING) == (self.view in RECORDING_VIEWS)
+        return (condition == RECORDING) == (self.view in (*RECORDING_VIEWS, RECORDING_CLASSIFIER))
 
     def folder(self, condition: Condition) -> str:
         """Where its files of a condition are."""

@@ -47,6 +47,11 @@ TRAINING: dict[str, Any] = {
     "term_gradients_every": 0,
 }
 """Settings of ``training`` that are not the run's. Chosen by hand; ``--set training.*`` changes them."""
+OF_THE_RUN = (
+    *("augment", "precision", "sinks", "log_every"),
+    *("micro_batch", "activation_checkpointing", "compile"),
+)
+"""Settings of ``training`` that are the run's; all others are defaults."""
 FROM_SCRATCH: dict[str, Any] = {"learning_rate": 1e-3, "layer_decay": 1.0}
 """The same where the first weights are random."""
 CHECKPOINTS = 10
@@ -98,6 +103,8 @@ def finetune(run: str, out: str, options: FinetuneOptions) -> dict[str, float | 
         InputError: Run, store, task or settings cannot be used, or the task leaks.
         WorkError: Training failed.
     """
+    if not 0 < options.label_share <= 1:
+        raise InputError(f"{options.label_share:g} is no share", where="--share", fix="Give more than 0, at most 1.")
     run, out = absolute(run), absolute(out)
     checkpoint = find_checkpoint(run)
     if (task := verify(checkpoint, ()).task) != "pretrain":
@@ -173,7 +180,7 @@ def _config(source: Config, first_weights: str, labelled: _Labelled, options: Fi
         raise ConfigError("cannot be set here", where=f"--set {foreign[0]}", fix=fix)
     training = TrainingConfig(steps=1).model_dump(mode="json")
     kept = source.training.model_dump(mode="json")
-    training |= {key: kept[key] for key in ("augment", "precision", "sinks", "log_every")}
+    training |= {key: kept[key] for key in OF_THE_RUN}
     training |= TRAINING | (FROM_SCRATCH if options.from_scratch else {})
     base = source.model_dump(mode="json") | {
         "training": training,
