@@ -27,7 +27,7 @@ if [ ! -f "$out/store/manifest.json" ]; then
   [ -f "$out/tree/ptbxl_database.csv" ] || step python -m tools.ptbxl_tree "$data" "$out/tree"
   step ecgscan prepare --source ptbxl --from "$out/tree" --to "$out/store" --validation-folds 8 --test-folds 9
 fi
-step ecgscan teach --preset ptbxl --store "$out/store" --out "$out/teacher" --set training.steps=3500
+step ecgscan teach --preset ptbxl --store "$out/store" --out "$out/teacher" --set training.steps=1200
 step ecgscan pretrain --preset ptbxl --store "$out/store" --teacher "$out/teacher" --out "$out/ptbxl"
 
 benchmark() {
@@ -42,8 +42,8 @@ train() { # NAME OPTION...
   step ecgscan finetune "$out/ptbxl" --task superclass --out "$out/$1" "${@:2}"
   trained+=(--finetuned "$out/$1")
 }
-train tuned
-train supervised --from-scratch
+train tuned --set training.epochs=8
+train supervised --from-scratch --set training.epochs=8
 train supervised-10 --from-scratch --share 0.1
 train supervised-1 --from-scratch --share 0.01
 train resnet1d --from-scratch --input recordings

@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -228,7 +228,7 @@ def _table(
     figures: Figures,
     tasks: Sequence[str],
     facts: BenchmarkFacts,
-    measurements: Sequence[str] | Mapping[str, float],
+    measurements: Collection[str],
     conditions: Sequence[str],
     metric: str,
 ) -> dict[str, list[dict[str, Any]]]:

@@ -94,9 +94,7 @@ def benchmark(runs: Sequence[str], out: str, options: BenchmarkOptions) -> dict[
     vectors = _class_vectors(runs[0], specs, tasks, facts, options)
     results = Benchmark(facts, specs, tables, vectors, options.resamples).run(tasks)
     names = {spec.name: spec.view for spec in specs}
-    report = BenchmarkFacts(
-        options.suite, runs, names, manifest, tuple(_notes(runs, options.finetuned, configs, manifest))
-    )
+    report = BenchmarkFacts(options.suite, runs, names, manifest, tuple(_notes(runs, options, configs, manifest)))
     return write_benchmark(out, results, report)
 
 
@@ -193,10 +191,15 @@ def _is_trained_on(run: str, manifest: Manifest) -> bool:
         return False
 
 
-def _notes(runs: Sequence[str], finetuned: Sequence[str], configs: dict[str, Config], manifest: Manifest) -> list[str]:
-    """What a reader must know of the runs: other stores, pages that are not held out."""
+def _notes(runs: Sequence[str], options: BenchmarkOptions, configs: dict[str, Config], manifest: Manifest) -> list[str]:
+    """What a reader must know of the runs: few recordings, other stores, pages that are not held out."""
     notes = []
-    for run in (*runs, *finetuned):
+    if options.limit is not None:
+        notes.append(
+            f"Only {options.limit} recordings of each split were measured; probes were fitted on as many, encoders were "
+            "fine-tuned on all."
+        )
+    for run in (*runs, *options.finetuned):
         if not _is_trained_on(run, manifest):
             name = RunFolder(run).name
             notes.append(f"{name} was trained on another store: it may have seen patients of this test.")
