@@ -42,6 +42,8 @@ def test_classes_of_a_task_are_learned_exported_and_measured(ray_cluster: None, 
     assert sum(shard["rows"] for shard in part["shards"] if shard["split"] == "train") == 8
 
     encoder = load_encoder(export(str(tuned), tmp_path / "encoder"))
+    card = (tmp_path / "encoder" / "README.md").read_text()
+    assert "Fine-tuned for 5 classes (superclass): NORM, MI, STTC, CD, HYP." in card and "encoder.predict" in card
     pages = np.random.default_rng(0).integers(0, 256, (3, 96, 128, 1), dtype=np.uint8)
     predicted = encoder.predict(pages)
     assert predicted.classes == encoder.classes == ("NORM", "MI", "STTC", "CD", "HYP")
