@@ -14,6 +14,9 @@ them, ordered by signal.
 ``grid_error_mm``: see ``crossings``. ``not_in_gallery.auroc``: the match's probability, of pages searched with their recording
 in the gallery and without.
 
+``read_then_encoded``: superclass macro AUROC of a linear probe on the run's test recordings, drawn as pages and read;
+``.minus_recorded_strips``: less the same with the recorded strips in place of what was read.
+
 ``rendered``: pages of ours, of recordings that were not trained on (``rendered_pages``); ``.held_out_layouts`` and ``covered``
 were never trained on. ``quality.auroc``: of the reading's quality, for an SNR of 5 dB or more, among all pages that were read:
 real ones, also turned, and rendered ones; ``quality.bad_pages``: how many are below.
@@ -38,6 +41,7 @@ import numpy as np
 from benchmarks.crossings import crossings, grid_error_mm
 from benchmarks.find_recordings import check_strangers, embed_signals, gallery
 from benchmarks.photographs import Photograph, data_folder, database, photographs, recordings
+from benchmarks.read_then_encoded import read_then_encoded
 from benchmarks.reading_error import SMOOTHING_S, ReadingError, reading_error
 from benchmarks.reading_sheet import write_sheet
 from benchmarks.rendered_pages import TRAINED_LAYOUTS, RenderedPage, rendered_pages
@@ -110,6 +114,9 @@ def run() -> dict[str, float]:
 def _parts(data: Path, photos: Sequence[Photograph]) -> Iterator[dict[str, Estimate]]:
     judged: list[Judged] = []
     yield _of_photographs(data, photos, judged)
+    if (run := _finished_run()) is not None:
+        figures = read_then_encoded(run.uri)
+        yield {f"read_then_encoded.{name}": estimate for name, estimate in figures.items()}
     others = gallery(data, photos, OTHERS)[len({photo.ecg_id for photo in photos}) :]
     for name, pages in rendered_pages(others).items():
         yield _of_rendered(name, pages, others, judged)
@@ -181,13 +188,21 @@ def _of_photographs(data: Path, photos: Sequence[Photograph], judged: list[Judge
     return figures
 
 
+def _finished_run() -> RunFolder | None:
+    """The run whose encoder is measured; none, and a line that says so, where there is none."""
+    run = RunFolder(os.environ.get("ECGSCAN_RUN", DEMO_RUN))
+    if run.is_finished():
+        return run
+    print(f"real_pages: no figures of an encoder; {run.uri} is no finished run: 'make demo' makes one", file=sys.stderr)
+    return None
+
+
 def _embedded(
     reads: Sequence[Read], photos: Sequence[Photograph], own: Sequence[Recording], candidates: Sequence[Recording]
 ) -> dict[str, np.ndarray]:
     """Whether the right recording is among the first by embedding, and by signal among the hundred nearest by embedding."""
-    run = RunFolder(os.environ.get("ECGSCAN_RUN", DEMO_RUN))
-    if not run.is_finished():
-        print(f"real_pages: no embedding figures; {run.uri} is no finished run: 'make demo' makes one", file=sys.stderr)
+    run = _finished_run()
+    if run is None:
         return {}
     check_strangers(candidates, run.environment()["store"])
     encoder = load_encoder(run.uri)

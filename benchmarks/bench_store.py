@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -125,7 +126,7 @@ def _bucket(folder: Path) -> Iterator[dict[str, str]]:
     port = free_port()
     server = subprocess.Popen([sys.executable, "-m", "benchmarks.bucket", str(folder), str(port), str(LATENCY_MS)])
     try:
-        time.sleep(2)
+        _await(port)
         yield {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
             "AWS_ACCESS_KEY_ID": "x",
@@ -135,6 +136,18 @@ def _bucket(folder: Path) -> Iterator[dict[str, str]]:
     finally:
         server.terminate()
         server.wait()
+
+
+def _await(port: int, seconds: float = 30) -> None:
+    """Until something listens there."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
 
 
 def _simulated(items: int) -> dict[str, float]:

@@ -1,74 +1,59 @@
 """A bucket to measure with: files of a folder over S3's protocol, read-only, each answer later by some milliseconds.
 
 ``python -m benchmarks.bucket FOLDER PORT LATENCY_MS``. It answers what reading needs (HEAD, GET with ranges, list-type=2), in
-a process of its own, and costs far less processor time than moto's server, which would be what is measured.
+a process of its own with one thread: moto's server, and one with a thread for each connection, need so much processor time that
+they would be what is measured.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
-import time
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 PAGE = 1000
+_REASONS = {200: "OK", 206: "Partial Content", 404: "Not Found"}
 
 
-class Bucket(ThreadingHTTPServer):
+class Bucket:
     """Serves ``folder`` as any bucket."""
 
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self, folder: Path, port: int, latency_s: float) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+    def __init__(self, folder: Path, latency_s: float) -> None:
         self.folder, self.latency_s = folder, latency_s
         self.keys = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
+    def answer(self, method: str, target: str, headers: dict[str, str]) -> bytes:
+        """Head and body."""
+        parts = urlsplit(target)
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        if method == "GET" and "list-type" in query:
+            return self._list(query)
+        return self._object(unquote(parts.path).lstrip("/").partition("/")[2], method == "GET", headers.get("range"))
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Bucket
-    wbufsize = 2**16
-
-    def log_message(self, *_: object) -> None:
-        """Silent."""
-
-    def do_HEAD(self) -> None:
-        self._object(with_body=False)
-
-    def do_GET(self) -> None:
-        query = parse_qs(urlsplit(self.path).query)
-        if "list-type" in query:
-            self._list({name: values[0] for name, values in query.items()})
-        else:
-            self._object(with_body=True)
-
-    def _object(self, with_body: bool) -> None:
-        key = unquote(urlsplit(self.path).path).lstrip("/").partition("/")[2]
-        path = self.server.folder / key
+    def _object(self, key: str, with_body: bool, asked: str | None) -> bytes:
+        path = self.folder / key
         if not key:
-            return self._answer(200, b"")
+            return _answer(200, b"")
         if not path.is_file():
-            return self._answer(404, b"", {"Content-Length": "0"})
+            return _answer(404, b"")
         content = path.read_bytes() if with_body else b""
         size = len(content) if with_body else os.path.getsize(path)
         headers, status = {"ETag": '"0"', "Last-Modified": formatdate(0, usegmt=True), "Accept-Ranges": "bytes"}, 200
-        if with_body and (asked := self.headers.get("Range")):
+        if with_body and asked:
             first, last = asked.removeprefix("bytes=").split("-")
             stop = min(size, int(last or size - 1) + 1)
             headers["Content-Range"] = f"bytes {first}-{stop - 1}/{size}"
             content, status = content[int(first) : stop], 206
-        self._answer(status, content, headers | {"Content-Length": str(len(content) if with_body else size)})
+        return _answer(status, content, headers | {"Content-Length": str(len(content) if with_body else size)})
 
-    def _list(self, query: dict[str, str]) -> None:
+    def _list(self, query: dict[str, str]) -> bytes:
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter")
         names: list[str] = []
-        for key in (key for key in self.server.keys if key.startswith(prefix)):
+        for key in (key for key in self.keys if key.startswith(prefix)):
             rest = key[len(prefix) :]
             name = prefix + rest.split("/")[0] + "/" if delimiter and "/" in rest else key
             if not names or names[-1] != name:
@@ -78,7 +63,7 @@ class _Handler(BaseHTTPRequestHandler):
         entries = "".join(
             f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>"
             if name.endswith("/")
-            else f"<Contents><Key>{escape(name)}</Key><Size>{os.path.getsize(self.server.folder / name)}</Size>"
+            else f"<Contents><Key>{escape(name)}</Key><Size>{os.path.getsize(self.folder / name)}</Size>"
             "<LastModified>1970-01-01T00:00:00.000Z</LastModified></Contents>"
             for name in page
         )
@@ -89,17 +74,42 @@ class _Handler(BaseHTTPRequestHandler):
             f"<KeyCount>{len(page)}</KeyCount><IsTruncated>{str(more).lower()}</IsTruncated>{following}{entries}"
             "</ListBucketResult>"
         )
-        self._answer(200, body.encode(), {"Content-Type": "application/xml"})
+        return _answer(200, body.encode(), {"Content-Type": "application/xml"})
 
-    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        time.sleep(self.server.latency_s)
-        self.send_response_only(status)
-        for name, value in ({"Content-Length": str(len(body))} | (headers or {})).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-        self.wfile.flush()
+
+def _answer(status: int, body: bytes, headers: dict[str, str] | None = None) -> bytes:
+    fields = {"Content-Length": str(len(body))} | (headers or {})
+    lines = [f"HTTP/1.1 {status} {_REASONS[status]}", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+class _Connection(asyncio.Protocol):
+    """Requests without bodies, one after the other."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket, self._received = bucket, b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        while b"\r\n\r\n" in self._received:
+            head, _, self._received = self._received.partition(b"\r\n\r\n")
+            first, *fields = head.decode("latin-1").split("\r\n")
+            method, target, _ = first.split(" ")
+            headers = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
+            answer = self._bucket.answer(method, target, headers)
+            asyncio.get_running_loop().call_later(self._bucket.latency_s, self._transport.write, answer)
+
+
+async def serve(folder: Path, port: int, latency_s: float) -> None:
+    """Until the process ends."""
+    bucket = Bucket(folder, latency_s)
+    server = await asyncio.get_running_loop().create_server(lambda: _Connection(bucket), "127.0.0.1", port, backlog=128)
+    await server.serve_forever()
 
 
 if __name__ == "__main__":
-    Bucket(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]) / 1000).serve_forever()
+    asyncio.run(serve(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]) / 1000))

@@ -204,10 +204,15 @@ def _no_credentials(profile: str | None) -> bool:
 _making_client = threading.RLock()
 
 
+def aws_variables() -> int:
+    """The same number as long as AWS's variables are the same: what was made for them serves until then."""
+    return hash(tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))
+
+
 def aws_session() -> Session:
     """boto3's session for AWS's variables as they are now; kept, since each reads megabytes of descriptions of services."""
     with _making_client:  # a session is for one thread at a time, what it makes is for many
-        return _session(hash(tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))))
+        return _session(aws_variables())
 
 
 @lru_cache(maxsize=1)
@@ -227,11 +232,17 @@ def s3_region() -> str | None:
 
 
 def s3_client(region: str | None = None) -> Any:
-    """A boto3 client with the settings of ``open_filesystem``, for what pyarrow does not offer.
+    """A boto3 client with the settings of ``open_filesystem``, for what pyarrow does not offer; kept as the session is.
 
     Args:
         region: Where it is known better.
     """
+    with _making_client:
+        return _client(aws_variables(), region)
+
+
+@lru_cache(maxsize=4)
+def _client(variables: int, region: str | None) -> Any:
     from botocore import UNSIGNED
     from botocore.config import Config
 
@@ -245,10 +256,9 @@ def s3_client(region: str | None = None) -> Any:
         signature_version=UNSIGNED if unsigned() else None,
         s3={"addressing_style": "path" if endpoint else "auto"},
     )
-    with _making_client:
-        return aws_session().client(
-            "s3", endpoint_url=endpoint and endpoint.geturl(), region_name=region or stated, config=options
-        )
+    return aws_session().client(
+        "s3", endpoint_url=endpoint and endpoint.geturl(), region_name=region or stated, config=options
+    )
 
 
 def _create(uri: str, filesystem: fs.FileSystem, path: str) -> None:

@@ -85,9 +85,9 @@ class ArchiveFiles:
     def _opened_objects(self) -> Objects | None:
         if not self.root.startswith("s3://"):
             return None
-        from ecgscan_ray.filesystem.objects import Objects  # boto3 takes long to import
+        from ecgscan_ray.filesystem.objects import open_objects  # boto3 takes long to import
 
-        return Objects(self.root)
+        return open_objects(self.root)
 
     def uri(self, path: str = "") -> str:
         """A file by its whole name, for messages."""

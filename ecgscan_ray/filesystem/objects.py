@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -24,6 +25,16 @@ _CONNECTIONS = 32
 _TIMEOUT = urllib3.Timeout(connect=10, read=30)
 _ERROR_BYTES = 2**16
 _CODE = re.compile(rb"<Code>(\w+)</Code>")
+
+
+def open_objects(uri: str) -> Objects:
+    """The objects below a URI, kept with their connections: making them takes as long as reading a hundred; errors as there."""
+    return _objects(uri, filesystem.aws_variables())
+
+
+@lru_cache(maxsize=4)
+def _objects(uri: str, variables: int) -> Objects:
+    return Objects(uri)
 
 
 class Objects:

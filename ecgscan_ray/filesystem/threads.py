@@ -11,8 +11,16 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """``function`` of each item, in their order, by so many threads; at most twice as many results wait in memory.
+def in_order(
+    function: Callable[[T], R], items: Iterable[T], threads: int, ahead: Callable[[], int] | None = None
+) -> Iterator[R]:
+    """``function`` of each item, in their order, by so many threads.
+
+    Args:
+        function: Of one item.
+        items: Taken as they are needed.
+        threads: At a time.
+        ahead: How many results may wait in memory, asked again and again; by default twice as many as threads.
 
     Raises:
         Exception: Whatever ``function`` raises, in its item's place; no further item is begun.
@@ -22,7 +30,7 @@ def in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> It
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
-                if len(waiting) >= 2 * threads:
+                while len(waiting) >= (ahead() if ahead else 2 * threads):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -46,7 +46,7 @@ class Found:
 
     Attributes:
         value: Of speed (mm/s), gain (mm/mV) or layout (name).
-        by: ``given``, ``pulse``, ``grid``, ``labels`` or ``assumed``.
+        by: ``given``, ``pulse``, ``text`` (as printed), ``labels`` or ``assumed``.
         confidence: In 0..1.
     """
 

@@ -51,7 +51,7 @@ def quality(
         reasons.append("no grid is seen: millimetres come from the length of the rows")
     units = ((speed, "mm/s"), (gain, "mm/mV"))
     reasons += [
-        f"{value.text} {unit} is assumed: no calibration pulse is read"
+        f"{value.text} {unit} is assumed: neither a calibration pulse nor printed text says it"
         for value, unit in units
         if value.by == "assumed"
     ]

@@ -11,9 +11,10 @@ from ecgscan_ray.paper.layout import CHEST, TRACE_MM, timed
 from ecgscan_ray.reading.lead_laws import mismatch, settled
 from ecgscan_ray.reading.leads import Found, PageReading, StripReading
 from ecgscan_ray.reading.network import RowNet
+from ecgscan_ray.reading.printed_scale import LEAST_TEXT_PX_PER_MM, read_printed_scale
 from ecgscan_ray.reading.quality import ASSUMED, NO_GRID, quality
 from ecgscan_ray.reading.rows import Rows, read_rows
-from ecgscan_ray.reading.scale import read_scale
+from ecgscan_ray.reading.scale import NOTHING, read_scale
 from ecgscan_ray.reading.start import find_start
 from ecgscan_ray.reading.without_grid import find_ends, scaled, scaled_rows
 from ecgscan_ray.rectification.layout_fit import FoundLayout, find_layout_of, marks_on_page
@@ -95,7 +96,7 @@ def read_page(networks: Networks, image: np.ndarray, stated: Stated = Stated()) 
         raise InputError(TWO_PAGES)
     if isinstance(page, InputError):
         raise page
-    return _assembled(page, stated)
+    return _assembled(image, page, stated)
 
 
 def _find_page(networks: Networks, image: np.ndarray, layout: str | None = None) -> _Page | InputError:
@@ -155,11 +156,17 @@ def _read_centred(net: RowNet, image: np.ndarray, page_map: PageMap, page_layout
     return rows.replaced(off, read_rows(net, image, page_map, page_layout.left, (rows.zero_mm - shift)[off]))
 
 
-def _assembled(page: _Page, stated: Stated) -> PageReading:
+def _assembled(image: np.ndarray, page: _Page, stated: Stated) -> PageReading:
     rows, page_layout, sheet = page.rows, page.layout, page.sheet
-    scale = read_scale(rows, page_layout.left)
-    speed = _stated_or_measured(stated.speed_mm_per_s, scale.speed, 25.0, scale.agreement)
-    gain = _stated_or_measured(stated.gain_mm_per_mv, scale.gain, 10.0, scale.agreement)
+    px_per_mm = _scale(sheet.page_map)
+    pulses, text = read_scale(rows, page_layout.left), NOTHING
+    is_open = (stated.speed_mm_per_s or pulses.speed) is None or (stated.gain_mm_per_mv or pulses.gain) is None
+    if is_open and min(px_per_mm) >= LEAST_TEXT_PX_PER_MM:
+        text = read_printed_scale(image, sheet.page_map, rows.zero_mm)
+    sources = (("pulse", pulses), ("text", text))
+    speed = _first(stated.speed_mm_per_s, [(by, scale.speed, scale.agreement) for by, scale in sources], 25.0)
+    gain = _first(stated.gain_mm_per_mv, [(by, scale.gain, scale.agreement) for by, scale in sources], 10.0)
+    chest = text.chest if pulses.gain is None else pulses.chest
     layout = timed(page_layout.layout.name, float(speed.value))
     strips = []
     for strip in layout.strips:
@@ -167,7 +174,7 @@ def _assembled(page: _Page, stated: Stated) -> PageReading:
         x = page_layout.left + (strip.x_s + np.arange(count) / FS) * float(speed.value)
         up = np.interp(x, rows.x_mm, rows.up_mm[strip.row])
         belief = np.interp(x, rows.x_mm, rows.belief[strip.row] * rows.present[strip.row]).astype(np.float32)
-        factor = scale.chest if strip.lead >= CHEST else 1.0
+        factor = chest if strip.lead >= CHEST else 1.0
         shown = np.interp(x, rows.x_mm, rows.present[strip.row]) >= 0.5
         mv = (up - np.median(up[shown] if shown.any() else up)) / (float(gain.value) * factor) * strip.sign
         mv[~shown] = np.nan
@@ -177,14 +184,16 @@ def _assembled(page: _Page, stated: Stated) -> PageReading:
         strips.append(StripReading(strip, mv.astype(np.float32), belief, pixels))
     name = Found(page_layout.layout.name, "given" if stated.layout else "labels", _confidence(page_layout))
     worth, reasons = _worth(page, strips, (name, speed, gain))
-    return PageReading(tuple(strips), FS, name, speed, gain, page.pose.turns, _scale(sheet.page_map), worth, reasons)
+    return PageReading(tuple(strips), FS, name, speed, gain, page.pose.turns, px_per_mm, worth, reasons)
 
 
-def _stated_or_measured(stated: float | None, measured: float | None, usual: float, agreement: float) -> Found:
+def _first(stated: float | None, found: list[tuple[str, float | None, float]], usual: float) -> Found:
+    """What the user states; else the first value that was found, with how, and its confidence; else the usual."""
     if stated is not None:
         return Found(stated, "given", 1.0)
-    if measured is not None:
-        return Found(measured, "pulse", agreement)
+    for by, value, confidence in found:
+        if value is not None:
+            return Found(value, by, confidence)
     return Found(usual, "assumed", ASSUMED)
 
 

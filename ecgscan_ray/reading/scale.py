@@ -33,6 +33,8 @@ MOST_UNEVEN, MOST_FOOT = 0.08, 0.15
 have less than 0.07 and 0.12; lettering and traces seldom have both, and a standard's height and width."""
 TOP_MM = 2.0
 """A pulse's height is read to this."""
+SEVERAL, ALIKE_MM = 3, 1.0
+"""Pulses of no standard's width that say the gain; by how much their places and widths may differ."""
 TRUST_ONE, TRUST_SEVERAL = 0.95, 0.99
 """Least share of right scales where one pulse says it, and where several do. On 164 rendered photographs with a pulse that was
 read, all were right."""
@@ -93,6 +95,7 @@ def find_pulses(x: np.ndarray, up: np.ndarray, belief: np.ndarray) -> Iterator[P
     step = float(x[1] - x[0])
     edge, foot = round(EDGE_MM / step), round(FOOT_MM / step)
     high = (up > LEAST_PULSE_MM) & (belief > LEAST_BELIEF)
+    stop_of_last = 0
     for start, stop in np.flatnonzero(np.diff(high.astype(int), prepend=0, append=0)).reshape(-1, 2):
         top = float(np.median(up[start:stop][up[start:stop] > 0.7 * up[start:stop].max()]))
         outside = np.flatnonzero(up < 0.35 * top)
@@ -100,6 +103,9 @@ def find_pulses(x: np.ndarray, up: np.ndarray, belief: np.ndarray) -> Iterator[P
         if not len(first) or not len(last):
             continue
         begin, end = first[-1] + 1, last[0]
+        if begin < stop_of_last:
+            continue  # a piece of the bump before
+        stop_of_last = end
         plateau = up[begin + edge : end - edge]
         feet = np.concatenate([up[max(0, begin - foot) : max(0, begin - edge)], up[end + edge : end + foot]])
         if len(plateau) < 2 * edge or not len(feet) or np.abs(feet).mean() > MOST_FOOT * top:
@@ -114,7 +120,7 @@ def find_pulses(x: np.ndarray, up: np.ndarray, belief: np.ndarray) -> Iterator[P
 
 def read_scale(rows: Rows, left: float) -> Scale:
     """Speed and gain by the pulses of all rows, at the rows' start or end. Where pulses contradict each other, most must
-    agree; a pulse that may be one of the row below must be confirmed.
+    agree, and one alone is not believed beside others of its height; a pulse that may be one of the row below must be confirmed.
 
     Args:
         rows: As read.
@@ -134,14 +140,31 @@ def read_scale(rows: Rows, left: float) -> Scale:
     pulses += [pulse for pulse in doubtful if pulse.standard() in said]
     votes = Counter(standard for pulse in pulses if (standard := pulse.standard()) is not None)
     if not votes:
-        return NOTHING
+        return _gain_alone(pulses)
     (gain, speed), count = votes.most_common(1)[0]
-    if 2 * count <= votes.total() or (count == 1 and speed not in USUAL_SPEEDS):
-        return NOTHING
+    as_high = sum(_nearest(pulse.height, GAINS) == gain for pulse in pulses)
+    if 2 * count <= votes.total() or (count == 1 and (speed not in USUAL_SPEEDS or as_high > 1)):
+        return _gain_alone(pulses)
     agreeing = [pulse for pulse in pulses if pulse.standard() == (gain, speed)]
     chest = 0.5 if 2 * sum(pulse.stepped for pulse in agreeing) > count else 1.0
     stop = float(np.median([pulse.stop for pulse in agreeing]))
     return Scale(speed, gain, chest, TRUST_ONE if count == 1 else TRUST_SEVERAL, stop)
+
+
+def _gain_alone(pulses: list[Pulse]) -> Scale:
+    """The gain, where ``SEVERAL`` rows, and most pulses, have one height, width and place: some carts print pulses of 130 ms,
+    which say nothing of the speed."""
+    alike = max(([other for other in pulses if _are_alike(pulse, other)] for pulse in pulses), key=len, default=[])
+    if len(alike) < SEVERAL or 2 * len(alike) <= len(pulses):
+        return NOTHING
+    return Scale(None, _nearest(alike[0].height, GAINS), 1.0, TRUST_SEVERAL, None)
+
+
+def _are_alike(pulse: Pulse, other: Pulse) -> bool:
+    gain = _nearest(pulse.height, GAINS)
+    apart = max(abs(pulse.stop - other.stop), abs(pulse.width - other.width))
+    is_plain = not (pulse.stepped or other.stepped)
+    return is_plain and gain is not None and gain == _nearest(other.height, GAINS) and apart <= ALIKE_MM
 
 
 def _is_doubtful(pulse: Pulse, below_mm: np.ndarray) -> bool:

@@ -39,6 +39,9 @@ _MIN_SHARDS_PER_SPLIT = 8
 _ROW_GROUPS_PER_SHARD = 64
 """30 MB at 100 Hz, in archives that give at most ``_MANY_SHARDS``; in larger ones up to four times as many."""
 _MANY_SHARDS = 256
+_AHEAD = 128
+"""Recordings fetched before they are read, where they are small: so many that requests go on while a row group is compressed."""
+_AHEAD_BYTES = 64 * 2**20
 FACETS = ("superclass", "language", "fs", "source", "note")
 
 
@@ -233,11 +236,17 @@ def read_checked(
     """
     source, archive = open_source(job.source, job.settings.rate), ArchiveFiles(job.archive)
 
+    largest = 0
+
     def fetch(item: Item) -> tuple[Item, Contents]:
         return item, archive.fetch(item.files)
 
-    fetched = ((item, {}) for item in items) if archive.is_local else in_order(fetch, items, THREADS)
+    def ahead() -> int:
+        return max(2 * THREADS, min(_AHEAD, _AHEAD_BYTES // largest if largest else 0))
+
+    fetched = ((item, {}) for item in items) if archive.is_local else in_order(fetch, items, THREADS, ahead)
     for item, contents in fetched:
+        largest = max(largest, sum(len(content) for content in contents.values() if isinstance(content, bytes)))
         with archive.fetched(contents):
             result = _read_checked(source, archive, item, split, job.settings.rate)
         if isinstance(result, dict):

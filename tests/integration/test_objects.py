@@ -79,6 +79,20 @@ def test_a_file_is_one_request(bucket: str, proxy: FailingServer, monkeypatch: p
     assert proxy.counts == {"good": 2}
 
 
+def test_connections_serve_the_next_shard_too(
+    bucket: str, proxy: FailingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ArchiveFiles(bucket).read("a")
+    opened, accept = [], proxy.get_request
+    monkeypatch.setattr(proxy, "get_request", lambda: opened.append(1) or accept())
+    for _ in range(3):
+        assert ArchiveFiles(bucket).read("a") == content("a")
+    assert not opened
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    assert ArchiveFiles(bucket).read("a") == content("a")
+    assert opened, "made anew, as AWS's variables say now"
+
+
 def test_every_byte_comes_through_faults(bucket: str, proxy: FailingServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.01)
     archive, before = ArchiveFiles(bucket), retry.repeated.get("read", 0)

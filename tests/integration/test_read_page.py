@@ -171,3 +171,16 @@ def test_two_whole_pages_in_one_picture_are_refused_in_one_line(
     desk = np.full_like(other, 110)[:gap]
     with pytest.raises(InputError, match=r"^two ECG pages in one picture: each needs a picture of its own$"):
         read_page(networks, np.concatenate([page.image, desk, other] if gap else [page.image, other], axis=axis))
+
+
+@pytest.mark.parametrize(("seed", "by", "scale"), [(9, "text", (50.0, 20.0)), (36, "assumed", (25.0, 10.0))])
+def test_a_page_without_a_pulse_is_of_the_scale_that_it_states(
+    networks: Networks, seed: int, by: str, scale: tuple[float, float]
+) -> None:
+    """Seed 36 draws neither pulse nor text: what cannot be known is assumed, and said to be."""
+    page = clean_page("3x4+1", seed=seed, speeds={50.0: 1.0}, gains={20.0: 1.0})
+    assert page.truth.pulse == "none"
+    reading = read_page(networks, page.image)
+    assert (reading.speed.by, reading.gain.by) == (by, by)
+    assert (reading.speed.value, reading.gain.value) == scale
+    assert any("assumed" in reason for reason in reading.reasons) == (by == "assumed")

@@ -37,7 +37,9 @@ def test_pulses_say_speed_and_gain_and_several_are_believed_more(speed: float, g
         [None] * 4,
         [(10.0, 2.5), None, None, None],  # as wide as a letter
         [(7.0, 5.0)] * 4,  # of no standard
-        [(10.0, 7.5)] * 4,
+        [(20.0, 4.8), (20.0, 3.9), None, None],  # of 10 mm, whose edges lie on lines of the grid
+        [(10.0, 7.5), (10.0, 7.5), None, None],  # two of no standard's width
+        [(10.0, 7.5), (10.0, 7.5), (10.0, 2.5), (10.0, 3.5)],
         [(10.0, 5.0), (10.0, 10.0), None, None],  # which of the two?
         [(1.0, 5.0)] * 4,
         [(17.9, 4.4), (18.6, 4.4), None, None],  # read in a margin: lower and narrower than pulses are
@@ -46,6 +48,23 @@ def test_pulses_say_speed_and_gain_and_several_are_believed_more(speed: float, g
 def test_what_is_no_pulse_says_nothing(pulses: list[tuple[float, float] | None]) -> None:
     scale = read_scale(rows(pulses), LEFT)
     assert (scale.speed, scale.gain) == (None, None)
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_pulses_of_no_standards_width_say_the_gain_where_rows_agree(missing: int) -> None:
+    """A cart whose pulses are 130 ms long."""
+    scale = read_scale(rows([(10.0, 3.25)] * (4 - missing) + [None] * missing), LEFT)
+    assert (scale.speed, scale.gain, scale.agreement) == (None, 10.0, 0.99)
+
+
+def test_a_bump_with_doubtful_samples_within_is_one_pulse() -> None:
+    torn = rows([(10.0, 5.0), None, None, None])
+    torn.belief[0, (torn.x_mm > LEFT - 5) & (torn.x_mm < LEFT - 4)] = 0.0
+    scale = read_scale(torn, LEFT)
+    assert (scale.speed, scale.gain, scale.agreement) == (25.0, 10.0, 0.95), "not two that agree"
+    torn = rows([(10.0, 3.25), None, None, None])
+    torn.belief[0, (torn.x_mm > LEFT - 4.6) & (torn.x_mm < LEFT - 2.4) & (np.arange(len(torn.x_mm)) % 3 == 0)] = 0.0
+    assert read_scale(torn, LEFT).gain is None
 
 
 def test_a_bump_beside_the_zero_line_or_a_slope_is_no_pulse() -> None:
