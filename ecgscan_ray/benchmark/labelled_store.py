@@ -64,12 +64,12 @@ def write_labelled_store(
             raise StoreError("holds other recordings than this run is trained on", where=out, fix="Remove it.")
         return written
     shards: list[Shard] = []
-    for split, chosen in rows_of.items():
+    for split, rows_of_split in rows_of.items():
         classes = {
             int(facts.key[row]): [
                 name for name, has in zip(selection.targets.classes, selection.targets.values[row], strict=True) if has
             ]
-            for row in chosen
+            for row in rows_of_split
         }
         shards += _write_split(out, split, _labelled(store, parts, classes))
     written = Manifest(

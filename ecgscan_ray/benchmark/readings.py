@@ -128,27 +128,27 @@ class ReadOnce:
     """
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
-        self._networks = load_networks()
-        self._reader = ReadPages(config, tokenizer, self._networks)
+        self.networks = load_networks()
+        self._reader = ReadPages(config, tokenizer, self.networks)
         self._plain = BatchMaker(config, tokenizer, with_pages=False)
-        self._kept: Readings | None = None
+        self._stored: Readings | None = None
         self._new: list[Readings] = []
 
     def begin(self, home: str, condition: Condition, part: Part) -> None:
         """The next batches are those of a part, in its order."""
         model = self._reader.config.model
-        self._source = PageSource(home, condition, part, self._networks.digest, model.signal_fs, model.sig_len)
-        self._kept, self._new = read_readings(self._source), []
+        self._source = PageSource(home, condition, part, self.networks.digest, model.signal_fs, model.sig_len)
+        self._stored, self._new = read_readings(self._source), []
 
     def make(self, recordings: Sequence[Recording], positions: Integers, epochs: Integers) -> Batch:
         """One batch; arguments as of ``BatchMaker.make``, positions in the part."""
-        if self._kept is None:
+        if self._stored is None:
             batch = self._reader.make(recordings, positions, epochs)
             self._new.append(Readings(batch["read"], batch["read_bits"], batch["page_ok"]))
             return batch
         rows = np.asarray(positions)
-        kept = self._kept
-        pages = {"read": kept.read[rows], "read_bits": kept.read_bits[rows], "page_ok": kept.page_ok[rows]}
+        stored = self._stored
+        pages = {"read": stored.read[rows], "read_bits": stored.read_bits[rows], "page_ok": stored.page_ok[rows]}
         return cast(Batch, {**self._plain.make(recordings, positions, epochs), **pages})
 
     def end(self) -> None:

@@ -134,8 +134,8 @@ def write_score(uri: str, score: float) -> None:
 
 def write_thresholds(uri: str, thresholds: dict[str, float | None]) -> None:
     """Keep the classes' thresholds of a stored checkpoint, in a file of its own."""
-    chosen = ThresholdsFile(thresholds=thresholds, weights=weights_digest(uri))
-    write_bytes_atomic(join(uri, THRESHOLDS), chosen.model_dump_json().encode())
+    content = ThresholdsFile(thresholds=thresholds, weights=weights_digest(uri))
+    write_bytes_atomic(join(uri, THRESHOLDS), content.model_dump_json().encode())
 
 
 def read_thresholds(uri: str) -> dict[str, float | None] | None:
@@ -143,11 +143,11 @@ def read_thresholds(uri: str) -> dict[str, float | None] | None:
     if THRESHOLDS not in list_files(uri):
         return None
     try:
-        chosen = ThresholdsFile.model_validate_json(read_bytes(join(uri, THRESHOLDS))[:MAX_TEXT_BYTES])
+        content = ThresholdsFile.model_validate_json(read_bytes(join(uri, THRESHOLDS))[:MAX_TEXT_BYTES])
     except ValidationError:
         logger.warning("passed over: %s: damaged", join(uri, THRESHOLDS))
         return None
-    return chosen.thresholds if chosen.weights == weights_digest(uri) else None
+    return content.thresholds if content.weights == weights_digest(uri) else None
 
 
 def verify(uri: str, names: Collection[str] | None = None) -> TrainingState:

@@ -179,8 +179,8 @@ def _config(source: Config, first_weights: str, labelled: _Labelled, options: Fi
         fix = "Set training.*, resources.*, stream.* or seed; the towers are the run's."
         raise ConfigError("cannot be set here", where=f"--set {foreign[0]}", fix=fix)
     training = TrainingConfig(steps=1).model_dump(mode="json")
-    kept = source.training.model_dump(mode="json")
-    training |= {key: kept[key] for key in OF_THE_RUN}
+    of_the_run = source.training.model_dump(mode="json")
+    training |= {key: of_the_run[key] for key in OF_THE_RUN}
     training |= TRAINING | (FROM_SCRATCH if options.from_scratch else {})
     base = source.model_dump(mode="json") | {
         "training": training,

@@ -44,7 +44,7 @@ def test_what_was_read_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             assert np.array_equal(batch[name], first[start][name]), name
     again.end()
 
-    source = PageSource(home, CLEAN, part, again._networks.digest, config.model.signal_fs, config.model.sig_len)
+    source = PageSource(home, CLEAN, part, again.networks.digest, config.model.signal_fs, config.model.sig_len)
     assert read_readings(source) is not None
     other = PageSource(home, CLEAN, part, "other networks", config.model.signal_fs, config.model.sig_len)
     assert read_readings(other) is None
