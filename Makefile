@@ -71,5 +71,5 @@ lint-docs: $(STAMP)
 docs: $(STAMP)  ## the documentation as a site in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: $(STAMP)  ## [ONLY=loss|paper|ingest|realism|real_pages|find|store]: flat JSON on stdout and in bench.json
+bench: $(STAMP)  ## [ONLY=loss|paper|ingest|features|realism|real_pages|find|store]: flat JSON on stdout and in bench.json
 	@$(BIN)/python -m benchmarks $(ONLY)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The figures of docs/results/ptbxl.json: a teacher, a page encoder under it, the benchmark of both.
+# The figures of docs/results/ptbxl.json: a teacher, a page encoder under it, their benchmark; then controls that are trained on
+# labels, and the benchmark with them.
 #
 #   scripts/ptbxl.sh DATA_DIR OUT [SECONDS]
 #
@@ -26,9 +27,27 @@ if [ ! -f "$out/store/manifest.json" ]; then
   [ -f "$out/tree/ptbxl_database.csv" ] || step python -m tools.ptbxl_tree "$data" "$out/tree"
   step ecgscan prepare --source ptbxl --from "$out/tree" --to "$out/store" --validation-folds 8 --test-folds 9
 fi
-step ecgscan teach --preset ptbxl --store "$out/store" --out "$out/teacher" --set training.steps=3500
+step ecgscan teach --preset ptbxl --store "$out/store" --out "$out/teacher" --set training.steps=1200
 step ecgscan pretrain --preset ptbxl --store "$out/store" --teacher "$out/teacher" --out "$out/ptbxl"
-step ecgscan benchmark "$out/ptbxl" --suite ptbxl --out "$out/benchmark"
-mkdir -p docs/results
-cp "$out/benchmark/benchmark.json" docs/results/ptbxl.json
+
+benchmark() {
+  step ecgscan benchmark "$out/ptbxl" --suite ptbxl --out "$out/benchmark" "$@"
+  mkdir -p docs/results
+  cp "$out/benchmark/benchmark.json" docs/results/ptbxl.json
+}
+[ -f "$out/benchmark/benchmark.json" ] || benchmark
+
+trained=()
+train() { # NAME OPTION...
+  step ecgscan finetune "$out/ptbxl" --task superclass --out "$out/$1" "${@:2}"
+  trained+=(--finetuned "$out/$1")
+}
+train tuned --set training.epochs=8
+train supervised --from-scratch --set training.epochs=8
+train supervised-10 --from-scratch --share 0.1
+train supervised-1 --from-scratch --share 0.01
+train resnet1d --from-scratch --input recordings
+train resnet1d-50 --from-scratch --input recordings --share 0.5
+train resnet1d-25 --from-scratch --input recordings --share 0.25
+benchmark "${trained[@]}"
 echo "docs/results/ptbxl.json, $out/benchmark/benchmark.html"

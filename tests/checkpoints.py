@@ -6,6 +6,7 @@ import hashlib
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,16 +23,21 @@ from tests.tiny import tiny_config
 TOKENIZER = text.fit_tokenizer(["sinusrhythmus normales ekg", "linksschenkelblock"], 300)
 
 
+FINETUNE: dict[str, Any] = {"task": "superclass", "classes": {"NORM": ["NORM"], "MI": ["IMI"]}}
+"""Section of the settings of a tiny fine-tuned model."""
+
+
 @cache
 def tiny_model(task: str = "pretrain") -> nn.Module:
-    return get_task(task).build_model(tiny_config(), TOKENIZER)
+    config = tiny_config(finetune=FINETUNE) if task == "finetune" else tiny_config()
+    return get_task(task).build_model(config, TOKENIZER)
 
 
 @cache
 def tiny_optimizer(task: str = "pretrain") -> torch.optim.Optimizer:
     """After one step of length 0, so that it has moments."""
     optimizer = build_optimizer(tiny_model(task), tiny_config(training__learning_rate=1e-30).training)
-    for parameter in tiny_model(task).parameters():
+    for parameter in [p for p in tiny_model(task).parameters() if p.requires_grad]:
         parameter.grad = torch.full_like(parameter, 1e-3)
     optimizer.step()
     optimizer.zero_grad()

@@ -2,6 +2,8 @@
 
 Figures are named ``[encoder.]task.measurement[.condition].metric``; the first run's own name and the condition ``mixed`` are left
 out: ``superclass.probe.macro_auroc``, ``teacher.superclass.probe.macro_auroc``, ``superclass.probe.photo.minus_teacher``.
+A fine-tuned run measures the encoder that it started from (``superclass.finetune.macro_auroc``); one from random weights is the
+control ``supervised``.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import numpy as np
 from ecgscan_ray import text
 from ecgscan_ray.batch import stable_key
 from ecgscan_ray.benchmark.conditions import CONDITIONS, FIT, MIXED, RECORDING, SEED, Condition
-from ecgscan_ray.benchmark.encoders import EncoderSpec
+from ecgscan_ray.benchmark.encoders import CLASSIFIER, RECORDING_CLASSIFIER, EncoderSpec
 from ecgscan_ray.benchmark.facts import Facts
 from ecgscan_ray.benchmark.feature_files import FeatureTable
 from ecgscan_ray.benchmark.leaks import labels_in_reports
@@ -24,9 +26,9 @@ from ecgscan_ray.benchmark.measure import (
     Figures,
     Split,
     auroc_figure,
+    chance_figures,
     fit_probes,
     knn_scores,
-    probe_figures,
     regression_figures,
     zero_shot_figures,
 )
@@ -43,7 +45,10 @@ Tables = Mapping[tuple[str, str], FeatureTable]
 ClassVectors = Mapping[str, Mapping[str, Mapping[int, np.ndarray]]]
 """Encoder -> task -> index of a class -> unit vector of its prompts."""
 
-NOT_PROBED = ("reports",)
+NOT_PROBED = ("reports", CLASSIFIER, RECORDING_CLASSIFIER)
+SUPERVISED, SUPERVISED_RECORDINGS, TUNED_RECORDINGS = "supervised", "supervised_recordings", "tuned_recordings"
+TRAINED = (SUPERVISED, SUPERVISED_RECORDINGS, TUNED_RECORDINGS)
+"""Controls that are fine-tuned runs: from random weights, on recordings, and the run's signal tower on recordings."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,28 @@ def figure_name(encoder: str, headline: str, task: str, measurement: str, condit
     """The dotted name of a figure."""
     parts = ["" if encoder == headline else encoder, task, measurement, "" if condition == MIXED.name else condition]
     return ".".join([part for part in parts if part] + [metric])
+
+
+def trained_name(spec: EncoderSpec, specs: Sequence[EncoderSpec]) -> str:
+    """The encoder that a fine-tuned run measures: that of the run that it started from, or a control.
+
+    Raises:
+        InputError: It started from none of the runs.
+    """
+    assert spec.classifier is not None
+    weights, of_recordings = spec.classifier.first_weights, spec.classifier.input == "recordings"
+    if weights is None:
+        return SUPERVISED_RECORDINGS if of_recordings else SUPERVISED
+    name = next((each.name for each in specs if each.view == "run" and each.digest == weights), None)
+    if name is None:
+        what = "was fine-tuned from other weights than those of the runs that are measured"
+        raise InputError(what, where=spec.uri, fix="Fine-tune the best checkpoint of one of them.")
+    return TUNED_RECORDINGS if of_recordings else name
+
+
+def finetune_name(share: float) -> str:
+    """Measurement of a run that was fine-tuned on a share of the labels."""
+    return "finetune" if share == 1 else f"finetune_{100 * share:g}"
 
 
 @dataclass(frozen=True)
@@ -155,6 +182,7 @@ class Benchmark:
             notes += self._leaks(selection)
             for spec in self.specs:
                 measured |= self._zero_shot(spec, selection, labels, weights)
+            measured |= self._finetuned(selection, labels, weights)
         self._name_figures(task.name, measured, results)
         positives = targets.values[selection.test].sum(0).tolist() if targets.classes else []
         results.tasks[task.name] = TaskFacts(
@@ -186,10 +214,43 @@ class Benchmark:
                 scores = [probe.scores(test) for probe in fitted]
                 figures = {"macro_auroc": auroc_figure(scores, targets, weights)}
                 if SHARES[name] == 1 and condition == MIXED.name:
-                    figures = probe_figures(fitted[0], split, scores[0], targets, weights, classes)
+                    validation = fitted[0].scores(split.validation)
+                    figures = chance_figures(validation, split.validation_targets, scores[0], targets, weights, classes)
                 measured[spec.name, name, condition] = figures
         scores = [knn_scores(split, tests[MIXED.name])]
         measured[spec.name, "knn", MIXED.name] = {"macro_auroc": auroc_figure(scores, targets, weights)}
+        return measured
+
+    def _finetuned(
+        self, selection: Selection, labels: np.ndarray, weights: np.ndarray
+    ) -> dict[tuple[str, str, str], Figures]:
+        """Of the fine-tuned runs of this task; several of one share, e.g. on different subsets, give their mean.
+
+        Raises:
+            InputError: One was trained for other classes.
+        """
+        groups: dict[tuple[str, str], list[EncoderSpec]] = {}
+        for spec in self.specs:
+            settings = spec.classifier
+            if settings and settings.task == selection.task.name:
+                if tuple(settings.classes) != selection.targets.classes:
+                    what = f"the run {spec.uri} was fine-tuned for other classes"
+                    raise InputError(what, where=f"task {selection.task.name}", fix="Fine-tune it on this store.")
+                groups.setdefault((trained_name(spec, self.specs), finetune_name(settings.label_share)), []).append(
+                    spec
+                )
+        measured: dict[tuple[str, str, str], Figures] = {}
+        for (name, measurement), specs in groups.items():
+            for condition in self._conditions(specs[0]):
+                scores = [self._features(spec, condition, selection.test) for spec in specs]
+                figures = {"macro_auroc": auroc_figure(scores, labels, weights)}
+                if len(specs) == 1 and measurement == "finetune" and condition == MIXED:
+                    fit = RECORDING if specs[0].takes(RECORDING) else FIT
+                    validation = self._features(specs[0], fit, selection.validation)
+                    validation_labels = selection.targets.values[selection.validation]
+                    classes = selection.targets.classes
+                    figures = chance_figures(validation, validation_labels, scores[0], labels, weights, classes)
+                measured[name, measurement, condition.name] = figures
         return measured
 
     def _split(self, spec: EncoderSpec, selection: Selection) -> Split:
@@ -249,19 +310,35 @@ class Benchmark:
             for metric, figure in figures.items():
                 name = figure_name(encoder, self.headline, task, measurement, condition, metric)
                 results.figures[name] = figure.estimate
+        others = [*(spec.name for spec in self.specs[1:] if spec.view not in NOT_PROBED), *TRAINED]
         for (encoder, measurement, condition), figures in measured.items():
             if encoder != self.headline:
                 continue
             metric = next(iter(figures))
-            for spec in self.specs[1:]:
-                other = measured.get((spec.name, measurement, self._conditions_of(spec, condition)))
+            for name in others:
+                other = self._counterpart(measured, name, measurement, condition)
                 if other:
                     difference = figures[metric].minus(other[metric])
-                    name = figure_name(encoder, self.headline, task, measurement, condition, f"minus_{spec.name}")
-                    results.figures[name] = difference
+                    named = figure_name(encoder, self.headline, task, measurement, condition, f"minus_{name}")
+                    results.figures[named] = difference
 
-    def _conditions_of(self, spec: EncoderSpec, condition: str) -> str:
-        return MIXED.name if spec.takes(RECORDING) else condition
+    def _counterpart(
+        self, measured: Mapping[tuple[str, str, str], Figures], encoder: str, measurement: str, condition: str
+    ) -> Figures | None:
+        """What another encoder has of the same kind; a probe is compared with training on the same labels too."""
+        names = [measurement]
+        if encoder in TRAINED and measurement in SHARES:
+            names.append(finetune_name(SHARES[measurement]))
+        for name in names:
+            for pages in (condition, MIXED.name if self._is_of_recordings(encoder) else condition):
+                if figures := measured.get((encoder, name, pages)):
+                    return figures
+        return None
+
+    def _is_of_recordings(self, encoder: str) -> bool:
+        """Recordings have no pages: their one figure counts for all."""
+        of_spec = any(spec.name == encoder and spec.takes(RECORDING) for spec in self.specs)
+        return of_spec or encoder in (SUPERVISED_RECORDINGS, TUNED_RECORDINGS)
 
     def _retrieve(self, results: BenchmarkResults) -> None:
         """Pages to recordings and reports, and back, on all test recordings of the store."""

@@ -19,18 +19,19 @@ from torch import Tensor, nn
 
 from ecgscan_ray.batch import DeviceBatch
 from ecgscan_ray.benchmark.conditions import RECORDING, Condition
-from ecgscan_ray.config import Config, ImageTowerConfig, PageConfig
-from ecgscan_ray.errors import InputError
+from ecgscan_ray.config import Config, FinetuneConfig, ImageTowerConfig, PageConfig
+from ecgscan_ray.errors import InputError, RunError
 from ecgscan_ray.filesystem import is_local, join, list_files, read_bytes
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.image import create_backbone, normalisation
 from ecgscan_ray.model.signal_encoder import SignalEncoder
-from ecgscan_ray.runs.checkpoints import Which, find_checkpoint, weights_digest
-from ecgscan_ray.tasks.loading import load_run
+from ecgscan_ray.runs.checkpoints import Which, find_checkpoint, read_config, weights_digest
+from ecgscan_ray.tasks.loading import load_classifier, load_run
 from ecgscan_ray.tasks.pretrain import Pretrain
 from ecgscan_ray.training.tensors import centred
 
 PAGE_VIEWS = ("run", "random", "digitised")
+CLASSIFIER, RECORDING_CLASSIFIER = "classifier", "recording_classifier"
 RECORDING_VIEWS = ("teacher", "reports")
 GENERIC = "generic"
 GENERIC_PX = 384
@@ -47,10 +48,12 @@ class EncoderSpec:
     Attributes:
         name: Unique in a benchmark.
         uri: Run folder, or folder of a timm model.
-        view: ``run``, ``random``, ``digitised``, ``teacher``, ``reports`` or ``generic``.
+        view: ``run``, ``random``, ``digitised``, ``teacher``, ``reports``, ``generic``, ``classifier`` or
+            ``recording_classifier``; the features of the last two are log odds.
         digest: Of the weights.
         home: Where its files are kept.
         which: Checkpoint.
+        classifier: Settings of a fine-tuned run.
     """
 
     name: str
@@ -59,10 +62,11 @@ class EncoderSpec:
     digest: str
     home: str
     which: Which = "best"
+    classifier: FinetuneConfig | None = None
 
     def takes(self, condition: Condition) -> bool:
         """Whether it has features under this condition."""
-        return (condition == RECORDING) == (self.view in RECORDING_VIEWS)
+        return (condition == RECORDING) == (self.view in (*RECORDING_VIEWS, RECORDING_CLASSIFIER))
 
     def folder(self, condition: Condition) -> str:
         """Where its files of a condition are."""
@@ -96,6 +100,42 @@ def generic_spec(folder: str, out: str) -> EncoderSpec:
     for name in ("config.json", *weights):
         digest.update(read_bytes(join(folder, name)))
     return EncoderSpec(GENERIC, folder, GENERIC, digest.hexdigest(), out)
+
+
+def classifier_spec(run: str, name: str, which: Which) -> EncoderSpec:
+    """A run of ``ecgscan finetune``.
+
+    Raises:
+        RunError: It is none, or has no whole checkpoint.
+    """
+    checkpoint = find_checkpoint(run, which)
+    settings = read_config(checkpoint).finetune
+    if settings is None:
+        raise RunError("is no fine-tuned run", where=run, fix="Make one by 'ecgscan finetune'.")
+    view = CLASSIFIER if settings.input == "pages" else RECORDING_CLASSIFIER
+    return EncoderSpec(name, run, view, weights_digest(checkpoint), run, which, settings)
+
+
+class ClassifierViews:
+    """A fine-tuned model, and the log odds of a batch.
+
+    Args:
+        run: URI of the run folder.
+        which: Checkpoint.
+        device: Where the model lives.
+    """
+
+    def __init__(self, run: str, which: Which, device: str) -> None:
+        loaded = load_classifier(run, which)
+        self.config, self.tokenizer = loaded.config, loaded.tokenizer
+        self.model = loaded.model.to(device).eval()
+
+    @torch.inference_mode()
+    def of_pages(self, batch: DeviceBatch, views: set[str]) -> dict[str, Vectors]:
+        """View -> log odds."""
+        return {view: _vectors(self.model(batch)["logits"]) for view in views}
+
+    of_recordings = of_pages
 
 
 class RunViews:

@@ -12,13 +12,20 @@ import torch
 from ecgscan_ray import text
 from ecgscan_ray.batch import Batch, BatchMaker
 from ecgscan_ray.benchmark.conditions import RECORDING, Condition, with_pages
-from ecgscan_ray.benchmark.encoders import GENERIC, EncoderSpec, GenericEncoder, RunViews, Vectors, generic_config
+from ecgscan_ray.benchmark.encoders import (
+    GENERIC,
+    ClassifierViews,
+    EncoderSpec,
+    GenericEncoder,
+    RunViews,
+    Vectors,
+    generic_config,
+)
 from ecgscan_ray.benchmark.facts import Part
 from ecgscan_ray.benchmark.feature_files import FeatureTable, write_features
+from ecgscan_ray.benchmark.readings import ReadOnce
 from ecgscan_ray.config import Config
 from ecgscan_ray.evaluation.features import EVALUATION_EPOCH, in_batches
-from ecgscan_ray.reading.read_pages import ReadPages
-from ecgscan_ray.reading.weights import load_networks
 from ecgscan_ray.recording.recording import Recording
 from ecgscan_ray.store.schema import unpack
 from ecgscan_ray.store.shards import read_row_groups
@@ -36,11 +43,13 @@ class Piece:
         condition: Of the pages.
         part: Of the store.
         specs: Encoders that lack this file.
+        home: URI of the benchmark's folder, where what was read of pages is kept.
     """
 
     condition: Condition
     part: Part
     specs: tuple[EncoderSpec, ...]
+    home: str
 
 
 class Extractor:
@@ -53,16 +62,19 @@ class Extractor:
 
     def __init__(self, store: str, device: str = "cpu") -> None:
         self._store, self._device = store, device
-        self._runs: dict[tuple[str, str], RunViews] = {}
+        self._runs: dict[tuple[str, str], RunViews | ClassifierViews] = {}
         self._generic: dict[str, GenericEncoder] = {}
-        self._makers: dict[object, BatchMaker] = {}
+        self._makers: dict[object, BatchMaker | ReadOnce] = {}
+        self._begun: dict[object, ReadOnce] = {}
 
     def write(self, piece: Piece) -> None:
         """Make the files of a piece."""
         parts: dict[str, list[Vectors]] = defaultdict(list)
-        keys, ok = [], []
+        keys, ok, start = [], [], 0
+        self._begun = {}
         for recordings in in_batches(self._recordings(piece.part), BATCH):
-            vectors, key, page_ok = self._batch(recordings, piece)
+            vectors, key, page_ok = self._batch(recordings, start, piece)
+            start += len(recordings)
             for name, pair in vectors.items():
                 parts[name].append(pair)
             keys.append(key)
@@ -72,6 +84,8 @@ class Extractor:
             finite = np.isfinite(features).all(1) & np.isfinite(aligned).all(1)
             table = FeatureTable(np.concatenate(keys), np.concatenate(ok) & finite, features, aligned)
             write_features(spec, piece.condition, piece.part, table)
+        for maker in self._begun.values():
+            maker.end()
 
     def _recordings(self, part: Part) -> Iterator[Recording]:
         remaining = part.rows
@@ -82,19 +96,20 @@ class Extractor:
                 yield from recordings
 
     def _batch(
-        self, recordings: Sequence[Recording], piece: Piece
+        self, recordings: Sequence[Recording], start: int, piece: Piece
     ) -> tuple[dict[str, Vectors], np.ndarray, np.ndarray]:
         """Encoder -> vectors, keys, and which pages could be drawn for all of them."""
         vectors: dict[str, Vectors] = {}
         batches: dict[object, Batch] = {}
-        for (uri, which), specs in _by_run(piece.specs).items():
+        for (uri, _), specs in _by_run(piece.specs).items():
             generic = specs[0].view == GENERIC
-            views = None if generic else self._run(uri, which)
+            views = None if generic else self._run(specs[0])
             config = generic_config() if views is None else views.config
-            kind = self._maker(config, views, piece.condition)
+            kind = self._maker(config, views, piece)
             if kind not in batches:
                 count = len(recordings)
-                batches[kind] = self._makers[kind].make(recordings, range(count), [EVALUATION_EPOCH] * count)
+                positions = range(start, start + count)
+                batches[kind] = self._makers[kind].make(recordings, positions, [EVALUATION_EPOCH] * count)
             batch = to_device(batches[kind], self._device, config.model.signal_fs)
             if views is None:
                 features = self._generic_encoder(uri)(batch["image"]).cpu().numpy()
@@ -109,9 +124,9 @@ class Extractor:
     def _has_content(self, batch: Batch, piece: Piece) -> np.ndarray:
         return batch["has_signal"] if piece.condition == RECORDING else np.asarray(batch["page_ok"], bool)
 
-    def _maker(self, config: Config, views: RunViews | None, condition: Condition) -> object:
-        """Key of the maker of a condition's batches; encoders that take the same pages share it."""
-        model, page = config.model, config.page
+    def _maker(self, config: Config, views: RunViews | ClassifierViews | None, piece: Piece) -> object:
+        """Key of the maker of a piece's batches; encoders that take the same pages share it."""
+        model, page, condition = config.model, config.page, piece.condition
         size = (page.height, page.width, page.channels, page.fit) if model.input == "image" else ()
         kind = (condition.name, model.input, model.signal_fs, size, id(views) if condition == RECORDING else None)
         if kind not in self._makers:
@@ -119,15 +134,20 @@ class Extractor:
             if condition == RECORDING:
                 self._makers[kind] = BatchMaker(config, tokenizer, with_pages=False)
             elif model.input == "leads" and not condition.as_trained:
-                self._makers[kind] = ReadPages(with_pages(config, condition), tokenizer, load_networks())
+                self._makers[kind] = ReadOnce(with_pages(config, condition), tokenizer)
             else:
                 self._makers[kind] = BatchMaker(with_pages(config, condition), tokenizer)
+        maker = self._makers[kind]
+        if isinstance(maker, ReadOnce) and kind not in self._begun:
+            maker.begin(piece.home, condition, piece.part)
+            self._begun[kind] = maker
         return kind
 
-    def _run(self, uri: str, which: str) -> RunViews:
-        if (uri, which) not in self._runs:
-            self._runs[uri, which] = RunViews(uri, "best" if which == "best" else "last", self._device)
-        return self._runs[uri, which]
+    def _run(self, spec: EncoderSpec) -> RunViews | ClassifierViews:
+        key = spec.uri, spec.which
+        if key not in self._runs:
+            self._runs[key] = (ClassifierViews if spec.classifier else RunViews)(spec.uri, spec.which, self._device)
+        return self._runs[key]
 
     def _generic_encoder(self, uri: str) -> GenericEncoder:
         if uri not in self._generic:

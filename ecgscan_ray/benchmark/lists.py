@@ -24,10 +24,21 @@ from ecgscan_ray.errors import InputError
 from ecgscan_ray.filesystem import join, list_names, read_bytes
 from ecgscan_ray.store.manifest import SPLITS
 
-_FILES = ("ecg_path", "filename", "filename_lr", "filename_hr")
+_FILES = ("ecg_path", "filename")
 _TASKS = ("form", "rhythm", "super_class", "sub_class")
 _PERSON = ("patient_id", "age", "sex")
-_DESCRIBING = {*_FILES, *_TASKS, *_PERSON, "ecg_id", "strat_fold", "validation", "diagnose", "scp_codes"}
+_DESCRIBING = {
+    *_FILES,
+    "filename_lr",
+    "filename_hr",
+    *_TASKS,
+    *_PERSON,
+    "ecg_id",
+    "strat_fold",
+    "validation",
+    "diagnose",
+    "scp_codes",
+}
 _ENDINGS = dict(zip(SPLITS, ("train", "val", "test"), strict=True))
 
 
@@ -68,12 +79,12 @@ class SplitList:
     """One list.
 
     Attributes:
-        names: What each recording may be called: stem of its file, id.
+        names: Stem of each recording's file; its id where no file is named.
         classes: Names of the C classes.
         values: (N, C) bool.
     """
 
-    names: list[tuple[str, ...]]
+    names: list[str]
     classes: tuple[str, ...]
     values: np.ndarray
 
@@ -95,12 +106,13 @@ def read_list(uri: str) -> SplitList:
         raise InputError("a class is neither 0 nor 1", where=uri) from None
     if not np.isin(values, (0, 1)).all():
         raise InputError("a class is neither 0 nor 1", where=uri)
-    return SplitList([_names(row) for row in rows], classes, values.astype(bool))
+    return SplitList([_name(row) for row in rows], classes, values.astype(bool))
 
 
-def _names(row: Mapping[str, str]) -> tuple[str, ...]:
+def _name(row: Mapping[str, str]) -> str:
+    """The file's name: a number beside it may be another archive's recording."""
     files = [PurePosixPath(row[column]).stem for column in _FILES if row.get(column)]
-    return (*files, *([row["ecg_id"]] if row.get("ecg_id") else []))
+    return files[0] if files else row.get("ecg_id") or ""
 
 
 def list_task(name: str, folder: str | None) -> Task:
@@ -137,12 +149,18 @@ def task_of_lists(name: str, title: str, lists: Mapping[str, SplitList]) -> Task
     def targets(facts: Facts) -> Targets:
         values, split = np.zeros((len(facts), len(classes)), bool), np.full(len(facts), "", dtype="<U10")
         row_of = {identifier: row for row, identifier in enumerate(facts.ids)}
+        absent = 0
         for part, each in lists.items():
             order = [each.classes.index(label) for label in classes]
-            for names, labels in zip(each.names, each.values, strict=True):
-                row = next((row_of[one] for one in names if one in row_of), None)
+            for name, labels in zip(each.names, each.values, strict=True):
+                row = row_of.get(name)
                 if row is not None:
                     values[row], split[row] = labels[order], part
-        return Targets(split != "", values, split, classes)
+                absent += row is None
+        listed = sum(len(each.names) for each in lists.values())
+        notes = (
+            (f"{absent} of the {listed} recordings of the lists are not used or not in the store",) if absent else ()
+        )
+        return Targets(split != "", values, split, classes, notes=notes)
 
     return Task(name, title, targets, all_splits=True)

@@ -89,20 +89,25 @@ def auroc_figure(scores: Sequence[np.ndarray], labels: np.ndarray, weights: np.n
     return mean_of([resample(_macro_auroc(each, labels), weights) for each in scores])
 
 
-def probe_figures(
-    probe: Probe, split: Split, scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, classes: Sequence[str]
+def chance_figures(
+    validation: np.ndarray,
+    validation_labels: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    classes: Sequence[str],
 ) -> Figures:
-    """All metrics of one probe.
+    """All metrics of one classifier.
 
     Args:
-        probe: Fitted on all labels.
-        split: What it was fitted on; thresholds come from its validation rows.
+        validation: (M, C) log odds of the validation rows, which thresholds come from.
+        validation_labels: (M, C) bool.
         scores: (N, C) log odds of the test rows.
         labels: (N, C) bool.
         weights: (B, N) resamples.
         classes: C names.
     """
-    thresholds = best_thresholds(probe.scores(split.validation), split.validation_targets)
+    thresholds = best_thresholds(validation, validation_labels)
     chance = 1 / (1 + np.exp(-np.clip(scores, -50, 50)))
     figures = {"macro_auroc": auroc_figure([scores], labels, weights), **ranked_figures(scores, labels, weights)}
     figures["macro_f1"] = resample(
@@ -113,7 +118,8 @@ def probe_figures(
     )
     brier = ((chance - labels) ** 2).mean(1)
     figures["brier"] = resample(_mean(brier), weights)
-    for index, name in enumerate(classes):
+    for index in np.flatnonzero(labels.any(0) & ~labels.all(0)):  # the report names the others
+        name = classes[index]
         figures[f"{name}.auroc"] = resample(_class_auroc(scores[:, [index]], labels[:, [index]]), weights)
     return figures
 

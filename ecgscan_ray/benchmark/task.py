@@ -30,6 +30,7 @@ class Targets:
         split: (N,) ``train``, ``validation``, ``test``, or empty for recordings that are not used.
         classes: Names of the C classes; empty for a regression.
         left_out: Class -> why it is not among them.
+        notes: What a reader must know of them.
     """
 
     known: np.ndarray
@@ -37,6 +38,7 @@ class Targets:
     split: np.ndarray
     classes: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,10 @@ def select(task: Task, facts: Facts, usable: np.ndarray | None = None) -> Select
             raise InputError(what, where=f"task {task.name}", fix=_NO_ROWS)
     _refuse_shared_patients(task, facts, rows)
     unknown = int((facts.patient_key[np.concatenate(list(rows.values()))] < 0).sum())
-    note = f"the patients of {unknown} recordings are not known: the same patient may be in two splits"
-    return Selection(task, targets, rows["train"], rows["validation"], rows["test"], (note,) if unknown else ())
+    notes = targets.notes
+    if unknown:
+        notes += (f"the patients of {unknown} recordings are not known: the same patient may be in two splits",)
+    return Selection(task, targets, rows["train"], rows["validation"], rows["test"], notes)
 
 
 def _divides(values: np.ndarray) -> bool:

@@ -5,6 +5,7 @@ them, so that ``--help`` answers at once.
 """
 
 from ecgscan_ray.cli import page_verbs as _page_verbs  # noqa: F401 - importing them registers them with the app
+from ecgscan_ray.cli import task_verbs as _task_verbs  # noqa: F401
 from ecgscan_ray.cli import verbs as _verbs  # noqa: F401
 from ecgscan_ray.cli.group import app, main
 

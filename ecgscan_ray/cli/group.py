@@ -19,6 +19,7 @@ INTERRUPTED = {
     "pretrain": "the same command goes on from the last checkpoint",
     "teach": "the same command goes on from the last checkpoint",
     "rectifier": "the same command goes on from the last checkpoint",
+    "finetune": "the same command goes on from the last checkpoint",
     "evaluate": "no new report was written; the same command starts again",
     "benchmark": "no report was written; the features so far are kept, and the same command goes on",
     "sweep": "the same command goes on with the remaining trials",

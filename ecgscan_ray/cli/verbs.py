@@ -252,46 +252,6 @@ def evaluate(
     print_next("export", run, "encoder")
 
 
-@app.command(epilog="Example: ecgscan benchmark runs/demo --suite ptbxl --out runs/demo-benchmark")
-def benchmark(
-    runs: Annotated[list[str], typer.Argument(help="URIs of run folders; all are compared with the first.")],
-    out: Annotated[str, typer.Option(help="URI of the folder to write.")],
-    suite: Annotated[str, typer.Option(help="Tasks: ptbxl, cpsc2018, chapman, or labels (of the store).")] = "ptbxl",
-    task: Annotated[
-        list[str] | None, typer.Option(help="Only this task, e.g. superclass or labels; can be repeated.")
-    ] = None,
-    store: StoreOfRun = None,
-    generic: Annotated[
-        str | None, typer.Option(help="Control: folder of an image encoder as timm's save_for_hf writes it.")
-    ] = None,
-    prompts: Annotated[
-        str | None, typer.Option(help="YAML or JSON file, class: wordings, for zero-shot instead of our prompts.")
-    ] = None,
-    lists: Annotated[str | None, typer.Option(help="Folder of published lists (cpsc2018, chapman).")] = None,
-    which: Which = "best",
-    limit: Annotated[int | None, typer.Option(help="At most this many recordings of each split.", min=1)] = None,
-    resamples: Annotated[int, typer.Option(help="Resamples of patients behind each interval.", min=10)] = 1000,
-    trust: Trust = None,
-) -> None:
-    """Measure runs and controls on the field's tasks; the same command resumes, and features are used again."""
-    from ecgscan_ray.runtime.benchmark import BenchmarkOptions
-    from ecgscan_ray.runtime.benchmark import benchmark as work
-
-    setup_logging()
-    set_torch_threads()
-    trust_modules(trust)
-    uris = {"store": store, "generic": generic, "prompts": prompts, "lists": lists}
-    places = {name: check_uri(uri) if uri else None for name, uri in uris.items()}
-    options = BenchmarkOptions(suite, tuple(task or ()), which=which, limit=limit, resamples=resamples, **places)
-    figures = work([check_uri(run) for run in runs], check_uri(out), options)
-    for name, figure in figures.items():
-        if "reason" in figure:
-            print(f"not measured: {name}: {figure['reason']}")
-        elif name.count(".") == 2 and name.split(".")[1] in ("probe", "zero_shot", "page_to_text"):
-            print(f"{name:<58} {format_estimate(figure)}")
-    print(f"{out.rstrip('/')}/benchmark.html  (also .json, .csv, .tex)")
-
-
 @app.command(epilog="Example: ecgscan sweep --preset sweep-laptop --store runs/demo-store --out runs/sweep")
 def sweep(
     store: Store,

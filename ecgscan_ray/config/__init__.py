@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ecgscan_ray.config.ablation import AblationConfig
+from ecgscan_ray.config.finetune import FinetuneConfig
 from ecgscan_ray.config.loading import (
     build,
     by_key,
@@ -49,6 +50,7 @@ __all__ = [
     "DecoderConfig",
     "EvaluationConfig",
     "ExternalEncoderConfig",
+    "FinetuneConfig",
     "ImageTowerConfig",
     "ModelConfig",
     "ObjectiveConfig",

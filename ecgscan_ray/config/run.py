@@ -56,10 +56,10 @@ class TrainingConfig(Section):
     beta2: float = Field(0.98, gt=0, lt=1)
     """Of AdamW."""
     layer_decay: float = Field(1.0, gt=0, le=1)
-    """Factor between the learning rates of a layer of the image tower and of the one above; 1 = the same for all. For towers
-    with trained first weights, whose lower layers need little change."""
+    """Factor between the learning rates of a layer of the tower that embeds pages (image or signal) and of the one above; 1 =
+    the same for all. For towers with trained first weights, whose lower layers need little change."""
     frozen_layers: int = Field(0, ge=0)
-    """Layers of the image tower, from its input on (as timm counts them), that keep their first weights."""
+    """Layers of that tower, from its input on (as timm counts them), that keep their first weights."""
     ema_decay: float = Field(0.0, ge=0, lt=1)
     """Weight of the old value, at each step, in a running average of the weights, which is then what is validated, saved and
     exported; less in the first steps. 0 = no average."""

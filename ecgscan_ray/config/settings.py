@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
+from ecgscan_ray.config.finetune import FinetuneConfig
 from ecgscan_ray.config.model import ModelConfig
 from ecgscan_ray.config.objective import ObjectiveConfig, TeacherConfig
 from ecgscan_ray.config.page import PageConfig, PageKind, RectifierConfig
@@ -35,6 +36,8 @@ class Config(Section):
     teacher: TeacherConfig = TeacherConfig()
     rectifier: RectifierConfig | None = None
     """Given = a run of ``ecgscan rectifier``; none = of another command."""
+    finetune: FinetuneConfig | None = None
+    """Given = a run of ``ecgscan finetune``; none = of another command."""
     training: TrainingConfig = TrainingConfig(steps=100)
     resources: ResourceConfig = ResourceConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -3,6 +3,7 @@
 The encoder includes its preprocessing: the whole page is fitted into the size it was trained on, never cropped.
 """
 
+from ecgscan_ray.encoder.classes import Predictions
 from ecgscan_ray.encoder.encoder import Encoder
 from ecgscan_ray.encoder.exported import export, load_encoder
 from ecgscan_ray.encoder.fit import fit_page
@@ -15,6 +16,7 @@ __all__ = [
     "EmbeddedFolder",
     "Encoder",
     "Picture",
+    "Predictions",
     "Redrawn",
     "embed_folder",
     "export",

@@ -18,6 +18,7 @@ from PIL import Image
 
 from ecgscan_ray.config import PageConfig
 from ecgscan_ray.digitise.reader import as_rgb
+from ecgscan_ray.encoder.classes import Classes, Predictions
 from ecgscan_ray.encoder.fit import fit_page
 from ecgscan_ray.encoder.redrawn import Redrawn
 from ecgscan_ray.errors import InputError, WorkError
@@ -44,6 +45,7 @@ class Encoder:
         page: Settings of the pages it was trained on.
         device: Where it runs. Pages are read on the CPU.
         networks: Of the page reader, for an encoder of leads.
+        classes: Of a fine-tuned encoder.
 
     Raises:
         InputError: There is no such device.
@@ -55,18 +57,23 @@ class Encoder:
         page: PageConfig,
         device: torch.device | str = "cpu",
         networks: Networks | None = None,
+        classes: Classes | None = None,
     ) -> None:
         self.page = legible(page) if isinstance(module, LeadsEncoder) else page
         self.networks = networks
+        self.thresholds = dict(classes.thresholds) if classes else {}
         try:
             self.device = torch.device(device)
             self.module = module.to(self.device).eval()
+            self._head = classes.head.to(self.device).eval() if classes else None
         except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
             reason = str(error).splitlines()[0][:120]
             raise InputError(f"no such device here ({reason})", where=device, fix="Use the device 'cpu'.") from None
 
     def __repr__(self) -> str:
         sizes = f"features {self.feature_dim}, aligned {self.embed_dim}, on {self.device})"
+        if self.thresholds:
+            sizes = f"{len(self.thresholds)} classes, {sizes}"
         if isinstance(self.module, LeadsEncoder):
             return f"Encoder(leads read from pages, {self.module.signal_fs} Hz, {sizes}"
         name = getattr(self.module.tower.backbone, "pretrained_cfg", {}).get("architecture", "timm model")
@@ -87,6 +94,11 @@ class Encoder:
     def embed_dim(self) -> int:
         """D, the size of the aligned features."""
         return self.module.embed_dim
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that ``predict`` gives; empty where the encoder was not fine-tuned."""
+        return tuple(self.thresholds)
 
     def digest(self) -> str:
         """sha256 of what its features depend on: all weights, and the settings of the pages."""
@@ -139,6 +151,25 @@ class Encoder:
                 f"features are not finite, the first of page {int(np.argmin(np.isfinite(features).all(1)))}"
             )
         return features
+
+    @torch.inference_mode()
+    def predict(self, images: Iterable[Picture] | Picture, *, batch_size: int = BATCH) -> Predictions:
+        """The chance of each class, of an encoder from ``ecgscan finetune``.
+
+        Args:
+            images: As in ``embed``.
+            batch_size: Pages per forward pass.
+
+        Raises:
+            InputError: The encoder was not fine-tuned; or one of the images cannot be read, or no ECG is found on it.
+        """
+        if self._head is None:
+            raise InputError("knows no classes", where="encoder", fix="Export a run of 'ecgscan finetune'.")
+        parts = [np.zeros((0, len(self.thresholds)), np.float32)]
+        for output, _, _ in self._outputs(images, batch_size):
+            parts.append(self._head(output["features"]).sigmoid().cpu().numpy())
+        limits = np.array([np.inf if value is None else value for value in self.thresholds.values()], np.float32)
+        return Predictions(self.classes, np.concatenate(parts), limits)
 
     @torch.inference_mode()
     def redraw(self, images: Iterable[Picture] | Picture, *, lawful: bool = False, batch_size: int = BATCH) -> Redrawn:

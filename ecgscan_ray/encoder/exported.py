@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ecgscan_ray.config import ModelConfig, PageConfig, build, merge
 from ecgscan_ray.data import reader_weights
+from ecgscan_ray.encoder.classes import Classes
 from ecgscan_ray.encoder.encoder import Encoder
 from ecgscan_ray.encoder.onnx import ONNX_NAME, OPSET, OUTPUTS, export_onnx, require_onnx
 from ecgscan_ray.errors import EcgscanError, InputError
@@ -38,19 +39,21 @@ from ecgscan_ray.filesystem import (
     read_bytes,
     write_bytes_atomic,
 )
+from ecgscan_ray.model.classifier import ClassHead, PageClassifier
 from ecgscan_ray.model.ecgscan import PageEncoder
 from ecgscan_ray.model.leads import LeadsEncoder
 from ecgscan_ray.reading.reader import Networks
 from ecgscan_ray.reading.weights import load_networks
-from ecgscan_ray.tasks.loading import LoadedCheckpoint, load_run
+from ecgscan_ray.runs.checkpoints import read_thresholds
+from ecgscan_ray.tasks.loading import LoadedCheckpoint, load_page_encoder
 from ecgscan_ray.training.checkpoint import read_weights
 
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 8
 CONFIG_NAME, BACKBONE_NAME, PROJECTION_NAME = "config.json", "model.safetensors", "projection.safetensors"
-READER_NAME = "reader.safetensors"
-_WEIGHTS = (BACKBONE_NAME, PROJECTION_NAME, READER_NAME)
+READER_NAME, HEAD_NAME = "reader.safetensors", "head.safetensors"
+_WEIGHTS = (BACKBONE_NAME, PROJECTION_NAME, READER_NAME, HEAD_NAME)
 CARD_NAME = "README.md"
 _BACKBONE = "tower.backbone."
 _MAX_CONFIG_BYTES = 4 * 2**20
@@ -72,14 +75,31 @@ def load_encoder(path: str | os.PathLike, *, device: torch.device | str = "cpu")
     if CONFIG_NAME in names:
         with _local_copy(uri) as folder, _errors_at(uri, folder):
             module, page, networks = load_exported(folder)
-            return Encoder(module, page, device, networks)
+            return Encoder(module, page, device, networks, _load_classes(folder, module.feature_dim))
     if not names:
         fix = "Give a folder made by 'ecgscan export', or a run of 'ecgscan pretrain'."
         raise InputError("no encoder here", where=uri, fix=fix)
-    run = load_run(uri, which="best")
-    return Encoder(
-        run.model.page, run.config.page, device, load_networks() if run.config.model.input == "leads" else None
-    )
+    run = load_page_encoder(uri, which="best")
+    networks = load_networks() if run.config.model.input == "leads" else None
+    return Encoder(run.model.page, run.config.page, device, networks, _classes_of(run))
+
+
+def _classes_of(run: LoadedCheckpoint) -> Classes | None:
+    """The head and thresholds of a run of ``finetune``, ``None`` of another.
+
+    Raises:
+        InputError: It was fine-tuned on recordings, or is not finished.
+    """
+    if not isinstance(run.model, PageClassifier):
+        return None
+    if run.model.of_recordings:
+        fix = "Fine-tune on pages (leave --input out)."
+        raise InputError("was fine-tuned on recordings: its classes are not those of pages", where=run.uri, fix=fix)
+    thresholds = read_thresholds(run.uri)
+    if thresholds is None:
+        fix = "The same 'ecgscan finetune' command goes on with it."
+        raise InputError("the thresholds of its classes are not chosen yet", where=run.uri, fix=fix)
+    return Classes(run.model.head, thresholds)
 
 
 @contextmanager
@@ -146,6 +166,16 @@ def _load_leads(folder: Path, model: ModelConfig) -> LeadsEncoder:
     module = LeadsEncoder(model)
     module.load_state_dict(weights)
     return module
+
+
+def _load_classes(folder: Path, features: int) -> Classes | None:
+    """The head and thresholds of a fine-tuned encoder whose ``config.json`` has been checked."""
+    thresholds = json.loads((folder / CONFIG_NAME).read_bytes())["ecgscan"].get("thresholds")
+    if thresholds is None:
+        return None
+    head = ClassHead(features, len(thresholds))
+    head.load_state_dict(read_weights(folder / HEAD_NAME, head.state_dict(), dict(head.named_parameters())))
+    return Classes(head, thresholds)
 
 
 def _normalisation(values: list[float], channels: int, where: Path) -> torch.Tensor:
@@ -219,7 +249,8 @@ def export(run: str, out: str | os.PathLike, *, which: Literal["best", "last"] =
         require_onnx()
     uri = absolute(os.fspath(out))
     _refuse_occupied(uri)
-    loaded = load_run(run, which=which)
+    loaded = load_page_encoder(run, which=which)
+    _classes_of(loaded)  # refuses an unfinished run before anything is written
     if onnx and loaded.config.model.input == "leads":
         raise InputError(
             "an encoder of leads reads pages, which no ONNX graph does", where=run, fix="Leave --onnx out."
@@ -283,6 +314,8 @@ def write_encoder(loaded: LoadedCheckpoint, folder: Path, licence: str, *, onnx:
     from timm.models import save_for_hf
 
     page, module = loaded.config.page, loaded.model.page
+    if classes := _classes_of(loaded):
+        save_file({name: value.contiguous() for name, value in classes.head.state_dict().items()}, folder / HEAD_NAME)
     if isinstance(module, LeadsEncoder):
         save_file({name: value.contiguous() for name, value in module.state_dict().items()}, folder / BACKBONE_NAME)
         shutil.copyfile(reader_weights(), folder / READER_NAME)
@@ -329,8 +362,10 @@ def _complete_config(folder: Path, loaded: LoadedCheckpoint, licence: str, extra
 
 def _ours(loaded: LoadedCheckpoint, folder: Path) -> dict[str, Any]:
     """What ``load_encoder`` needs to know, with the digests of the weights in the folder."""
+    classes = _classes_of(loaded)
     return {
         "schema_version": SCHEMA_VERSION,
+        **({"thresholds": dict(classes.thresholds)} if classes else {}),
         "page": loaded.config.page.model_dump(mode="json"),
         "model": merge(loaded.config.model.model_dump(mode="json"), {"image.path": None}),
         "step": loaded.state.step,

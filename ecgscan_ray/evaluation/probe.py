@@ -6,14 +6,15 @@ training pages' mean and deviation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch.nn import functional
+from scipy.optimize import minimize
+from scipy.special import expit
 
 from ecgscan_ray.evaluation.bootstrap import macro_auroc_statistic
 
+MAX_ITERATIONS = 500
 STRENGTHS = tuple(float(s) for s in np.logspace(-4, 1, 6))
 
 
@@ -60,35 +61,37 @@ def fit_probe(
     """
     mean, deviation = train.mean(axis=0), train.std(axis=0)
     scale = np.where(deviation > 1e-6 * max(float(deviation.max()), 1e-30), 1 / np.maximum(deviation, 1e-30), 0.0)
-    z = torch.as_tensor((train - mean) * scale, dtype=torch.float64)
-    y = torch.as_tensor(train_labels, dtype=torch.float64)
+    z, y = ((train - mean) * scale).astype(np.float64), np.asarray(train_labels, bool)
+    basis = None
+    if len(z) < z.shape[1]:  # the solution is a combination of the rows: few rows, few unknowns
+        basis, triangle = np.linalg.qr(z.T)
+        z = triangle.T
     once = np.ones((1, len(validation)))
     best: Probe | None = None
-    weight = torch.zeros(z.shape[1] + 1, y.shape[1], dtype=torch.float64)
+    weight = np.zeros((z.shape[1] + 1, y.shape[1]))
     for strength in sorted(strengths, reverse=True):  # from strong to weak: each solution is near the next
         weight = _fit(z, y, strength, weight)
-        fitted = weight.numpy().copy()
-        probe = Probe(mean, scale, fitted[:-1], fitted[-1], strength, float("nan"))
+        slope = weight[:-1] if basis is None else basis @ weight[:-1]
+        probe = Probe(mean, scale, slope, weight[-1], strength, float("nan"))
         auroc = float(macro_auroc_statistic(probe.scores(validation), validation_labels, once)[0])
         if best is None or auroc > best.validation_auroc:
-            best = Probe(mean, scale, fitted[:-1], fitted[-1], strength, auroc)
+            best = replace(probe, validation_auroc=auroc)
     assert best is not None
     return best
 
 
-def _fit(z: torch.Tensor, y: torch.Tensor, strength: float, start: torch.Tensor) -> torch.Tensor:
+def _fit(z: np.ndarray, y: np.ndarray, strength: float, start: np.ndarray) -> np.ndarray:
     """(F + 1, C) weights and bias. The classes share one L-BFGS run: the loss is a sum over classes."""
-    design = torch.cat([z, torch.ones(len(z), 1, dtype=z.dtype)], dim=1)
-    with torch.enable_grad():  # also where the caller has disabled it
-        weight = start.clone().requires_grad_(True)
-        optimiser = torch.optim.LBFGS([weight], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
+    sign = np.where(y, 1.0, -1.0)
 
-        def closure() -> torch.Tensor:
-            optimiser.zero_grad()
-            each = functional.binary_cross_entropy_with_logits(design @ weight, y, reduction="none")
-            loss = each.mean(0).sum() + strength / 2 * weight[:-1].square().sum()
-            loss.backward()
-            return loss
+    def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        weight = flat.reshape(start.shape)
+        margin = (z @ weight[:-1] + weight[-1]) * sign
+        loss = np.logaddexp(0, -margin).mean(0).sum() + strength / 2 * np.square(weight[:-1]).sum()
+        slope = -expit(-margin) * sign / len(z)
+        gradient = np.vstack([z.T @ slope + strength * weight[:-1], slope.sum(0)])
+        return float(loss), gradient.ravel()
 
-        optimiser.step(closure)
-    return weight.detach()
+    options = {"maxiter": MAX_ITERATIONS, "maxcor": 20, "gtol": 1e-6, "ftol": 1e-12}
+    fitted = minimize(loss_and_gradient, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+    return np.asarray(fitted.x).reshape(start.shape)

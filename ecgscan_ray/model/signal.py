@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -86,6 +87,11 @@ class SignalTower(nn.Module):
         else:
             self.body = Transformer1d(channels, config.width, config.depth, max(fs // 4, 1))
         self.channels = self.body.channels
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Its layers as timm's models give theirs: patterns of parameters' names, for layer-wise learning rates."""
+        blocks = [(r"^body\.(?:blocks|layers\.layers)\.(\d+)", None), (r"^body\.layers\.norm", (99999,))]
+        return {"stem": r"^body\.(?:stem|patch)", "blocks": blocks}
 
     def forward(self, signal_mv: Tensor) -> Tensor:
         """(N, C, T), mV, centred -> (N, F, t)."""

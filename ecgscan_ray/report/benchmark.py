@@ -8,14 +8,21 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 import yaml
 
-from ecgscan_ray.benchmark.benchmark import BenchmarkResults, figure_name
+from ecgscan_ray.benchmark.benchmark import (
+    SUPERVISED,
+    SUPERVISED_RECORDINGS,
+    TUNED_RECORDINGS,
+    BenchmarkResults,
+    figure_name,
+)
 from ecgscan_ray.benchmark.conditions import CONDITIONS, MIXED
 from ecgscan_ray.benchmark.measure import SHARES
 from ecgscan_ray.evaluation.bootstrap import Estimate
@@ -31,7 +38,11 @@ VIEW_TITLES = {
     "digitised": "digitised, then signal tower",
     "teacher": "signal tower on recordings (ceiling)",
 }
-MEASUREMENT_TITLES = {"probe": "100 %", "probe_10": "10 %", "probe_1": "1 %"}
+TRAINED_TITLES = {
+    SUPERVISED: "supervised from scratch on pages",
+    SUPERVISED_RECORDINGS: "supervised from scratch on recordings",
+    TUNED_RECORDINGS: "signal tower fine-tuned on recordings",
+}
 METRIC_TITLES = {
     "macro_auroc": "AUROC",
     "macro_auprc": "AUPRC",
@@ -48,6 +59,28 @@ DIRECTION_TITLES = {
 HTML, JSON, CSV, LATEX = "benchmark.html", "benchmark.json", "benchmark.csv", "benchmark.tex"
 
 Figures = Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+        title: For people.
+        encoder: As in the names of figures.
+        measured: ``probe`` or ``finetune``: how its classifier was trained.
+    """
+
+    title: str
+    encoder: str
+    measured: str
+
+    def figure(self, figures: Figures, headline: str, task: str, measurement: str, pages: str, metric: str) -> Any:
+        """Its figure; of a trained one, that of training on as many labels as the probe."""
+        name = measurement.replace("probe", self.measured)
+        if measurement == name and self.measured != "probe":
+            return None
+        return figures.get(figure_name(self.encoder, headline, task, name, pages, metric))
 
 
 @dataclass(frozen=True)
@@ -76,13 +109,27 @@ class BenchmarkFacts:
     @property
     def measured(self) -> dict[str, str]:
         """Encoder -> its title, of those with features for a classifier."""
-        many = len(self.runs) > 1
         titles = {}
         for name, view in self.views.items():
             if view in VIEW_TITLES:
-                of_run = many and view == "run"
-                titles[name] = f"{name}: pages" if of_run else VIEW_TITLES[view] + (f" ({name})" if "." in name else "")
+                title = VIEW_TITLES[view] + (f" ({name})" if "." in name else "")
+                titles[name] = f"{name}: pages" if self.has_many and view == "run" else title
         return titles
+
+    @property
+    def has_many(self) -> bool:
+        """Whether several runs are compared."""
+        return len(self.runs) > 1
+
+    @property
+    def rows(self) -> list[Row]:
+        """Rows of tables of probes: frozen encoders, then those that were trained on the labels."""
+        frozen = [Row(title, encoder, "probe") for encoder, title in self.measured.items()]
+        runs = [name for name, view in self.views.items() if view == "run"]
+        tuned = [
+            Row(f"{name}: fine-tuned" if self.has_many else "fine-tuned on pages", name, "finetune") for name in runs
+        ]
+        return frozen + tuned + [Row(title, encoder, "finetune") for encoder, title in TRAINED_TITLES.items()]
 
 
 def write_benchmark(out: str, results: BenchmarkResults, facts: BenchmarkFacts) -> dict[str, Any]:
@@ -110,6 +157,7 @@ def figures_csv(figures: Figures) -> str:
 def benchmark_html(results: BenchmarkResults, facts: BenchmarkFacts) -> str:
     """The whole page as text; it loads no other file."""
     classified = {name: task for name, task in results.tasks.items() if task.classes}
+    shares = shares_measured(results.figures)
     return render(
         "benchmark.html.j2",
         facts=facts,
@@ -120,20 +168,28 @@ def benchmark_html(results: BenchmarkResults, facts: BenchmarkFacts) -> str:
         regressions={name: task for name, task in results.tasks.items() if task.unit},
         cards=_cards(results, facts),
         main=_main_table(results.figures, list(classified), facts),
-        efficiency=_table(results.figures, list(classified), facts, SHARES, [MIXED.name], "macro_auroc"),
+        efficiency=_table(results.figures, list(classified), facts, shares, [MIXED.name], "macro_auroc"),
         robustness=_table(results.figures, list(classified), facts, ["probe"], _condition_names(), "macro_auroc"),
         zero_shot=_table(results.figures, list(classified), facts, ["zero_shot"], _condition_names(), "macro_auroc"),
         neighbours=_table(results.figures, list(classified), facts, ["knn"], [MIXED.name], "macro_auroc"),
         others=_other_metrics(results.figures, list(classified)),
         errors=_table(results.figures, _regressions(results), facts, SHARES, [MIXED.name], "mean_absolute_error"),
         retrieval=_retrieval(results.figures),
-        shares=MEASUREMENT_TITLES,
+        shares=shares,
+        regression_shares=[f"{100 * share:g} %" for share in SHARES.values()],
         conditions={condition.name: condition.title for condition in CONDITIONS},
         metrics=METRIC_TITLES,
         directions=DIRECTION_TITLES,
         published=published_rows(list(classified)),
         not_measured=results.not_measured,
     )
+
+
+def shares_measured(figures: Figures) -> dict[str, str]:
+    """Measurement -> share of the labels in words, the largest first: those of probes, and others of trained encoders."""
+    others = {float(share) for name in figures for share in re.findall(r"\.finetune_([\d.]+?)\.(?!\d)", name)}
+    shares = {100 * share for share in SHARES.values()} | others
+    return {"probe" if share == 100 else f"probe_{share:g}": f"{share:g} %" for share in sorted(shares, reverse=True)}
 
 
 def _regressions(results: BenchmarkResults) -> list[str]:
@@ -158,12 +214,13 @@ def _cards(results: BenchmarkResults, facts: BenchmarkFacts) -> list[dict[str, A
 def _main_table(figures: Figures, tasks: Sequence[str], facts: BenchmarkFacts) -> list[dict[str, Any]]:
     """One row for each encoder: AUROC of each task, and the headline run's difference from it."""
     rows = []
-    for encoder, title in facts.measured.items():
+    for row in facts.rows:
         cells = {}
         for task in tasks:
-            value = figures.get(figure_name(encoder, facts.headline, task, "probe", MIXED.name, "macro_auroc"))
-            cells[task] = {"value": value, "minus": figures.get(f"{task}.probe.minus_{encoder}")}
-        rows.append({"title": title, "cells": cells})
+            value = row.figure(figures, facts.headline, task, "probe", MIXED.name, "macro_auroc")
+            cells[task] = {"value": value, "minus": figures.get(f"{task}.probe.minus_{row.encoder}")}
+        if any(cell["value"] for cell in cells.values()):
+            rows.append({"title": row.title, "cells": cells})
     return rows
 
 
@@ -171,7 +228,7 @@ def _table(
     figures: Figures,
     tasks: Sequence[str],
     facts: BenchmarkFacts,
-    measurements: Sequence[str] | Mapping[str, float],
+    measurements: Collection[str],
     conditions: Sequence[str],
     metric: str,
 ) -> dict[str, list[dict[str, Any]]]:
@@ -179,14 +236,14 @@ def _table(
     tables = {}
     for task in tasks:
         rows = []
-        for encoder, title in facts.measured.items():
+        for row in facts.rows:
             cells = [
-                figures.get(figure_name(encoder, facts.headline, task, measurement, condition, metric))
+                row.figure(figures, facts.headline, task, measurement, condition, metric)
                 for measurement in measurements
                 for condition in conditions
             ]
             if any(cells):
-                rows.append({"title": title, "cells": cells})
+                rows.append({"title": row.title, "cells": cells})
         tables[task] = rows
     return {task: rows for task, rows in tables.items() if rows}
 
@@ -218,7 +275,7 @@ def published_rows(tasks: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
 
 
 def latex_table(results: BenchmarkResults, facts: BenchmarkFacts) -> str:
-    """Linear probes as the field prints them: macro AUROC in percent, 1 %, 10 % and 100 % of the labels of each task."""
+    """Probes and trained encoders as the field prints them: macro AUROC in percent, for 1, 10 and 100 % of each task's labels."""
     tasks = [name for name, task in results.tasks.items() if task.classes]
     shares = ("probe_1", "probe_10", "probe")
     head = " & ".join(f"\\multicolumn{{3}}{{c}}{{{_escaped(results.tasks[task].title)}}}" for task in tasks)
@@ -230,15 +287,14 @@ def latex_table(results: BenchmarkResults, facts: BenchmarkFacts) -> str:
         "Encoder" + " & 1\\% & 10\\% & 100\\%" * len(tasks) + " \\\\",
         "\\hline",
     ]
-    for encoder, title in facts.measured.items():
+    for row in facts.rows:
         cells = [
-            _latex_cell(
-                results.figures.get(figure_name(encoder, facts.headline, task, share, MIXED.name, "macro_auroc"))
-            )
+            row.figure(results.figures, facts.headline, task, share, MIXED.name, "macro_auroc")
             for task in tasks
             for share in shares
         ]
-        lines.append(" & ".join([_escaped(title), *cells]) + " \\\\")
+        if any(cells):
+            lines.append(" & ".join([_escaped(row.title), *map(_latex_cell, cells)]) + " \\\\")
     return "\n".join([*lines, "\\hline", "\\end{tabular}", ""])
 
 

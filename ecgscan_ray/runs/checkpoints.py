@@ -16,7 +16,7 @@ from ecgscan_ray import strict_yaml
 from ecgscan_ray.config import Config, build
 from ecgscan_ray.errors import EcgscanError, RunError
 from ecgscan_ray.filesystem import join, list_files, open_filesystem, read_bytes, write_bytes_atomic
-from ecgscan_ray.runs.names import CHECKPOINT_FILES, CHECKPOINTS, CONFIG, SCORE, STATE, WEIGHTS
+from ecgscan_ray.runs.names import CHECKPOINT_FILES, CHECKPOINTS, CONFIG, SCORE, STATE, THRESHOLDS, WEIGHTS
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,16 @@ class ScoreFile(BaseModel):
     """sha256 of the weights that it is the score of: a run that goes back makes the checkpoints of some steps again."""
 
 
+class ThresholdsFile(BaseModel):
+    """Content of ``thresholds.json``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    thresholds: dict[str, float | None]
+    weights: str
+    """As in ``ScoreFile``."""
+
+
 def sha256(uri: str) -> str:
     """Digest of a file's content."""
     filesystem, path = open_filesystem(uri)
@@ -120,6 +130,24 @@ def write_score(uri: str, score: float) -> None:
     """Keep the ``validation.score`` of a stored checkpoint, in a file of its own: the checkpoint stays as it is."""
     measured = ScoreFile(score=score, weights=weights_digest(uri))
     write_bytes_atomic(join(uri, SCORE), measured.model_dump_json().encode())
+
+
+def write_thresholds(uri: str, thresholds: dict[str, float | None]) -> None:
+    """Keep the classes' thresholds of a stored checkpoint, in a file of its own."""
+    content = ThresholdsFile(thresholds=thresholds, weights=weights_digest(uri))
+    write_bytes_atomic(join(uri, THRESHOLDS), content.model_dump_json().encode())
+
+
+def read_thresholds(uri: str) -> dict[str, float | None] | None:
+    """The classes' thresholds of a checkpoint; ``None`` where they were not chosen for its weights."""
+    if THRESHOLDS not in list_files(uri):
+        return None
+    try:
+        content = ThresholdsFile.model_validate_json(read_bytes(join(uri, THRESHOLDS))[:MAX_TEXT_BYTES])
+    except ValidationError:
+        logger.warning("passed over: %s: damaged", join(uri, THRESHOLDS))
+        return None
+    return content.thresholds if content.weights == weights_digest(uri) else None
 
 
 def verify(uri: str, names: Collection[str] | None = None) -> TrainingState:

@@ -20,6 +20,8 @@ TRAINED = "trained.safetensors"
 OPTIMIZER = "optimizer.pt"
 SCORE = "score.json"
 """``validation.score``, where it was measured beside training."""
+THRESHOLDS = "thresholds.json"
+"""Of the classes of a fine-tuned model, chosen on validation recordings after training."""
 CHECKPOINT_FILES = (WEIGHTS, OPTIMIZER, CONFIG, TOKENIZER)
 """Files of every checkpoint besides ``STATE``."""
 

@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from ecgscan_ray.benchmark.benchmark import Benchmark, ClassVectors
+from ecgscan_ray.benchmark.benchmark import Benchmark, ClassVectors, trained_name
 from ecgscan_ray.benchmark.conditions import ALL, CONDITIONS, FIT, LAYOUTS, RECORDING, is_held_out
-from ecgscan_ray.benchmark.encoders import EncoderSpec, RunViews, generic_spec, run_specs
+from ecgscan_ray.benchmark.encoders import EncoderSpec, RunViews, classifier_spec, generic_spec, run_specs
 from ecgscan_ray.benchmark.extract import Piece
 from ecgscan_ray.benchmark.facts import Facts, Part, parts_of, read_facts
 from ecgscan_ray.benchmark.feature_files import read_all, read_features
+from ecgscan_ray.benchmark.labelled_store import PART_OF
 from ecgscan_ray.benchmark.prompts import read_prompts, task_prompts
 from ecgscan_ray.benchmark.registry import get_tasks
 from ecgscan_ray.benchmark.task import Task
 from ecgscan_ray.config import Config
-from ecgscan_ray.errors import InputError, RunError, StoreError
+from ecgscan_ray.errors import EcgscanError, InputError, RunError, StoreError
 from ecgscan_ray.evaluation.zero_shot import class_vectors
 from ecgscan_ray.report.benchmark import BenchmarkFacts, write_benchmark
 from ecgscan_ray.runs.checkpoints import Which, find_checkpoint, read_config
@@ -40,6 +41,7 @@ class BenchmarkOptions:
         tasks: Some of the tasks, instead of the whole suite.
         store: URI of the store; by default the one the first run was trained on.
         generic: Local folder of an image encoder as timm saves it.
+        finetuned: URIs of runs of ``finetune``: of the first run, or controls.
         prompts: URI of a dictionary of prompts, instead of the committed ones.
         lists: URI of a folder with published lists.
         which: Checkpoint of the runs.
@@ -51,6 +53,7 @@ class BenchmarkOptions:
     tasks: tuple[str, ...] = ()
     store: str | None = None
     generic: str | None = None
+    finetuned: tuple[str, ...] = ()
     prompts: str | None = None
     lists: str | None = None
     which: Which = "best"
@@ -76,7 +79,7 @@ def benchmark(runs: Sequence[str], out: str, options: BenchmarkOptions) -> dict[
     """
     tasks = get_tasks(options.suite, options.tasks, options.lists)
     store, manifest = _open_store(runs[0], options.store)
-    specs = _specs(runs, out, options)
+    specs = _specs(runs, out, options, [task.name for task in tasks])
     parts = _parts(manifest, tasks, options.limit)
     check_address()
     configs = {run: read_config(find_checkpoint(run, options.which)) for run in runs}
@@ -91,7 +94,7 @@ def benchmark(runs: Sequence[str], out: str, options: BenchmarkOptions) -> dict[
     vectors = _class_vectors(runs[0], specs, tasks, facts, options)
     results = Benchmark(facts, specs, tables, vectors, options.resamples).run(tasks)
     names = {spec.name: spec.view for spec in specs}
-    report = BenchmarkFacts(options.suite, runs, names, manifest, tuple(_notes(runs, configs, manifest)))
+    report = BenchmarkFacts(options.suite, runs, names, manifest, tuple(_notes(runs, options, configs, manifest)))
     return write_benchmark(out, results, report)
 
 
@@ -108,16 +111,24 @@ def _open_store(run: str, store: str | None) -> tuple[str, Manifest]:
     return store, manifest
 
 
-def _specs(runs: Sequence[str], out: str, options: BenchmarkOptions) -> list[EncoderSpec]:
+def _specs(runs: Sequence[str], out: str, options: BenchmarkOptions, tasks: Sequence[str]) -> list[EncoderSpec]:
     """The first run with its controls, the others, the generic encoder; names are those of the run folders."""
     names = [RunFolder(run).name for run in runs]
-    if len(set(names)) < len(names):
-        raise InputError(f"two runs have the same name ({', '.join(names)})", where="benchmark", fix="Rename a folder.")
     specs = run_specs(runs[0], names[0], options.which)
     for run, name in zip(runs[1:], names[1:], strict=True):
         specs += run_specs(run, name, options.which, controls=False)
     if options.generic is not None:
         specs.append(generic_spec(options.generic, out))
+    for run in options.finetuned:
+        spec = classifier_spec(run, RunFolder(run).name, options.which)
+        trained_name(spec, specs)  # refuses one of other runs before any page is drawn
+        if spec.classifier and spec.classifier.task in tasks:
+            specs.append(spec)
+        else:
+            logger.info("benchmark: %s was fine-tuned for a task that is not measured: left out", run)
+    if twice := {spec.name for spec in specs if sum(spec.name == other.name for other in specs) > 1}:
+        what = f"two runs have the same name ({', '.join(sorted(twice))})"
+        raise InputError(what, where="benchmark", fix="Rename a folder.")
     return specs
 
 
@@ -139,7 +150,7 @@ def _extract(store: str, specs: Sequence[EncoderSpec], parts: dict[str, list[Par
                 spec for spec in specs if spec.takes(condition) and read_features(spec, condition, part) is None
             )
             if lacking:
-                pieces.append(Piece(condition, part, lacking))
+                pieces.append(Piece(condition, part, lacking, out))
     if pieces:
         rows = sum(piece.part.rows for piece in pieces if piece.condition != RECORDING)
         logger.info("benchmark: features of %d pages in %d pieces", rows, len(pieces))
@@ -169,13 +180,31 @@ def _class_vectors(
     return vectors
 
 
-def _notes(runs: Sequence[str], configs: dict[str, Config], manifest: Manifest) -> list[str]:
-    """What a reader must know of the runs: other stores, pages that are not held out."""
+def _is_trained_on(run: str, manifest: Manifest) -> bool:
+    """Whether a run was trained on a store, or on recordings out of it."""
+    environment = RunFolder(run).environment()
+    if environment.get("manifest_digest") == manifest.digest():
+        return True
+    try:
+        return read_manifest(environment.get("store") or "").settings.get(PART_OF) == manifest.digest()
+    except EcgscanError:  # it is gone
+        return False
+
+
+def _notes(runs: Sequence[str], options: BenchmarkOptions, configs: dict[str, Config], manifest: Manifest) -> list[str]:
+    """What a reader must know of the runs: few recordings, other stores, pages that are not held out."""
     notes = []
+    if options.limit is not None:
+        notes.append(
+            f"Only {options.limit} recordings of each split were measured; probes were fitted on as many, encoders were "
+            "fine-tuned on all."
+        )
+    for run in (*runs, *options.finetuned):
+        if not _is_trained_on(run, manifest):
+            name = RunFolder(run).name
+            notes.append(f"{name} was trained on another store: it may have seen patients of this test.")
     for run in runs:
         name = RunFolder(run).name
-        if RunFolder(run).environment().get("manifest_digest") != manifest.digest():
-            notes.append(f"{name} was trained on another store: it may have seen patients of this test.")
         if not is_held_out(configs[run], LAYOUTS):
             notes.append(f"{name} was trained on one of the {LAYOUTS.title}: for it they are not held out.")
     return notes

@@ -9,7 +9,7 @@ import torch
 
 from ecgscan_ray.benchmark.extract import Extractor, Piece
 from ecgscan_ray.model.external import trust, trusted
-from ecgscan_ray.runtime.actors import map_in_actors
+from ecgscan_ray.runtime.actors import map_in_actors, trim_freed_memory
 from ecgscan_ray.runtime.attend import attend
 
 
@@ -30,6 +30,7 @@ def write_features(store: str, pieces: Sequence[Piece], where: str, cpus: float)
 class _Write:
     def __init__(self, store: str, pieces: ray.ObjectRef, modules: tuple[str, ...]) -> None:
         torch.set_num_threads(1)
+        trim_freed_memory()
         trust(modules)
         self._pieces: tuple[Piece, ...] = ray.get(pieces)
         self._extractor = Extractor(store, "cuda" if torch.cuda.is_available() else "cpu")

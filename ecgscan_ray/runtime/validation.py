@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -47,10 +48,13 @@ class Validator:
             part = rows[start : start + size]
             self._batches.append(maker.make(part, range(start, start + len(part)), [VALIDATION_EPOCH] * len(part)))
 
+    def batches(self) -> Iterator[Any]:
+        """The pages on the device."""
+        return (self._task.to_device(batch, self._device, self._config) for batch in self._batches)
+
     def scores(self, model: nn.Module) -> dict[str, float]:
         """``validation.*``."""
-        batches = (self._task.to_device(batch, self._device, self._config) for batch in self._batches)
-        return self._task.validation_score(model, batches)
+        return self._task.validation_score(model, self.batches())
 
     def pictures(self, model: nn.Module) -> dict[str, np.ndarray]:
         """Of some recordings, where the run has sinks that show them and its model reads pages."""

@@ -216,7 +216,7 @@ def _step_settings(config: Config) -> str:
     parts = {
         "fused AdamW": config.resources.use_gpu,
         f"micro-batches of {size} rows, whose forward runs twice": size < training.global_batch_size // workers,
-        f"learning rates of the image tower's layers {training.layer_decay:g} apart": training.layer_decay < 1,
+        f"learning rates of the tower's layers {training.layer_decay:g} apart": training.layer_decay < 1,
         f"{training.frozen_layers} of its layers frozen": training.frozen_layers,
         "activations of the towers' blocks computed again": training.activation_checkpointing,
         f"weights, gradients and moments shared out among {workers} workers": config.resources.shard_model

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic
@@ -15,6 +16,7 @@ from ecgscan_ray import text
 from ecgscan_ray.config import Config, build
 from ecgscan_ray.errors import EcgscanError, RunError
 from ecgscan_ray.filesystem import is_local, join, list_files, open_filesystem, read_bytes
+from ecgscan_ray.model.classifier import PageClassifier
 from ecgscan_ray.model.ecgscan import ECGScan
 from ecgscan_ray.model.teacher import Teacher
 from ecgscan_ray.reading.page_reader import PageReader
@@ -42,6 +44,7 @@ class LoadedCheckpoint(Generic[ModelT]):
     model: ModelT
     tokenizer: Tokenizer
     state: TrainingState
+    uri: str
 
 
 def load_run(run: str, which: Which = "best") -> LoadedCheckpoint[ECGScan]:
@@ -50,23 +53,34 @@ def load_run(run: str, which: Which = "best") -> LoadedCheckpoint[ECGScan]:
     Raises:
         RunError: The run has no checkpoint, none that is whole, or those of another task.
     """
-    return _load_task(run, which, "pretrain", "Give a run of 'ecgscan pretrain'.")
+    return _load_task(run, which, ("pretrain",), "Give a run of 'ecgscan pretrain'.")
+
+
+def load_page_encoder(run: str, which: Which = "best") -> LoadedCheckpoint[ECGScan] | LoadedCheckpoint[PageClassifier]:
+    """The same of a run of ``pretrain`` or ``finetune``: a model with a page encoder; raises as ``load_run``."""
+    fix = "Give a run of 'ecgscan pretrain' or 'ecgscan finetune'."
+    return _load_task(run, which, ("pretrain", "finetune"), fix)
+
+
+def load_classifier(run: str, which: Which = "best") -> LoadedCheckpoint[PageClassifier]:
+    """The best or last whole checkpoint of a run folder of ``finetune``; raises as ``load_run``."""
+    return _load_task(run, which, ("finetune",), "Make such a run by 'ecgscan finetune'.")
 
 
 def load_teacher(run: str, which: Which = "best") -> LoadedCheckpoint[Teacher]:
     """The best or last whole checkpoint of a run folder of ``teach``; raises as ``load_run``."""
-    return _load_task(run, which, "teach", "Make a teacher by 'ecgscan teach'.")
+    return _load_task(run, which, ("teach",), "Make a teacher by 'ecgscan teach'.")
 
 
 def load_rectifier(run: str, which: Which = "best") -> LoadedCheckpoint[PageReader]:
     """The best or last whole checkpoint of a run folder of ``rectifier``; raises as ``load_run``."""
-    return _load_task(run, which, "rectifier", "Make such a run by 'ecgscan rectifier'.")
+    return _load_task(run, which, ("rectifier",), "Make such a run by 'ecgscan rectifier'.")
 
 
-def _load_task(run: str, which: Which, task: str, fix: str) -> LoadedCheckpoint[Any]:
+def _load_task(run: str, which: Which, tasks: Collection[str], fix: str) -> LoadedCheckpoint[Any]:
     def load(uri: str) -> LoadedCheckpoint[Any]:
         trained = verify(uri, ()).task
-        if trained != task:
+        if trained not in tasks:
             raise RunError(f"holds {get_task(trained).contents}", where=run, fix=fix)
         return load_stored(uri)
 
@@ -80,7 +94,7 @@ def load_stored(uri: str) -> LoadedCheckpoint[Any]:
     with scratch(uri) as folder:
         for name in sorted({WEIGHTS, CONFIG, TOKENIZER, STATE, SCORE} & set(list_files(uri))):
             (folder / name).write_bytes(read_bytes(join(uri, name)))
-        return load_checkpoint(folder)
+        return replace(load_checkpoint(folder), uri=uri)
 
 
 def load_checkpoint(folder: Path) -> LoadedCheckpoint[Any]:
@@ -93,7 +107,7 @@ def load_checkpoint(folder: Path) -> LoadedCheckpoint[Any]:
     config, tokenizer = read_config(str(folder)), _read_tokenizer(folder / TOKENIZER)
     model = _build_fitting(state.task, without_first_weights(config), tokenizer, folder / WEIGHTS)
     restore_weights(folder, model)
-    return LoadedCheckpoint(config, model.eval(), tokenizer, state)
+    return LoadedCheckpoint(config, model.eval(), tokenizer, state, str(folder))
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:

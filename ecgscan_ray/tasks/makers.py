@@ -10,6 +10,7 @@ from ecgscan_ray.batch import BatchMaker, RowMaker
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import RunError
 from ecgscan_ray.reading.maker import SampleMaker
+from ecgscan_ray.tasks.labelled import LabelledMaker
 
 
 def pages(config: Config, tokenizer: Tokenizer) -> BatchMaker:
@@ -30,6 +31,7 @@ def samples(config: Config, tokenizer: Tokenizer) -> SampleMaker:
 MAKERS: dict[str, Callable[[Config, Tokenizer], RowMaker]] = {
     "pretrain": pages,
     "teach": recordings,
+    "finetune": LabelledMaker,
     "rectifier": samples,
 }
 """Name of a task -> what turns recordings into the batches that its ``to_device`` takes."""

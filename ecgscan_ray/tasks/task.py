@@ -17,6 +17,7 @@ from ecgscan_ray.training.task import ModelT, TrainingTask
 TASKS = {
     "pretrain": ("ecgscan_ray.tasks.pretrain", "Pretrain"),
     "teach": ("ecgscan_ray.tasks.teach", "Teach"),
+    "finetune": ("ecgscan_ray.tasks.finetune", "Finetune"),
     "rectifier": ("ecgscan_ray.tasks.rectifier", "Rectifier"),
 }
 """Name -> module and class. The name is that of the command."""
@@ -76,19 +77,26 @@ class Task(TrainingTask[ModelT], Protocol[ModelT]):
         """
 
 
+SECTIONS = {
+    "rectifier": "Use --preset rectifier, or a file based on it.",
+    "finetune": "'ecgscan finetune' adds it to the settings of the run that it is given.",
+}
+"""Tasks with a section of their own in the settings -> where settings with it come from."""
+
+
 def check_section(config: Config, task: str) -> None:
-    """Settings with a section ``rectifier`` are those of that task, and of no other: it decides what a batch holds.
+    """Settings with a section of one task are those of no other: it decides what a batch holds.
 
     Raises:
-        ConfigError: They are for another task.
+        ConfigError: They are for another task, or lack the section.
     """
-    if task == "rectifier" and config.rectifier is None:
-        raise ConfigError(
-            "the settings have no section 'rectifier'", fix="Use --preset rectifier, or a file based on it."
-        )
-    if task != "rectifier" and config.rectifier is not None:
-        what = f"settings of 'ecgscan rectifier', not of 'ecgscan {task}'"
-        raise ConfigError(what, where="rectifier", fix="Leave the section 'rectifier' out, or use another preset.")
+    for name, fix in SECTIONS.items():
+        given = getattr(config, name) is not None
+        if task == name and not given:
+            raise ConfigError(f"the settings have no section '{name}'", fix=fix)
+        if task != name and given:
+            what = f"settings of 'ecgscan {name}', not of 'ecgscan {task}'"
+            raise ConfigError(what, where=name, fix=f"Leave the section '{name}' out, or use another preset.")
 
 
 def get_task(name: str) -> Task[Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ecgscan_ray.config import TrainingConfig
-from ecgscan_ray.training.towers import image_layers
+from ecgscan_ray.training.towers import tower_layers
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
@@ -17,7 +17,7 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Ada
     On GPUs its fused kernels are used: one launch for all parameters.
 
     Raises:
-        ConfigError: ``layer_decay`` and a model without a timm image tower.
+        ConfigError: ``layer_decay`` and a model without a tower of layers.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     scales = _learning_rate_scales(model, config.layer_decay)
@@ -40,10 +40,10 @@ def _is_vector(parameter: nn.Parameter) -> bool:
 
 
 def _learning_rate_scales(model: nn.Module, layer_decay: float) -> dict[nn.Parameter, float]:
-    """Factor of the learning rate of each parameter of the image tower: 1 in its last layer; empty without a decay."""
+    """Factor of the learning rate of each parameter of the first tower: 1 in its last layer; empty without a decay."""
     if layer_decay == 1:
         return {}
-    layers = image_layers(model, "training.layer_decay")
+    layers = tower_layers(model, "training.layer_decay")
     return {p: layer_decay ** (len(layers) - 1 - depth) for depth, layer in enumerate(layers) for p in layer}
 
 

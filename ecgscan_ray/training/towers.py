@@ -13,11 +13,13 @@ from ecgscan_ray.config import TrainingConfig
 from ecgscan_ray.errors import ConfigError
 
 
-def image_layers(model: nn.Module, setting: str) -> list[list[nn.Parameter]]:
-    """Parameters of each layer of the image tower, from its input on, as timm groups them.
+def tower_layers(model: nn.Module, setting: str) -> list[list[nn.Parameter]]:
+    """Parameters of each layer of the first tower, from its input on, as timm groups them.
+
+    That is the image tower, or the signal tower of a model that embeds leads.
 
     Args:
-        model: Holds a timm model.
+        model: Holds a timm model, or a module with a ``group_matcher`` like theirs.
         setting: Which asks for them, for the error.
 
     Raises:
@@ -27,8 +29,7 @@ def image_layers(model: nn.Module, setting: str) -> list[list[nn.Parameter]]:
 
     backbones = [cast(Any, module) for module in model.modules() if hasattr(module, "group_matcher")]
     if not backbones:
-        fix = "Leave it out, or embed pictures (model.input=image)."
-        raise ConfigError("the model has no image tower", where=setting, fix=fix)
+        raise ConfigError("the model has no tower with layers", where=setting, fix="Leave it out.")
     backbone, parameters = backbones[0], dict(backbones[0].named_parameters())
     layers = group_parameters(backbone, backbone.group_matcher(coarse=False))
     return [[parameters[name] for name in layers[number]] for number in sorted(layers)]
@@ -48,14 +49,14 @@ def prepare_towers(model: nn.Module, training: TrainingConfig) -> None:
 
 
 def freeze_layers(model: nn.Module, count: int) -> None:
-    """Keep the first ``count`` layers of the image tower as they are; their batch norms keep their statistics.
+    """Keep the first ``count`` layers of the first tower as they are; their batch norms keep their statistics.
 
     Raises:
-        ConfigError: There are not more layers than that, or no image tower.
+        ConfigError: There are not more layers than that, or no such tower.
     """
     if not count:
         return
-    layers = image_layers(model, "training.frozen_layers")
+    layers = tower_layers(model, "training.frozen_layers")
     if count >= len(layers):
         raise ConfigError(f"{count} of {len(layers)} layers would be frozen", where="training.frozen_layers")
     for layer in layers[:count]:

@@ -71,10 +71,12 @@ NOT_RUN = {
     "ray dashboard": "needs a rented cluster",
     "ray job submit": "needs a cluster; the same jobs run on a local one in tests/integration/test_jobs.py",
     "aws ec2": "changes an account",
-    "scripts/ptbxl.sh": "five hours; tests/unit/data/test_ptbxl_tree.py makes such a tree, and each verb is run here",
+    "scripts/ptbxl.sh": "hours; tests/unit/data/test_ptbxl_tree.py makes such a tree, and each verb is run here",
     "ecgscan digitise": "needs scans; tests/integration/test_digitise.py runs it, test_read_page.py the networks",
     "ecgscan find": "needs pages of the store's recordings as files; tests/integration/test_find.py draws and finds some",
     "ecgscan benchmark": "tests/integration/test_benchmark.py runs it",
+    "ecgscan finetune": "tests/integration/test_finetune.py runs it",
+    "ecgscan export /data/superclass": "needs a fine-tuned run; tests/integration/test_finetune.py exports one",
     "ecgscan rectifier": "three hours; tests/integration/runtime/test_rectifier.py runs it for some steps",
     "python tools/make_weights.py": "needs a trained run; tests/integration/runtime/test_rectifier.py runs it",
 }

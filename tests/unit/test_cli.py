@@ -26,6 +26,7 @@ VERBS = (
     "teach",
     "rectifier",
     "pretrain",
+    "finetune",
     "evaluate",
     "benchmark",
     "sweep",
@@ -199,7 +200,19 @@ def test_an_interrupt_is_said_in_one_line_in_every_verb(verb: str, monkeypatch: 
     line = run(verb, exit_status=130)
     assert line.startswith("interrupted: ") and line.count("\n") == 1
     assert ("goes on" in line) == (
-        verb in ("prepare", "pretrain", "teach", "rectifier", "sweep", "ablate", "digitise", "benchmark", "embed")
+        verb
+        in (
+            "prepare",
+            "pretrain",
+            "teach",
+            "rectifier",
+            "sweep",
+            "ablate",
+            "digitise",
+            "benchmark",
+            "embed",
+            "finetune",
+        )
     )
 
 

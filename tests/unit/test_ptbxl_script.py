@@ -40,5 +40,8 @@ def test_stretches_of_a_run(tmp_path: Path) -> None:
     (tmp_path / "fail-pretrain").touch()
     assert run(tmp_path, "data", "out", "40") == (1, ["teach", "pretrain"])
     (tmp_path / "fail-pretrain").unlink()
-    assert run(tmp_path, "data", "out", "40") == (0, ["teach", "pretrain", "benchmark"])
+    trained = ["finetune"] * 7
+    assert run(tmp_path, "data", "out", "40") == (0, ["teach", "pretrain", "benchmark", *trained, "benchmark"])
+    again = ["teach", "pretrain", *trained, "benchmark"]
+    assert run(tmp_path, "data", "out", "40") == (0, again), "the first benchmark is not repeated"
     assert (tmp_path / "docs" / "results" / "ptbxl.json").exists()

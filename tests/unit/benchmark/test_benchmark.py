@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecgscan_ray.benchmark.benchmark import Benchmark
+from ecgscan_ray.benchmark.benchmark import Benchmark, trained_name
 from ecgscan_ray.benchmark.conditions import ALL, FIT, MIXED, RECORDING
 from ecgscan_ray.benchmark.encoders import EncoderSpec
 from ecgscan_ray.benchmark.facts import Facts, Part
 from ecgscan_ray.benchmark.feature_files import FeatureTable, read_all, read_features, write_features
 from ecgscan_ray.benchmark.measure import subset
-from ecgscan_ray.benchmark.registry import get_tasks
-from ecgscan_ray.errors import StoreError
+from ecgscan_ray.benchmark.registry import get_tasks, statements
+from ecgscan_ray.config import FinetuneConfig
+from ecgscan_ray.errors import InputError, StoreError
 from ecgscan_ray.store.manifest import Shard
 from tests.unit.benchmark.made_up import made_up_facts
 
@@ -131,3 +132,55 @@ def test_a_file_of_something_else_or_damaged_is_none(tmp_path: Path) -> None:
 def test_recordings_have_no_pages() -> None:
     assert spec("teacher").takes(RECORDING) and not spec("teacher").takes(MIXED)
     assert spec("run").takes(MIXED) and spec("run").takes(FIT) and not spec("run").takes(RECORDING)
+
+
+def classifier(name: str, first_weights: str | None, **settings: object) -> EncoderSpec:
+    classes = {label: tuple(sorted(codes)) for label, codes in statements("superclass").items()}
+    section = FinetuneConfig(task="superclass", classes=classes, first_weights=first_weights, **settings)
+    view = "classifier" if section.input == "pages" else "recording_classifier"
+    return EncoderSpec(name, f"uri of {name}", view, name, "nowhere", classifier=section)
+
+
+def test_trained_encoders_stand_beside_the_probe_on_as_many_labels() -> None:
+    facts = made_up_facts(200)
+    benchmark = made_up_benchmark(facts, NOISE)
+    trained = {
+        "tuned": (classifier("tuned", "0" * 64), 0.1),
+        "a": (classifier("a", None, label_share=0.1), 0.5),
+        "b": (classifier("b", None, label_share=0.1, subset=1), 2.0),
+        "resnet": (classifier("resnet", None, input="recordings", label_share=0.25), 0.1),
+    }
+    rng, tables = np.random.default_rng(1), dict(benchmark.tables)
+    (task,) = get_tasks("ptbxl", ["superclass"])
+    classes = task.targets(facts).values
+    for name, (each, noise) in trained.items():
+        for condition in ALL:
+            if each.takes(condition):
+                logits = (classes - 0.5 + rng.normal(size=classes.shape) * noise).astype(np.float32)
+                tables[name, condition.name] = FeatureTable(facts.key, np.ones(len(facts), bool), logits, logits[:, :0])
+    specs = [*benchmark.specs, *(each for each, _ in trained.values())]
+    figures = replace(benchmark, specs=specs, tables=tables).run([task]).figures
+    assert figures["superclass.finetune.macro_auroc"].value > 0.95
+    assert {"superclass.finetune.photo.macro_auroc", "superclass.finetune.macro_f1"} <= figures.keys()
+    mean = figures["supervised.superclass.finetune_10.macro_auroc"].value
+    assert 0.6 < mean < 0.95, "the mean of a good one and a bad one"
+    difference = figures["superclass.probe_10.minus_supervised"]
+    assert difference.value == pytest.approx(figures["superclass.probe_10.macro_auroc"].value - mean)
+    assert figures["supervised_recordings.superclass.finetune_25.macro_auroc"].value > 0.95
+    assert not any(name.startswith(("a.", "b.", "tuned.", "resnet.")) for name in figures), (
+        "runs have the names of roles"
+    )
+
+
+def test_a_run_that_was_fine_tuned_from_other_weights_or_for_other_classes_is_refused() -> None:
+    benchmark = made_up_benchmark(made_up_facts(), NOISE)
+    with pytest.raises(InputError, match="other weights than those of the runs"):
+        trained_name(classifier("tuned", "1" * 64), benchmark.specs)
+    other = classifier("tuned", "0" * 64)
+    other = replace(other, classifier=other.classifier.model_copy(update={"classes": {"X": ("X",)}}))
+    tables = {**benchmark.tables}
+    for condition in ALL:
+        tables["tuned", condition.name] = tables["ours", FIT.name]
+    results = replace(benchmark, specs=[*benchmark.specs, other], tables=tables)
+    with pytest.raises(InputError, match="was fine-tuned for other classes"):
+        results.run(get_tasks("ptbxl", ["superclass"]))

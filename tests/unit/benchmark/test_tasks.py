@@ -9,11 +9,17 @@ from pathlib import Path
 import pytest
 
 from ecgscan_ray.benchmark import lists, registry
+from ecgscan_ray.benchmark.facts import parts_of, read_facts
 from ecgscan_ray.benchmark.leaks import labels_in_reports
 from ecgscan_ray.benchmark.prompts import read_prompts, task_prompts
 from ecgscan_ray.benchmark.registry import get_tasks, statements
 from ecgscan_ray.benchmark.task import own_labels, select
 from ecgscan_ray.errors import InputError
+from ecgscan_ray.filesystem.archive import ArchiveFiles
+from ecgscan_ray.recording.sources import open_source
+from ecgscan_ray.store.manifest import SPLITS, read_manifest
+from tests.archives import MAKERS
+from tests.stores import write_store
 from tests.unit.benchmark.made_up import made_up_facts
 
 
@@ -89,9 +95,43 @@ def test_published_lists_decide_split_and_labels(tmp_path: Path, monkeypatch: py
     task = lists.list_task("made", str(tmp_path))
     selection = select(task, made_up_facts())
     assert selection.test.tolist() == [40, 41] and selection.targets.values[40].tolist() == [False, True]
+    assert selection.notes == ("1 of the 25 recordings of the lists are not used or not in the store",)
     write_lists(tmp_path, rows | {"test": rows["test"][:2]})
     with pytest.raises(InputError, match="not the published split"):
         lists.list_task("made", str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["chapman", "cinc2021"])
+def test_lists_name_the_recordings_of_a_published_tree(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    MAKERS[kind](tmp_path / "tree", 80)
+    source, archive = open_source(kind, None), ArchiveFiles(tmp_path / "tree")
+    recordings = [source.read(item, archive) for item in source.list_records(archive)]
+    store = write_store(tmp_path / "store", recordings)
+    manifest = read_manifest(store)
+    facts = read_facts(store, [part for split in SPLITS for part in parts_of(manifest, split)])
+    names = [r.id for r in recordings if r.id.startswith(("JS", "A"))][:10]
+    for ending, part in (("train", names[:4]), ("val", names[4:6]), ("test", [*names[6:], "A9999"])):
+        with open(tmp_path / f"made_{ending}.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            if kind == "chapman":
+                writer.writerow(["ecg_path", "age", "diagnose", "X"])
+                writer.writerows([(f"/chapman/{name}.mat", 50, "X", k % 2) for k, name in enumerate(part)])
+            else:  # as the list of CPSC2018: its numbers are no ids
+                writer.writerow(["patient_id", "ecg_id", "filename", "validation", "age", "sex", "scp_codes", "X"])
+                writer.writerows([(k, k, name, False, 50, 0, "{}", k % 2) for k, name in enumerate(part)])
+    endings = zip(SPLITS, ("train", "val", "test"), strict=True)
+    of_split = {split: lists.read_list(str(tmp_path / f"made_{ending}.csv")) for split, ending in endings}
+    selection = select(lists.task_of_lists("made", "made up", of_split), facts)
+    assert [facts.ids[row] for row in selection.train] == sorted(names[:4], key=facts.ids.index)
+    assert {facts.ids[row] for row in selection.test} == set(names[6:])
+    assert [bool(selection.targets.values[facts.ids.index(name), 0]) for name in names[6:]] == [
+        False,
+        True,
+        False,
+        True,
+    ]
+    assert selection.notes[0] == "1 of the 11 recordings of the lists are not used or not in the store"
 
 
 def test_a_task_with_published_lists_requires_them(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from ecgscan_ray.config import dump_yaml
 from ecgscan_ray.encoder import export
 from ecgscan_ray.paper import layout
 from ecgscan_ray.recording import sources
+from ecgscan_ray.runs.checkpoints import write_thresholds
 from ecgscan_ray.tasks import makers, task
-from tests.checkpoints import write_checkpoint
+from tests.checkpoints import FINETUNE, write_checkpoint
 from tests.fake_reader import reading
 from tests.records import recording
 from tests.tiny import tiny_config
@@ -80,6 +81,19 @@ def test_an_encoder_reads_a_page(page: str, tmp_path: Path, monkeypatch: pytest.
     export(str(folder), str(tmp_path / "encoder"))
     Image.fromarray(np.full((200, 300), 255, np.uint8)).save(tmp_path / "page.jpg")
     monkeypatch.chdir(tmp_path)
-    (example,) = blocks(ROOT / page, "python")
+    example = next(block for block in blocks(ROOT / page, "python") if "encoder.embed" in block.text)
     names = run(example, monkeypatch)
     assert names["features"].shape[0] == 1 and len(list(tmp_path.rglob("page.hea"))) == 1
+
+
+def test_a_fine_tuned_encoder_gives_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config(finetune=FINETUNE)
+    folder = write_checkpoint(tmp_path / "run", 1, config=config, task="finetune")
+    write_thresholds(str(folder), {"NORM": 0.0, "MI": None})
+    (tmp_path / "run" / "environment.json").write_text(json.dumps({"store": str(tmp_path / "gone")}))
+    export(str(tmp_path / "run"), str(tmp_path / "superclass-encoder"))
+    Image.fromarray(np.full((200, 300), 255, np.uint8)).save(tmp_path / "page.jpg")
+    monkeypatch.chdir(tmp_path)
+    example = next(block for block in blocks(ROOT / "docs" / "guide.md", "python") if "predict" in block.text)
+    predicted = run(example, monkeypatch)["predicted"]
+    assert predicted.classes == ("NORM", "MI") and predicted.positive.tolist() == [[True, False]]

@@ -76,13 +76,23 @@ def test_not_every_layer_can_be_frozen(count: int, message: str | None) -> None:
             freeze_layers(model, count)
 
 
-def test_without_an_image_tower_there_are_no_layers() -> None:
-    config = tiny_config(model__input="leads", training__layer_decay=0.9)
+def test_the_layers_of_an_encoder_of_leads_are_those_of_its_signal_tower() -> None:
+    config = tiny_config(model__input="leads", training__layer_decay=0.5)
     model = ECGScan(config, 100)
-    with pytest.raises(ConfigError, match=r"training\.layer_decay: the model has no image tower"):
-        build_optimizer(model, config.training)
-    with pytest.raises(ConfigError, match=r"training\.frozen_layers: the model has no image tower"):
-        freeze_layers(model, 1)
+    optimizer = build_optimizer(model, config.training)
+    scale = {p: group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
+    body = model.page.signal_encoder.signal.body
+    assert scale[body.stem.weight] == 0.25
+    assert [scale[block.conv1.weight] for block in body.blocks] == [0.5, 1.0]
+    assert scale[model.page.content_head.weight] == 1.0
+    freeze_layers(model, 1)
+    assert not body.stem.weight.requires_grad and body.blocks[0].conv1.weight.requires_grad
+
+
+def test_without_a_tower_there_are_no_layers() -> None:
+    config = tiny_config(training__layer_decay=0.9)
+    with pytest.raises(ConfigError, match=r"training\.layer_decay: the model has no tower with layers"):
+        build_optimizer(nn.Linear(3, 3), config.training)
 
 
 def test_fused_kernels_make_the_same_steps() -> None:
