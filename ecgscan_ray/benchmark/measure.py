@@ -119,7 +119,7 @@ def chance_figures(
     brier = ((chance - labels) ** 2).mean(1)
     figures["brier"] = resample(_mean(brier), weights)
     for index in np.flatnonzero(labels.any(0) & ~labels.all(0)):  # the report names the others
-        name = classes[index]
+        name = classes[int(index)]
         figures[f"{name}.auroc"] = resample(_class_auroc(scores[:, [index]], labels[:, [index]]), weights)
     return figures
 
