@@ -60,7 +60,7 @@ def recording(id: str = "1", seconds: float = 10.0, fs: float = 100.0, seed: int
 
 
 def list_items(source: Source, folder: str | Path) -> list[Item]:
-    """All recordings of a local archive."""
+    """All recordings of an archive."""
     return list(source.list_records(ArchiveFiles(folder)))
 
 

@@ -239,7 +239,10 @@ def read_checked(
     largest = 0
 
     def fetch(item: Item) -> tuple[Item, Contents]:
-        return item, archive.fetch(item.files)
+        if not item.header:
+            return item, archive.fetch(item.files)
+        first, *others = item.files
+        return item, {first: item.header.encode("latin-1"), **archive.fetch(others)}
 
     def ahead() -> int:
         return max(2 * THREADS, min(_AHEAD, _AHEAD_BYTES // largest if largest else 0))

@@ -8,17 +8,23 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import boto3
 import pytest
+from pyarrow.fs import copy_files
 
 from ecgscan_ray.errors import RecordingError, StoreError
 from ecgscan_ray.filesystem import archive as module
 from ecgscan_ray.filesystem import open_filesystem, retry
 from ecgscan_ray.filesystem.archive import ArchiveFiles
+from ecgscan_ray.recording.sources import open_source
+from ecgscan_ray.store.work import PrepareJob, PrepareSettings, decode_item, encode_item
+from ecgscan_ray.store.writing import read_checked
 from tests.failing_server import FailingServer
 from tests.ports import free_port
+from tests.records import list_items, write_record
 
 NAMES = ["a", "sub/b c+d.hea", "sub/ä~(1)%20=&?#.dat", "empty"]
 POLICY = '{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"s3:*","Resource":"*"}}'
@@ -77,6 +83,27 @@ def test_a_file_is_one_request(bucket: str, proxy: FailingServer, monkeypatch: p
     with pytest.raises(FileNotFoundError):
         archive.open("absent", whole=True)
     assert proxy.counts == {"good": 2}
+
+
+def test_a_recording_is_two_requests(s3_server: str, proxy: FailingServer, tmp_path: Path) -> None:
+    """Of a folder's records the header is asked for when they are listed, and not again."""
+    for name in ("a", "b", "long"):
+        write_record(tmp_path, name)
+    with (tmp_path / "a.hea").open("ab") as file:
+        file.write("# Diagnose: älter, \x85\n".encode("latin-1"))
+    with (tmp_path / "long.hea").open("a") as file:
+        file.writelines(f"# {k}\n" for k in range(1000))
+    root = f"{s3_server}/records of a test"
+    copy_files(str(tmp_path), open_filesystem(root)[1], destination_filesystem=open_filesystem(root)[0])
+    items = list_items(open_source("folder"), root)
+    job = PrepareJob("folder", root, PrepareSettings(None, None, 0, 1, [], []), "", None, False, 0, {})
+    proxy.counts.clear()
+    kept = [decode_item(encode_item(item)) for item in items]
+    rows = [recording for recording, _ in read_checked(iter(kept), "train", job, [])]
+    assert proxy.counts == {"good": 3 + 1}, "the signals, and the header that is too long to be kept"
+    assert [row.id for row in rows] == ["a", "b", "long"]
+    for row, item in zip(rows, list_items(open_source("folder"), tmp_path), strict=True):
+        assert row.notes == open_source("folder").read(item, ArchiveFiles(tmp_path)).notes
 
 
 def test_connections_serve_the_next_shard_too(

@@ -75,7 +75,7 @@ class Folder:
         settings = read_settings(archive)
         table = find_table(archive, settings)
         arrays, name = settings.arrays is not None, table.name if table else None
-        recordings = find_recordings(archive, candidates(archive), arrays, name)
+        recordings, headers = find_recordings(archive, candidates(archive), arrays, name)
         rows = rows_by_record(table, recordings) if table else DiskDict[Row]()
         if not recordings and not rows:
             kinds = f"WFDB records ({HEADER}), {', '.join(DESCRIBED)}, or {', '.join(ARRAYS)} with {SETTINGS}"
@@ -88,7 +88,8 @@ class Folder:
             items[record] = _item(record, files, settings)
         for record, row in rows.stream():
             items[record] = with_row(items.get(record) or _item(record, None, settings), row)
-        return with_warning_of_similar_ids(_with_patients(archive, (item for _, item in items.stream())))
+        found = (_with_header(item, headers) for _, item in items.stream())
+        return with_warning_of_similar_ids(_with_patients(archive, found))
 
     def read(self, item: Item, archive: ArchiveFiles) -> Recording:
         """One recording; see ``Source``."""
@@ -119,6 +120,11 @@ def _item(record: str, files: Found | None, settings: FolderSettings) -> Item:
         details={"arrays": stated.model_dump_json(exclude_defaults=True)} if stated else {},
         files=files.files,
     )
+
+
+def _with_header(item: Item, headers: DiskDict[bytes]) -> Item:
+    content = headers.get(item.files[0])
+    return dataclasses.replace(item, header=content.decode("latin-1")) if content else item
 
 
 def _with_patients(archive: ArchiveFiles, items: Iterator[Item]) -> Iterator[Item]:

@@ -29,6 +29,8 @@ ENDINGS = (HEADER, *DESCRIBED, *ARRAYS)
 """In the order in which they are preferred where one recording has several."""
 
 _HEADER_BYTES = 2**20
+_KEPT_BYTES = 4096
+"""A header of twelve leads has some 700."""
 _EDF_HEAD_BYTES = 256
 _DICOM_HEAD_BYTES = 2**18
 _PATIENT = re.compile(r"(?im)^#[ \t]*patient id[ \t]*:[ \t]*(\S[^\r\n]*)")
@@ -55,14 +57,20 @@ def candidates(archive: ArchiveFiles) -> Iterator[str]:
     return archive.names(tuple(form for ending in ENDINGS for form in (ending, ending.upper())))
 
 
-def find_recordings(archive: ArchiveFiles, names: Iterable[str], arrays: bool, table: str | None) -> DiskDict[Found]:
-    """Record (its path without ending, letters composed) -> its files.
+def find_recordings(
+    archive: ArchiveFiles, names: Iterable[str], arrays: bool, table: str | None
+) -> tuple[DiskDict[Found], DiskDict[bytes]]:
+    """The recordings of a folder, and the headers that were read for it.
 
     Args:
         archive: In which they lie.
         names: Of all ``candidates``.
         arrays: Whether the user states what arrays hold; they are left out otherwise, which a line says.
         table: The table of recordings, which is no array.
+
+    Returns:
+        Record (its path without ending, letters composed) -> its files; and file -> content of the small headers of an archive
+        that is not local, so that reading the recording need not ask for them again.
     """
     files, stems, counts = DiskDict[None](), DiskDict[None](), Counter[str]()
     usable = (*DESCRIBED, *(ARRAYS if arrays else ()))
@@ -75,7 +83,8 @@ def find_recordings(archive: ArchiveFiles, names: Iterable[str], arrays: bool, t
             stems[stem] = None
         elif ending.lower() in usable:
             files[f"{usable.index(ending.lower())}{name}"] = None  # in the order of preference
-    recordings = _records(archive, stems)
+    contents = DiskDict[bytes]()
+    recordings = _records(archive, stems, contents)
     copies, first = 0, ""
     for key in files:
         if not _add(recordings, key[1:], os.path.splitext(key[1:])[0]):
@@ -86,7 +95,7 @@ def find_recordings(archive: ArchiveFiles, names: Iterable[str], arrays: bool, t
     if sum(unused.values()):
         words = ", ".join(f"{count} {ending}" for ending, count in unused.items() if count)
         logger.warning("files of arrays are not read (%s): state rate, units and leads in recordings.yaml", words)
-    return recordings
+    return recordings, contents
 
 
 def patient_of(archive: ArchiveFiles, file: str) -> str | None:
@@ -134,12 +143,14 @@ class _Header:
         return cls(identifier(patient[1]) if patient else None, segments, files)
 
 
-def _records(archive: ArchiveFiles, stems: DiskDict[None]) -> DiskDict[Found]:
-    """WFDB records that are no segments of others, by their names (NFC)."""
+def _records(archive: ArchiveFiles, stems: DiskDict[None], kept: DiskDict[bytes]) -> DiskDict[Found]:
+    """WFDB records that are no segments of others, by their names (NFC); ``kept`` receives small headers."""
     contents = archive.read_each((f"{stem}{HEADER}" for stem in stems), _HEADER_BYTES)
     headers, named = DiskDict[_Header](), DiskDict[None]()
     for stem, content in zip(stems, contents, strict=True):
         headers[stem] = header = _Header.parse(content)
+        if content and len(content) <= _KEPT_BYTES and not archive.is_local:
+            kept[f"{stem}{HEADER}"] = content
         for segment in header.segments:
             named[os.path.join(os.path.dirname(stem), segment)] = None
     recordings = DiskDict[Found]()

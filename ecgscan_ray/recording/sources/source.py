@@ -12,7 +12,7 @@ from ecgscan_ray.recording.recording import Recording
 
 @dataclass(frozen=True)
 class Item:
-    """One recording to read: a few hundred bytes.
+    """One recording to read: some hundred bytes.
 
     Attributes:
         id: Unique within the source; printable, whatever the file's name.
@@ -22,6 +22,7 @@ class Item:
         split: ``train``, ``validation`` or ``test``, where the source states it.
         details: Other columns of the source's table, as text.
         files: From the archive's root: what ``read`` needs by name.
+        header: What the first of these files holds, a character for each byte, where listing asked a server for it.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Item:
     split: str | None = None
     details: dict[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
+    header: str = ""
 
 
 class Source(Protocol):
