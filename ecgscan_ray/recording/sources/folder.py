@@ -88,8 +88,8 @@ class Folder:
             items[record] = _item(record, files, settings)
         for record, row in rows.stream():
             items[record] = with_row(items.get(record) or _item(record, None, settings), row)
-        found = (_with_header(item, headers) for _, item in items.stream())
-        return with_warning_of_similar_ids(_with_patients(archive, found))
+        listed = (_with_header(item, headers) for _, item in items.stream())
+        return with_warning_of_similar_ids(_with_patients(archive, listed))
 
     def read(self, item: Item, archive: ArchiveFiles) -> Recording:
         """One recording; see ``Source``."""

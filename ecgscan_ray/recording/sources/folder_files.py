@@ -143,14 +143,14 @@ class _Header:
         return cls(identifier(patient[1]) if patient else None, segments, files)
 
 
-def _records(archive: ArchiveFiles, stems: DiskDict[None], kept: DiskDict[bytes]) -> DiskDict[Found]:
-    """WFDB records that are no segments of others, by their names (NFC); ``kept`` receives small headers."""
+def _records(archive: ArchiveFiles, stems: DiskDict[None], small: DiskDict[bytes]) -> DiskDict[Found]:
+    """WFDB records that are no segments of others, by their names (NFC); ``small`` receives small headers."""
     contents = archive.read_each((f"{stem}{HEADER}" for stem in stems), _HEADER_BYTES)
     headers, named = DiskDict[_Header](), DiskDict[None]()
     for stem, content in zip(stems, contents, strict=True):
         headers[stem] = header = _Header.parse(content)
         if content and len(content) <= _KEPT_BYTES and not archive.is_local:
-            kept[f"{stem}{HEADER}"] = content
+            small[f"{stem}{HEADER}"] = content
         for segment in header.segments:
             named[os.path.join(os.path.dirname(stem), segment)] = None
     recordings = DiskDict[Found]()
