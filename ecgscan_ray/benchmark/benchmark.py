@@ -20,7 +20,9 @@ from ecgscan_ray.benchmark.conditions import CONDITIONS, FIT, MIXED, RECORDING, 
 from ecgscan_ray.benchmark.encoders import CLASSIFIER, RECORDING_CLASSIFIER, EncoderSpec
 from ecgscan_ray.benchmark.facts import Facts
 from ecgscan_ray.benchmark.feature_files import FeatureTable
+from ecgscan_ray.benchmark.figure import Resampled
 from ecgscan_ray.benchmark.leaks import labels_in_reports
+from ecgscan_ray.benchmark.learning_curve import MIN_SHARES, extrapolate
 from ecgscan_ray.benchmark.measure import (
     SHARES,
     Figures,
@@ -49,6 +51,8 @@ NOT_PROBED = ("reports", CLASSIFIER, RECORDING_CLASSIFIER)
 SUPERVISED, SUPERVISED_RECORDINGS, TUNED_RECORDINGS = "supervised", "supervised_recordings", "tuned_recordings"
 TRAINED = (SUPERVISED, SUPERVISED_RECORDINGS, TUNED_RECORDINGS)
 """Controls that are fine-tuned runs: from random weights, on recordings, and the run's signal tower on recordings."""
+EXTRAPOLATED = "macro_auroc_extrapolated"
+"""Of training on all labels: along the learning curve, to as many recordings as the published figures were trained on."""
 
 
 @dataclass(frozen=True)
@@ -240,6 +244,7 @@ class Benchmark:
                     spec
                 )
         measured: dict[tuple[str, str, str], Figures] = {}
+        curves: dict[tuple[str, str], dict[float, Resampled]] = {}
         for (name, measurement), specs in groups.items():
             for condition in self._conditions(specs[0]):
                 scores = [self._features(spec, condition, selection.test) for spec in specs]
@@ -251,6 +256,13 @@ class Benchmark:
                     classes = selection.targets.classes
                     figures = chance_figures(validation, validation_labels, scores[0], labels, weights, classes)
                 measured[name, measurement, condition.name] = figures
+                share = specs[0].classifier.label_share if specs[0].classifier else 1.0
+                curves.setdefault((name, condition.name), {})[share] = figures["macro_auroc"]
+        rows, to_rows = len(selection.train), selection.task.published_rows
+        for (name, pages), curve in curves.items():
+            if len(curve) >= MIN_SHARES and 1 in curve and to_rows:
+                counts = [round(share * rows) for share in curve]
+                measured[name, "finetune", pages][EXTRAPOLATED] = extrapolate(counts, list(curve.values()), to_rows)
         return measured
 
     def _split(self, spec: EncoderSpec, selection: Selection) -> Split:

@@ -26,11 +26,12 @@ SUITES: dict[str, tuple[str, ...]] = {
 """Suite -> its tasks."""
 
 PTBXL = {
-    "superclass": "PTB-XL superclass",
-    "subclass": "PTB-XL subclass",
-    "form": "PTB-XL form",
-    "rhythm": "PTB-XL rhythm",
+    "superclass": ("PTB-XL superclass", 17_084),
+    "subclass": ("PTB-XL subclass", 17_084),
+    "form": ("PTB-XL form", 7_197),
+    "rhythm": ("PTB-XL rhythm", 16_832),
 }
+"""Task -> title, and recordings in PTB-XL's training folds (1 to 8) that have a class of it."""
 OTHERS = {
     "labels": Task("labels", "Labels of the store", lambda facts: own_labels(facts, SUPERCLASSES)),
     "age": Task("age", "Age", age_targets, unit="years"),
@@ -72,7 +73,8 @@ def _ptbxl_task(name: str) -> Task:
     def targets(facts: Facts) -> Targets:
         return label_targets(facts, members)
 
-    return Task(name, PTBXL[name], targets, codes=words)
+    title, rows = PTBXL[name]
+    return Task(name, title, targets, codes=words, published_rows=rows)
 
 
 @cache

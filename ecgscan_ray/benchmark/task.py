@@ -52,6 +52,7 @@ class Task:
         all_splits: Whether its own lists decide the split, so that any shard can hold a recording of any part.
         codes: Class -> words that name it in an archive, for the search for leaks; by default its own name.
         unit: Of a regression.
+        published_rows: Recordings of training behind published figures, to which learning curves are extrapolated.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Task:
     all_splits: bool = False
     codes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unit: str = ""
+    published_rows: int = 0
 
 
 @dataclass(frozen=True)

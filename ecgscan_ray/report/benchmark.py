@@ -11,12 +11,14 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from typing import Any
 
 import yaml
 
 from ecgscan_ray.benchmark.benchmark import (
+    EXTRAPOLATED,
     SUPERVISED,
     SUPERVISED_RECORDINGS,
     TUNED_RECORDINGS,
@@ -25,6 +27,7 @@ from ecgscan_ray.benchmark.benchmark import (
 )
 from ecgscan_ray.benchmark.conditions import CONDITIONS, MIXED
 from ecgscan_ray.benchmark.measure import SHARES
+from ecgscan_ray.benchmark.registry import PTBXL
 from ecgscan_ray.evaluation.bootstrap import Estimate
 from ecgscan_ray.filesystem import join, write_bytes_atomic
 from ecgscan_ray.report.html import number, render
@@ -176,6 +179,7 @@ def benchmark_html(results: BenchmarkResults, facts: BenchmarkFacts) -> str:
         errors=_table(results.figures, _regressions(results), facts, SHARES, [MIXED.name], "mean_absolute_error"),
         retrieval=_retrieval(results.figures),
         shares=shares,
+        curves=_learning_curves(results, facts),
         regression_shares=[f"{100 * share:g} %" for share in SHARES.values()],
         conditions={condition.name: condition.title for condition in CONDITIONS},
         metrics=METRIC_TITLES,
@@ -246,6 +250,19 @@ def _table(
                 rows.append({"title": row.title, "cells": cells})
         tables[task] = rows
     return {task: rows for task, rows in tables.items() if rows}
+
+
+def _learning_curves(results: BenchmarkResults, facts: BenchmarkFacts) -> list[dict[str, Any]]:
+    """Trained encoders whose figures on shares of the labels were extrapolated."""
+    rows = []
+    for row in facts.rows:
+        for task in results.tasks:
+            find = partial(row.figure, results.figures, facts.headline, task, "probe", MIXED.name)
+            if row.measured == "finetune" and find(EXTRAPOLATED):
+                title, to_rows = PTBXL[task]
+                cells = [find("macro_auroc"), find(EXTRAPOLATED)]
+                rows.append({"title": row.title, "task": title, "cells": cells, "rows": to_rows})
+    return rows
 
 
 def _other_metrics(figures: Figures, tasks: Sequence[str]) -> list[dict[str, Any]]:

@@ -33,6 +33,8 @@ def test_stretches_of_a_run(tmp_path: Path) -> None:
     (tmp_path / "ecgscan").chmod(0o755)
     (tmp_path / "out" / "store").mkdir(parents=True)
     (tmp_path / "out" / "store" / "manifest.json").write_text("{}")
+    (tmp_path / "out" / "generic").mkdir()
+    (tmp_path / "out" / "generic" / "model.safetensors").touch()
     assert run(tmp_path) == (2, [])
     (tmp_path / "slow").touch()
     assert run(tmp_path, "data", "out", "1") == (75, ["teach"])

@@ -149,6 +149,8 @@ def test_trained_encoders_stand_beside_the_probe_on_as_many_labels() -> None:
         "a": (classifier("a", None, label_share=0.1), 0.5),
         "b": (classifier("b", None, label_share=0.1, subset=1), 2.0),
         "resnet": (classifier("resnet", None, input="recordings", label_share=0.25), 0.1),
+        "resnet-50": (classifier("resnet-50", None, input="recordings", label_share=0.5), 0.1),
+        "resnet-all": (classifier("resnet-all", None, input="recordings"), 0.1),
     }
     rng, tables = np.random.default_rng(1), dict(benchmark.tables)
     (task,) = get_tasks("ptbxl", ["superclass"])
@@ -167,6 +169,8 @@ def test_trained_encoders_stand_beside_the_probe_on_as_many_labels() -> None:
     difference = figures["superclass.probe_10.minus_supervised"]
     assert difference.value == pytest.approx(figures["superclass.probe_10.macro_auroc"].value - mean)
     assert figures["supervised_recordings.superclass.finetune_25.macro_auroc"].value > 0.95
+    assert figures["supervised_recordings.superclass.finetune.macro_auroc_extrapolated"].value > 0.95
+    assert "superclass.finetune.macro_auroc_extrapolated" not in figures, "three shares at least"
     assert not any(name.startswith(("a.", "b.", "tuned.", "resnet.")) for name in figures), (
         "runs have the names of roles"
     )
