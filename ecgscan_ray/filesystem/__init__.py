@@ -1,26 +1,22 @@
 """Where stores and runs live: a local folder, ``s3://bucket/prefix``, or any other URI that pyarrow knows.
 
-S3 takes its settings only from ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL``, ``AWS_REGION`` or
-``AWS_DEFAULT_REGION``, ``AWS_NO_SIGN_REQUEST``, and AWS's own chain of credentials (environment, profile, role of the
-machine). Nothing here prints or keeps a credential.
+Settings and credentials of S3: ``filesystem.s3``.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import quote
 
 from pyarrow import ArrowException, fs
 
 from ecgscan_ray.errors import StoreError, UnreachableError
+from ecgscan_ray.filesystem import s3
 from ecgscan_ray.filesystem.retry import (
     DENIED,
     NO_BUCKET,
@@ -33,15 +29,11 @@ from ecgscan_ray.filesystem.retry import (
 )
 from ecgscan_ray.uris import absolute, is_local
 
-if TYPE_CHECKING:
-    from boto3.session import Session
-
 __all__ = ["absolute", "is_local"]  # re-exported
 
 _PROBE_ERRORS = (OSError, ArrowException)
 FIRST_CONTACT_S = 9.0
 """No attempt to reach a server for the first time begins later than this after the first one."""
-_CONNECTIONS = 32
 _reached: set[tuple[str, str]] = set()
 """Servers and buckets that have answered this process."""
 
@@ -117,16 +109,16 @@ def _look(filesystem: fs.FileSystem, path: str) -> None:
 def _bucket(uri: str) -> fs.FileSystem:
     """S3, after a first contact that fails soon if no server answers."""
     bucket = uri.removeprefix("s3://").partition("/")[0]
-    contact = (str(_s3_settings()), bucket)
+    contact = (str(s3.endpoint_and_region()), bucket)
     if contact not in _reached:
         _first_contact(uri, bucket)
         _reached.add(contact)
     twice = fs.AwsStandardS3RetryStrategy(max_attempts=2)  # the rest is ours, whose pauses are shorter and are counted
-    return with_retries(s3_filesystem(connect_timeout=10, request_timeout=30, retry_strategy=twice))
+    return with_retries(s3.s3_filesystem(connect_timeout=10, request_timeout=30, retry_strategy=twice))
 
 
 def _first_contact(uri: str, bucket: str) -> None:
-    once = s3_filesystem(
+    once = s3.s3_filesystem(
         connect_timeout=5, request_timeout=6, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1)
     )
 
@@ -143,122 +135,6 @@ def _first_contact(uri: str, bucket: str) -> None:
     with explained(uri, "cannot be reached"):
         if not retried("connect", look, FIRST_CONTACT_S):
             raise StoreError("no such bucket", where=uri, fix="Make the bucket first.")
-
-
-def s3_filesystem(**options: Any) -> fs.S3FileSystem:
-    """S3 as AWS's variables name it, without our retries; options are pyarrow's."""
-    endpoint, region = _s3_settings()
-    if endpoint:
-        options |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
-    if region:  # without one, pyarrow asks AWS for the bucket's region
-        options["region"] = region
-    if unsigned():
-        options["anonymous"] = True
-    # A small file is one request. Uploads run in the thread that asks for them: Ray copies checkpoints in pyarrow's own
-    # threads, and uploads waiting there for more of these threads would wait for ever (apache/arrow#32372).
-    return fs.S3FileSystem(allow_delayed_open=True, background_writes=False, **options)
-
-
-def _s3_settings() -> tuple[SplitResult | None, str | None]:
-    """The server that AWS's variables name, without a password that may stand there, and the region.
-
-    Raises:
-        StoreError: What they name is no server; it is not shown.
-    """
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if not endpoint:
-        return None, region
-    fix = "Write https://host:port, without credentials."
-    try:
-        parts = urlsplit(endpoint if "//" in endpoint else f"https://{endpoint}")
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise StoreError("not the address of a server", where="AWS_ENDPOINT_URL", fix=fix)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]), region or "us-east-1"
-
-
-def unsigned() -> bool:
-    """Whether requests to S3 carry no signature: ``AWS_NO_SIGN_REQUEST=YES``, or there are no credentials.
-
-    Public buckets are read so.
-    """
-    if os.environ.get("AWS_NO_SIGN_REQUEST", "").upper() in ("YES", "TRUE", "1"):
-        return True
-    return "AWS_ACCESS_KEY_ID" not in os.environ and _no_credentials(os.environ.get("AWS_PROFILE"))
-
-
-@cache
-def _no_credentials(profile: str | None) -> bool:
-    """Whether AWS's chain finds none; asking the machine for its role takes seconds."""
-    from boto3.session import Session
-
-    try:
-        return Session(profile_name=profile).get_credentials() is None
-    except Exception:  # a profile that is not there: the request's own error says more
-        return False
-
-
-_making_client = threading.RLock()
-
-
-def aws_variables() -> int:
-    """The same number as long as AWS's variables are the same: what was made for them serves until then."""
-    return hash(tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))
-
-
-def aws_session() -> Session:
-    """boto3's session for AWS's variables as they are now; kept, since each reads megabytes of descriptions of services."""
-    with _making_client:  # a session is for one thread at a time, what it makes is for many
-        return _session(aws_variables())
-
-
-@lru_cache(maxsize=1)
-def _session(variables: int) -> Session:
-    from boto3.session import Session
-
-    return Session()
-
-
-def s3_region() -> str | None:
-    """The region that AWS's variables or profile name; with an endpoint there always is one.
-
-    Raises:
-        StoreError: The variables name no server.
-    """
-    return _s3_settings()[1] or aws_session().region_name
-
-
-def s3_client(region: str | None = None) -> Any:
-    """A boto3 client with the settings of ``open_filesystem``, for what pyarrow does not offer; kept as the session is.
-
-    Args:
-        region: Where it is known better.
-    """
-    with _making_client:
-        return _client(aws_variables(), region)
-
-
-@lru_cache(maxsize=4)
-def _client(variables: int, region: str | None) -> Any:
-    from botocore import UNSIGNED
-    from botocore.config import Config
-
-    endpoint, stated = _s3_settings()
-    retries = {"mode": "standard", "total_max_attempts": 3}
-    options = Config(
-        connect_timeout=10,
-        read_timeout=30,
-        retries=retries,
-        max_pool_connections=_CONNECTIONS,
-        signature_version=UNSIGNED if unsigned() else None,
-        s3={"addressing_style": "path" if endpoint else "auto"},
-    )
-    return aws_session().client(
-        "s3", endpoint_url=endpoint and endpoint.geturl(), region_name=region or stated, config=options
-    )
 
 
 def _create(uri: str, filesystem: fs.FileSystem, path: str) -> None:

@@ -10,6 +10,7 @@ from pyarrow import fs
 
 from ecgscan_ray import filesystem
 from ecgscan_ray.errors import StoreError
+from ecgscan_ray.filesystem import s3
 from ecgscan_ray.filesystem.retry import retried
 from ecgscan_ray.filesystem.threads import in_order
 
@@ -72,7 +73,7 @@ class _S3(Generic[Entry]):
 
     def __init__(self, uri: str, describe: Describe[Entry]) -> None:
         filesystem.open_filesystem(uri)  # a clear line where nobody answers
-        self._uri, self._describe, self._client = uri, describe, filesystem.s3_client()
+        self._uri, self._describe, self._client = uri, describe, s3.s3_client()
         self._bucket, _, path = uri.removeprefix("s3://").partition("/")
         self._root = f"{path}/" if path else ""
 

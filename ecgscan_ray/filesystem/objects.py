@@ -19,9 +19,9 @@ from botocore.awsrequest import AWSRequest
 from pyarrow import fs
 
 from ecgscan_ray import filesystem
+from ecgscan_ray.filesystem import s3
 from ecgscan_ray.filesystem.retry import TooLarge, retried
 
-_CONNECTIONS = 32
 _TIMEOUT = urllib3.Timeout(connect=10, read=30)
 _ERROR_BYTES = 2**16
 _CODE = re.compile(rb"<Code>(\w+)</Code>")
@@ -29,7 +29,7 @@ _CODE = re.compile(rb"<Code>(\w+)</Code>")
 
 def open_objects(uri: str) -> Objects:
     """The objects below a URI, kept with their connections: making them takes as long as reading a hundred; errors as there."""
-    return _objects(uri, filesystem.aws_variables())
+    return _objects(uri, s3.aws_variables())
 
 
 @lru_cache(maxsize=4)
@@ -51,13 +51,13 @@ class Objects:
         filesystem.open_filesystem(uri)  # a clear line where nobody answers
         self._uri, (bucket, _, prefix) = uri, uri.removeprefix("s3://").partition("/")
         with filesystem.explained(uri, "cannot be reached"):
-            self._region = filesystem.s3_region() or fs.resolve_s3_region(bucket)
-        client = filesystem.s3_client(self._region)
+            self._region = s3.s3_region() or fs.resolve_s3_region(bucket)
+        client = s3.s3_client(self._region)
         address = client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "-"})
         self._folder = address.partition("?")[0].removesuffix("-") + quote(f"{prefix}/" if prefix else "", safe="/~")
-        self._credentials = None if filesystem.unsigned() else filesystem.aws_session().get_credentials()
+        self._credentials = None if s3.unsigned() else s3.aws_session().get_credentials()
         self._pool = urllib3.connectionpool.connection_from_url(
-            self._folder, maxsize=_CONNECTIONS, timeout=_TIMEOUT, retries=False
+            self._folder, maxsize=s3.CONNECTIONS, timeout=_TIMEOUT, retries=False
         )
 
     def read(self, path: str, limit: int | None = None, most: int | None = None) -> bytes:

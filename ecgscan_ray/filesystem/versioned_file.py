@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ecgscan_ray import filesystem
+from ecgscan_ray.filesystem import s3
 from ecgscan_ray.filesystem.retry import retried
 
 T = TypeVar("T")
@@ -125,7 +126,7 @@ class _S3Object:
 
     def __init__(self, uri: str) -> None:
         bucket, _, key = filesystem.open_filesystem(uri)[1].partition("/")
-        self._uri, self._at, self._client = uri, {"Bucket": bucket, "Key": key}, filesystem.s3_client()
+        self._uri, self._at, self._client = uri, {"Bucket": bucket, "Key": key}, s3.s3_client()
 
     def read(self) -> Seen | None:
         return self._retried("cannot be read", self._read)

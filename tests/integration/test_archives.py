@@ -12,7 +12,7 @@ import pytest
 
 from ecgscan_ray import filesystem
 from ecgscan_ray.errors import InputError, StoreError
-from ecgscan_ray.filesystem import listing, web
+from ecgscan_ray.filesystem import listing, s3, web
 from ecgscan_ray.filesystem.archive import ArchiveFiles
 from ecgscan_ray.runtime.prepare import prepare
 from ecgscan_ray.store.manifest import SPLITS, read_manifest
@@ -44,7 +44,7 @@ def publish(folder: Path, uri: str) -> str:
     upload(folder, uri)
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     for name in filesystem.list_files(uri, recursive=True):
-        filesystem.s3_client().put_object_acl(Bucket=bucket, Key=f"{prefix}/{name}", ACL="public-read")
+        s3.s3_client().put_object_acl(Bucket=bucket, Key=f"{prefix}/{name}", ACL="public-read")
     return uri
 
 
@@ -150,7 +150,7 @@ def test_a_public_bucket_without_credentials(
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    assert filesystem.unsigned()
+    assert s3.unsigned()
     public = ArchiveFiles(uri)
     assert len(list(public.names((".hea",)))) == 12
     assert public.read("recordings.csv") == (archive / "recordings.csv").read_bytes()

@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from ecgscan_ray import filesystem
 from ecgscan_ray.errors import StoreError
-from ecgscan_ray.filesystem import retry
+from ecgscan_ray.filesystem import retry, s3
 from ecgscan_ray.filesystem.lease import exclusive
 from tests.failing_server import FailingServer
 
@@ -42,8 +42,8 @@ def failing(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Failing
 
 def test_200_operations_all_succeed(failing: FailingServer, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our own layer by itself: pyarrow's, whose pauses are longer, is left out."""
-    real, never = filesystem.s3_filesystem, {"retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=1)}
-    monkeypatch.setattr(filesystem, "s3_filesystem", lambda **options: real(**options | never))
+    real, never = s3.s3_filesystem, {"retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=1)}
+    monkeypatch.setattr(s3, "s3_filesystem", lambda **options: real(**options | never))
     monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.001)
     monkeypatch.setattr(retry, "ATTEMPTS", 40)
     folder = filesystem.join(s3_server, "failing")
@@ -177,8 +177,8 @@ def test_one_line_sums_the_repeated_requests_up(
 
 def test_a_server_that_accepts_and_stays_silent_is_named_within_30_s(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shortened here; the real bounds are 6 s an answer and no attempt after 9 s."""
-    real = filesystem.s3_filesystem
-    monkeypatch.setattr(filesystem, "s3_filesystem", lambda **options: real(**options | {"request_timeout": 1}))
+    real = s3.s3_filesystem
+    monkeypatch.setattr(s3, "s3_filesystem", lambda **options: real(**options | {"request_timeout": 1}))
     monkeypatch.setattr(filesystem, "FIRST_CONTACT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
