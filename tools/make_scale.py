@@ -67,15 +67,17 @@ class Engine:
     """Of Ray and storage.
 
     Attributes:
-        coordinator_s_a_unit: Processor time of Ray Data's one coordinator for each unit that it hands on; measured on two
+        coordinator_s_a_unit: Processor time of a pipeline's coordinator for each unit that it hands on; measured on two
             cores with the ``engine`` of ``make -s bench ONLY=ingest``: 7.2 ms at 336 RGB, 8.2 ms as leads.
         upload_bytes_s: Of one process to a bucket.
+        head_cores: Of the node that runs Ray Train's controller, where all coordinators run.
         start_s: From a lost worker to the next step: a new group, its stream and the checkpoint.
         start_s_a_worker: More for each worker, which are started one after the other by one controller.
     """
 
     coordinator_s_a_unit: float = 0.0075
     upload_bytes_s: float = 0.5e9
+    head_cores: int = 64
     start_s: float = 60.0
     start_s_a_worker: float = 0.1
 
@@ -99,7 +101,8 @@ What goes in:
 |---|---|
 | operations and parameters | counted by `ecgscan pretrain --dry-run` |
 | rows that a core makes, share that arrives | measured: the dry run, and `make -s bench ONLY=ingest` on two cores |
-| work of Ray Data's coordinator for a unit | measured: 7.5 ms of processor time, with actors that compute nothing |
+| work of a pipeline's coordinator for a unit | measured: 7.5 ms of processor time, with actors that compute nothing |
+| cores of the node where the coordinators run | assumed: 64 |
 | share of a GPU's arithmetic that is used | assumed: 40 % in bf16; the loss, in fp32, likewise |
 | network of a node, fp32 arithmetic | stated by clouds and makers |
 | upload of a checkpoint | assumed: 0.5 GB/s from one process |
@@ -109,16 +112,17 @@ What goes in:
 A step is compute, then the loss, then the exchange of features and gradients, one after the other; in truth gradients travel
 during the backward pass. The global batch grows with the number of GPUs up to 32,768 rows.
 
-Columns: rows/s are what the GPUs would take if rows always came; cores and coordinator (in cores) are what that needs; then the
-time to store a checkpoint, and between two of them; and the share of the time that lost nodes leave.
+Columns: rows/s are what the GPUs would take if rows always came; cores and pipelines (`resources.max_pipelines`) are what that
+needs; then the time to store a checkpoint, and between two of them; and the share of the time that lost nodes leave.
 """
 
 _TAIL = """## What follows
 
-- **Ray Data's one coordinator is the limit of today's design**, long before networks or storage: at 130 units a second it
-  feeds two dozen H100 with pictures, and fewer GPUs than a node has with leads as read, whose model is small. There the GPUs
-  wait. Units cannot grow much: they hold at most a worker's share of one step. What would help is a coordinator for each part
-  of the ranks, with windows of the plan of their own, so that no row group is read twice. That is not built.
+- **One coordinator of Ray Data is soon too few**: at 130 units a second it feeds two dozen H100 with pictures, and fewer GPUs
+  than a node has with leads as read, whose model is small. `resources.max_pipelines` gives each part of the workers a stream
+  with a coordinator of its own; the batches stay the same. A row group is read once if a window has no more rows than a part
+  of the batch, as in the presets; with windows twice as large it is read twice.
+- All coordinators run on the node of Ray Train's controller, a core each.
 - Cores that make rows: about one for each H100 with pictures, nine for each L4 with leads as read (a row of them costs the
   GPU as much as the hundredth part of a picture).
 - The loss grows with the square of the batch, shared out over the ranks: it stays small as long as the batch stays within
@@ -147,7 +151,7 @@ class Estimate:
         rows_per_s: Of the step as a whole.
         cores: That make the rows.
         node_bytes_s: Rows that come into a node.
-        coordinator: Share of one core that Ray Data's coordinator is busy.
+        pipelines: With a coordinator each, none of which is busy all the time.
         checkpoint_s: To store one.
         interval_s: Between checkpoints.
         goodput: Share of the time that is not lost to lost nodes.
@@ -161,7 +165,7 @@ class Estimate:
     rows_per_s: float
     cores: int
     node_bytes_s: float
-    coordinator: float
+    pipelines: int
     checkpoint_s: float
     interval_s: float
     goodput: float
@@ -186,6 +190,7 @@ def estimate(workload: Workload, machine: Machine, gpus: int, engine: Engine = E
     step_s = compute_s + loss_s + exchange_s
     rows_per_s = batch / step_s
     interval_s = config.training.checkpoint_every * step_s
+    coordinators = rows_per_s / config.unit_rows * engine.coordinator_s_a_unit
     lost = engine.start_s + engine.start_s_a_worker * gpus + interval_s / 2
     return Estimate(
         gpus=gpus,
@@ -196,7 +201,7 @@ def estimate(workload: Workload, machine: Machine, gpus: int, engine: Engine = E
         rows_per_s=rows_per_s,
         cores=math.ceil(rows_per_s / (workload.made_per_core_s * workload.stream_share)),
         node_bytes_s=rows_per_s * config.row_bytes / nodes,
-        coordinator=rows_per_s / config.unit_rows * engine.coordinator_s_a_unit,
+        pipelines=next(n for n in range(1, gpus + 1) if gpus % n == 0 and n >= coordinators),
         checkpoint_s=3 * 4 * workload.parameters / engine.upload_bytes_s,
         interval_s=interval_s,
         goodput=1 / (1 + machine.lost_per_hour * nodes / 3600 * lost),
@@ -207,7 +212,7 @@ def limits(workload: Workload, machine: Machine, engine: Engine = ENGINE) -> dic
     """What is used at 1,024 GPUs, as a share of what there is; the first to be used up has the largest."""
     last = estimate(workload, machine, SIZES[-1], engine)
     return {
-        "Ray Data's coordinator, one core": last.coordinator,
+        "cores where the coordinators run": last.pipelines / engine.head_cores,
         "network of a node, for rows": last.node_bytes_s / machine.network_bytes_s,
         "upload of a checkpoint, of the time between two": last.checkpoint_s / last.interval_s,
         "loss and exchange, of the step": (last.loss_s + last.exchange_s) / last.step_s,
@@ -241,7 +246,7 @@ def _section(name: str, workload: Workload, machine: Machine) -> str:
         f"{workload.made_per_core_s:.0f} rows a second, of which {workload.stream_share:.0%} arrive. "
         f"Nodes of {GPUS_A_NODE} GPUs with {8 * machine.network_bytes_s / 1e9:.0f} Gb/s.",
         "",
-        "| GPUs | batch | rows/s | compute | loss | exchange | cores that make rows | rows into a node | coordinator | "
+        "| GPUs | batch | rows/s | compute | loss | exchange | cores that make rows | rows into a node | pipelines | "
         "checkpoint, every | not lost |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
         *(_row(e) for e in rows),
@@ -251,7 +256,7 @@ def _section(name: str, workload: Workload, machine: Machine) -> str:
         + ".",
         "",
         f"**What breaks first**: {shares[0][0]}. "
-        f"It hands on at most {rows_per_s:,.0f} rows a second, enough for {gpus:.0f} GPUs.",
+        f"One pipeline hands on at most {rows_per_s:,.0f} rows a second, enough for {gpus:.0f} GPUs.",
         "",
     ]
     return "\n".join(lines)
@@ -266,7 +271,7 @@ def _row(e: Estimate) -> str:
     cells = [
         *(f"{e.gpus:,}", f"{e.batch:,}", f"{e.rows_per_s:,.0f}"),
         *(f"{1000 * seconds:.1f} ms" for seconds in parts),
-        *(f"{e.cores:,}", f"{e.node_bytes_s / 1e6:,.0f} MB/s", f"{e.coordinator:.2f}"),
+        *(f"{e.cores:,}", f"{e.node_bytes_s / 1e6:,.0f} MB/s", f"{e.pipelines}"),
         *(f"{e.checkpoint_s:.0f} s, {e.interval_s / 60:.1f} min", f"{e.goodput:.1%}"),
     ]
     return f"| {' | '.join(cells)} |"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -132,6 +133,10 @@ class ResourceConfig(Section):
     CPUs alone."""
     render_actors: int = Field(2, ge=1)
     """Processes that render pages."""
+    max_pipelines: int = Field(1, ge=1)
+    """Streams of Ray Data, each with a coordinator of its own, for an equal part of the workers and of each batch; as many as
+    divide the number of workers. One hands on some 130 units a second. A row group is read by each of them that has rows of its
+    window: none is read twice where a window (``stream.window_row_groups``) has no more rows than such a part."""
     cpus_per_render_actor: float = Field(0.3, gt=0)
     """Ray's logical CPUs that each of them reserves."""
     cpus_per_read: float = Field(0.25, gt=0)
@@ -162,6 +167,12 @@ class ResourceConfig(Section):
         if self.min_workers is None:
             return [self.num_workers]
         return [workers for workers in _divisors(self.num_workers) if workers >= self.min_workers]
+
+    @property
+    def pipelines(self) -> int:
+        """Streams: at most ``max_pipelines``, each with a process that renders, for any number of workers."""
+        most = min(self.max_pipelines, self.render_actors)
+        return max(part for part in _divisors(math.gcd(*self.worker_counts)) if part <= most)
 
 
 def _divisors(number: int) -> list[int]:

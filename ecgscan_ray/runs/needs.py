@@ -26,8 +26,13 @@ class Need:
 
 
 def num_readers(config: Config) -> int:
-    """Processes that read the store."""
-    return -(-config.resources.render_actors // RENDERERS_A_READER)
+    """Processes that read the store; each pipeline has one at least."""
+    return max(-(-config.resources.render_actors // RENDERERS_A_READER), config.resources.pipelines)
+
+
+def shares(processes: int, pipelines: int) -> list[int]:
+    """How many of the processes each pipeline has."""
+    return [processes * (index + 1) // pipelines - processes * index // pipelines for index in range(pipelines)]
 
 
 def needs(config: Config, num_workers: int | None = None) -> list[Need]:

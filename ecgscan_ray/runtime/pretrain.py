@@ -8,8 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import ray
-from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 
 from ecgscan_ray import text
 from ecgscan_ray.config import Config, ResourceConfig
@@ -27,13 +26,13 @@ from ecgscan_ray.runs.progress import ProgressLine
 from ecgscan_ray.runs.sinks import check_sinks
 from ecgscan_ray.runs.spec import RunSpec, run_facts, total_steps, training_plan
 from ecgscan_ray.runs.summary import run_summary
-from ecgscan_ray.runtime import stream
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.beside import beside_training, validate_stored
 from ecgscan_ray.runtime.cluster import check_address, start_ray
 from ecgscan_ray.runtime.demand import await_room, fitting_workers
 from ecgscan_ray.runtime.embeddings import compute_or_load_teacher_embeddings
 from ecgscan_ray.runtime.failures import permanent_failure
+from ecgscan_ray.runtime.pipelines import PipelineConfig, datasets
 from ecgscan_ray.runtime.registered import registered_step, use_newest_whole
 from ecgscan_ray.runtime.reporter import StopRule
 from ecgscan_ray.runtime.stream import check_unit_size, read_span
@@ -199,13 +198,8 @@ def _refuse_batch_norm(spec: RunSpec) -> None:
 
 
 def _fit(spec: RunSpec, callbacks: list[Any], stop_rule: StopRule | None, quiet: bool) -> None:
-    config, batch = spec.config, spec.config.training.global_batch_size
+    config = spec.config
     filesystem, path = open_filesystem(spec.out)
-
-    def rest_of_the_run() -> ray.data.Dataset:
-        """Called when a worker group starts: the rows after the checkpoint that the group gets."""
-        return stream.build(spec, registered_step(spec.out) * batch, spec.total_steps * batch)
-
     needs_of = {workers: needs(config, workers) for workers in config.resources.worker_counts}
     trainer = Trainer(
         work,
@@ -220,8 +214,8 @@ def _fit(spec: RunSpec, callbacks: list[Any], stop_rule: StopRule | None, quiet:
             checkpoint_config=_checkpoint_policy(config),
             callbacks=callbacks,
         ),
-        datasets={"train": rest_of_the_run},
-        dataset_config=DataConfig(execution_options=stream.execution_options(config)),
+        datasets=datasets(spec),
+        dataset_config=PipelineConfig(config),
         validation_config=beside_training(spec),
     )
     try:

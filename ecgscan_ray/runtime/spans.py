@@ -13,7 +13,7 @@ import ray
 from ray.data import DataContext, Dataset, Datasource, ReadTask, read_datasource
 from ray.data.block import BlockMetadata
 
-from ecgscan_ray.store.plan import EpochPlan
+from ecgscan_ray.store.plan import WHOLE, EpochPlan, Part
 
 
 class SpanSource(Datasource):
@@ -24,10 +24,11 @@ class SpanSource(Datasource):
         start: First position.
         stop: Past-last position.
         unit_rows: Rows per unit, see ``EpochPlan.spans``.
+        part: Spans without a row of it are left out.
     """
 
-    def __init__(self, plan: Callable[[], EpochPlan], start: int, stop: int, unit_rows: int) -> None:
-        self._plan, self._bounds, self._unit_rows = plan, (start, stop), unit_rows
+    def __init__(self, plan: Callable[[], EpochPlan], start: int, stop: int, unit_rows: int, part: Part) -> None:
+        self._plan, self._bounds, self._unit_rows, self._part = plan, (start, stop), unit_rows, part
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Unknown, and small."""
@@ -41,12 +42,12 @@ class SpanSource(Datasource):
         return [ReadTask(self._blocks, unknown, per_task_row_limit=per_task_row_limit)]
 
     def _blocks(self) -> Iterator[pa.Table]:
-        for start, stop in self._plan().spans(*self._bounds, self._unit_rows):
+        for start, stop in self._plan().spans(*self._bounds, self._unit_rows, self._part):
             yield pa.table({"start": [start], "stop": [stop]})
 
 
-def read_spans(plan: EpochPlan, start: int, stop: int, unit_rows: int) -> Dataset:
+def read_spans(plan: EpochPlan, start: int, stop: int, unit_rows: int, part: Part = WHOLE) -> Dataset:
     """A lazy dataset of spans. Its task takes no CPU, so that Ray does not fuse it with the stage that reads the store."""
     reference = ray.put(plan)  # megabytes for a large store: too much for a task's description
-    source = SpanSource(lambda: ray.get(reference), start, stop, unit_rows)
+    source = SpanSource(lambda: ray.get(reference), start, stop, unit_rows, part)
     return read_datasource(source, override_num_blocks=1, num_cpus=0)

@@ -1,8 +1,8 @@
-"""From the store to each trainer's batches, by Ray Data: plan, spans, units.
+"""From the store to each trainer's batches, by Ray Data: plan, spans, units. Several streams may share the work, by parts.
 
 The plan is Ray Data's input. Stage 1 (tasks) reads a span of the plan and yields packed rows cut into units; stage 2 (an
 actor pool, which keeps the renderer's caches) turns a unit into arrays by the task's maker. A unit is one row and one block
-throughout, so that order is kept, unit j goes to rank j mod W, and nothing is concatenated on the way.
+throughout, so that order is kept, unit j of a part goes to the j mod n-th of its n ranks, and nothing is concatenated on the way.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from ecgscan_ray.batch import RowMaker, Rows, concatenate
 from ecgscan_ray.config import MAX_UNIT_BYTES, Config
 from ecgscan_ray.errors import ConfigError
 from ecgscan_ray.filesystem.retry import be_patient
-from ecgscan_ray.runs.needs import num_readers
+from ecgscan_ray.runs.needs import num_readers, shares
 from ecgscan_ray.runs.spec import RunSpec
 from ecgscan_ray.runtime import ray_quirks
 from ecgscan_ray.runtime.spans import read_spans
 from ecgscan_ray.store.embeddings import COLUMNS, EmbeddingReader, vectors
-from ecgscan_ray.store.plan import EpochPlan
+from ecgscan_ray.store.plan import WHOLE, EpochPlan, Part
 from ecgscan_ray.store.schema import unpack
 from ecgscan_ray.store.shards import read_row_groups
 from ecgscan_ray.tasks.makers import build_maker
@@ -48,26 +48,31 @@ Columns = dict[str, np.ndarray]
 
 
 class Read:
-    """Stage 1: spans of the plan to packed units."""
+    """Stage 1: spans of the plan to packed units of a part."""
 
-    def __init__(self, spec: RunSpec) -> None:
+    def __init__(self, spec: RunSpec, part: Part = WHOLE) -> None:
         be_patient()
-        self._spec, self._plan = spec, spec.plan()
+        self._spec, self._plan, self._part = spec, spec.plan(), part
         embeddings = spec.teacher_embeddings
         self._embeddings = EmbeddingReader(embeddings.folder) if embeddings else None
 
     def __call__(self, spans: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
         unit = self._spec.config.unit_rows
         for start, stop in zip(spans["start"].tolist(), spans["stop"].tolist(), strict=True):
-            rows = read_span(self._spec.store, self._plan, start, stop, self._embeddings)
-            for first in range(0, stop - start, unit):
+            rows = read_span(self._spec.store, self._plan, start, stop, self._embeddings, self._part)
+            for first in range(0, len(rows), unit):
                 yield {"unit": np.array([serialise(rows.slice(first, unit))], dtype=object)}
 
 
 def read_span(
-    store: str, plan: EpochPlan, start: int, stop: int, embeddings: EmbeddingReader | None = None
+    store: str,
+    plan: EpochPlan,
+    start: int,
+    stop: int,
+    embeddings: EmbeddingReader | None = None,
+    part: Part = WHOLE,
 ) -> pa.Table:
-    """Packed rows of positions [start, stop) in their order, with columns ``position`` and ``epoch``.
+    """Packed rows of a part's positions in [start, stop) in their order, with columns ``position`` and ``epoch``.
 
     With ``embeddings``, a teacher's vectors are added as columns.
 
@@ -75,7 +80,7 @@ def read_span(
         StoreError: A file is missing, damaged, or another one than the manifest says.
     """
     tables, positions = [], []
-    for piece in plan.pieces(start, stop):
+    for piece in plan.pieces(start, stop, part):
         shard, indices = plan.shards[piece.shard], pa.array(piece.rows)
         rows = read_row_groups(store, shard, [piece.row_group]).take(indices)
         if embeddings is not None:
@@ -119,29 +124,30 @@ class Render:
         return {name: array[None] for name, array in unit.items()}
 
 
-def build(spec: RunSpec, start: int, stop: int) -> ray.data.Dataset:
-    """The units of plan positions [start, stop) as a lazy dataset, one row each."""
+def build(spec: RunSpec, start: int, stop: int, part: Part = WHOLE) -> ray.data.Dataset:
+    """The units of a part's plan positions in [start, stop) as a lazy dataset, one row each."""
     resources = spec.config.resources
+    readers, renderers = num_readers(spec.config), resources.render_actors
     context = DataContext.get_current()  # of the controller, which builds the dataset: the driver's does not reach it
     context.target_max_block_size = ROW_BLOCKS
     ray_quirks.set_generator_buffer(context, UNITS_AHEAD)
     context.custom_execution_callback_classes = [ray_quirks.SchedulerThrottle]
     context.enable_progress_bars = context.enable_operator_progress_bars = False
     return (
-        read_spans(spec.plan(), start, stop, spec.config.unit_rows)
+        read_spans(spec.plan(), start, stop, spec.config.unit_rows, part)
         .map_batches(
             Read,
-            fn_constructor_args=(spec,),
+            fn_constructor_args=(spec, part),
             batch_size=1,
             num_cpus=resources.cpus_per_read,
-            compute=_actors(num_readers(spec.config)),
+            compute=_actors(shares(readers, part.count)[part.index]),
         )
         .map_batches(
             Render,
             fn_constructor_args=(spec,),
             batch_size=1,
             num_cpus=resources.cpus_per_render_actor,
-            compute=_actors(resources.render_actors),
+            compute=_actors(shares(renderers, part.count)[part.index]),
         )
     )
 

@@ -21,6 +21,7 @@ from ecgscan_ray.model.external import trust
 from ecgscan_ray.runs.metrics import RunLog
 from ecgscan_ray.runs.spec import RunSpec
 from ecgscan_ray.runtime import stream
+from ecgscan_ray.runtime.pipelines import shard_of_this_worker
 from ecgscan_ray.runtime.reporter import RayReporter, StopRule
 from ecgscan_ray.runtime.validation import Validator
 from ecgscan_ray.tasks.task import FirstWeights, Task, get_task
@@ -49,13 +50,14 @@ def _train(spec: RunSpec, stop_rule: StopRule | None, local: Path) -> None:
         task.init_weights(model, _first_weights(spec))
     model = model.to(device).to(memory_format=torch.channels_last)
     log = RunLog(config, spec.folder, local) if context.get_world_rank() == 0 else None
-    units = ray.train.get_dataset_shard("train")
     training = config.training
     train(
         spec,
         task,
         model,
-        stream.batches(units, config, context.get_world_size(), log.stalled if log else logger.warning),
+        stream.batches(
+            shard_of_this_worker(config), config, context.get_world_size(), log.stalled if log else logger.warning
+        ),
         RayReporter(stop_rule, local, log, training.validates_beside),
         device=device,
         wrap=partial(_parallel, sharded=config.resources.shard_model),

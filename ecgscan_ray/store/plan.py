@@ -38,6 +38,42 @@ class Piece:
     epoch: int
 
 
+@dataclass(frozen=True)
+class Part:
+    """An equal part of each global batch: consecutive positions, for one of several pipelines.
+
+    Attributes:
+        index: From 0.
+        count: Of the parts.
+        batch_rows: G, a multiple of ``count``.
+    """
+
+    index: int = 0
+    count: int = 1
+    batch_rows: int = 1
+
+    @property
+    def rows(self) -> int:
+        """Of each batch."""
+        return self.batch_rows // self.count
+
+    def holds(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which positions are of this part."""
+        return positions % self.batch_rows // self.rows == self.index
+
+    def count_rows(self, start: int, stop: int) -> int:
+        """How many of the positions [start, stop) are of this part."""
+
+        def before(position: int) -> int:
+            batches, row = divmod(position, self.batch_rows)
+            return batches * self.rows + min(max(row - self.index * self.rows, 0), self.rows)
+
+        return before(stop) - before(start)
+
+
+WHOLE = Part()
+
+
 class EpochPlan:
     """The endless order of one split's rows.
 
@@ -82,8 +118,8 @@ class EpochPlan:
         shuffled = np.random.default_rng([self._seed, epoch, window]).permutation(len(groups))
         return groups[shuffled], rows[shuffled]
 
-    def pieces(self, start: int, stop: int) -> list[Piece]:
-        """What to read for positions [start, stop): one piece per row group and window."""
+    def pieces(self, start: int, stop: int, part: Part = WHOLE) -> list[Piece]:
+        """What to read for a part's positions in [start, stop): one piece per row group and window."""
         pieces = []
         while start < stop:
             epoch, position = divmod(start, self.rows_per_epoch)
@@ -92,16 +128,20 @@ class EpochPlan:
             groups, rows = self._window_order(epoch, window)
             first = position - int(bounds[window])
             count = min(len(groups) - first, stop - start)
-            groups, rows = groups[first : first + count], rows[first : first + count]
+            positions = np.arange(start, start + count)
+            held = part.holds(positions)
+            groups, rows = groups[first : first + count][held], rows[first : first + count][held]
             for group in dict.fromkeys(groups.tolist()):
                 members = np.flatnonzero(groups == group)
                 shard, row_group = self._groups[group]
-                pieces.append(Piece(shard, row_group, rows[members], start + members, epoch))
+                pieces.append(Piece(shard, row_group, rows[members], positions[held][members], epoch))
             start += count
         return pieces
 
-    def spans(self, start: int, stop: int, unit_rows: int) -> Iterator[tuple[int, int]]:
+    def spans(self, start: int, stop: int, unit_rows: int, part: Part = WHOLE) -> Iterator[tuple[int, int]]:
         """Cut positions [start, stop) at window bounds, rounded up to whole units from ``start``: tasks of the stream.
+
+        Those without a row of the part are left out.
 
         Lazy: a run of millions of spans starts with the first. Each span reads its window once, and of the next window
         only the row groups of the unit that crosses the bound.
@@ -111,5 +151,7 @@ class EpochPlan:
             _, bounds = self._epoch_order(epoch)
             end = int(bounds[np.searchsorted(bounds, position, side="right")]) + epoch * self.rows_per_epoch
             units = max(1, -(-(end - start) // unit_rows))
-            yield start, min(start + units * unit_rows, stop)
+            end = min(start + units * unit_rows, stop)
+            if part.count_rows(start, end):
+                yield start, end
             start += units * unit_rows

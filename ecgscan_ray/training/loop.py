@@ -39,10 +39,15 @@ GRAD_CLIP_NORM = 1.0
 
 
 def expected_positions(config: Config, step: int) -> np.ndarray:
-    """Plan positions of this rank's rows at ``step``: unit j of the run belongs to rank j mod W. int64 (rows,)."""
+    """Plan positions of this rank's rows at ``step``. int64 (rows,).
+
+    Each pipeline has an equal run of the batch's units, and gives unit j of them to the j mod n-th of its n ranks.
+    """
     unit, batch, workers = config.unit_rows, config.training.global_batch_size, world_size()
-    starts = step * batch + (np.arange(batch // (unit * workers)) * workers + rank()) * unit
-    return (starts[:, None] + np.arange(unit)).reshape(-1)
+    ranks, units = workers // config.resources.pipelines, batch // unit
+    pipeline, place = divmod(rank(), ranks)
+    mine = pipeline * ranks * (units // workers) + np.arange(units // workers) * ranks + place
+    return (step * batch + mine[:, None] * unit + np.arange(unit)).reshape(-1)
 
 
 def train(

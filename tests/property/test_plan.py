@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ecgscan_ray.errors import StoreError
 from ecgscan_ray.store.manifest import Manifest, Shard
-from ecgscan_ray.store.plan import EpochPlan
+from ecgscan_ray.store.plan import EpochPlan, Part
 from ecgscan_ray.training import loop
 from ecgscan_ray.training.loop import expected_positions
 from tests.tiny import tiny_config
@@ -150,15 +150,29 @@ def test_no_rows_is_an_error() -> None:
 
 
 @settings(max_examples=40)
-@given(unit=st.integers(1, 5), units=st.integers(2, 4), workers=st.integers(1, 4), step=st.integers(0, 10**6))
-def test_positions_of_ranks_partition_the_batch(unit: int, units: int, workers: int, step: int) -> None:
-    """What the loop expects of each rank: unit j of the run at rank j mod W, and together the global batch, whatever W."""
+@given(
+    unit=st.integers(1, 5),
+    units=st.integers(2, 4),
+    pipelines=st.integers(1, 3),
+    ranks=st.integers(1, 4),
+    step=st.integers(0, 10**6),
+)
+def test_positions_of_ranks_partition_the_batch(unit: int, units: int, pipelines: int, ranks: int, step: int) -> None:
+    """What the loop expects of each rank: unit j of a pipeline at its rank j mod n; together the global batch, whatever W."""
+    workers = pipelines * ranks
     batch = unit * units * workers
-    config = tiny_config(stream__unit_rows=unit, training__global_batch_size=batch)
+    config = tiny_config(
+        stream__unit_rows=unit, training__global_batch_size=batch, resources__num_workers=workers,
+        resources__max_pipelines=pipelines, resources__render_actors=3,
+    )  # fmt: skip
+    parts = [Part(index, pipelines, batch) for index in range(pipelines)]
     held = []
     for rank in range(workers):
         with patch.object(loop, "world_size", lambda: workers), patch.object(loop, "rank", lambda rank=rank: rank):
             positions = expected_positions(config, step)
-        assert set(positions // unit % workers) == {rank}
+        part = parts[rank // ranks]
+        assert part.holds(positions).all()
+        own = [part.count_rows(0, position) // unit for position in positions[::unit].tolist()]
+        assert {unit_of_part % ranks for unit_of_part in own} == {rank % ranks}
         held += positions.tolist()
     assert sorted(held) == list(range(step * batch, (step + 1) * batch))

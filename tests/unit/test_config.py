@@ -12,6 +12,7 @@ from ecgscan_ray.config import (
     MAX_UNIT_BYTES,
     AblationConfig,
     Config,
+    ResourceConfig,
     SweepConfig,
     build,
     by_key,
@@ -162,6 +163,23 @@ def test_a_group_has_numbers_of_workers_whose_shares_are_whole() -> None:
             ConfigError, match=rf"min_workers={least} does not divide num_workers=12: .* 1, 2, 3, 4, 6, 12"
         ):
             load(Config, "laptop", [*settings, f"resources.min_workers={least}"])
+
+
+@pytest.mark.parametrize(
+    ("workers", "least", "most", "pipelines"),
+    [
+        (12, None, 1, 1),
+        (12, None, 5, 4),
+        (12, 3, 5, 1),
+        (12, 6, 5, 3),
+        (8, 2, 4, 2),
+        (1, None, 9, 1),
+        (16, None, 99, 8),
+    ],
+)
+def test_pipelines_divide_any_number_of_workers(workers: int, least: int | None, most: int, pipelines: int) -> None:
+    resources = ResourceConfig(num_workers=workers, min_workers=least, max_pipelines=most, render_actors=8)
+    assert resources.pipelines == pipelines
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,8 @@ def kill_a_worker_after(checkpoint: Path) -> threading.Thread:
         deadline = time.monotonic() + 300
         while not checkpoint.is_dir() and time.monotonic() < deadline:
             time.sleep(0.2)
-        workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
+        mine = psutil.Process().children(recursive=True)
+        workers = [process for process in mine if "RayTrainWorker" in " ".join(process.cmdline())]
         os.kill(max(worker.pid for worker in workers), signal.SIGKILL)
 
     thread = threading.Thread(target=wait_and_kill, daemon=True)
@@ -67,13 +68,18 @@ def test_run_finish_resume_and_refuse(
 
 
 @pytest.mark.verify
-def test_same_batches_for_one_and_two_workers_through_a_kill(
-    ray_cluster: None, sample_store: str, tmp_path: Path
+@pytest.mark.parametrize(("workers", "pipelines"), [(2, 1), (4, 2)])
+def test_same_batches_for_any_number_of_workers_and_pipelines_through_a_kill(
+    workers: int, pipelines: int, ray_cluster: None, sample_store: str, tmp_path: Path
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    pretrain(tiny_config(training__steps=8), sample_store, str(one), quiet=True)
+    pretrain(tiny_config(training__steps=8, training__global_batch_size=24), sample_store, str(one), quiet=True)
     killer = kill_a_worker_after(two / "checkpoints" / "checkpoint_000000002")
-    config = tiny_config(training__steps=8, resources__num_workers=2, resources__cpus_per_worker=0.3)
+    config = tiny_config(
+        training__steps=8, training__global_batch_size=24, stream__unit_rows=3, resources__cpus_per_worker=0.3,
+        resources__num_workers=workers, resources__render_actors=2, resources__max_pipelines=pipelines,
+    )  # fmt: skip
+    assert config.resources.pipelines == pipelines
     pretrain(config, sample_store, str(two), quiet=True)
     killer.join(timeout=10)
     assert sorted(rows_by_step(one)) == list(range(1, 9))
