@@ -29,8 +29,8 @@ def rows_by_step(run: Path) -> dict[int, int]:
     }
 
 
-def kill_a_worker_after(checkpoint: Path) -> threading.Thread:
-    """SIGKILL one training worker once ``checkpoint`` has been registered."""
+def kill_a_worker_after(checkpoint: Path, killed: list[int]) -> threading.Thread:
+    """SIGKILL one training worker once ``checkpoint`` has been registered, and note it."""
 
     def wait_and_kill() -> None:
         deadline = time.monotonic() + 300
@@ -38,7 +38,8 @@ def kill_a_worker_after(checkpoint: Path) -> threading.Thread:
             time.sleep(0.2)
         mine = psutil.Process().children(recursive=True)
         workers = [process for process in mine if "RayTrainWorker" in " ".join(process.cmdline())]
-        os.kill(max(worker.pid for worker in workers), signal.SIGKILL)
+        killed.append(max(worker.pid for worker in workers))
+        os.kill(killed[0], signal.SIGKILL)
 
     thread = threading.Thread(target=wait_and_kill, daemon=True)
     thread.start()
@@ -74,7 +75,8 @@ def test_same_batches_for_any_number_of_workers_and_pipelines_through_a_kill(
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     pretrain(tiny_config(training__steps=8, training__global_batch_size=24), sample_store, str(one), quiet=True)
-    killer = kill_a_worker_after(two / "checkpoints" / "checkpoint_000000002")
+    killed: list[int] = []
+    killer = kill_a_worker_after(two / "checkpoints" / "checkpoint_000000002", killed)
     config = tiny_config(
         training__steps=8, training__global_batch_size=24, stream__unit_rows=3, resources__cpus_per_worker=0.3,
         resources__num_workers=workers, resources__render_actors=2, resources__max_pipelines=pipelines,
@@ -82,6 +84,7 @@ def test_same_batches_for_any_number_of_workers_and_pipelines_through_a_kill(
     assert config.resources.pipelines == pipelines
     pretrain(config, sample_store, str(two), quiet=True)
     killer.join(timeout=10)
+    assert killed, "a worker was killed"
     assert sorted(rows_by_step(one)) == list(range(1, 9))
     assert rows_by_step(two) == rows_by_step(one)
     assert not list(Path(gettempdir()).glob(f"{PREFIX}two-*")), "nothing is left of the killed worker"
