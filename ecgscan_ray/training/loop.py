@@ -45,9 +45,9 @@ def expected_positions(config: Config, step: int) -> np.ndarray:
     """
     unit, batch, workers = config.unit_rows, config.training.global_batch_size, world_size()
     ranks, units = workers // config.resources.pipelines, batch // unit
-    pipeline, place = divmod(rank(), ranks)
-    mine = pipeline * ranks * (units // workers) + np.arange(units // workers) * ranks + place
-    return (step * batch + mine[:, None] * unit + np.arange(unit)).reshape(-1)
+    pipeline, first = divmod(rank(), ranks)
+    numbers = pipeline * ranks * (units // workers) + first + ranks * np.arange(units // workers)
+    return (step * batch + numbers[:, None] * unit + np.arange(unit)).reshape(-1)
 
 
 def train(
