@@ -13,7 +13,7 @@ from ecgscan_ray.benchmark.figure import Resampled
 
 MIN_SHARES = 3
 """A power law has three parameters."""
-_EXPONENTS = np.geomspace(0.05, 3, 60)
+_EXPONENTS = np.geomspace(0.05, 3, 400)
 
 
 def extrapolate(rows: Sequence[int], figures: Sequence[Resampled], to_rows: int) -> Resampled:
