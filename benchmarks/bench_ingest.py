@@ -118,7 +118,7 @@ def _batches(dataset: Any, spec: RunSpec) -> Iterable[Any]:
 
 
 class _SameRows:
-    def __init__(self, spec: RunSpec) -> None:
+    def __init__(self, spec: RunSpec, part: object) -> None:
         from ecgscan_ray.runtime import stream
 
         self._unit = spec.config.unit_rows

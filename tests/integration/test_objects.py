@@ -19,6 +19,7 @@ from ecgscan_ray.errors import RecordingError, StoreError
 from ecgscan_ray.filesystem import archive as module
 from ecgscan_ray.filesystem import open_filesystem, retry
 from ecgscan_ray.filesystem.archive import ArchiveFiles
+from ecgscan_ray.filesystem.objects import open_objects
 from ecgscan_ray.recording.sources import open_source
 from ecgscan_ray.store.work import PrepareJob, PrepareSettings, decode_item, encode_item
 from ecgscan_ray.store.writing import read_checked
@@ -104,6 +105,23 @@ def test_a_recording_is_two_requests(s3_server: str, proxy: FailingServer, tmp_p
     assert [row.id for row in rows] == ["a", "b", "long"]
     for row, item in zip(rows, list_items(open_source("folder"), tmp_path), strict=True):
         assert row.notes == open_source("folder").read(item, ArchiveFiles(tmp_path)).notes
+
+
+def test_a_large_object_is_read_in_pieces(bucket: str, proxy: FailingServer) -> None:
+    files, path = open_filesystem(bucket)
+    large = bytes(range(250)) * 70_000
+    with files.open_output_stream(f"{path}/large") as stream:
+        stream.write(large)
+    objects = open_objects(bucket)
+    proxy.counts.clear()
+    assert objects.read("large") == large
+    assert proxy.counts.total() == 3, "its size, and two pieces of at most 16 MB"
+
+
+@pytest.mark.parametrize("name", ["sub//a", "./a", "a\nb"])
+def test_a_name_that_obstore_does_not_take_is_a_missing_file(bucket: str, name: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        open_objects(bucket).read(name)
 
 
 def test_connections_serve_the_next_shard_too(
