@@ -2,8 +2,10 @@
 
 ``ingest.*``: pictures of the laptop preset's pages; ``ingest.rgb336.*``: of the paper preset's; ``ingest.leads.*``: leads as
 read, the laptop preset's own. ``bare`` makes the pages of rows that lie in memory: the renderer alone, or of leads as read
-the maker of views. ``engine`` is Ray Data's chain with the same blocks and nothing to compute: with it the best that the
-stream can reach beside ``bare`` follows (``vs_bare_bound``). ``dataloader`` is torch's, with the same reading and making.
+the maker of views. ``work`` also reads these rows from the store, unpacks and tokenises them, in as many processes and without
+Ray. ``engine`` is Ray Data's chain with the same blocks and nothing to compute. Both are needed for each page, on the same
+cores: the best that the stream can reach beside ``bare`` follows (``vs_bare_bound``). ``dataloader`` is torch's, with the same
+reading and making.
 """
 
 from __future__ import annotations
@@ -62,18 +64,28 @@ def _bare(spec: RunSpec) -> float:
     return BARE_UNITS * unit / (time.perf_counter() - start)
 
 
-class _Units:
-    """The stream's units for torch's DataLoader: worker k makes each ``CORES``-th."""
+def _work(spec: RunSpec, process: int) -> float:
+    """Pages a second of one process that reads and makes its share of the plan."""
+    units = iter(_Units(spec, CORES * (BARE_UNITS + 2), process))
+    next(units)
+    start, rows = time.perf_counter(), 0
+    for _ in units:
+        rows += spec.config.unit_rows
+    return rows / (time.perf_counter() - start)
 
-    def __init__(self, spec: RunSpec, units: int) -> None:
-        self.spec, self.units = spec, units
+
+class _Units:
+    """The stream's units without Ray: process k makes each ``CORES``-th; in torch's DataLoader it says which it is."""
+
+    def __init__(self, spec: RunSpec, units: int, process: int | None = None) -> None:
+        self.spec, self.units, self.process = spec, units, process
 
     def __iter__(self) -> Iterator[Any]:
         from torch.utils.data import get_worker_info
 
         from ecgscan_ray.runtime.stream import make_unit, read_span
 
-        spec, worker = self.spec, get_worker_info().id
+        spec, worker = self.spec, get_worker_info().id if self.process is None else self.process
         maker, unit = BatchMaker(spec.config, text.parse_tokenizer(spec.tokenizer_json)), spec.config.unit_rows
         for number, (start, stop) in enumerate(spec.plan().spans(0, self.units * unit, unit)):
             if number % CORES == worker:  # a span for each worker in turn: each reads its own row groups
@@ -187,6 +199,7 @@ def _measure(kind: str, store: str) -> dict[str, float]:
     rows = config.unit_rows
     with ProcessPoolExecutor(CORES, multiprocessing.get_context("spawn")) as pool:
         bare = sum(pool.map(_bare, [spec] * CORES))
+        work = sum(pool.map(_work, [spec] * CORES, range(CORES)))
     loader, _, _ = _rate(_dataloader(spec, units), units, rows)
     start_ray(config.resources)
     engine, _, _ = _rate(_engine(spec, units), units, rows)
@@ -200,7 +213,8 @@ def _measure(kind: str, store: str) -> dict[str, float]:
         "bare_pages_per_s": bare,
         "vs_bare": whole / bare,
         "engine_pages_per_s": engine,
-        "vs_bare_bound": engine / (bare + engine),
+        "work_pages_per_s": work,
+        "vs_bare_bound": work * engine / (work + engine) / bare,
         "vs_dataloader": whole / loader,
         "first_batch_s": first,
         "wait_s.p50": float(np.quantile(waits, 0.5)),

@@ -42,5 +42,18 @@ class SweepConfig(TrialsConfig):
     """A trial stops itself at a report when it lies below this quantile of earlier trials at the same step; 0 = never."""
     prune_grace: int = Field(1, ge=1)
     """Reports before a trial may stop."""
+    reduction_factor: int | None = Field(None, ge=2)
+    """Asynchronous successive halving, instead of ``prune_quantile``: of the trials that made ``prune_grace`` reports, this many
+    times as many, and so on, those stop that are not among the best 1 / this; none = no."""
+    final_seeds: int = Field(0, ge=0)
+    """Further seeds with which the best two trials run once more, for the noise between seeds; the better mean wins."""
     seed: int = 0
     """Seed of the search."""
+
+    @model_validator(mode="after")
+    def _one_rule_and_own_seeds(self) -> SweepConfig:
+        if self.reduction_factor and self.prune_quantile:
+            raise ValueError("give prune_quantile or reduction_factor, not both")
+        if self.final_seeds and "seed" in self.space:
+            raise ValueError("final_seeds repeats the best trials with other seeds, so 'seed' cannot be in the space")
+        return self

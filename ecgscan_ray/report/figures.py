@@ -237,6 +237,62 @@ def _scatter(axes: Axes, pairs: Sequence[tuple[object, float]], logarithmic: boo
     axes.xaxis.set_minor_locator(NullLocator())
 
 
+def parallel_coordinates(
+    lines: Sequence[tuple[Mapping[str, object], float, bool]],
+    scales: Mapping[str, bool],
+    names: Mapping[str, str],
+    score: str,
+) -> str:
+    """One vertical axis a setting and one for the score, and a line through them for each trial; the best one stands out.
+
+    Args:
+        lines: Settings, score, and whether it is the best, of each trial.
+        scales: Setting -> whether its axis is logarithmic.
+        names: Setting -> what is written below its axis.
+        score: Name of the score.
+    """
+    columns: list[tuple[str, list[object], bool]] = [
+        (names[key], [settings[key] for settings, _, _ in lines], logarithmic) for key, logarithmic in scales.items()
+    ]
+    columns.append((score, [value for _, value, _ in lines], False))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(10.4, 3.8), layout="constrained")
+        axes = figure.add_subplot()
+        heights = np.stack([_along_axis(axes, *column, at) for at, column in enumerate(columns)], axis=1)
+        for index, (_, _, is_best) in enumerate(lines):
+            rank = heights[index, -1]
+            colour, width, order = (ACCENT, 1.8, 3.0) if is_best else (str(0.85 - 0.6 * rank), 0.8, 1 + rank)
+            axes.plot(heights[index], color=colour, lw=width, zorder=order)
+        axes.set_xticks(range(len(columns)), [name.replace("_", " ") for name, _, _ in columns])
+        axes.set_yticks([])
+        axes.set_xlim(-0.1, len(columns) - 0.7)
+        axes.spines[["left", "bottom"]].set_visible(False)
+        axes.tick_params("x", length=0)
+        return data_uri(figure)
+
+
+def _along_axis(axes: Axes, name: str, values: Sequence[object], logarithmic: bool, at: int) -> np.ndarray:
+    """Draw one axis with the values at its ends, or each choice; each value's height on it, 0 to 1."""
+    axes.axvline(at, color=MUTED, lw=0.8, zorder=0)
+    numbers = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(numbers) == len(values):
+        low, high = min(numbers), max(numbers)
+        scaled = np.log(numbers) if logarithmic else np.array(numbers)
+        spread = scaled.max() - scaled.min()
+        heights = (scaled - scaled.min()) / spread if spread else np.full(len(scaled), 0.5)
+        marks = {f"{low:.3g}": 0.0, f"{high:.3g}": 1.0} if spread else {f"{low:.3g}": 0.5}
+    else:
+        choices = sorted({str(value) for value in values})
+        places = np.linspace(0, 1, len(choices)) if len(choices) > 1 else np.array([0.5])
+        marks = dict(zip(choices, places.tolist(), strict=True))
+        heights = np.array([marks[str(value)] for value in values])
+    for text, height in marks.items():
+        axes.annotate(
+            text, (at, height), (3, 0), textcoords="offset points", fontsize=7, va="center", color=INK, zorder=4
+        )
+    return heights
+
+
 def trial_curves(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], best: str | None, ylabel: str) -> str:
     """Learning curves of all trials; the best one stands out."""
     with rc_context(STYLE):

@@ -15,7 +15,8 @@ from ecgscan_ray.config import SearchRange
 from ecgscan_ray.filesystem import join, write_bytes_atomic
 from ecgscan_ray.report import figures
 from ecgscan_ray.report.html import render, write_report
-from ecgscan_ray.runs.trials import Trial
+from ecgscan_ray.runs.search_space import MIN_TRIALS, importances
+from ecgscan_ray.runs.trials import SEED, Trial, of_the_search, repeats_of
 
 CSV_NAME = "trials.csv"
 
@@ -58,6 +59,40 @@ def noise(trials: Sequence[Trial], metric: str) -> float | None:
     return float(np.sqrt(np.mean(np.concatenate(jitter) ** 2) / 6)) if jitter else None
 
 
+def best_two(trials: Sequence[Trial], metric: str) -> list[Trial]:
+    """The two trials of the search that finished with the best scores, or fewer."""
+    order = ranked(of_the_search(trials), metric)
+    return [trial for trial in order if trial.state == "done" and trial.score(metric) is not None][:2]
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """One of the best two, and what it scored with further seeds.
+
+    Attributes:
+        trial: Of the search.
+        scores: Seed -> score of each repetition that finished.
+    """
+
+    trial: Trial
+    scores: dict[int, float]
+
+    @property
+    def mean(self) -> float:
+        """Over the further seeds alone: the search's own score is the best of many, and so too high."""
+        return float(np.mean(list(self.scores.values())))
+
+
+def repeated_best(trials: Sequence[Trial], metric: str) -> list[Repeated]:
+    """The best two with the scores of their further seeds, the better mean first; empty unless both have some."""
+    repeats, both = repeats_of(trials), []
+    for trial in best_two(trials, metric):
+        done = [other for other in repeats.get(trial.id, []) if other.state == "done"]
+        scores = {other.config[SEED]: score for other in done if (score := other.score(metric)) is not None}
+        both.append(Repeated(trial, scores))
+    return sorted(both, key=lambda one: -one.mean) if len(both) == 2 and all(one.scores for one in both) else []
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Whether the ranking of the best two means anything."""
@@ -69,19 +104,42 @@ class Comparison:
 
 
 def compare_best(trials: Sequence[Trial], metric: str) -> Comparison:
-    """The gap of the best two finished trials, compared with the noise of a difference (2 standard errors)."""
-    best = [trial for trial in ranked(trials, metric) if trial.state == "done" and trial.score(metric) is not None][:2]
+    """The gap of the best two finished trials, compared with the noise of a difference (2 standard errors).
+
+    With further seeds: the gap of their means.
+    """
+    best, repeated = best_two(trials, metric), repeated_best(trials, metric)
     if len(best) < 2:
         return Comparison("Fewer than two trials finished with a score: there is nothing to rank.")
-    gap = (best[0].score(metric) or 0.0) - (best[1].score(metric) or 0.0)
+    if repeated:
+        best, gap = [one.trial for one in repeated], repeated[0].mean - repeated[1].mean
+        variance = sum(1 / len(one.scores) for one in repeated)
+    else:
+        gap, variance = (best[0].score(metric) or 0.0) - (best[1].score(metric) or 0.0), 2.0
     level = noise(trials, metric)
     names = f"{best[0].id} leads {best[1].id} by {gap:.4f}"
     if level is None:
         return Comparison(f"{names}. The noise is unknown: too few reports and no repeated seeds.", gap)
-    margin = 2 * math.sqrt(2) * level
+    margin = 2 * math.sqrt(variance) * level
     within = gap <= margin
     word = "within the noise: they are not distinguishable" if within else "more than the noise"
     return Comparison(f"{names}, {word} (2 standard errors of a difference: {margin:.4f}).", gap, level, within)
+
+
+def at_shared_step(trials: Sequence[Trial], metric: str) -> tuple[int, list[tuple[Trial, float]]]:
+    """Scores that can be compared where trials were stopped early: at the last step that three of four trials reached.
+
+    Returns:
+        The step, and each trial that reported there with its score; 0 and none where no trial reported.
+    """
+    curves = [(trial, dict(zip(*trial.curve(metric), strict=True))) for trial in trials]
+    curves = [(trial, curve) for trial, curve in curves if curve]
+    steps = sorted({step for _, curve in curves for step in curve}, reverse=True)
+    for step in steps:
+        points = [(trial, curve[step]) for trial, curve in curves if step in curve]
+        if len(points) >= 0.75 * len(curves):
+            return step, points
+    return 0, []
 
 
 def write_sweep_report(
@@ -98,19 +156,42 @@ def write_sweep_report(
     Returns:
         The content of ``report.json``: best trial, counts, verdict and the list of trials.
     """
-    order, verdict = ranked(trials, metric), compare_best(trials, metric)
-    best = next((trial for trial in order if trial.state == "done" and trial.score(metric) is not None), None)
+    order, repeated = ranked(of_the_search(trials), metric), repeated_best(trials, metric)
+    best = repeated[0].trial if repeated else next(iter(best_two(trials, metric)), None)
+    step, points = at_shared_step([trial for trial in order if set(space) <= set(trial.config)], metric)
     states = ("done", "stopped", "failed", "running")
     content = {
         "metric": metric,
         "best": best and {"id": best.id, "score": best.score(metric), "config": best.config},
-        "counts": {state: sum(trial.state == state for trial in trials) for state in states},
-        "verdict": asdict(verdict),
+        "counts": {state: sum(trial.state == state for trial in order) for state in states},
+        "verdict": asdict(compare_best(trials, metric)),
+        "seeds": [_seeds_entry(one, metric) for one in repeated],
+        "importance": {
+            "step": step,
+            "trials": len(points),
+            "shares": importances(space, [(trial.config, score) for trial, score in points]),
+        },
         "trials": [_entry(rank, trial, metric) for rank, trial in enumerate(order, start=1)],
     }
     write_bytes_atomic(join(out_uri, CSV_NAME), trials_csv(order, list(space), metric).encode())
-    write_report(out_uri, _html(order, best, verdict, space, metric), content)
+    pictures = _pictures(order, points, best, space, metric)
+    lost = [trial for trial in trials if trial.state in ("failed", "stopped")]
+    html = render(
+        "sweep.html.j2",
+        report=content,
+        keys=_short_names(list(space)),
+        space=space,
+        lost=lost,
+        min_trials=MIN_TRIALS,
+        **pictures,
+    )
+    write_report(out_uri, html, content)
     return content
+
+
+def _seeds_entry(one: Repeated, metric: str) -> dict[str, Any]:
+    scores = {str(seed): score for seed, score in sorted(one.scores.items())}
+    return {"id": one.trial.id, "searched": one.trial.score(metric), "scores": scores, "mean": one.mean}
 
 
 def _entry(rank: int, trial: Trial, metric: str) -> dict[str, Any]:
@@ -156,28 +237,26 @@ def _short_names(keys: Sequence[str]) -> dict[str, str]:
     return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
 
 
-def _html(
-    order: Sequence[Trial], best: Trial | None, verdict: Comparison, space: Mapping[str, SearchRange], metric: str
-) -> str:
+def _pictures(
+    order: Sequence[Trial],
+    points: Sequence[tuple[Trial, float]],
+    best: Trial | None,
+    space: Mapping[str, SearchRange],
+    metric: str,
+) -> dict[str, str | None]:
+    """Name in the template -> ``data:`` URI, or ``None`` where there is nothing to draw."""
     curves = {trial.id: trial.curve(metric) for trial in order}
     curves = {name: curve for name, curve in curves.items() if curve[0]}
     scored = [(trial, trial.score(metric)) for trial in order if trial.state == "done"]
-    points: dict[str, list[tuple[object, float]]] = {
+    by_setting: dict[str, list[tuple[object, float]]] = {
         key: [(trial.config[key], score) for trial, score in scored if key in trial.config and score is not None]
         for key in space
     }
-    points = {key: pairs for key, pairs in points.items() if pairs}
-    logs = {key: search.log for key, search in space.items()}
-    return render(
-        "sweep.html.j2",
-        metric=metric,
-        best=best,
-        best_score=best.score(metric) if best else None,
-        verdict=verdict,
-        rows=[_entry(rank, trial, metric) for rank, trial in enumerate(order, start=1)],
-        keys=_short_names(list(space)),
-        space=space,
-        curves=figures.trial_curves(curves, best.id if best else None, metric) if curves else None,
-        scatter=figures.scatter_grid(points, logs, metric) if points else None,
-        lost=[trial for trial in order if trial.state in ("failed", "stopped")],
-    )
+    by_setting = {key: pairs for key, pairs in by_setting.items() if pairs}
+    logs, names = {key: search.log for key, search in space.items()}, _short_names(list(space))
+    lines = [(trial.config, score, trial == best) for trial, score in points]
+    return {
+        "curves": figures.trial_curves(curves, best.id if best else None, metric) if curves else None,
+        "scatter": figures.scatter_grid(by_setting, logs, metric) if by_setting else None,
+        "parallel": figures.parallel_coordinates(lines, logs, names, metric) if len(lines) > 1 else None,
+    }

@@ -58,15 +58,18 @@ class RunLog:
         config: Settings of the run; they name the sinks.
         folder: Of the run.
         local: Folder on this machine for files on their way.
+        more_sinks: Name -> sink, beside those that the settings name.
     """
 
-    def __init__(self, config: Config, folder: RunFolder, local: Path) -> None:
+    def __init__(
+        self, config: Config, folder: RunFolder, local: Path, more_sinks: Mapping[str, Sink] | None = None
+    ) -> None:
         self._folder = folder
         self._lines: list[str] = []
         self._part = 0
         while exists(join(folder.uri, METRICS, _part(self._part))):
             self._part += 1
-        self._sinks = open_sinks(config, folder, local)
+        self._sinks = {**open_sinks(config, folder, local), **(more_sinks or {})}
         self._step, self._last_progress = 0, 0.0
         self._showing: threading.Thread | None = None
 
@@ -135,7 +138,7 @@ class RunLog:
                 self._sinks.pop(name, None)
                 reason = (str(error).splitlines() or [""])[0][:160]
                 logger.warning(
-                    "training.sinks: '%s' failed and is left out (%s: %s)", name, type(error).__name__, reason
+                    "the metrics sink '%s' failed and is left out (%s: %s)", name, type(error).__name__, reason
                 )
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from ecgscan_ray.errors import RunError
 from ecgscan_ray.filesystem import exists, join, list_files, write_bytes_atomic
+from ecgscan_ray.filesystem.threads import in_order
 from ecgscan_ray.runs.folder import read_json
 from ecgscan_ray.runs.metrics import read_metrics, series
 from ecgscan_ray.runs.names import TRIALS
@@ -25,6 +27,10 @@ STATES = ("running", "done", "failed")
 
 MIN_PEERS = 2
 """A trial is compared with earlier ones only where so many reached the same step."""
+READ_THREADS = 16
+"""Trials whose files are read at a time."""
+SEED = "seed"
+"""The setting in which a repeated trial differs from the one of the search."""
 
 
 def trial_id(settings: dict[str, Any]) -> str:
@@ -117,18 +123,40 @@ class TrialStore:
 
     def trials(self) -> list[Trial]:
         """All trials that began."""
-        return [self.trial(name) for name in self.names()]
+        return list(in_order(self.trial, self.names(), READ_THREADS))
+
+
+def of_the_search(trials: Sequence[Trial]) -> list[Trial]:
+    """Without those that repeat another one with a further seed."""
+    repeats = {trial.id for group in repeats_of(trials).values() for trial in group}
+    return [trial for trial in trials if trial.id not in repeats]
+
+
+def repeats_of(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
+    """Id of a trial of the search -> the trials that repeat it with a further seed."""
+    names = {trial.id for trial in trials}
+    repeats: dict[str, list[Trial]] = {}
+    for trial in trials:
+        original = trial_id({key: value for key, value in trial.config.items() if key != SEED})
+        if original != trial.id and original in names:
+            repeats.setdefault(original, []).append(trial)
+    return repeats
 
 
 @dataclass(frozen=True)
 class StopRule:
     """Lets a trial stop itself at a report; a trial killed from outside would leave its reserved CPUs behind.
 
+    With a factor: asynchronous successive halving (Li et al. 2020, arXiv 1810.05934) in its form without pauses, where a trial
+    that is not promoted ends.
+
     Attributes:
         trial_store: Of the sweep.
         name: The trial's id.
         quantile: It stops when its metric lies below this quantile of the other trials at the same step; 0 = never.
-        prune_grace: Reports that it may make in any case.
+        factor: It stops at report ``prune_grace`` times a power of this when it is not among the best 1 / ``factor`` of the
+            trials that got there, itself included; ``None`` = never.
+        prune_grace: Reports that it may make in any case; with a factor, those before the first comparison, which is included.
         last_step: Of a whole trial, at which there is nothing left to stop.
         deadline: Of the sweep, seconds since 1970.
     """
@@ -136,6 +164,7 @@ class StopRule:
     trial_store: TrialStore
     name: str
     quantile: float
+    factor: int | None
     prune_grace: int
     last_step: int
     deadline: float
@@ -150,12 +179,14 @@ class StopRule:
         if time.time() > self.deadline:
             return f"the sweep's deadline came at step {step}"
         score = metrics.get(self.trial_store.metric)
-        if not self.quantile or score is None:
+        if score is None or not self._compares(
+            len({**self._curve(self.name), step: score})
+        ):  # its line may not be stored yet
             return None
-        if len(self._curve(self.name)) <= self.prune_grace:
-            return None
-        peers = [self._curve(name) for name in self.trial_store.names() if name != self.name]
-        scores = [curve[step] for curve in peers if step in curve]
+        others = [name for name in self.trial_store.names() if name != self.name]
+        scores = [curve[step] for curve in in_order(self._curve, others, READ_THREADS) if step in curve]
+        if self.factor:
+            return self._halved(score, scores, step)
         if len(scores) < MIN_PEERS:
             return None
         threshold = float(np.quantile(scores, self.quantile))
@@ -163,6 +194,24 @@ class StopRule:
             return None
         return (
             f"{score:.4f} at step {step} lies below {threshold:.4f}, quantile {self.quantile:g} of {len(scores)} trials"
+        )
+
+    def _compares(self, reports: int) -> bool:
+        """Whether a trial with so many reports is compared with others."""
+        if not self.factor:
+            return bool(self.quantile) and reports > self.prune_grace
+        while reports > self.prune_grace and reports % self.factor == 0:
+            reports //= self.factor
+        return reports == self.prune_grace
+
+    def _halved(self, score: float, scores: Sequence[float], step: int) -> str | None:
+        """Why it is not promoted; ``None`` where it is, or where it is one of the first."""
+        assert self.factor
+        rank, trials = 1 + sum(other > score for other in scores), len(scores) + 1
+        if trials < self.factor or rank <= trials // self.factor:
+            return None
+        return (
+            f"{score:.4f} at step {step} is rank {rank} of {trials} trials, and the best {trials // self.factor} go on"
         )
 
     def _curve(self, name: str) -> dict[int, float]:

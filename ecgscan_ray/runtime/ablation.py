@@ -6,7 +6,6 @@ import logging
 import time
 from typing import Any
 
-from ray.tune.search import Searcher
 from safetensors.numpy import load
 
 from ecgscan_ray.config import AblationConfig, Config, build, merge, read_settings, unknown_setting
@@ -22,6 +21,7 @@ from ecgscan_ray.runs.trials import TrialStore, trial_id
 from ecgscan_ray.runtime.cluster import check_address
 from ecgscan_ray.runtime.pretrain import pretrain, teach
 from ecgscan_ray.runtime.trials import (
+    ListSearcher,
     Train,
     TrialSettings,
     check_store,
@@ -74,7 +74,8 @@ def ablate(
             settings = TrialSettings(base, store, trial_store, train or train_and_measure, deadline, arms=arms)
             start_tune(config, base)
             _teach_shared(config, base, store, out)
-            run_trials(config, settings, _ListSearcher(_remaining_grid(config, trial_store), deadline), remaining)
+            searcher = ListSearcher(_remaining_grid(config, trial_store), deadline)
+            run_trials(config, settings, searcher, remaining, config.trials)
         else:
             logger.info("%s: finished already; nothing to do", out)
         return _write_report(config, trial_store)
@@ -103,20 +104,6 @@ def _remaining_grid(config: AblationConfig, trial_store: TrialStore) -> list[dic
     ended = {trial.id for trial in trial_store.trials() if trial.state != "running"}
     grid: list[dict[str, Any]] = [{"arm": arm, "seed": seed} for seed in config.seeds for arm in config.arms]
     return [settings for settings in grid if trial_id(settings) not in ended]
-
-
-class _ListSearcher(Searcher):
-    """Trials in the order of a list, none after the deadline."""
-
-    def __init__(self, settings: list[dict[str, Any]], deadline: float) -> None:
-        super().__init__()
-        self._remaining, self._deadline = list(settings), deadline
-
-    def suggest(self, trial_id: str) -> Any:
-        return Searcher.FINISHED if not self._remaining or time.time() > self._deadline else self._remaining.pop(0)
-
-    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        """Results do not change the list."""
 
 
 def _arms_with_teacher(config: AblationConfig, out: str) -> dict[str, dict[str, Any]]:

@@ -86,6 +86,7 @@ def _join(address: str) -> None:
         "Is it the address of a head (HOST:6379) with the same version of Ray, and is the token the same? "
         "Unset RAY_ADDRESS to work on this machine."
     )
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # runs in the dashboard; read when one begins
     with start_errors_explained("the cluster cannot be joined", where, fix, InputError):
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
 

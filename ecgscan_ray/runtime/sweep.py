@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from ecgscan_ray.config import (
     Config,
-    SearchRange,
     SweepConfig,
     build,
     dump_yaml,
@@ -23,13 +22,15 @@ from ecgscan_ray.config import (
 )
 from ecgscan_ray.filesystem import absolute, join, write_bytes_atomic
 from ecgscan_ray.filesystem.lease import exclusive
-from ecgscan_ray.report.sweep import write_sweep_report
+from ecgscan_ray.report.sweep import best_two, write_sweep_report
 from ecgscan_ray.runs import names
 from ecgscan_ray.runs.folder import flat
-from ecgscan_ray.runs.trials import TrialStore
+from ecgscan_ray.runs.search_space import bounds, distributions
+from ecgscan_ray.runs.trials import SEED, TrialStore, of_the_search, trial_id
 from ecgscan_ray.runtime.cluster import check_address
 from ecgscan_ray.runtime.pretrain import pretrain
 from ecgscan_ray.runtime.trials import (
+    ListSearcher,
     Train,
     TrialSettings,
     check_store,
@@ -77,16 +78,50 @@ def sweep(
     trial_store = TrialStore(out, config.metric)
     with exclusive(out, "ecgscan sweep"):
         take_folder(config, base, manifest.digest(), trial_store, fresh)
-        remaining, deadline = num_remaining(trial_store, config.trials), time.time() + config.deadline_s
-        if remaining:
-            settings = TrialSettings(
-                base, store, trial_store, train or pretrain, deadline, config.prune_quantile, config.prune_grace
-            )
-            start_tune(config, base)
-            run_trials(config, settings, _searcher(config, trial_store, deadline), remaining)
-        else:
+        settings = TrialSettings(
+            base,
+            store,
+            trial_store,
+            train or pretrain,
+            time.time() + config.deadline_s,
+            config.prune_quantile,
+            config.reduction_factor,
+            config.prune_grace,
+        )
+        began = [_search(config, settings), _repeat_best(config, settings)]
+        if not any(began):
             logger.info("%s: finished already; nothing to do", out)
         return _write_report(config, trial_store)
+
+
+def _search(config: SweepConfig, settings: TrialSettings) -> bool:
+    """Run the trials that remain; whether there were any."""
+    remaining = num_remaining(settings.trial_store, config.trials)
+    if remaining:
+        start_tune(config, settings.base)
+        searcher = _searcher(config, settings.trial_store, settings.deadline)
+        run_trials(config, settings, searcher, remaining, config.trials)
+    return bool(remaining)
+
+
+def _repeat_best(config: SweepConfig, settings: TrialSettings) -> bool:
+    """Run the best two trials with further seeds, to their end; whether any of these runs remained."""
+    if not config.final_seeds or time.time() > settings.deadline:
+        return False
+    trials, base_seed = settings.trial_store.trials(), build(Config, settings.base, where="base").seed
+    ended = {trial.id for trial in trials if trial.state != "running"}
+    repeats = [
+        {**trial.config, SEED: base_seed + number}
+        for number in range(1, config.final_seeds + 1)
+        for trial in best_two(trials, config.metric)
+    ]
+    remaining = [point for point in repeats if trial_id(point) not in ended]
+    if remaining:
+        start_tune(config, settings.base)
+        logger.info("the best two trials run again, with %d further seeds", config.final_seeds)
+        whole = replace(settings, prune_quantile=0.0, reduction_factor=None)
+        run_trials(config, whole, ListSearcher(remaining, settings.deadline), len(remaining), len(repeats))
+    return bool(remaining)
 
 
 def _check_space(config: SweepConfig, base: dict[str, Any], resolved: Config) -> None:
@@ -99,21 +134,10 @@ def _check_space(config: SweepConfig, base: dict[str, Any], resolved: Config) ->
         if span.choices is not None:
             values = span.choices
         else:
-            low, high = _bounds(span)
+            low, high = bounds(span)
             values = [low, high, low + (high - low) * 0.3737]
         for value in values:
             build(Config, merge(base, {key: value}), where="space")
-
-
-def _bounds(span: SearchRange) -> tuple[float, float]:
-    assert span.low is not None and span.high is not None  # the config's own check
-    return span.low, span.high
-
-
-def _distribution(span: SearchRange) -> BaseDistribution:
-    if span.choices is not None:
-        return CategoricalDistribution(span.choices)
-    return FloatDistribution(*_bounds(span), log=span.log)
 
 
 class _DeadlineOptuna(OptunaSearch):
@@ -128,9 +152,9 @@ class _DeadlineOptuna(OptunaSearch):
 def _searcher(config: SweepConfig, trial_store: TrialStore, deadline: float) -> OptunaSearch:
     """Optuna with what is known: ended trials as points with their score, trials that were running first of all."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    trials = trial_store.trials()
+    trials = of_the_search(trial_store.trials())
     searcher = _DeadlineOptuna(
-        space={key: _distribution(span) for key, span in config.space.items()},
+        space=distributions(config.space),
         metric=config.metric,
         mode="max",
         points_to_evaluate=[trial.config for trial in trials if trial.state == "running"] or None,
@@ -154,7 +178,7 @@ def _write_report(config: SweepConfig, trial_store: TrialStore) -> dict[str, Any
         shortened = ", ".join(f"{key}={value}" for key, value in config.base_overrides.items()) or "nothing"
         name, score = content["best"]["id"], content["best"]["score"]
         head = (
-            f"# The best of {len(trials)} trials ({name}, {config.metric} {score:.4f})\n"
+            f"# The best of {len(of_the_search(trials))} trials ({name}, {config.metric} {score:.4f})\n"
             f"# on {config.base}, for a whole run, without what made the trials short ({shortened}).\n"
         )
         write_bytes_atomic(join(trial_store.out, names.BEST_CONFIG), (head + dump_yaml(best)).encode())

@@ -25,7 +25,7 @@ from ecgscan_ray.runs import names
 from ecgscan_ray.runs.folder import holds_same_work, read_json, setting_differences
 from ecgscan_ray.runs.needs import Need, needs
 from ecgscan_ray.runs.spec import total_steps
-from ecgscan_ray.runs.trials import StopRule, TrialStore, trial_id
+from ecgscan_ray.runs.trials import StopRule, TrialStore, of_the_search, trial_id
 from ecgscan_ray.runtime import ray_quirks
 from ecgscan_ray.runtime.attend import attend
 from ecgscan_ray.runtime.cluster import start_ray
@@ -43,7 +43,7 @@ Train = Callable[..., None]
 TRIAL_CPUS = 0.01
 """A trial's own process holds nearly nothing: the work is done by the workers that it starts."""
 
-_MAY_CHANGE = {"trials", "max_concurrent", "deadline_s"}
+_MAY_CHANGE = {"trials", "final_seeds", "max_concurrent", "deadline_s"}
 """Settings in which a command may differ from the one that began the trials."""
 
 
@@ -58,6 +58,7 @@ class TrialSettings:
         train: Runs one trial.
         deadline: No trial starts after it, seconds since 1970.
         prune_quantile: See ``StopRule``.
+        reduction_factor: See ``StopRule``.
         prune_grace: See ``StopRule``.
         arms: Arm -> dotted keys; empty in a sweep.
     """
@@ -68,6 +69,7 @@ class TrialSettings:
     train: Train
     deadline: float
     prune_quantile: float = 0.0
+    reduction_factor: int | None = None
     prune_grace: int = 1
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -160,7 +162,21 @@ def num_remaining(trial_store: TrialStore, trials: int) -> int:
     uri = join(trial_store.out, names.FINISHED)
     if exists(uri) and read_json(uri).get("trials", 0) >= trials:
         return 0
-    return max(0, trials - sum(trial.state != "running" for trial in trial_store.trials()))
+    return max(0, trials - sum(trial.state != "running" for trial in of_the_search(trial_store.trials())))
+
+
+class ListSearcher(Searcher):
+    """Trials in the order of a list, none after the deadline."""
+
+    def __init__(self, settings: list[dict[str, Any]], deadline: float) -> None:
+        super().__init__()
+        self._remaining, self._deadline = list(settings), deadline
+
+    def suggest(self, trial_id: str) -> Any:
+        return Searcher.FINISHED if not self._remaining or time.time() > self._deadline else self._remaining.pop(0)
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """Results do not change the list."""
 
 
 def start_tune(config: SweepConfig | AblationConfig, base: dict[str, Any]) -> None:
@@ -174,9 +190,9 @@ def start_tune(config: SweepConfig | AblationConfig, base: dict[str, Any]) -> No
 
 
 def run_trials(
-    config: SweepConfig | AblationConfig, settings: TrialSettings, searcher: Searcher, remaining: int
+    config: SweepConfig | AblationConfig, settings: TrialSettings, searcher: Searcher, remaining: int, total: int
 ) -> None:
-    """Run up to ``remaining`` trials that ``searcher`` suggests, until the deadline."""
+    """Run up to ``remaining`` of ``total`` trials, which ``searcher`` suggests, until the deadline."""
     base = build(Config, settings.base, where="base").validated_between_steps()
     need = [Need("trial", {"CPU": TRIAL_CPUS}), *needs(base)]
     await_room(need * config.max_concurrent, f"{config.max_concurrent} trials at a time")
@@ -192,13 +208,14 @@ def run_trials(
             num_samples=remaining,
             max_concurrent_trials=config.max_concurrent,
             search_alg=searcher,
+            reuse_actors=True,  # a trial's own process has imported all that the next one needs
         ),
         run_config=tune.RunConfig(
             name=f"session-{int(time.time())}",
             storage_path=path,
             storage_filesystem=filesystem,
             verbose=0,
-            callbacks=[_TrialLogger(trial_store, config.trials)],
+            callbacks=[_TrialLogger(trial_store, total - remaining, total)],
         ),
     )
     attend(tuner.fit, trial_store.out, "The same command goes on with the remaining trials.")
@@ -210,7 +227,9 @@ def _trial(settings: dict[str, Any], trials: TrialSettings) -> None:
     """One trial, in a process of its own."""
     trial_store, name, config = trials.trial_store, trial_id(settings), trials.config(settings)
     steps = total_steps(config, read_manifest(trials.store))
-    rule = StopRule(trial_store, name, trials.prune_quantile, trials.prune_grace, steps, trials.deadline)
+    rule = StopRule(
+        trial_store, name, trials.prune_quantile, trials.reduction_factor, trials.prune_grace, steps, trials.deadline
+    )
     trial_store.write(settings, "running")
     try:
         trials.train(config, trials.store, trial_store.run_folder(name), stop_rule=rule, quiet=True)
@@ -226,8 +245,8 @@ def _trial(settings: dict[str, Any], trials: TrialSettings) -> None:
 class _TrialLogger(tune.Callback):
     """Writes the state of trials whose process died, and logs one line for each trial that ends."""
 
-    def __init__(self, trial_store: TrialStore, total: int) -> None:
-        self._trial_store, self._total = trial_store, total
+    def __init__(self, trial_store: TrialStore, ended: int, total: int) -> None:
+        self._trial_store, self._ended, self._total = trial_store, ended, total
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._log(trial.config)
@@ -241,12 +260,12 @@ class _TrialLogger(tune.Callback):
 
     def _log(self, settings: dict[str, Any]) -> None:
         trial = self._trial_store.trial(trial_id(settings))
-        ended = sum(other.state != "running" for other in self._trial_store.trials())
+        self._ended += 1
         score = trial.score(self._trial_store.metric)
         measured = "not measured" if score is None else f"{score:.4f}"
         outcome = trial.error or f"{self._trial_store.metric} {measured}"
         values = "  ".join(f"{key}={_short(value)}" for key, value in settings.items())
-        logger.info("%s (%d of %d) %s: %s  %s", trial.id, ended, self._total, trial.state, outcome, values)
+        logger.info("%s (%d of %d) %s: %s  %s", trial.id, self._ended, self._total, trial.state, outcome, values)
 
 
 def _short(value: Any) -> str:

@@ -22,6 +22,7 @@ from ecgscan_ray.runs.metrics import RunLog
 from ecgscan_ray.runs.spec import RunSpec
 from ecgscan_ray.runtime import stream
 from ecgscan_ray.runtime.pipelines import shard_of_this_worker
+from ecgscan_ray.runtime.ray_metrics import RayMetrics
 from ecgscan_ray.runtime.reporter import RayReporter, StopRule
 from ecgscan_ray.runtime.validation import Validator
 from ecgscan_ray.tasks.task import FirstWeights, Task, get_task
@@ -49,7 +50,9 @@ def _train(spec: RunSpec, stop_rule: StopRule | None, local: Path) -> None:
     if ray.train.get_checkpoint() is None:
         task.init_weights(model, _first_weights(spec))
     model = model.to(device).to(memory_format=torch.channels_last)
-    log = RunLog(config, spec.folder, local) if context.get_world_rank() == 0 else None
+    log = None
+    if context.get_world_rank() == 0:
+        log = RunLog(config, spec.folder, local, {"ray": RayMetrics(spec.folder.name)})
     training = config.training
     train(
         spec,

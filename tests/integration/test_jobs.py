@@ -13,8 +13,9 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -29,14 +30,38 @@ pytestmark = pytest.mark.verify
 
 ROOT = Path(__file__).parents[2]
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-Submit = Callable[..., tuple[int, str]]
+
+
+class Head:
+    """A head that was started for the test, with a token of its own."""
+
+    def __init__(self, address: str, token: str, environment: dict[str, str]) -> None:
+        self.address, self._token, self._environment = address, token, environment
+
+    def __call__(self, job: str, *arguments: str) -> tuple[int, str]:
+        """``ray job submit``: status and output."""
+        command = [*RAY, "job", "submit", "--address", self.address, "--working-dir", str(ROOT), "--"]
+        command += [sys.executable, f"jobs/{job}.py", *arguments]
+        for _ in range(30):
+            done = subprocess.run(
+                command, env=self._environment, capture_output=True, text=True, timeout=1500, cwd=ROOT
+            )
+            if "No available agent" not in done.stderr:  # a head that has just started asks to try again
+                break
+            time.sleep(2)
+        return done.returncode, done.stdout + done.stderr
+
+    def shown(self, path: str) -> Any:
+        """What the dashboard shows."""
+        request = urllib.request.Request(self.address + path, headers={"Authorization": f"Bearer {self._token}"})
+        return json.loads(urllib.request.urlopen(request, timeout=60).read())
 
 
 @pytest.fixture
-def submit(s3_server: str, alone: None) -> Iterator[Submit]:
-    """``ray job submit`` to a head that was started for the test, with a token of its own."""
+def submit(s3_server: str, alone: None) -> Iterator[Head]:
     temporary = Path(tempfile.mkdtemp(prefix="ecgscan-", dir="/tmp"))  # short: Ray's sockets lie below it
-    (temporary / "token").write_text(secrets.token_hex(32))
+    token = secrets.token_hex(32)
+    (temporary / "token").write_text(token)
     port, dashboard = free_port(), free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
         "RAY_AUTH_MODE": "token",
@@ -45,24 +70,15 @@ def submit(s3_server: str, alone: None) -> Iterator[Submit]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
     start = ["start", "--head", "--block", "--num-cpus=4", f"--port={port}", f"--dashboard-port={dashboard}"]
-    start += ["--dashboard-host=127.0.0.1", f"--temp-dir={temporary / 'ray'}", "--object-store-memory=400000000"]
+    start += ["--dashboard-host=127.0.0.1", f"--dashboard-agent-listen-port={free_port()}"]
+    start += [f"--temp-dir={temporary / 'ray'}", "--object-store-memory=400000000"]
     with (temporary / "head.log").open("w") as log:
         head = subprocess.Popen([*RAY, *start], env=environment, stdout=log, stderr=subprocess.STDOUT)
     address = f"http://127.0.0.1:{dashboard}"
 
-    def run(job: str, *arguments: str) -> tuple[int, str]:
-        command = [*RAY, "job", "submit", "--address", address, "--working-dir", str(ROOT), "--"]
-        command += [sys.executable, f"jobs/{job}.py", *arguments]
-        for _ in range(30):
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500, cwd=ROOT)
-            if "No available agent" not in done.stderr:  # a head that has just started asks to try again
-                break
-            time.sleep(2)
-        return done.returncode, done.stdout + done.stderr
-
     try:
         wait_for(address, head)
-        yield run
+        yield Head(address, token, environment)
     finally:
         head.send_signal(signal.SIGTERM)  # with --block it ends what it started
         head.wait(timeout=60)
@@ -92,7 +108,7 @@ SHORT = {
 }
 
 
-def test_prepare_pretrain_and_sweep_as_jobs(submit: Submit, s3_server: str, sample_tree: Path, tmp_path: Path) -> None:
+def test_prepare_pretrain_and_sweep_as_jobs(submit: Head, s3_server: str, sample_tree: Path, tmp_path: Path) -> None:
     bucket = join(s3_server, "jobs")
     store, run, sweep = (join(bucket, name) for name in ("store", "run", "sweep"))
 
@@ -112,6 +128,8 @@ def test_prepare_pretrain_and_sweep_as_jobs(submit: Submit, s3_server: str, samp
     files = list_files(join(run, "checkpoints"), recursive=True)
     assert any(name.endswith("/state.json") for name in files)
     assert any(name.startswith("part-") for name in list_files(join(run, "metrics")))
+    (listed,) = submit.shown("/api/train/v2/runs/v1")["train_runs"]
+    assert listed["status"] == "FINISHED", "the dashboard shows the run"
 
     space = {"objective.gram_weight": {"low": 0.5, "high": 2.0}}
     content = {"base": "laptop", "base_overrides": SHORT, "space": space, "trials": 2}
@@ -124,7 +142,7 @@ def test_prepare_pretrain_and_sweep_as_jobs(submit: Submit, s3_server: str, samp
     assert {"best.yaml", "report.html", "trials.csv"} <= set(list_files(sweep))
 
 
-def test_embed_as_a_job(submit: Submit, s3_server: str, tmp_path: Path) -> None:
+def test_embed_as_a_job(submit: Head, s3_server: str, tmp_path: Path) -> None:
     bucket = join(s3_server, "embed-job")
     encoder = upload(Path(exported_encoder(tmp_path)), join(bucket, "encoder"))
     pictures = upload(save_pictures(tmp_path / "pictures", 40), join(bucket, "pictures"))

@@ -106,6 +106,24 @@ def test_a_sweep_ranks_goes_on_and_ends(ray_cluster: None, store: str, tmp_path:
         sweep(make_sweep(), store, str(out), fresh=True, train=train)
 
 
+def test_the_best_two_run_again_with_further_seeds(ray_cluster: None, store: str, tmp_path: Path) -> None:
+    out, log = tmp_path / "sweep", tmp_path / "calls"
+    train = trainer(log)
+    first = sweep(make_sweep(trials=3), store, str(out), train=train)
+    assert first["seeds"] == []
+    config = make_sweep(trials=3, final_seeds=2)
+    report = sweep(config, store, str(out), train=train)
+    assert len(log.read_text().splitlines()) == 3 + 4, "a finished sweep takes further seeds"
+    best = {entry["id"] for entry in first["trials"][:2]}
+    assert {entry["id"] for entry in report["seeds"]} == best
+    assert all(set(entry["scores"]) == {"1", "2"} for entry in report["seeds"])
+    assert report["counts"]["done"] == 3
+    assert sweep(config, store, str(out), train=train) == report
+    longer = sweep(make_sweep(trials=4, final_seeds=2), store, str(out), train=train)
+    calls = len(log.read_text().splitlines())
+    assert longer["counts"]["done"] == 4 and calls in (8, 10), "one of the search, and a new second's seeds"
+
+
 def test_failed_and_lost_trials_are_told_and_the_sweep_goes_on(ray_cluster: None, store: str, tmp_path: Path) -> None:
     out, log = tmp_path / "sweep", tmp_path / "calls"
     report = sweep(make_sweep(), store, str(out), train=trainer(log, fail_on=1, die_on=2))
@@ -163,6 +181,57 @@ def train(config, store, out, *, stop_rule, quiet):
 content = {"base": "laptop", "space": json.loads(space), "trials": 2}
 print(sweep(build(SweepConfig, content, where="test"), store, out, train=train)["counts"])
 """
+
+HUNDRED = """
+import json, sys
+from pathlib import Path
+from ecgscan_ray.config import SweepConfig, build
+from ecgscan_ray.runtime.sweep import sweep
+
+store, out, log, space = sys.argv[1:]
+
+def train(config, store, out, *, stop_rule, quiet):
+    with open(log, "a") as file:
+        file.write(Path(out).name + chr(10))
+    Path(out, "metrics").mkdir(parents=True, exist_ok=True)
+    lines = []
+    for step in range(10, 100, 10):
+        score = config.objective.temperature * step / 100
+        lines.append(json.dumps({"step": step, "kind": "validation", "validation.score": score}))
+        Path(out, "metrics", "part-00000.jsonl").write_text(chr(10).join(lines) + chr(10))
+        if stop_rule(step, {"validation.score": score}):
+            break
+
+base = {"training.steps": 90, "resources.local_cpus": 8}
+content = {"base": "laptop", "base_overrides": base, "space": json.loads(space), "trials": 100}
+content |= {"max_concurrent": 4, "reduction_factor": 3, "final_seeds": 2}
+print(json.dumps(sweep(build(SweepConfig, content, where="test"), store, out, train=train)["counts"]))
+"""
+
+
+@pytest.mark.verify
+def test_a_hundred_trials_go_on_after_the_driver_dies(alone: None, store: str, tmp_path: Path) -> None:
+    """Four at a time, with successive halving; the driver is killed twice."""
+    log, out = tmp_path / "calls", tmp_path / "sweep"
+    command = [sys.executable, "-c", HUNDRED, store, str(out), str(log), json.dumps(SPACE)]
+    for ended in (20, 60):
+        driver = subprocess.Popen(command, cwd=ROOT)
+        deadline = time.monotonic() + 600
+        while not log.exists() or len(log.read_text().splitlines()) < ended:
+            assert driver.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        driver.kill()
+        driver.wait(timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=True)
+    counts = json.loads(done.stdout.splitlines()[-1])
+    assert counts["done"] + counts["stopped"] == 100 and counts["failed"] == counts["running"] == 0
+    assert counts["stopped"] > 40
+    calls = log.read_text().splitlines()
+    assert len(set(calls)) == 104, "a hundred, and two further seeds of the best two"
+    assert len(calls) <= 104 + 2 * 4, "only what was running when the driver died runs again"
+    report = json.loads((out / "report.json").read_bytes())
+    assert next(iter(report["importance"]["shares"])) == "objective.temperature", "the only one that matters"
+    assert len(report["seeds"]) == 2
 
 
 @pytest.mark.verify

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
@@ -84,10 +86,30 @@ class Cluster:
         )
 
     def done(self, job: str, *arguments: str) -> str:
-        process = self.submit(job, *arguments)
+        return self.ended(self.submit(job, *arguments))
+
+    @staticmethod
+    def ended(process: subprocess.Popen[str]) -> str:
         output, _ = process.communicate(timeout=900)
         assert process.returncode == 0, output[-4000:]
         return output
+
+    def on_head(self, program: str) -> str:
+        """Run Python on the head, with Ray joined."""
+        key = ["-i", str(self.work / "key"), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
+        script = f"import ray; ray.init('10.77.0.10:6379', logging_level='ERROR'); {program}"
+        command = f"RAY_AUTH_MODE=token PATH={Path(sys.executable).parent}:$PATH python -c {shlex.quote(script)}"
+        done = subprocess.run(["ssh", *key, "root@10.77.0.10", command], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout.strip()
+
+    def drain(self, node: int, deadline_s: int) -> None:
+        """Announce the end of a node, as a cloud does before it takes a spot machine away."""
+        of_node = f"n['Alive'] and n['NodeManagerAddress'] == '10.77.0.{10 + node}'"
+        name = self.on_head(f"print(next(n['NodeID'] for n in ray.nodes() if {of_node}))")
+        drain = f"ray drain-node --address 10.77.0.10:6379 --node-id {name} --reason DRAIN_NODE_REASON_PREEMPTION"
+        drain += f" --reason-message test --deadline-remaining-seconds {deadline_s}"
+        self.on_head(f"import subprocess; subprocess.run({drain!r}.split(), check=True)")
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +151,18 @@ def logged(run: Path) -> list[tuple[int, int, float]]:
     return [(line["step"], line["batch_fingerprint"], line["loss"]) for line in lines]
 
 
+def wait_for_step(run: Path, step: int, workers: int | None = None) -> None:
+    """Until the step is logged, by a group of so many workers."""
+    deadline = time.monotonic() + 600
+    while not any(
+        line["step"] >= step and workers in (None, line["world_size"])
+        for line in read_metrics(str(run))
+        if line["kind"] == "train"
+    ):
+        assert time.monotonic() < deadline, f"no step {step} by {workers or 'any number of'} workers"
+        time.sleep(0.5)
+
+
 def wait_for_checkpoint(run: Path, step: int) -> None:
     deadline = time.monotonic() + 600
     while not (run / "checkpoints" / f"checkpoint_{step:09d}" / "state.json").exists():
@@ -155,6 +189,34 @@ def test_a_node_and_the_head_are_taken_away_and_brought_back(cluster: Cluster, s
     assert json.loads((run / "finished.json").read_bytes()) == {"step": 60}
     assert logged(run) == logged(quiet), "every row once, in the same batches, with the same losses"
     assert [step for step, _, _ in logged(run)] == list(range(1, 61))
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_run_that_loses_a_node_at_random(cluster: Cluster, store: Path, number: int) -> None:
+    """A node is killed, drained and then killed, or its worker is given up for a while: at a random step."""
+    rng, kind = random.Random(number), ("killed", "drained", "resized")[number % 3]
+    quiet, run = cluster.work / "quiet-random", cluster.work / f"random-{number}"
+    common = ["--preset", "laptop", "--store", str(store), *settings(**{"training.checkpoint_every": 5})]
+    if not (quiet / "finished.json").exists():
+        cluster.done("pretrain", *common, "--out", str(quiet))
+    elastic = ["--set", "resources.min_workers=1"] if kind == "resized" else []
+    process = cluster.submit("pretrain", *common, *elastic, "--out", str(run))
+    node, step = 1 if kind == "resized" else rng.choice([1, 2]), rng.randrange(6, 40)
+    wait_for_step(run, step)
+    if kind == "drained":
+        cluster.drain(node, deadline_s=10)
+        time.sleep(10)
+    cluster.script("kill", str(node))
+    if kind == "resized":
+        wait_for_step(run, step + 1, workers=1)
+    time.sleep(rng.uniform(0, 10))
+    cluster.script("start", str(node))
+    cluster.ended(process)
+    here, there = logged(run), logged(quiet)
+    assert [line[:2] for line in here] == [line[:2] for line in there], "every row once, in the same batches"
+    assert [step for step, _, _ in here] == list(range(1, 61))
+    if kind != "resized":
+        assert here == there, "and the same losses, bit for bit"
 
 
 def test_a_sweep_runs_as_a_job(cluster: Cluster, store: Path, tmp_path: Path) -> None:

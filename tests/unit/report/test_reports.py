@@ -17,8 +17,8 @@ from ecgscan_ray.evaluation.features import Example
 from ecgscan_ray.report.card import recordings_without_patient
 from ecgscan_ray.report.figures import learning_curves, scatter_grid, trial_curves
 from ecgscan_ray.report.run import RunFacts, patients_sentence, write_run_report
-from ecgscan_ray.report.sweep import compare_best, csv_row, ranked, write_sweep_report
-from ecgscan_ray.runs.trials import Trial
+from ecgscan_ray.report.sweep import at_shared_step, compare_best, csv_row, ranked, write_sweep_report
+from ecgscan_ray.runs.trials import Trial, trial_id
 from ecgscan_ray.store.manifest import Manifest, Origin
 
 METRIC = "validation.score"
@@ -302,3 +302,56 @@ def test_the_card_knows_whose_patients_were_counted(patients: dict[str, int], wi
     counts = {split: {"patients": patients} for split in ("train", "test")}
     assert recordings_without_patient(Manifest(source="folder", shards=[], counts=counts)) == without
     assert recordings_without_patient(None) is None
+
+
+def searched(number: int, score: float, steps: int = 2, state: str = "done") -> Trial:
+    """A trial of a search in which only the first of two settings matters."""
+    config = {"objective.gram_weight": 0.1 + 0.1 * number, "objective.pair_weight": [0.3, 1.0][number % 2]}
+    reports = [{"step": 10.0 * (k + 1), METRIC: score * (k + 1)} for k in range(steps)]
+    return Trial(trial_id(config), state, config, reports)
+
+
+def test_stopped_trials_are_compared_at_a_step_that_most_reached():
+    whole, stopped = [searched(k, 0.1 * k) for k in range(4)], [searched(9, 0.5, steps=1, state="stopped")]
+    step, points = at_shared_step(whole + stopped, METRIC)
+    assert (step, len(points)) == (20, 4)
+    step, points = at_shared_step(whole + stopped * 2, METRIC)
+    assert (step, [score for _, score in points]) == (10, pytest.approx([0, 0.1, 0.2, 0.3, 0.5, 0.5]))
+    assert at_shared_step([], METRIC) == (0, [])
+
+
+def test_the_report_of_a_large_sweep_has_importances_and_parallel_coordinates(tmp_path):
+    trials = [searched(k, 0.04 * k) for k in range(18)]
+    content = write_sweep_report(str(tmp_path), trials, SPACE, METRIC)
+    shares = content["importance"]["shares"]
+    assert list(shares) == ["objective.gram_weight", "objective.pair_weight"]
+    assert shares["objective.gram_weight"] > 0.9 and sum(shares.values()) == pytest.approx(1)
+    html = (tmp_path / "report.html").read_text()
+    assert "All settings of each trial" in html and "functional ANOVA" in html
+    few = write_sweep_report(str(tmp_path), trials[:9], SPACE, METRIC)
+    assert few["importance"]["shares"] is None
+    assert "10 are needed" in (tmp_path / "report.html").read_text()
+
+
+def test_further_seeds_decide_between_the_best_two(tmp_path):
+    trials = [searched(k, 0.1 * k) for k in range(4)]
+    first, second = trials[3], trials[2]
+
+    def repeat(trial, seed, score):
+        config = trial.config | {"seed": seed}
+        return Trial(trial_id(config), "done", config, [{"step": 20.0, METRIC: score}])
+
+    repeats = [repeat(first, 1, 0.40), repeat(first, 2, 0.42), repeat(second, 1, 0.50), repeat(second, 2, 0.54)]
+    alone = write_sweep_report(str(tmp_path), trials + repeats[:2], SPACE, METRIC)
+    assert alone["best"]["id"] == first.id and alone["seeds"] == [], "both of them, or none"
+    content = write_sweep_report(str(tmp_path), trials + repeats, SPACE, METRIC)
+    assert json.loads((tmp_path / "report.json").read_text()) == content
+    assert content["best"]["id"] == second.id
+    assert content["counts"]["done"] == len(content["trials"]) == 4, "repeats are not trials of the search"
+    assert [entry["mean"] for entry in content["seeds"]] == pytest.approx([0.52, 0.41])
+    assert content["verdict"]["gap"] == pytest.approx(0.11)
+    of_first, of_second = [0.6, 0.40, 0.42], [0.4, 0.50, 0.54]
+    pooled = np.sqrt((np.var(of_first) * 3 + np.var(of_second) * 3) / 4)
+    assert content["verdict"]["noise"] == pytest.approx(pooled)
+    html = (tmp_path / "report.html").read_text()
+    assert "The best two with further seeds" in html and "<td>0.5400</td><td>0.5200</td>" in html

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ecgscan_ray.runs.trials import StopRule, TrialStore, trial_id
+from ecgscan_ray.runs.trials import StopRule, TrialStore, of_the_search, repeats_of, trial_id
 
 METRIC = "validation.score"
 
@@ -30,7 +30,7 @@ def trial_store(tmp_path: Path) -> TrialStore:
 
 
 def rule(trial_store: TrialStore, name: str, quantile: float = 0.5, deadline: float = 1e12) -> StopRule:
-    return StopRule(trial_store, name, quantile, prune_grace=1, last_step=30, deadline=deadline)
+    return StopRule(trial_store, name, quantile, factor=None, prune_grace=1, last_step=30, deadline=deadline)
 
 
 def test_settings_name_the_trial_whatever_their_order() -> None:
@@ -90,3 +90,50 @@ def test_the_deadline_stops_a_trial_but_not_at_its_last_step(trial_store: TrialS
     assert late(10, {METRIC: 0.1})
     trial_store.write({"a": 1}, "done")
     assert "deadline" in (trial_store.trial(name).reason or "")
+
+
+def test_trials_that_differ_in_a_further_seed_are_repeats(trial_store: TrialStore) -> None:
+    for settings in ({"a": 1.0}, {"a": 1.0, "seed": 1}, {"a": 1.0, "seed": 2}, {"a": 2.0}, {"a": 3.0, "seed": 1}):
+        trial_store.write(settings, "done")
+    trials = trial_store.trials()
+    found = {name: {trial.config["seed"] for trial in group} for name, group in repeats_of(trials).items()}
+    assert found == {trial_id({"a": 1.0}): {1, 2}}
+    assert {trial.id for trial in of_the_search(trials)} == {
+        trial_id(settings) for settings in ({"a": 1.0}, {"a": 2.0}, {"a": 3.0, "seed": 1})
+    }
+
+
+def halving(trial_store: TrialStore, name: str, grace: int = 1, factor: int = 2) -> StopRule:
+    return StopRule(trial_store, name, 0.0, factor, grace, last_step=1000, deadline=1e12)
+
+
+def test_halving_compares_at_powers_of_its_factor_alone(trial_store: TrialStore) -> None:
+    for number in range(3):
+        write_curve(trial_store, {"a": number}, {10 * step: 0.5 for step in range(1, 20)})
+    stops = {1: [], 2: []}
+    for grace, reports in stops.items():
+        for report in range(1, 20):
+            curve = {10 * step: 0.1 for step in range(1, report)}  # the last line may not be stored yet
+            name = write_curve(trial_store, {"a": 9}, curve, state="running")
+            if halving(trial_store, name, grace)(10 * report, {METRIC: 0.1}):
+                reports.append(report)
+    assert stops == {1: [1, 2, 4, 8, 16], 2: [2, 4, 8, 16]}
+
+
+@pytest.mark.parametrize(
+    ("others", "score", "stops"),
+    [([], 0.1, False), ([0.9], 0.1, False), ([0.9, 0.8], 0.1, True), ([0.9, 0.8], 0.95, False)]
+    + [([0.1 * k for k in range(8)], score, stops) for score, stops in ((0.65, False), (0.55, False), (0.45, True))],
+)
+def test_halving_promotes_the_best_of_those_that_got_there(
+    trial_store: TrialStore, others: list[float], score: float, stops: bool
+) -> None:
+    """A factor of 3: the first two go on, then a third of all, the trial itself included."""
+    for number, other in enumerate(others):
+        write_curve(trial_store, {"a": number}, {10: other})
+    name = write_curve(trial_store, {"a": "own"}, {}, state="running")
+    assert halving(trial_store, name, factor=3)(10, {METRIC: score}) == stops
+    if stops:
+        trial_store.write({"a": "own"}, "done")
+        trials = len(others) + 1
+        assert f"of {trials} trials, and the best {trials // 3} go on" in (trial_store.trial(name).reason or "")
