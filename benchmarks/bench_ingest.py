@@ -5,7 +5,8 @@ read, the laptop preset's own. ``bare`` makes the pages of rows that lie in memo
 the maker of views. ``work`` also reads these rows from the store, unpacks and tokenises them, in as many processes and without
 Ray. ``engine`` is Ray Data's chain with the same blocks and nothing to compute. Both are needed for each page, on the same
 cores: the best that the stream can reach beside ``bare`` follows (``vs_bare_bound``). ``dataloader`` is torch's, with the same
-reading and making.
+reading and making. ``ingest.start.*``: 30 epochs of 10^4, 10^6 and 10^7 recordings, whose shards are links to one file: time from
+the manifest to the first batch, and the driver's peak memory.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,9 +30,10 @@ from ecgscan_ray import text
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config, load
 from ecgscan_ray.data.unpack import TEST_FOLDS, VALIDATION_FOLDS, unpack_sample
-from ecgscan_ray.runs.spec import RunSpec
-from ecgscan_ray.store.manifest import read_manifest
-from ecgscan_ray.store.shards import iterate_rows
+from ecgscan_ray.runs.spec import RunSpec, total_steps
+from ecgscan_ray.store.manifest import read_manifest, write_manifest
+from ecgscan_ray.store.shards import ShardWriter, iterate_rows
+from ecgscan_ray.store.writing import shard_jobs
 
 CORES = len(os.sched_getaffinity(0))
 LARGE = ["training.global_batch_size=64", "stream.unit_rows=64", "resources.num_workers=1", "resources.use_gpu=false"]
@@ -42,6 +45,8 @@ KINDS: dict[str, tuple[str, list[str], int]] = {
     "leads.": ("laptop", [], 160),
 }
 """Prefix of the figures -> preset, settings, units to stream."""
+SIZES = {"1e4": 10**4, "1e6": 10**6, "1e7": 10**7}
+EPOCHS = 30
 WARM_UNITS = 24
 BARE_UNITS = 48
 
@@ -222,6 +227,53 @@ def _measure(kind: str, store: str) -> dict[str, float]:
     }
 
 
+def _large_store(store: str, rows: int, folder: str) -> None:
+    """A store of so many training recordings: a shard as ``prepare`` would cut it, and links to it."""
+    manifest, group = read_manifest(store), 64
+    recordings = list(iterate_rows(store, manifest, "train", limit=group))
+    size = next(shard_jobs([{"train": rows}], group)).rows
+    Path(folder).mkdir()
+    writer = ShardWriter(folder, "train", 0)
+    for _ in range(size // group):
+        writer.add(recordings)
+    shard = writer.close()
+    assert shard
+    shards = [shard.model_copy(update={"path": f"train-{number:05d}.parquet"}) for number in range(rows // size)]
+    for other in shards[1:]:
+        os.link(f"{folder}/{shard.path}", f"{folder}/{other.path}")
+    write_manifest(folder, manifest.model_copy(update={"shards": shards}))
+
+
+def _start(store: str) -> tuple[float, float]:
+    """Seconds from the manifest to the first batch of a run, and this process's peak memory in MB."""
+    import ray
+
+    from ecgscan_ray.runtime.cluster import start_ray
+
+    config = load(Config, "laptop", [f"training.epochs={EPOCHS}", "training.steps=null"])
+    tokenizer = text.fit_tokenizer(["sinusrhythmus normales ekg"], config.model.text.vocab_size).to_str()
+    start_ray(config.resources)
+    began = time.perf_counter()
+    manifest = read_manifest(store)
+    steps = total_steps(config, manifest)
+    spec = RunSpec("pretrain", config, store, manifest, tokenizer, steps, out="")
+    next(iter(_stream(spec, steps * config.training.global_batch_size // config.unit_rows)))
+    took = time.perf_counter() - began
+    ray.shutdown()
+    status = Path("/proc/self/status").read_text()
+    return took, int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
+
+
+def _starts(store: str, folder: str) -> dict[str, float]:
+    figures = {}
+    for name, rows in SIZES.items():
+        _large_store(store, rows, f"{folder}/{name}")
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            took, memory = pool.submit(_start, f"{folder}/{name}").result()
+        figures |= {f"ingest.start.{name}.first_batch_s": took, f"ingest.start.{name}.driver_mb": memory}
+    return figures
+
+
 def run() -> dict[str, float]:
     """The figures of all kinds."""
     from ecgscan_ray.runtime.prepare import prepare
@@ -230,4 +282,5 @@ def run() -> dict[str, float]:
         store, data = f"{folder}/store", str(unpack_sample(f"{folder}/data"))
         prepare("ptbxl", data, store, validation_folds=VALIDATION_FOLDS, test_folds=TEST_FOLDS)
         figures = {f"ingest.{kind}{name}": value for kind in KINDS for name, value in _measure(kind, store).items()}
+        figures |= _starts(store, folder)
     return {**figures, "ingest.cores": float(CORES)}

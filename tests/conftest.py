@@ -110,6 +110,17 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 def alone() -> Iterator[None]:
     """Without the suite's own cluster: on one machine two clusters mistake each other's placement groups."""
+    yield from without_cluster()
+
+
+@pytest.fixture(scope="module")
+def all_alone() -> Iterator[None]:
+    """The same for all tests of a module."""
+    yield from without_cluster()
+
+
+def without_cluster() -> Iterator[None]:
+    """Stop the suite's cluster, and start it again."""
     import ray
 
     from ecgscan_ray.config import ResourceConfig

@@ -43,6 +43,7 @@ class TrainingState:
         config_digest: Of the run's settings.
         task: Name of what the run trains (``tasks/``).
         score: ``validation.score``, where it was measured.
+        precision: Arithmetic of the towers, ``fp32`` or ``bf16``; ``None`` in checkpoints from before it was kept.
     """
 
     step: int
@@ -50,6 +51,7 @@ class TrainingState:
     config_digest: str
     task: str
     score: float | None = None
+    precision: Literal["fp32", "bf16"] | None = None
 
 
 class StateFile(BaseModel):
@@ -63,6 +65,7 @@ class StateFile(BaseModel):
     config_digest: str
     task: str
     score: float | None = Field(None, allow_inf_nan=False)
+    precision: Literal["fp32", "bf16"] | None = None
     digests: dict[str, str]
 
     def state(self) -> TrainingState:

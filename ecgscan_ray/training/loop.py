@@ -6,6 +6,7 @@ Order of one step: batch, forward, loss, backward, clip, optimiser, schedule. Al
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from ecgscan_ray.batch import DeviceRows, Rows
 from ecgscan_ray.config import Config
 from ecgscan_ray.distributed import global_sum, rank, time_exchanges, world_size
 from ecgscan_ray.errors import NotFiniteError, WorkError
-from ecgscan_ray.precision import choose_precision
+from ecgscan_ray.precision import Precision, choose_precision
 from ecgscan_ray.runs.checkpoints import TrainingState
 from ecgscan_ray.runs.metrics import RunLog
 from ecgscan_ray.runs.spec import RunSpec
@@ -33,6 +34,8 @@ from ecgscan_ray.training.sharding import clip_gradients
 from ecgscan_ray.training.task import ModelT, Tensors, TrainingTask
 from ecgscan_ray.training.timing import PhaseTimer, exposed_gradient_exchange, peak_flops, peak_memory_mb
 from ecgscan_ray.training.towers import prepare_towers, train_mode
+
+logger = logging.getLogger(__name__)
 
 GRAD_CLIP_NORM = 1.0
 """The gradient is scaled down to this norm where it is larger: one odd batch moves the weights no further than the others."""
@@ -81,7 +84,6 @@ def train(
     """
     training = spec.config.training
     trainer = _Trainer(spec, task, model, reporter, device, wrap, validate, log)
-    trainer.load()
     loader = BatchLoader(iter(batches), trainer.to_device, device, trainer.timer, ahead=device.type == "cuda")
     while trainer.step < spec.total_steps:
         trainer.train_step(loader)
@@ -112,7 +114,6 @@ class _Trainer:
         self.spec, self.config, self.training = spec, spec.config, spec.config.training
         self.task, self.model, self.reporter = task, model, reporter
         self.device, self.validate, self.log = device, validate, log
-        self.step = 0
         self.sharded = self.config.resources.shard_model and world_size() > 1
         apart = self.sharded or self.training.ema_decay > 0  # what is evaluated is not the model that is trained
         self.evaluated = copy.deepcopy(model) if apart and validate else model
@@ -120,7 +121,9 @@ class _Trainer:
         self.parallel = wrap(model)
         self.average = WeightAverage(model, self.training.ema_decay) if self.training.ema_decay else None
         self.optimizer = build_optimizer(model, self.training)
-        self.precision = choose_precision(self.training.precision, device)
+        before = self._restore()
+        self.step = before.step if before else 0
+        self.precision = self._same_precision(before.precision if before else None)
         loss, micro_batch = task.build_loss(self.config), self.training.micro_batch
         self.meter, self.timer, self.finite = Meter(), PhaseTimer(device), FiniteCheck(device)
         time_exchanges(partial(self.timer.within, "communication"))
@@ -128,12 +131,24 @@ class _Trainer:
         self.transforms = task.batch_transforms(self.config)
         self.term_norms: Tensors = {}
 
-    def load(self) -> None:
+    def _restore(self) -> TrainingState | None:
         """Take up the reporter's last checkpoint, if there is one."""
         folder = self.reporter.last_checkpoint()
-        if folder:
-            self.step = restore(folder, self.model, self.optimizer, self.average).step
+        state = restore(folder, self.model, self.optimizer, self.average) if folder else None
         train_mode(self.model)
+        return state
+
+    def _same_precision(self, before: Precision | None) -> Precision:
+        """The same on every rank, and after a resume that of before: bf16 only where all ranks find it fast.
+
+        A probe alone can end differently on a machine that is busy.
+        """
+        own = choose_precision(self.training.precision, self.device, before)
+        votes = global_sum(torch.tensor(float(own == "fp32"), device=self.device))
+        agreed: Precision = "fp32" if votes else "bf16"
+        if rank() == 0 and before and agreed != before:
+            logger.warning("going on in %s: the steps before were made in %s", agreed, before)
+        return agreed
 
     def train_step(self, loader: BatchLoader) -> None:
         """One optimiser step on this rank's next batch."""
@@ -259,6 +274,7 @@ class _Trainer:
             config_digest=self.config.digest(),
             task=self.task.name,
             score=score,
+            precision=self.precision,
         )
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ecgscan_ray import text
+from ecgscan_ray import precision, text
 from ecgscan_ray.batch import BatchMaker
 from ecgscan_ray.config import Config
 from ecgscan_ray.errors import NotFiniteError, RunError, WorkError
@@ -85,6 +85,28 @@ def test_stop_and_resume_equals_a_run_without_a_break(batches, tmp_path: Path) -
     resumed = run(config, batches[4:], Keeper(tmp_path / "c", start=broken.kept[-1]))
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
+
+
+def test_a_run_goes_on_in_the_arithmetic_that_it_began_with(
+    batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the probe says, unless bf16 has become far slower: on another machine."""
+
+    def probe(ratio: float) -> None:
+        monkeypatch.setattr(precision, "_matmul_seconds", lambda *_: {torch.float32: 1.0, torch.bfloat16: ratio})
+
+    used = {}
+    for name, first, then in (("kept", 0.5, 1.5), ("other", 0.5, 100.0), ("exact", 1.5, 0.5)):
+        probe(first)
+        begun = Keeper(tmp_path / name, stop_at=2)
+        run(tiny_config(), batches, begun)
+        probe(then)
+        resumed = Keeper(tmp_path / f"{name}-resumed", start=begun.kept[-1])
+        caplog.clear()
+        run(tiny_config(), batches[2:], resumed)
+        used[name] = [verify(str(keeper.kept[-1])).precision for keeper in (begun, resumed)]
+        assert ("the steps before were made in bf16" in caplog.text) == (name == "other")
+    assert used == {"kept": ["bf16", "bf16"], "other": ["bf16", "fp32"], "exact": ["fp32", "fp32"]}
 
 
 def test_the_running_average_is_what_is_validated_and_saved_and_it_resumes(batches, tmp_path: Path) -> None:
