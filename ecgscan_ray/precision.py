@@ -15,7 +15,7 @@ import torch
 Precision = Literal["fp32", "bf16"]
 
 
-def _matmul_seconds(device: torch.device, size: int) -> dict[torch.dtype, float]:
+def matmul_seconds(device: torch.device, size: int) -> dict[torch.dtype, float]:
     """The shortest of several products of each type, in turn: a machine that is busy for a moment does not decide.
 
     Where the first in bf16 takes many times as long, there is no other.
@@ -48,7 +48,7 @@ def choose_precision(setting: str, device: torch.device | str, before: Precision
     size = 1024 if device.type == "cuda" else 384  # small on a CPU: the slow case takes half a second, not minutes
     slower = 2.0 if before == "bf16" else 0.8
     try:
-        seconds = _matmul_seconds(device, size)
+        seconds = matmul_seconds(device, size)
         return "bf16" if seconds[torch.bfloat16] < slower * seconds[torch.float32] else "fp32"
     except RuntimeError:  # a device that has no bf16 at all
         return "fp32"

@@ -93,7 +93,7 @@ def test_a_run_goes_on_in_the_arithmetic_that_it_began_with(
     """Whatever the probe says, unless bf16 has become far slower: on another machine."""
 
     def probe(ratio: float) -> None:
-        monkeypatch.setattr(precision, "_matmul_seconds", lambda *_: {torch.float32: 1.0, torch.bfloat16: ratio})
+        monkeypatch.setattr(precision, "matmul_seconds", lambda *_: {torch.float32: 1.0, torch.bfloat16: ratio})
 
     used = {}
     for name, first, then in (("kept", 0.5, 1.5), ("other", 0.5, 100.0), ("exact", 1.5, 0.5)):
