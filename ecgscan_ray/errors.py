@@ -69,7 +69,7 @@ class StoreError(InputError):
 
 
 class UnreachableError(StoreError):
-    """A server that does not answer; later it may."""
+    """A server that does not answer, or not with what was asked for; later it may."""
 
 
 class RunError(InputError):

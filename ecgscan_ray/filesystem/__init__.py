@@ -22,6 +22,7 @@ from ecgscan_ray.filesystem.retry import (
     NO_BUCKET,
     NOBODY_THERE,
     OTHER_REGION,
+    OVERLOADED,
     UNREACHABLE,
     is_permanent,
     retried,
@@ -171,7 +172,8 @@ def explained(uri: str, what: str) -> Iterator[None]:
         if UNREACHABLE.search(text):
             fix = "Check AWS_ENDPOINT_URL and the network." if uri.startswith("s3") else "Check the network."
             raise UnreachableError(f"{what}: its server does not answer", where=uri, fix=fix) from None
-        raise StoreError(f"{what} ({_short(error)})", where=uri) from None
+        kind = UnreachableError if OVERLOADED.search(text) and not is_local(uri) else StoreError
+        raise kind(f"{what} ({_short(error)})", where=uri) from None
 
 
 def _short(error: BaseException) -> str:

@@ -44,6 +44,12 @@ OTHER_REGION = re.compile(r"bucket is located in '([a-z0-9-]+)'")
 UNREACHABLE = re.compile(
     "NETWORK_CONNECTION|curlCode|CURL error|UNAVAILABLE|Couldn't connect|resolve host", re.IGNORECASE
 )
+OVERLOADED = re.compile(
+    "SLOW_?DOWN|SERVICE_?UNAVAILABLE|INTERNAL_?(?:FAILURE|ERROR)|REQUEST_?TIMEOUT|THROTTLING|"
+    r"HTTP (?:response code|status) (?:429|5\d\d)|of \d+ bytes came|timed out",
+    re.IGNORECASE,
+)
+"""A server that answers, but for the time being not with what was asked for."""
 NOBODY_THERE = re.compile(r"Couldn't connect|Could not connect|resolve host|curlCode: [67]\b", re.IGNORECASE)
 
 

@@ -14,7 +14,7 @@ import ray.train
 import ray.train.collective
 from ray.train import Checkpoint, CheckpointConsistencyMode, CheckpointUploadMode
 
-from ecgscan_ray.errors import EcgscanError, StoreError
+from ecgscan_ray.errors import StoreError, UnreachableError
 from ecgscan_ray.filesystem.retry import PATIENCE_S, is_permanent
 from ecgscan_ray.runs.metrics import RunLog
 from ecgscan_ray.runtime.failures import first_line, permanent_failure
@@ -103,16 +103,16 @@ class RayReporter:
         Raises:
             StoreError: The storage has failed for too long.
         """
-        cause = error.__cause__ if isinstance(error, EcgscanError) and isinstance(error.__cause__, Exception) else error
-        if is_permanent(cause) or permanent_failure(cause):
+        if not isinstance(error, UnreachableError) and (is_permanent(error) or permanent_failure(error)):
             raise error
+        reason = str(error) if isinstance(error, UnreachableError) else first_line(error)
         now = time.monotonic()
         self._failing_since = self._failing_since or now
         left = self._failing_since + PATIENCE_S - now
         if left < 0:
-            what = f"{name} could not be stored for {PATIENCE_S / 60:.0f} minutes ({first_line(cause)})"
+            what = f"{name} could not be stored for {PATIENCE_S / 60:.0f} minutes ({reason})"
             raise StoreError(what, fix="The same command goes on from the last checkpoint that is stored.") from error
         logger.warning(
             "%s is not stored yet (%s): training goes on, and stops if that lasts another %.0f s",
-            *(name, first_line(cause), left),
+            *(name, reason, left),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import socket
 import tempfile
 import threading
@@ -17,7 +18,7 @@ import pytest
 from pyarrow import fs
 
 from ecgscan_ray import filesystem
-from ecgscan_ray.errors import StoreError
+from ecgscan_ray.errors import StoreError, UnreachableError
 from ecgscan_ray.filesystem import retry, s3
 from ecgscan_ray.filesystem.lease import exclusive
 from tests.failing_server import FailingServer
@@ -154,6 +155,23 @@ def test_what_cannot_change_is_one_line(text: str, message: str) -> None:
     with pytest.raises(StoreError, match=message) as caught, filesystem.explained("s3://b/x", "cannot be written"):
         raise OSError(text)
     assert "HUSH" not in str(caught.value) and "arn" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "AWS Error SLOW_DOWN during PutObject operation: Reduce your request rate.",
+        "AWS Error INTERNAL_FAILURE during GetObject operation: We encountered an internal error.",
+        "AWS Error UNKNOWN (HTTP status 503) during GetObject operation: No response body.",
+        "7 of 12 bytes came",
+    ],
+)
+def test_a_server_that_is_overloaded_is_no_fault_of_the_file(text: str) -> None:
+    with (
+        pytest.raises(UnreachableError, match=re.escape(text[:40])),
+        filesystem.explained("s3://b/x", "cannot be read"),
+    ):
+        raise OSError(text)
 
 
 def test_one_line_sums_the_repeated_requests_up(

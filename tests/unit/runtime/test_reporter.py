@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,19 +13,29 @@ import ray.train
 from ray.train import Checkpoint
 
 from ecgscan_ray.errors import StoreError
+from ecgscan_ray.filesystem import explained
 from ecgscan_ray.runtime import reporter
 from ecgscan_ray.runtime.reporter import MAX_WAITING, PATIENCE_S, RayReporter
 
 BUSY = OSError("When completing multiple part upload: AWS Error SLOW_DOWN")
 
 
+def metrics_cannot_be_written() -> Exception:
+    """As ``RunLog.flush`` raises it from a server that is overloaded."""
+    with pytest.raises(StoreError) as caught, explained("s3://bucket/run/metrics/part-0.jsonl", "cannot be written"):
+        raise BUSY
+    return caught.value
+
+
 class Storage:
     """Fails in turn with the errors that are given."""
 
-    def __init__(self, *errors: Exception) -> None:
-        self.errors, self.done = list(errors), list[str]()
+    def __init__(self, *errors: Exception, flush: Sequence[Exception] = ()) -> None:
+        self.errors, self.flush_errors, self.done = list(errors), list(flush), list[str]()
 
     def flush(self) -> None:
+        if self.flush_errors:
+            raise self.flush_errors.pop(0)
         self.done.append("metrics")
 
     def persist_current_checkpoint(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
@@ -64,6 +75,19 @@ def test_it_is_stored_when_the_storage_works_again(
     assert not list(tmp_path.iterdir()), "no local copy is left"
     for _ in range(MAX_WAITING):
         link.new_folder()  # there is room again
+
+
+def test_metrics_that_cannot_be_written_for_a_while_wait_too(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = Storage(flush=[metrics_cannot_be_written()] * 3)
+    link, checkpoint = store(storage, monkeypatch, tmp_path)
+    with caplog.at_level(logging.WARNING):
+        link.store(checkpoint, "checkpoint_2")
+    assert storage.done == ["metrics", "checkpoint_2"]
+    assert (
+        "checkpoint_2 is not stored yet (s3://bucket/run/metrics/part-0.jsonl: cannot be written" in caplog.messages[0]
+    )
 
 
 def test_patience_ends(clock: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
