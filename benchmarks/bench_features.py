@@ -1,7 +1,8 @@
 """Features of the benchmark: Ray Data's job beside as many bare processes, for pages as read and for pages drawn and read.
 
 ``features.*``: 10,000 pages as read (what probes are fitted on). ``features.drawn.*``: mixed test pages, drawn and read. Times
-include the start of the processes, not that of Ray. Of an untrained encoder of the laptop preset: the work is the same.
+include the start of the processes, not that of Ray; each has one thread. Of an untrained encoder of the laptop preset: the work is the
+same.
 """
 
 from __future__ import annotations
@@ -61,11 +62,10 @@ def _pieces(run: str, store: str, drawn: bool, home: str) -> list:  # type: igno
 
 
 def _bare(arguments: tuple[str, Sequence]) -> int:  # type: ignore[type-arg]
-    import torch
-
     from ecgscan_ray.benchmark.extract import Extractor
+    from ecgscan_ray.cores import limit_threads
 
-    torch.set_num_threads(1)
+    limit_threads(1)
     store, pieces = arguments
     extractor = Extractor(store)
     for piece in pieces:
@@ -95,6 +95,7 @@ def run() -> dict[str, float]:
     from ecgscan_ray.runtime.cluster import start_ray
     from ecgscan_ray.runtime.prepare import prepare
 
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the bare processes; Ray says so to its own
     with tempfile.TemporaryDirectory() as folder:
         store, data = f"{folder}/store", str(unpack_sample(f"{folder}/data"))
         prepare("ptbxl", data, store, validation_folds=VALIDATION_FOLDS, test_folds=TEST_FOLDS)

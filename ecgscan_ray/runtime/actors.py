@@ -48,7 +48,7 @@ def map_in_actors(
         fn_constructor_args=tuple(arguments),
         num_cpus=cpus,
         num_gpus=gpu_share or None,
-        compute=ActorPoolStrategy(size=min(len(items), workers or most), max_tasks_in_flight_per_actor=1),
+        compute=ActorPoolStrategy(size=min(len(items), workers or most), max_tasks_in_flight_per_actor=2),
     )
 
 
