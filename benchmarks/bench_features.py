@@ -1,8 +1,8 @@
 """Features of the benchmark: Ray Data's job beside as many bare processes, for pages as read and for pages drawn and read.
 
 ``features.*``: 10,000 pages as read (what probes are fitted on). ``features.drawn.*``: mixed test pages, drawn and read. Times
-include the start of the processes, not that of Ray; each has one thread. Of an untrained encoder of the laptop preset: the work is the
-same.
+include the start of the processes, not that of Ray; each has one thread. Of an untrained encoder of the laptop preset: the work
+is the same.
 """
 
 from __future__ import annotations
