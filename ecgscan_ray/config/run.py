@@ -146,7 +146,7 @@ class ResourceConfig(Section):
     object_store_mb: int = Field(400, ge=80)
     """Object store of a cluster started by the command itself, MB (for each trial that a sweep runs at a time)."""
     max_failures: int = Field(3, ge=-1)
-    """Restarts after a lost worker; -1 = no limit."""
+    """Restarts after a lost worker, or of a trial's own process; -1 = no limit."""
     train_label: dict[str, str] = {}
     """Node labels that training workers require (empty on one machine)."""
     render_label: dict[str, str] = {}

@@ -47,6 +47,8 @@ TUNE_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # 2.60: CSV, JSON and TensorBoard files that nobody reads. Can go when RunConfig can switch them off.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # 2.60: a trial that measured nothing (its score is not finite) would end all others. Can go when it only warns.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
 }
 
 CHECKPOINT_LIST = "checkpoint_manager_snapshot.json"

@@ -197,8 +197,6 @@ def run_trials(
     need = [Need("trial", {"CPU": TRIAL_CPUS}), *needs(base)]
     await_room(need * config.max_concurrent, f"{config.max_concurrent} trials at a time")
     trial_store = settings.trial_store
-    for name in trial_store.names():  # of an earlier command, whose trials may have run on other machines
-        delete_file(join(trial_store.run_folder(name), LEASE_NAME))
     filesystem, path = open_filesystem(join(trial_store.out, names.TUNE), create=True)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(_trial, trials=settings), {"CPU": TRIAL_CPUS}),
@@ -215,6 +213,8 @@ def run_trials(
             storage_path=path,
             storage_filesystem=filesystem,
             verbose=0,
+            # a lost process starts again, and its trial goes on from its own last checkpoint
+            failure_config=tune.FailureConfig(max_failures=base.resources.max_failures),
             callbacks=[_TrialLogger(trial_store, total - remaining, total)],
         ),
     )
@@ -224,18 +224,19 @@ def run_trials(
 
 
 def _trial(settings: dict[str, Any], trials: TrialSettings) -> None:
-    """One trial, in a process of its own."""
+    """One trial, in a process of its own, to its end: an error is kept, and not raised, which Tune would take for a loss."""
     trial_store, name, config = trials.trial_store, trial_id(settings), trials.config(settings)
     steps = total_steps(config, read_manifest(trials.store))
     rule = StopRule(
         trial_store, name, trials.prune_quantile, trials.reduction_factor, trials.prune_grace, steps, trials.deadline
     )
     trial_store.write(settings, "running")
+    delete_file(join(trial_store.run_folder(name), LEASE_NAME))  # of its lost process, maybe on another machine
     try:
         trials.train(config, trials.store, trial_store.run_folder(name), stop_rule=rule, quiet=True)
     except Exception as error:
         trial_store.write(settings, "failed", str(root_cause(error, name)))
-        raise
+        return
     trial_store.write(settings, "done")
     score = trial_store.trial(name).score(trial_store.metric)
     if score is not None:
@@ -243,7 +244,7 @@ def _trial(settings: dict[str, Any], trials: TrialSettings) -> None:
 
 
 class _TrialLogger(tune.Callback):
-    """Writes the state of trials whose process died, and logs one line for each trial that ends."""
+    """Writes the state of trials whose process died too often, and logs one line for each trial that ends."""
 
     def __init__(self, trial_store: TrialStore, ended: int, total: int) -> None:
         self._trial_store, self._ended, self._total = trial_store, ended, total

@@ -18,6 +18,7 @@ import yaml
 
 from ecgscan_ray.config import Config, SweepConfig, build, load
 from ecgscan_ray.errors import ConfigError, RunError, StoreError
+from ecgscan_ray.filesystem.lease import LEASE_NAME, acquire, exclusive
 from ecgscan_ray.runtime.sweep import sweep
 from ecgscan_ray.store.manifest import Manifest, Shard, write_manifest
 
@@ -41,21 +42,37 @@ def store(tmp_path: Path) -> str:
     return str(tmp_path / "store")
 
 
-def trainer(log: Path, fail_on: int = 0, die_on: int = 0) -> Callable[..., None]:
-    """Stands in for ``pretrain``: best at gram_weight 1; notes each call; goes on from what its folder holds."""
+def trainer(
+    log: Path, fail_on: int = 0, die_on: int = 0, leased: bool = False, unmeasured: int = 0
+) -> Callable[..., None]:
+    """Stands in for ``pretrain``: best at gram_weight 1; notes each call; goes on from what its folder holds.
+
+    Args:
+        log: Gets the name of the trial at each call.
+        fail_on: The call that raises.
+        die_on: The call in which the process dies.
+        leased: That call leaves a lease, of another machine.
+        unmeasured: The call whose scores are not finite.
+    """
 
     def train(config: Config, store: str, out: str, *, stop_rule: Any, quiet: bool) -> None:
         with log.open("a") as file:
             file.write(f"{Path(out).name}\n")
         calls = len(log.read_text().splitlines())
         weight = config.objective.gram_weight
+        with exclusive(out, "a trial"):
+            pass
         folder = Path(out, "metrics")
         folder.mkdir(parents=True, exist_ok=True)
         for step in (10, 20):
-            score = (1 - abs(math.log(weight)) / 4) * step / 20
+            score = math.nan if calls == unmeasured else (1 - abs(math.log(weight)) / 4) * step / 20
             part = folder / f"part-{step:05d}.jsonl"
             part.write_text(json.dumps({"step": step, "kind": "validation", "validation.score": score}) + "\n")
             if calls == die_on:
+                if leased:
+                    held = acquire(out, "a trial").lease
+                    elsewhere = held.model_copy(update={"host": "elsewhere", "machine": "elsewhere"})
+                    Path(out, LEASE_NAME).write_text(elsewhere.model_dump_json())
                 os._exit(1)  # as by a lost node: no line is written, no error raised
             if stop_rule(step, {"validation.score": score}):
                 return
@@ -126,7 +143,9 @@ def test_the_best_two_run_again_with_further_seeds(ray_cluster: None, store: str
 
 def test_failed_and_lost_trials_are_told_and_the_sweep_goes_on(ray_cluster: None, store: str, tmp_path: Path) -> None:
     out, log = tmp_path / "sweep", tmp_path / "calls"
-    report = sweep(make_sweep(), store, str(out), train=trainer(log, fail_on=1, die_on=2))
+    once = {"training.steps": 20, "resources.max_failures": 0}
+    train = trainer(log, fail_on=1, die_on=2)
+    report = sweep(make_sweep(base_overrides=once), store, str(out), train=train)
     failed, lost = log.read_text().splitlines()
     entries = {entry["id"]: entry for entry in report["trials"]}
     assert report["counts"] == {"done": 0, "stopped": 0, "failed": 2, "running": 0}
@@ -135,6 +154,22 @@ def test_failed_and_lost_trials_are_told_and_the_sweep_goes_on(ray_cluster: None
     assert all("\n" not in entries[name]["error"] for name in (failed, lost))
     assert report["best"] is None
     assert "call 1 is refused" in (out / "report.html").read_text()
+
+
+def test_a_trial_whose_process_is_lost_goes_on(ray_cluster: None, store: str, tmp_path: Path) -> None:
+    """Its lease names a process on another machine, as after the loss of a node; an error of its own ends it at once."""
+    out, log = tmp_path / "sweep", tmp_path / "calls"
+    report = sweep(make_sweep(trials=3), store, str(out), train=trainer(log, fail_on=4, die_on=1, leased=True))
+    lost, again, done, failed = log.read_text().splitlines()
+    assert again == lost and len({lost, done, failed}) == 3
+    assert report["counts"] == {"done": 2, "stopped": 0, "failed": 1, "running": 0}
+    assert next(entry["error"] for entry in report["trials"] if entry["id"] == failed)
+
+
+def test_a_trial_that_measured_nothing_ends_no_other(ray_cluster: None, store: str, tmp_path: Path) -> None:
+    report = sweep(make_sweep(), store, str(tmp_path / "sweep"), train=trainer(tmp_path / "calls", unmeasured=1))
+    assert report["counts"] == {"done": 2, "stopped": 0, "failed": 0, "running": 0}
+    assert [entry["score"] is None for entry in report["trials"]] == [False, True]
 
 
 def test_a_sweep_of_real_pretrainings(sample_store: str, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -223,11 +224,20 @@ def test_a_run_that_loses_a_node_at_random(cluster: Cluster, store: Path, number
 
 
 def test_a_sweep_runs_as_a_job(cluster: Cluster, store: Path, tmp_path: Path) -> None:
+    """A trial's own process is lost, as with its node."""
     base = RUN | {"training.steps": 4, "training.checkpoint_every": 2, "training.validation_rows": 24}
     base |= {"resources.train_label": {"role": "train"}, "resources.render_label": {"role": "render"}}
     space = {"objective.gram_weight": {"low": 0.5, "high": 2.0}}
     config = cluster.work / "sweep.yaml"
     config.write_text(yaml.safe_dump({"base": "laptop", "base_overrides": base, "space": space, "trials": 2}))
     out = cluster.work / "sweep"
-    cluster.done("sweep", "--config", str(config), "--store", str(store), "--out", str(out))
-    assert json.loads((out / "report.json").read_bytes())["counts"]["done"] == 2
+    process = cluster.submit("sweep", "--config", str(config), "--store", str(store), "--out", str(out))
+    deadline = time.monotonic() + 600
+    while not list(out.glob("trials/*/checkpoints/checkpoint_*/state.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.5)
+    lost = [other for other in psutil.process_iter(["cmdline"]) if "ray::ImplicitFunc" in " ".join(other.cmdline())]
+    assert len(lost) == 1
+    lost[0].kill()
+    output = cluster.ended(process)
+    assert json.loads((out / "report.json").read_bytes())["counts"]["done"] == 2, output[-4000:]
