@@ -38,7 +38,7 @@ from ecgscan_ray.benchmark.task import Selection, Task, select
 from ecgscan_ray.errors import InputError
 from ecgscan_ray.evaluation.bootstrap import Estimate, PatientBootstrap, row_weights
 from ecgscan_ray.evaluation.evaluators import ranking_figures
-from ecgscan_ray.evaluation.retrieval import rank_matches
+from ecgscan_ray.evaluation.retrieval import Ranking, rank_matches
 
 logger = logging.getLogger(__name__)
 
@@ -353,17 +353,32 @@ class Benchmark:
         return of_spec or encoder in (SUPERVISED_RECORDINGS, TUNED_RECORDINGS)
 
     def _retrieve(self, results: BenchmarkResults) -> None:
-        """Pages to recordings and reports, and back, on all test recordings of the store."""
+        """Pages of each run to its recordings and reports, and back, on all test recordings of the store."""
         rows = np.flatnonzero(self._usable() & (self.facts.split == "test"))
-        bootstrap = PatientBootstrap(self.facts.patient_key[rows], self.resamples, SEED)
-        sides = {spec.view: spec for spec in self.specs if spec.uri == self.specs[0].uri}
-        if not {"teacher", "reports"} <= sides.keys() or not len(rows):
+        if not len(rows):
             return
+        bootstrap = PatientBootstrap(self.facts.patient_key[rows], self.resamples, SEED)
+        found = {spec.name: self._rankings(spec, rows) for spec in self.specs if spec.view == "run"}
+        for run, rankings in found.items():
+            own = "" if run == self.headline else f"{run}."
+            for name, ranking in rankings.items():
+                results.figures |= ranking_figures(f"{own}{name}", ranking, bootstrap)
+                ours = found[self.headline].get(name)
+                if own and ours:
+                    difference = bootstrap.mean_difference(ours.reciprocal, ranking.reciprocal, ranking.rows)
+                    results.figures[f"{name}.minus_{run}"] = difference
+
+    def _rankings(self, run: EncoderSpec, rows: np.ndarray) -> dict[str, Ranking]:
+        """Name of a direction and its pages -> where a run found what belongs together; empty where a tower is missing."""
+        sides = {spec.view: spec for spec in self.specs if spec.uri == run.uri}
+        if not {"teacher", "reports"} <= sides.keys():
+            return {}
         report_key = _report_keys([self.facts.reports[row] for row in rows])
         keys = self.facts.key[rows]
+        signal, report = (self._aligned(sides[view], RECORDING, rows) for view in ("teacher", "reports"))
+        rankings = {}
         for condition in CONDITIONS:
-            page = self._aligned(self.specs[0], condition, rows)
-            signal, report = (self._aligned(sides[view], RECORDING, rows) for view in ("teacher", "reports"))
+            page = self._aligned(run, condition, rows)
             pairs = {
                 "page_to_signal": (page, signal, keys, keys >= 0),
                 "signal_to_page": (signal, page, keys, keys >= 0),
@@ -373,8 +388,13 @@ class Benchmark:
             for direction, (queries, gallery, key, valid) in pairs.items():
                 ranking = rank_matches(queries, gallery, key, key, has_query=valid, has_gallery=valid)
                 if len(ranking.rank):
-                    suffix = "" if condition == MIXED else f".{condition.name}"
-                    results.figures |= ranking_figures(f"retrieval.{direction}{suffix}", ranking, bootstrap)
+                    rankings[retrieval_name(direction, condition)] = ranking
+        return rankings
+
+
+def retrieval_name(direction: str, condition: Condition) -> str:
+    """Stem of the names of figures of retrieval; those of other runs than the first have the run's name before it."""
+    return f"retrieval.{direction}" + ("" if condition == MIXED else f".{condition.name}")
 
 
 def _report_keys(reports: Sequence[str]) -> np.ndarray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -24,6 +25,7 @@ from ecgscan_ray.benchmark.benchmark import (
     TUNED_RECORDINGS,
     BenchmarkResults,
     figure_name,
+    retrieval_name,
 )
 from ecgscan_ray.benchmark.conditions import CONDITIONS, MIXED
 from ecgscan_ray.benchmark.measure import SHARES
@@ -177,7 +179,7 @@ def benchmark_html(results: BenchmarkResults, facts: BenchmarkFacts) -> str:
         neighbours=_table(results.figures, list(classified), facts, ["knn"], [MIXED.name], "macro_auroc"),
         others=_other_metrics(results.figures, list(classified)),
         errors=_table(results.figures, _regressions(results), facts, SHARES, [MIXED.name], "mean_absolute_error"),
-        retrieval=_retrieval(results.figures),
+        retrieval=_retrieval(results.figures, facts),
         shares=shares,
         curves=_learning_curves(results, facts),
         regression_shares=[f"{100 * share:g} %" for share in SHARES.values()],
@@ -271,17 +273,17 @@ def _other_metrics(figures: Figures, tasks: Sequence[str]) -> list[dict[str, Any
     ]
 
 
-def _retrieval(figures: Figures) -> list[dict[str, Any]]:
+def _retrieval(figures: Figures, facts: BenchmarkFacts) -> list[dict[str, Any]]:
     rows = []
+    runs = [name for name, view in facts.views.items() if view == "run"]
     for direction, title in DIRECTION_TITLES.items():
-        for condition in CONDITIONS:
-            stem = f"retrieval.{direction}" + ("" if condition == MIXED else f".{condition.name}")
+        for condition, run in itertools.product(CONDITIONS, runs):
+            stem = ("" if run == facts.headline else f"{run}.") + retrieval_name(direction, condition)
             if f"{stem}.mrr" in figures:
                 cells = [figures[f"{stem}.{metric}"] for metric in ("recall_at_1", "recall_at_10", "mrr")]
                 gallery, chance = figures[f"{stem}.gallery"].value, figures[f"{stem}.chance_at_10"].value
-                rows.append(
-                    {"title": title, "pages": condition.title, "cells": cells, "gallery": gallery, "chance": chance}
-                )
+                row = {"title": title, "pages": condition.title, "run": run, "cells": cells}
+                rows.append(row | {"gallery": gallery, "chance": chance})
     return rows
 
 

@@ -72,6 +72,15 @@ def test_a_benchmark_is_written_and_goes_on(ray_cluster: None, tmp_path: Path, m
     assert {path for path in files if path.stat().st_mtime_ns != before[path]} == {missing, half}
     assert json.loads((out / "benchmark.json").read_text()) == figures
 
+    two = CliRunner().invoke(app, [words[0], run, tiny_run(tmp_path / "theirs"), *words[2:]])
+    assert two.exit_code == 0, two.output
+    side_by_side = json.loads((out / "benchmark.json").read_text())
+    assert side_by_side["theirs.retrieval.page_to_text.mrr"] == figures["retrieval.page_to_text.mrr"], (
+        "the same weights"
+    )
+    assert side_by_side["retrieval.page_to_signal.minus_theirs"]["value"] == 0
+    assert "theirs: pages" in (out / "benchmark.html").read_text()
+
 
 def _recorded(pieces: list, work):  # type: ignore[no-untyped-def]
     def write(store, given, where, cpus):  # type: ignore[no-untyped-def]

@@ -76,6 +76,27 @@ def test_figures_are_named_and_paired() -> None:
     assert figures["age.constant.mean_absolute_error"].value < figures["age.probe.mean_absolute_error"].value + 3
 
 
+def test_retrieval_of_several_runs_is_side_by_side_and_paired() -> None:
+    ours = made_up_benchmark(made_up_facts(200), NOISE)
+    specs, tables = list(ours.specs), dict(ours.tables)
+    for view in ("run", "teacher", "reports"):
+        name = "worse" if view == "run" else f"worse.{view}"
+        specs.append(replace(spec(view), name=name, uri="another run"))
+        for condition in ALL:
+            if spec(view).takes(condition):
+                table = tables[spec(view).name, condition.name]
+                tables[name, condition.name] = replace(
+                    table, aligned=-table.aligned if view == "run" else table.aligned
+                )
+    figures = replace(ours, specs=specs, tables=tables).run(get_tasks("ptbxl", ["superclass"])).figures
+    for pages in ("", ".photo"):
+        good = figures[f"retrieval.page_to_text{pages}.mrr"].value
+        bad = figures[f"worse.retrieval.page_to_text{pages}.mrr"].value
+        assert good > bad and figures[f"worse.retrieval.text_to_page{pages}.recall_at_10"].n
+        difference = figures[f"retrieval.page_to_text{pages}.minus_worse"]
+        assert difference.value == pytest.approx(good - bad) and difference.low is not None
+
+
 def test_a_leaking_task_is_named_and_the_others_are_measured() -> None:
     facts = made_up_facts(200)
     reports = [" ".join(labels) for labels in facts.labels]
