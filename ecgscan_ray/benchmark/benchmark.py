@@ -358,18 +358,18 @@ class Benchmark:
         if not len(rows):
             return
         bootstrap = PatientBootstrap(self.facts.patient_key[rows], self.resamples, SEED)
-        found = {spec.name: self._rankings(spec, rows) for spec in self.specs if spec.view == "run"}
-        for run, rankings in found.items():
+        of_run = {spec.name: self._rankings(spec, rows) for spec in self.specs if spec.view == "run"}
+        for run, rankings in of_run.items():
             own = "" if run == self.headline else f"{run}."
             for name, ranking in rankings.items():
                 results.figures |= ranking_figures(f"{own}{name}", ranking, bootstrap)
-                ours = found[self.headline].get(name)
+                ours = of_run[self.headline].get(name)
                 if own and ours:
                     difference = bootstrap.mean_difference(ours.reciprocal, ranking.reciprocal, ranking.rows)
                     results.figures[f"{name}.minus_{run}"] = difference
 
     def _rankings(self, run: EncoderSpec, rows: np.ndarray) -> dict[str, Ranking]:
-        """Name of a direction and its pages -> where a run found what belongs together; empty where a tower is missing."""
+        """Name of a direction and its pages -> where a run finds what belongs together; empty where a tower is missing."""
         sides = {spec.view: spec for spec in self.specs if spec.uri == run.uri}
         if not {"teacher", "reports"} <= sides.keys():
             return {}
