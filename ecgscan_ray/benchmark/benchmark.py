@@ -14,12 +14,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ecgscan_ray import text
-from ecgscan_ray.batch import stable_key
 from ecgscan_ray.benchmark.conditions import CONDITIONS, FIT, MIXED, RECORDING, SEED, Condition
 from ecgscan_ray.benchmark.encoders import CLASSIFIER, RECORDING_CLASSIFIER, EncoderSpec
 from ecgscan_ray.benchmark.facts import Facts
-from ecgscan_ray.benchmark.feature_files import FeatureTable
+from ecgscan_ray.benchmark.feature_files import Tables, table_of
 from ecgscan_ray.benchmark.figure import Resampled
 from ecgscan_ray.benchmark.leaks import labels_in_reports
 from ecgscan_ray.benchmark.learning_curve import MIN_SHARES, extrapolate
@@ -34,16 +32,13 @@ from ecgscan_ray.benchmark.measure import (
     regression_figures,
     zero_shot_figures,
 )
+from ecgscan_ray.benchmark.retrieval import retrieval_figures
 from ecgscan_ray.benchmark.task import Selection, Task, select
 from ecgscan_ray.errors import InputError
-from ecgscan_ray.evaluation.bootstrap import Estimate, PatientBootstrap, row_weights
-from ecgscan_ray.evaluation.evaluators import ranking_figures
-from ecgscan_ray.evaluation.retrieval import Ranking, rank_matches
+from ecgscan_ray.evaluation.bootstrap import Estimate, row_weights
 
 logger = logging.getLogger(__name__)
 
-Tables = Mapping[tuple[str, str], FeatureTable]
-"""(encoder, condition) -> features."""
 ClassVectors = Mapping[str, Mapping[str, Mapping[int, np.ndarray]]]
 """Encoder -> task -> index of a class -> unit vector of its prompts."""
 
@@ -162,7 +157,8 @@ class Benchmark:
         if not results.tasks:
             what = "; ".join(f"{name}: {why}" for name, why in results.not_measured.items())
             raise InputError(f"no task can be measured ({what})", where="benchmark")
-        self._retrieve(results)
+        rows = np.flatnonzero(self._usable() & (self.facts.split == "test"))
+        results.figures |= retrieval_figures(self.specs, self.tables, self.facts, rows, self.resamples)
         return results
 
     def _usable(self) -> np.ndarray:
@@ -275,16 +271,8 @@ class Benchmark:
         """A recording has no pages: what is measured on it stands under the headline condition."""
         return (MIXED,) if spec.takes(RECORDING) else CONDITIONS
 
-    def _table(self, spec: EncoderSpec, condition: Condition) -> FeatureTable:
-        return self.tables[spec.name, RECORDING.name if spec.takes(RECORDING) else condition.name]
-
     def _features(self, spec: EncoderSpec, condition: Condition, rows: np.ndarray) -> np.ndarray:
-        table = self._table(spec, condition)
-        return table.features[table.rows(self.facts.key[rows])]
-
-    def _aligned(self, spec: EncoderSpec, condition: Condition, rows: np.ndarray) -> np.ndarray:
-        table = self._table(spec, condition)
-        return table.aligned[table.rows(self.facts.key[rows])]
+        return table_of(self.tables, spec, condition).features_of(self.facts.key[rows])
 
     def _zero_shot(
         self, spec: EncoderSpec, selection: Selection, labels: np.ndarray, weights: np.ndarray
@@ -292,12 +280,11 @@ class Benchmark:
         vectors = self.vectors.get(spec.name, {}).get(selection.task.name)
         if not vectors:
             return {}
-        return {
-            (spec.name, "zero_shot", condition.name): zero_shot_figures(
-                self._aligned(spec, condition, selection.test), vectors, labels, weights
-            )
-            for condition in self._conditions(spec)
-        }
+        measured, keys = {}, self.facts.key[selection.test]
+        for condition in self._conditions(spec):
+            aligned = table_of(self.tables, spec, condition).aligned_of(keys)
+            measured[spec.name, "zero_shot", condition.name] = zero_shot_figures(aligned, vectors, labels, weights)
+        return measured
 
     def _leaks(self, selection: Selection) -> list[str]:
         reports = [self.facts.reports[row] for row in selection.train]
@@ -351,51 +338,3 @@ class Benchmark:
         """Recordings have no pages: their one figure counts for all."""
         of_spec = any(spec.name == encoder and spec.takes(RECORDING) for spec in self.specs)
         return of_spec or encoder in (SUPERVISED_RECORDINGS, TUNED_RECORDINGS)
-
-    def _retrieve(self, results: BenchmarkResults) -> None:
-        """Pages of each run to its recordings and reports, and back, on all test recordings of the store."""
-        rows = np.flatnonzero(self._usable() & (self.facts.split == "test"))
-        if not len(rows):
-            return
-        bootstrap = PatientBootstrap(self.facts.patient_key[rows], self.resamples, SEED)
-        of_run = {spec.name: self._rankings(spec, rows) for spec in self.specs if spec.view == "run"}
-        for run, rankings in of_run.items():
-            own = "" if run == self.headline else f"{run}."
-            for name, ranking in rankings.items():
-                results.figures |= ranking_figures(f"{own}{name}", ranking, bootstrap)
-                ours = of_run[self.headline].get(name)
-                if own and ours:
-                    difference = bootstrap.mean_difference(ours.reciprocal, ranking.reciprocal, ranking.rows)
-                    results.figures[f"{name}.minus_{run}"] = difference
-
-    def _rankings(self, run: EncoderSpec, rows: np.ndarray) -> dict[str, Ranking]:
-        """Name of a direction and its pages -> where a run finds what belongs together; empty where a tower is missing."""
-        sides = {spec.view: spec for spec in self.specs if spec.uri == run.uri}
-        if not {"teacher", "reports"} <= sides.keys():
-            return {}
-        report_key = _report_keys([self.facts.reports[row] for row in rows])
-        keys = self.facts.key[rows]
-        signal, report = (self._aligned(sides[view], RECORDING, rows) for view in ("teacher", "reports"))
-        rankings = {}
-        for condition in CONDITIONS:
-            page = self._aligned(run, condition, rows)
-            pairs = {
-                "page_to_signal": (page, signal, keys, keys >= 0),
-                "signal_to_page": (signal, page, keys, keys >= 0),
-                "page_to_text": (page, report, report_key, report_key >= 0),
-                "text_to_page": (report, page, report_key, report_key >= 0),
-            }
-            for direction, (queries, gallery, key, valid) in pairs.items():
-                ranking = rank_matches(queries, gallery, key, key, has_query=valid, has_gallery=valid)
-                if len(ranking.rank):
-                    rankings[retrieval_name(direction, condition)] = ranking
-        return rankings
-
-
-def retrieval_name(direction: str, condition: Condition) -> str:
-    """Stem of the names of figures of retrieval; those of other runs than the first have the run's name before it."""
-    return f"retrieval.{direction}" + ("" if condition == MIXED else f".{condition.name}")
-
-
-def _report_keys(reports: Sequence[str]) -> np.ndarray:
-    return np.array([stable_key(text.normalise(report) if text.is_finding(report) else "") for report in reports])

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecgscan_ray.benchmark.conditions import Condition
+from ecgscan_ray.benchmark.conditions import RECORDING, Condition
 from ecgscan_ray.benchmark.encoders import EncoderSpec
 from ecgscan_ray.benchmark.facts import Part
 from ecgscan_ray.errors import StoreError
@@ -58,6 +58,23 @@ class FeatureTable:
         if (self.key[at] != keys).any():
             raise StoreError("features of some recordings are missing", fix="Run the benchmark again.")
         return at
+
+    def features_of(self, keys: np.ndarray) -> np.ndarray:
+        """(K, F) of K recordings."""
+        return self.features[self.rows(keys)]
+
+    def aligned_of(self, keys: np.ndarray) -> np.ndarray:
+        """(K, D) of K recordings."""
+        return self.aligned[self.rows(keys)]
+
+
+Tables = Mapping[tuple[str, str], FeatureTable]
+"""(encoder, condition) -> features."""
+
+
+def table_of(tables: Tables, spec: EncoderSpec, condition: Condition) -> FeatureTable:
+    """The features of a condition; those of the recordings where the encoder takes recordings, which have no pages."""
+    return tables[spec.name, RECORDING.name if spec.takes(RECORDING) else condition.name]
 
 
 def identity(spec: EncoderSpec, condition: Condition, part: Part) -> str:

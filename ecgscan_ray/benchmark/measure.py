@@ -25,6 +25,7 @@ from ecgscan_ray.evaluation.scores import (
     calibration_error_statistic,
     f1_statistic,
 )
+from ecgscan_ray.evaluation.zero_shot import zero_shot_scores
 
 SHARES = {"probe": 1.0, "probe_10": 0.1, "probe_1": 0.01}
 """Measurement -> share of the training labels."""
@@ -191,7 +192,7 @@ def regression_figures(split: Split, test: np.ndarray, targets: np.ndarray, weig
 def zero_shot_figures(
     aligned: np.ndarray, vectors: Mapping[int, np.ndarray], labels: np.ndarray, weights: np.ndarray
 ) -> Figures:
-    """Metrics of cosines between aligned features (N, D) and the text features of classes.
+    """Metrics of zero-shot scores.
 
     Args:
         aligned: Of the test rows.
@@ -200,5 +201,6 @@ def zero_shot_figures(
         weights: (B, N).
     """
     used = sorted(vectors)
-    scores, labels = aligned @ np.stack([vectors[index] for index in used]).T, labels[:, used]
+    scores = zero_shot_scores(aligned, np.stack([vectors[index] for index in used]))
+    labels = labels[:, used]
     return {"macro_auroc": auroc_figure([scores], labels, weights), **ranked_figures(scores, labels, weights)}

@@ -61,18 +61,16 @@ def fit_probe(
     """
     mean, deviation = train.mean(axis=0), train.std(axis=0)
     scale = np.where(deviation > 1e-6 * max(float(deviation.max()), 1e-30), 1 / np.maximum(deviation, 1e-30), 0.0)
-    z, y = ((train - mean) * scale).astype(np.float64), np.asarray(train_labels, bool)
-    basis = None
-    if len(z) < z.shape[1]:  # the solution is a combination of the rows: few rows, few unknowns
-        basis, triangle = np.linalg.qr(z.T)
-        z = triangle.T
+    y = np.asarray(train_labels, bool)
+    left, singular, basis = np.linalg.svd(((train - mean) * scale).astype(np.float64), full_matrices=False)
+    # The rows along their main axes, where the loss's second derivatives are almost a diagonal. Single precision halves the time.
+    z = (left * singular).astype(np.float32)
     once = np.ones((1, len(validation)))
     best: Probe | None = None
-    weight = np.zeros((z.shape[1] + 1, y.shape[1]))
+    weight = np.zeros((len(singular) + 1, y.shape[1]))
     for strength in sorted(strengths, reverse=True):  # from strong to weak: each solution is near the next
         weight = _fit(z, y, strength, weight)
-        slope = weight[:-1] if basis is None else basis @ weight[:-1]
-        probe = Probe(mean, scale, slope, weight[-1], strength, float("nan"))
+        probe = Probe(mean, scale, basis.T @ weight[:-1], weight[-1], strength, float("nan"))
         auroc = float(macro_auroc_statistic(probe.scores(validation), validation_labels, once)[0])
         if best is None or auroc > best.validation_auroc:
             best = replace(probe, validation_auroc=auroc)
@@ -81,17 +79,23 @@ def fit_probe(
 
 
 def _fit(z: np.ndarray, y: np.ndarray, strength: float, start: np.ndarray) -> np.ndarray:
-    """(F + 1, C) weights and bias. The classes share one L-BFGS run: the loss is a sum over classes."""
-    sign = np.where(y, 1.0, -1.0)
+    """(F + 1, C) weights and bias, for rows (N, F) along their main axes. The classes share one L-BFGS run: the loss is a sum.
 
-    def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        weight = flat.reshape(start.shape)
-        margin = (z @ weight[:-1] + weight[-1]) * sign
-        loss = np.logaddexp(0, -margin).mean(0).sum() + strength / 2 * np.square(weight[:-1]).sum()
+    The unknowns are scaled so that the loss curves alike along each, which takes a fifth of the steps.
+    """
+    sign, rate = np.where(y, 1.0, -1.0), y.mean(0)
+    variance = np.append(np.square(z).mean(0, dtype=np.float64), 1.0)[:, None]
+    penalty = np.append(np.full(z.shape[1], strength), 0.0)[:, None]
+    unit = 1 / np.sqrt(np.maximum(rate * (1 - rate), 1 / len(z)) * variance + penalty)
+
+    def loss_and_gradient(scaled: np.ndarray) -> tuple[float, np.ndarray]:
+        weight = scaled.reshape(unit.shape) * unit
+        margin = (z @ weight[:-1].astype(z.dtype) + weight[-1]) * sign
+        loss = np.logaddexp(0, -margin).mean(0).sum() + (penalty / 2 * np.square(weight)).sum()
         slope = -expit(-margin) * sign / len(z)
-        gradient = np.vstack([z.T @ slope + strength * weight[:-1], slope.sum(0)])
-        return float(loss), gradient.ravel()
+        gradient = np.vstack([z.T @ slope.astype(z.dtype), slope.sum(0)]) + penalty * weight
+        return float(loss), (gradient * unit).ravel()
 
-    options = {"maxiter": MAX_ITERATIONS, "maxcor": 20, "gtol": 1e-6, "ftol": 1e-12}
-    fitted = minimize(loss_and_gradient, start.ravel(), jac=True, method="L-BFGS-B", options=options)
-    return np.asarray(fitted.x).reshape(start.shape)
+    options = {"maxiter": MAX_ITERATIONS, "maxcor": 20, "gtol": 1e-5, "ftol": 1e-8}
+    fitted = minimize(loss_and_gradient, (start / unit).ravel(), jac=True, method="L-BFGS-B", options=options)
+    return np.asarray(fitted.x).reshape(unit.shape) * unit

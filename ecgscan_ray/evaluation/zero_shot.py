@@ -41,6 +41,11 @@ def class_vectors(
     return np.stack(vectors)
 
 
-def zero_shot_scores(page: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """(N, C) cosines of (N, D) page features and (C, D) class vectors."""
-    return page @ vectors.T
+def zero_shot_scores(features: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """(N, C) how much nearer features (N, D) are to each class vector (C, D) than to the classes on average, as cosines.
+
+    The classes' words share a direction, that of findings as against none. Cosines alone rank recordings along it, whatever the
+    class. A single class has its cosine.
+    """
+    cosine = features @ vectors.T
+    return cosine if len(vectors) == 1 else cosine - cosine.mean(1, keepdims=True)

@@ -25,11 +25,11 @@ from ecgscan_ray.benchmark.benchmark import (
     TUNED_RECORDINGS,
     BenchmarkResults,
     figure_name,
-    retrieval_name,
 )
 from ecgscan_ray.benchmark.conditions import CONDITIONS, MIXED
 from ecgscan_ray.benchmark.measure import SHARES
 from ecgscan_ray.benchmark.registry import PTBXL
+from ecgscan_ray.benchmark.retrieval import retrieval_name
 from ecgscan_ray.evaluation.bootstrap import Estimate
 from ecgscan_ray.filesystem import join, write_bytes_atomic
 from ecgscan_ray.report.html import number, render
