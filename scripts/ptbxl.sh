@@ -56,16 +56,19 @@ fi
 step ecgscan pretrain --preset laptop --store "$out/sample-store" --out "$out/laptop"
 
 trained=()
-train() { # NAME OPTION...
-  step ecgscan finetune "$out/ptbxl" --task superclass --out "$out/$1" "${@:2}"
+train() { # NAME TASK OPTION...
+  step ecgscan finetune "$out/ptbxl" --task "$2" --out "$out/$1" "${@:3}"
   trained+=(--finetuned "$out/$1")
 }
-train tuned --set training.epochs=8
-train supervised --from-scratch --set training.epochs=8
-train supervised-10 --from-scratch --share 0.1
-train supervised-1 --from-scratch --share 0.01
-train resnet1d --from-scratch --input recordings
-train resnet1d-50 --from-scratch --input recordings --share 0.5
-train resnet1d-25 --from-scratch --input recordings --share 0.25
+train tuned superclass --set training.epochs=8
+train supervised superclass --from-scratch --set training.epochs=8
+train supervised-10 superclass --from-scratch --share 0.1
+train supervised-1 superclass --from-scratch --share 0.01
+train resnet1d superclass --from-scratch --input recordings
+train resnet1d-50 superclass --from-scratch --input recordings --share 0.5
+train resnet1d-25 superclass --from-scratch --input recordings --share 0.25
+for task in subclass form rhythm; do
+  train "supervised-$task" "$task" --from-scratch --set training.epochs=8
+done
 benchmark "$out/joint" "$out/laptop" "${trained[@]}"
 echo "docs/results/ptbxl.json, $out/benchmark/benchmark.html"

@@ -43,7 +43,7 @@ def test_stretches_of_a_run(tmp_path: Path) -> None:
     (tmp_path / "fail-pretrain").touch()
     assert run(tmp_path, "data", "out", "40") == (1, ["teach", "pretrain"])
     (tmp_path / "fail-pretrain").unlink()
-    trained = ["finetune"] * 7
+    trained = ["finetune"] * 10
     others = ["pretrain", "pretrain", *trained, "benchmark"]
     assert run(tmp_path, "data", "out", "40") == (0, ["teach", "pretrain", "benchmark", *others])
     again = ["teach", "pretrain", *others]
