@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The figures of docs/results/ptbxl.json: a teacher, a page encoder under it, and their benchmark; then a page encoder without a
-# teacher, the laptop's, and controls that are trained on labels, and the benchmark of all.
+# The figures of docs/results/ptbxl.json: a teacher, a page encoder under it, one without a teacher, the laptop's, and their
+# benchmark; then controls that are trained on labels, and the benchmark of all.
 #
 #   scripts/ptbxl.sh DATA_DIR OUT [SECONDS]
 #
@@ -40,20 +40,19 @@ pretrain() { # NAME OPTION...
 }
 step ecgscan teach --preset ptbxl --store "$out/store" --out "$out/teacher" --set training.steps=2000
 pretrain ptbxl --teacher "$out/teacher"
-
-benchmark() {
-  step ecgscan benchmark "$out/ptbxl" "$@" --suite ptbxl --generic "$out/generic" --out "$out/benchmark"
-  mkdir -p docs/results
-  cp "$out/benchmark/benchmark.json" docs/results/ptbxl.json
-}
-[ -f "$out/benchmark/benchmark.json" ] || benchmark
-
 pretrain joint
 if [ ! -f "$out/sample-store/manifest.json" ]; then
   step python -m ecgscan_ray.data.unpack "$out/sample"
   prepare "$out/sample" "$out/sample-store"
 fi
 step ecgscan pretrain --preset laptop --store "$out/sample-store" --out "$out/laptop"
+
+benchmark() {
+  step ecgscan benchmark "$out/ptbxl" "$out/joint" "$out/laptop" "$@" --suite ptbxl --generic "$out/generic" --out "$out/benchmark"
+  mkdir -p docs/results
+  cp "$out/benchmark/benchmark.json" docs/results/ptbxl.json
+}
+[ -f "$out/benchmark/benchmark.json" ] || benchmark
 
 trained=()
 train() { # NAME TASK OPTION...
@@ -70,5 +69,5 @@ train resnet1d-25 superclass --from-scratch --input recordings --share 0.25
 for task in subclass form rhythm; do
   train "supervised-$task" "$task" --from-scratch --set training.epochs=8
 done
-benchmark "$out/joint" "$out/laptop" "${trained[@]}"
+benchmark "${trained[@]}"
 echo "docs/results/ptbxl.json, $out/benchmark/benchmark.html"

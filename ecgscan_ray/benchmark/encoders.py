@@ -36,6 +36,8 @@ RECORDING_VIEWS = ("teacher", "reports")
 GENERIC = "generic"
 GENERIC_PX = 384
 """Height and width of the pages that a generic image encoder gets where its weights say no other size."""
+REVISIONS = {"run": 2, "random": 2}
+"""Of the views whose vectors the code has changed: files of an earlier revision are made again, and no others."""
 
 Vectors = tuple[np.ndarray, np.ndarray]
 """Features (N, F) and aligned features (N, D); the second has D = 0 where there are none."""
@@ -63,6 +65,11 @@ class EncoderSpec:
     home: str
     which: Which = "best"
     classifier: FinetuneConfig | None = None
+
+    @property
+    def revision(self) -> str:
+        """The view, and which code makes it."""
+        return f"{self.view}-{REVISIONS[self.view]}" if self.view in REVISIONS else self.view
 
     def takes(self, condition: Condition) -> bool:
         """Whether it has features under this condition."""

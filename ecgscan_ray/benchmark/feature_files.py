@@ -79,7 +79,7 @@ def table_of(tables: Tables, spec: EncoderSpec, condition: Condition) -> Feature
 
 def identity(spec: EncoderSpec, condition: Condition, part: Part) -> str:
     """What a file is made from, as one digest."""
-    content = [SCHEMA_VERSION, spec.view, spec.digest, condition.digest(), part.shard.sha256, part.rows]
+    content = [SCHEMA_VERSION, spec.revision, spec.digest, condition.digest(), part.shard.sha256, part.rows]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

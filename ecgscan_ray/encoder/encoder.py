@@ -130,8 +130,8 @@ class Encoder:
         Args:
             images: Pages (see ``Picture``); a single page is a list of one. An array of four axes is N pages.
             projected: The aligned features of unit norm (N, D), as compared with signals and reports in training; else
-                features (N, P) for a classifier: the signal tower's pooled features of the leads, after the backbone's if
-                there is one.
+                features (N, P) for a classifier: the signal tower's pooled features of all twelve leads, after the
+                backbone's if there is one.
             batch_size: Pages per forward pass.
 
         Returns:

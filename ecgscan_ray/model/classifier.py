@@ -78,7 +78,7 @@ class PageClassifier(nn.Module):
         if self.of_recordings:
             return self.page.signal_encoder.pool(batch["centred_mv"])[0]
         if isinstance(self.page, LeadsEncoder):
-            return self.page(batch["leads_mv"], batch["leads_shown"])["features"]
+            return self.page.features(batch["leads_mv"], batch["leads_shown"])
         return self.page(batch["image"], (batch["frame_corners"], batch["layout"]) if self.training else None)[
             "features"
         ]

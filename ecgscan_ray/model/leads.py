@@ -88,7 +88,7 @@ class LeadsEncoder(nn.Module):
         pooled = 2 * self.signal_encoder.signal.channels
         self.dropout = nn.Dropout(0.5)
         self.content_head = nn.Linear(pooled, config.content_dim)
-        self.feature_dim = 2 * pooled
+        self.feature_dim = pooled
 
     def forward(self, leads_mv: Tensor, shown: Tensor) -> PageOutput:
         """Embed leads and complete them.
@@ -100,19 +100,34 @@ class LeadsEncoder(nn.Module):
             leads_mv: (N, 12, T) in mV, mean beats where nothing was read (``recording.mean_beat.completed``).
             shown: (N, 12, T) bool, what was read.
         """
+        redrawn, whole = self._complete(leads_mv, shown)
+        whole_pooled, whole_timing = self._pool_whole(whole)
         pooled, timing = self.signal_encoder.pool_read(leads_mv * shown, shown)
-        redrawn = self.decoder(leads_mv, shown).float()
-        # detached: the redrawn leads are fitted to the recording alone, or contrast would bend them away from mV
-        whole = keep_read(leads_mv, shown, redrawn).detach()
-        whole_pooled, whole_timing = self.signal_encoder.pool_read(
-            whole - whole.mean(-1, keepdim=True), torch.ones_like(shown)
-        )
         content = self.signal_encoder.content_head(whole_pooled) + self.content_head(self.dropout(pooled))
         return {
             "image_features": self.signal_encoder.join(content, timing + whole_timing),
-            "features": torch.cat([pooled, whole_pooled], 1).float(),
+            "features": whole_pooled.float(),
             "redrawn_mv": redrawn if self.training else whole,
         }
+
+    def features(self, leads_mv: Tensor, shown: Tensor) -> Tensor:
+        """The features (N, F) for a classifier alone; arguments as of ``forward``.
+
+        They are those of all twelve leads. Pooled features of the leads as read depend on how much of each a page shows: a probe
+        that was fitted on one layout fails on others with them.
+        """
+        return self._pool_whole(self._complete(leads_mv, shown)[1])[0].float()
+
+    def _complete(self, leads_mv: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+        """The decoder's leads, and the same with what was read in its place: (N, 12, T) each."""
+        redrawn = self.decoder(leads_mv, shown).float()
+        # detached: the redrawn leads are fitted to the recording alone, or contrast would bend them away from mV
+        return redrawn, keep_read(leads_mv, shown, redrawn).detach()
+
+    def _pool_whole(self, leads_mv: Tensor) -> tuple[Tensor, Tensor]:
+        """All twelve leads (N, 12, T) -> pooled channels (N, F), timing."""
+        known = torch.ones_like(leads_mv, dtype=torch.bool)
+        return self.signal_encoder.pool_read(leads_mv - leads_mv.mean(-1, keepdim=True), known)
 
 
 def keep_read(leads_mv: Tensor, shown: Tensor, redrawn_mv: Tensor) -> Tensor:

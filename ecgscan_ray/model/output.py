@@ -51,7 +51,7 @@ class PageOutput(TypedDict):
     image_features: Tensor
     """(N, D), unit norm."""
     features: Tensor
-    """(N, F) for a classifier: the signal tower's pooled features of the leads, after the backbone's if there is one."""
+    """(N, F) for a classifier: the signal tower's pooled features of all twelve leads, after the backbone's if there is one."""
     redrawn_mv: Tensor
     """(N, 12, T), mV."""
 

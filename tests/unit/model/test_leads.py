@@ -55,6 +55,17 @@ def test_the_tower_sees_the_mask(model, batch):
     torch.testing.assert_close(one.norm(dim=1), torch.ones(6))
 
 
+def test_features_for_a_classifier_do_not_depend_on_how_much_a_page_shows(batch, monkeypatch):
+    model = LeadsEncoder(CONFIG.model).eval()
+    mv, shown = batch["leads_mv"], batch["leads_shown"]
+    monkeypatch.setattr(model.decoder, "forward", lambda leads_mv, _: leads_mv)  # redrawn without an error
+    with torch.inference_mode():
+        one, other = model.features(mv, shown), model.features(mv, torch.ones_like(shown))
+        torch.testing.assert_close(model(mv, shown)["features"], one)
+    assert one.shape == (6, model.feature_dim)
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
 def test_what_was_read_stays_up_to_an_offset(model, batch):
     mv, shown = batch["leads_mv"], batch["leads_shown"]
     with torch.inference_mode():
