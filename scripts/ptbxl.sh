@@ -60,14 +60,15 @@ train() { # NAME TASK OPTION...
   trained+=(--finetuned "$out/$1")
 }
 train tuned superclass --set training.epochs=8
-train supervised superclass --from-scratch --set training.epochs=8
+train supervised superclass --from-scratch --set training.epochs=10
 train supervised-10 superclass --from-scratch --share 0.1
 train supervised-1 superclass --from-scratch --share 0.01
-train resnet1d superclass --from-scratch --input recordings
-train resnet1d-50 superclass --from-scratch --input recordings --share 0.5
-train resnet1d-25 superclass --from-scratch --input recordings --share 0.25
+# as many steps with each share: fewer would measure the steps, not the labels
+train resnet1d superclass --from-scratch --input recordings --set training.steps=2800
+train resnet1d-50 superclass --from-scratch --input recordings --share 0.5 --set training.steps=2800
+train resnet1d-25 superclass --from-scratch --input recordings --share 0.25 --set training.steps=2800
 for task in subclass form rhythm; do
-  train "supervised-$task" "$task" --from-scratch --set training.epochs=8
+  train "supervised-$task" "$task" --from-scratch --set training.epochs=10
 done
 benchmark "${trained[@]}"
 echo "docs/results/ptbxl.json, $out/benchmark/benchmark.html"

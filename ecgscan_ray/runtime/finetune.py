@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ from ecgscan_ray.tasks.finetune import choose_thresholds
 from ecgscan_ray.tasks.loading import load_stored
 from ecgscan_ray.tasks.task import get_task
 
-EPOCHS, MIN_STEPS = 15, 300
+EPOCHS, MIN_STEPS, MIN_STEPS_FROM_SCRATCH = 15, 300, 1000
 """Length of a run whose settings give none: passes over the labelled recordings, and steps with few of them."""
 TRAINING: dict[str, Any] = {
     "global_batch_size": 64,
@@ -52,8 +52,10 @@ OF_THE_RUN = (
     *("micro_batch", "activation_checkpointing", "compile"),
 )
 """Settings of ``training`` that are the run's; all others are defaults."""
-FROM_SCRATCH: dict[str, Any] = {"learning_rate": 1e-3, "layer_decay": 1.0}
-"""The same where the first weights are random."""
+FROM_SCRATCH: dict[str, Any] = {"global_batch_size": 32, "learning_rate": 1e-3, "layer_decay": 1.0}
+"""The same where the first weights are random; chosen on validation recordings of PTB-XL (docs/results.md)."""
+WARMUP, WARMUP_FROM_SCRATCH = 0.05, 0.2
+"""Share of the steps in which the learning rate rises. Random weights at a full rate are spoiled in the first steps."""
 CHECKPOINTS = 10
 """Of a run, where its settings do not say: the best by validation is kept."""
 
@@ -182,6 +184,8 @@ def _config(source: Config, first_weights: str, labelled: _Labelled, options: Fi
     of_the_run = source.training.model_dump(mode="json")
     training |= {key: of_the_run[key] for key in OF_THE_RUN}
     training |= TRAINING | (FROM_SCRATCH if options.from_scratch else {})
+    if options.input == "recordings":  # they have all twelve leads, in the test too
+        training["augment"] |= {"lead_dropout": 0.0}
     base = source.model_dump(mode="json") | {
         "training": training,
         "finetune": {
@@ -198,14 +202,23 @@ def _config(source: Config, first_weights: str, labelled: _Labelled, options: Fi
     if "training.epochs" in asked:
         asked.setdefault("training.steps", None)
     content = merge(base, asked)
-    length = content["training"]
-    if not {"training.steps", "training.epochs"} & asked.keys():
-        length["steps"] = max(MIN_STEPS, math.ceil(EPOCHS * labelled.rows / length["global_batch_size"]))
-    if "training.checkpoint_every" not in asked and length["steps"]:
-        length["checkpoint_every"] = math.ceil(length["steps"] / CHECKPOINTS)
-    if "training.warmup_steps" not in asked and length["steps"]:
-        length["warmup_steps"] = length["steps"] // 20
-    return build(Config, content, where="finetune")
+    length = content["training"] | _lengths(
+        build(Config, content, where="finetune").training, labelled.rows, options, asked
+    )
+    return build(Config, content | {"training": length}, where="finetune")
+
+
+def _lengths(training: TrainingConfig, rows: int, options: FinetuneOptions, asked: Collection[str]) -> dict[str, int]:
+    """Settings of ``training`` that depend on how many recordings there are, other than those that were asked for."""
+    steps_of_epoch = rows / training.global_batch_size
+    lengths: dict[str, int] = {}
+    if not {"training.steps", "training.epochs"} & set(asked):
+        least = MIN_STEPS_FROM_SCRATCH if options.from_scratch else MIN_STEPS
+        lengths["steps"] = max(least, math.ceil(EPOCHS * steps_of_epoch))
+    steps = lengths.get("steps") or training.steps or math.ceil((training.epochs or 0) * steps_of_epoch)
+    lengths["checkpoint_every"] = math.ceil(steps / CHECKPOINTS)
+    lengths["warmup_steps"] = int(steps * (WARMUP_FROM_SCRATCH if options.from_scratch else WARMUP))
+    return {key: value for key, value in lengths.items() if f"training.{key}" not in asked}
 
 
 def _choose_thresholds(out: str, labelled: _Labelled) -> None:
