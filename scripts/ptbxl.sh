@@ -59,7 +59,7 @@ train() { # NAME TASK OPTION...
   step ecgscan finetune "$out/ptbxl" --task "$2" --out "$out/$1" "${@:3}"
   trained+=(--finetuned "$out/$1")
 }
-train tuned superclass --set training.epochs=8
+train tuned superclass --set training.epochs=8 --set training.warmup_steps=30
 train supervised superclass --from-scratch --set training.epochs=10
 train supervised-10 superclass --from-scratch --share 0.1
 train supervised-1 superclass --from-scratch --share 0.01
