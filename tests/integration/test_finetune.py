@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from ecgscan_ray.cli import app
@@ -28,7 +29,7 @@ def test_classes_of_a_task_are_learned_exported_and_measured(ray_cluster: None, 
         recording(str(n), seed=n, labels=LABELS[n % 2], report=REPORTS[n % 2], patient_id=f"p{n}") for n in range(48)
     ]
     store, run = write_store(tmp_path / "store", recordings), tiny_run(tmp_path / "ours")
-    short = ["--store", store, "--set", "training.global_batch_size=12", "--set", "training.steps=4"]
+    short = ["--store", store, "--set", "training.global_batch_size=12", "--set", "training.steps=5"]
     short += ["--set", "training.checkpoint_every=2", "--set", "resources.render_actors=1"]
     tuned, control = tmp_path / "tuned", tmp_path / "control"
     words = ["finetune", run, "--task", "superclass", "--out"]
@@ -38,6 +39,8 @@ def test_classes_of_a_task_are_learned_exported_and_measured(ray_cluster: None, 
     call(*words, tuned, *short)
     assert (tuned / "finished.json").read_bytes() == steps, "a finished run stays as it is"
     call(*words, control, "--from-scratch", "--share", 0.5, *short)
+    warmup = [yaml.safe_load((run / "config.yaml").read_text())["training"]["warmup_steps"] for run in (tuned, control)]
+    assert warmup == [0, 1], "of five steps: a twentieth; a fifth from random weights"
     part = json.loads((tmp_path / "control.labelled" / "manifest.json").read_text())
     assert sum(shard["rows"] for shard in part["shards"] if shard["split"] == "train") == 8
 
@@ -64,3 +67,39 @@ def test_classes_of_a_task_are_learned_exported_and_measured(ray_cluster: None, 
     html = (out / "benchmark.html").read_text()
     assert "fine-tuned on pages" in html and "supervised from scratch on pages" in html and "<th>50 %</th>" in html
     assert "tuned was trained on another store" not in html and "control was trained on another store" not in html
+
+
+def test_the_length_of_a_run_follows_from_its_recordings(ray_cluster: None, tmp_path: Path) -> None:
+    recordings = [recording(str(n), seed=n, labels=LABELS[n % 2], patient_id=f"p{n}") for n in range(48)]
+    store, run, out = write_store(tmp_path / "store", recordings), tiny_run(tmp_path / "ours"), tmp_path / "control"
+    words = [
+        "finetune",
+        run,
+        "--task",
+        "superclass",
+        "--store",
+        store,
+        "--out",
+        out,
+        "--from-scratch",
+        "--input",
+        "recordings",
+    ]
+    call(
+        *words,
+        "--set",
+        "training.epochs=8",
+        "--set",
+        "training.global_batch_size=8",
+        "--set",
+        "resources.render_actors=1",
+    )
+    training = yaml.safe_load((out / "config.yaml").read_text())["training"]
+    rows = sum(
+        s["rows"] for s in json.loads((Path(store) / "manifest.json").read_text())["shards"] if s["split"] == "train"
+    )
+    steps = 8 * rows // 8
+    assert training["warmup_steps"] == steps // 5 and training["checkpoint_every"] == -(-steps // 10)
+    assert training["augment"]["lead_dropout"] == 0, "recordings have all leads"
+    refused = [*words[:-2], "--set", "training.global_batch_size=0"]
+    assert "training.global_batch_size" in call(*refused, exit_code=2)
