@@ -63,10 +63,13 @@ train tuned superclass --set training.epochs=8 --set training.warmup_steps=30
 train supervised superclass --from-scratch --set training.epochs=10
 train supervised-10 superclass --from-scratch --share 0.1
 train supervised-1 superclass --from-scratch --share 0.01
-# as many steps with each share: fewer would measure the steps, not the labels
-train resnet1d superclass --from-scratch --input recordings --set training.steps=2800
-train resnet1d-50 superclass --from-scratch --input recordings --share 0.5 --set training.steps=2800
-train resnet1d-25 superclass --from-scratch --input recordings --share 0.25 --set training.steps=2800
+resnet1d() { # NAME OPTION...; as many steps with each share: fewer would measure the steps, not the labels
+  train "$1" superclass --from-scratch --input recordings \
+    --set training.steps=2800 --set training.global_batch_size=64 "${@:2}"
+}
+resnet1d resnet1d
+resnet1d resnet1d-50 --share 0.5
+resnet1d resnet1d-25 --share 0.25
 for task in subclass form rhythm; do
   train "supervised-$task" "$task" --from-scratch --set training.epochs=10
 done

@@ -1,6 +1,6 @@
 """A page encoder with a small head for classes: what fine-tuning trains.
 
-Letters: N pages, 12 leads, T samples, F features, C classes.
+Letters: N pages, 12 leads, T samples, F features, C classes, W windows.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from ecgscan_ray.model.leads import LeadsEncoder
 
 DROPOUT = 0.2
 """Of the features in front of the head."""
+WINDOW_S = 2.5
+"""Length of the windows of recordings that are learned from, at random places, and scored, each half over the next; as the
+supervised models of the PTB-XL benchmark (Strodthoff et al., IEEE J-BHI 2021)."""
 
 
 class ClassifierOutput(TypedDict):
@@ -63,7 +66,10 @@ class PageClassifier(nn.Module):
         else:
             self.page = PageEncoder(model, config.page, augment)
         self.of_recordings = config.finetune.input == "recordings"
+        self.window = round(WINDOW_S * model.signal_fs)
         signal = self.page.signal_encoder
+        if self.of_recordings:  # their masks are constant: random weights of these would drown the leads in a constant
+            signal.signal.ignore_channels_from(12)
         features = 2 * signal.signal.channels if self.of_recordings else self.page.feature_dim
         self.head = ClassHead(features, len(config.finetune.classes))
         trained: list[nn.Module] = [signal.signal, signal.mean_max]
@@ -74,9 +80,7 @@ class PageClassifier(nn.Module):
             module.requires_grad_(True)
 
     def features(self, batch: DeviceBatch) -> Tensor:
-        """Pages, or recordings, to (N, F)."""
-        if self.of_recordings:
-            return self.page.signal_encoder.pool(batch["centred_mv"])[0]
+        """Pages to (N, F)."""
         if isinstance(self.page, LeadsEncoder):
             return self.page.features(batch["leads_mv"], batch["leads_shown"])
         return self.page(batch["image"], (batch["frame_corners"], batch["layout"]) if self.training else None)[
@@ -84,10 +88,30 @@ class PageClassifier(nn.Module):
         ]
 
     def forward(self, batch: DeviceBatch) -> ClassifierOutput:
-        """A batch on the device to log odds."""
-        return {"logits": self.head(self.features(batch)).float()}
+        """A batch on the device to log odds. Of a recording those of one window while training, else the largest of all."""
+        if not self.of_recordings:
+            return {"logits": self.head(self.features(batch)).float()}
+        windows = random_window if self.training else all_windows
+        leads = windows(batch["centred_mv"], self.window)
+        pooled = self.page.signal_encoder.pool(leads.flatten(0, 1))[0]
+        return {"logits": self.head(pooled).float().unflatten(0, leads.shape[:2]).amax(1)}
 
     @torch.inference_mode()
     def probability(self, features: Tensor) -> Tensor:
         """Features (N, F) to the chance of each class: (N, C)."""
         return self.head(features).float().sigmoid()
+
+
+def random_window(leads_mv: Tensor, length: int) -> Tensor:
+    """Leads (N, 12, T) to a window of each recording at a random place: (N, 1, 12, length), at most T."""
+    n, leads, samples = leads_mv.shape
+    length = min(length, samples)
+    first = torch.randint(samples - length + 1, (n, 1, 1), device=leads_mv.device)
+    index = first + torch.arange(length, device=leads_mv.device)
+    return leads_mv.gather(-1, index.expand(-1, leads, -1))[:, None]
+
+
+def all_windows(leads_mv: Tensor, length: int) -> Tensor:
+    """Leads (N, 12, T) to windows that begin half a window apart: (N, W, 12, length), at most T."""
+    length = min(length, leads_mv.shape[-1])
+    return leads_mv.unfold(-1, length, max(length // 2, 1)).transpose(1, 2)
