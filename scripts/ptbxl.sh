@@ -64,8 +64,8 @@ train supervised superclass --from-scratch --set training.epochs=10
 train supervised-10 superclass --from-scratch --share 0.1
 train supervised-1 superclass --from-scratch --share 0.01
 resnet1d() { # NAME OPTION...; as many steps with each share: fewer would measure the steps, not the labels
-  train "$1" superclass --from-scratch --input recordings \
-    --set training.steps=2800 --set training.global_batch_size=64 "${@:2}"
+  train "$1" superclass --from-scratch --input recordings "${@:2}" --set training.steps=2800 \
+    --set training.global_batch_size=64 --set training.augment.gain=0 --set training.augment.noise_mv=0
 }
 resnet1d resnet1d
 resnet1d resnet1d-50 --share 0.5
