@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
+import pyarrow.parquet as pq
 import pytest
 import timm
 from typer.testing import CliRunner
@@ -80,6 +87,31 @@ def test_a_benchmark_is_written_and_goes_on(ray_cluster: None, tmp_path: Path, m
     )
     assert side_by_side["retrieval.page_to_signal.minus_theirs"]["value"] == 0
     assert "theirs: pages" in (out / "benchmark.html").read_text()
+
+
+def test_a_killed_benchmark_keeps_the_features_it_has(tmp_path: Path) -> None:
+    recordings = [recording(str(n), seed=n, labels=LABELS[n % 2], report=REPORTS[n % 2]) for n in range(96)]
+    store, run = write_store(tmp_path / "store", recordings), tiny_run(tmp_path / "ours")
+    command = [sys.executable, "-m", "ecgscan_ray", "benchmark", run, "--store", store, "--out", str(tmp_path / "out")]
+    command += ["--task", "superclass", "--resamples", "20"]
+    environment = os.environ | {"RAY_ADDRESS": ""}
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    features, deadline = tmp_path / "ours" / "features", time.monotonic() + 240
+    while not list(features.rglob("*.parquet")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    for each in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in features.rglob("*.parquet")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    after = {path: path.stat().st_mtime_ns for path in features.rglob("*.parquet")}
+    assert kept.items() <= after.items() and len(kept) < len(after)
+    for folder in features.glob("*/mixed"):
+        keys = [key for path in folder.glob("*.parquet") for key in pq.read_table(path)["key"].to_pylist()]
+        assert len(keys) == len(set(keys)) == 32, "each test recording once"
 
 
 def _recorded(pieces: list, work):  # type: ignore[no-untyped-def]
