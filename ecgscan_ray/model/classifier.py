@@ -67,9 +67,9 @@ class PageClassifier(nn.Module):
             self.page = PageEncoder(model, config.page, augment)
         self.of_recordings = config.finetune.input == "recordings"
         self.window = round(WINDOW_S * model.signal_fs)
+        # masks of recordings are constant: ones would act as one more bias, and Adam would move all its weights at once
+        self.known = 0.0 if config.finetune.first_weights is None else 1.0
         signal = self.page.signal_encoder
-        if self.of_recordings:  # their masks are constant: random weights of these would drown the leads in a constant
-            signal.signal.ignore_channels_from(12)
         features = 2 * signal.signal.channels if self.of_recordings else self.page.feature_dim
         self.head = ClassHead(features, len(config.finetune.classes))
         trained: list[nn.Module] = [signal.signal, signal.mean_max]
@@ -93,7 +93,7 @@ class PageClassifier(nn.Module):
             return {"logits": self.head(self.features(batch)).float()}
         windows = random_window if self.training else all_windows
         leads = windows(batch["centred_mv"], self.window)
-        pooled = self.page.signal_encoder.pool(leads.flatten(0, 1))[0]
+        pooled = self.page.signal_encoder.pool(leads.flatten(0, 1), self.known)[0]
         return {"logits": self.head(pooled).float().unflatten(0, leads.shape[:2]).amax(1)}
 
     @torch.inference_mode()

@@ -88,13 +88,6 @@ class SignalTower(nn.Module):
             self.body = Transformer1d(channels, config.width, config.depth, max(fs // 4, 1))
         self.channels = self.body.channels
 
-    @torch.no_grad()
-    def ignore_channels_from(self, first: int) -> None:
-        """Zero the first layer's weights of the channels from this one on: until trained, the map depends on those before."""
-        layer = self.body.stem if isinstance(self.body, ResNet1d) else self.body.patch
-        assert isinstance(layer, nn.Conv1d)
-        layer.weight[:, first:] = 0
-
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Its layers as timm's models give theirs: patterns of parameters' names, for layer-wise learning rates."""
         blocks = [(r"^body\.(?:blocks|layers\.layers)\.(\d+)", None), (r"^body\.layers\.norm", (99999,))]

@@ -70,12 +70,17 @@ class SignalEncoder(nn.Module):
         self.content_head = nn.Linear(2 * self.signal.channels, config.content_dim)
         self.timing_head = TimingHead(self.signal.channels, 32, config.timing_dim)
 
-    def pool(self, signal_mv: Tensor) -> tuple[Tensor, Tensor]:
-        """Leads in mV, centred, missing samples 0: (N, 12, T) -> pooled channels (N, 2 F), timing (N, timing_dim)."""
+    def pool(self, signal_mv: Tensor, known: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Leads in mV, centred, missing samples 0: (N, 12, T) -> pooled channels (N, 2 F), timing (N, timing_dim).
+
+        Args:
+            signal_mv: The leads.
+            known: What the masks say of every sample, where the tower sees them: 1 that it is known.
+        """
         leads = signal_mv
         if self.training:
             leads = augmented(self.moved(signal_mv) if self.with_masks else signal_mv, self.augment)
-        return self.pool_map(self.feature_map(leads, torch.ones_like(leads)))
+        return self.pool_map(self.feature_map(leads, torch.full_like(leads, known)))
 
     def moved(self, signal_mv: Tensor) -> Tensor:
         """Leads (N, 12, T), each recording moved by whole samples, its ends held."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from ecgscan_ray.config import load
@@ -12,9 +13,14 @@ from ecgscan_ray.model.classifier import PageClassifier, all_windows, random_win
 LEADS = torch.arange(3 * 12 * 100, dtype=torch.float32).reshape(3, 12, 100)
 
 
-def classifier() -> PageClassifier:
+def classifier(first_weights: str | None = None) -> PageClassifier:
     config = load(Config, "laptop")
-    task = FinetuneConfig(task="superclass", classes={"NORM": ("NORM",), "MI": ("IMI",)}, input="recordings")
+    task = FinetuneConfig(
+        task="superclass",
+        classes={"NORM": ("NORM",), "MI": ("IMI",)},
+        input="recordings",
+        first_weights=first_weights,
+    )
     return PageClassifier(config.model_copy(update={"finetune": task}))
 
 
@@ -56,7 +62,10 @@ def test_a_class_has_the_score_of_the_window_that_shows_it_best() -> None:
     assert not torch.allclose(whole, each.mean(0))
 
 
-def test_masks_that_are_constant_count_nothing_at_first() -> None:
-    model = classifier()
-    weight = model.page.signal_encoder.signal.body.stem.weight
-    assert weight.shape[1] == 24 and not weight[:, 12:].any() and weight[:, :12].all()
+@pytest.mark.parametrize("first_weights", [None, "digest"])
+def test_constant_masks_count_nothing_unless_the_first_weights_know_them(first_weights: str | None) -> None:
+    model = classifier(first_weights)
+    model({"centred_mv": torch.randn(2, 12, 1000)})["logits"].sum().backward()  # type: ignore[typeddict-item]
+    gradient = model.page.signal_encoder.signal.body.stem.weight.grad
+    assert gradient is not None and gradient.shape[1] == 24 and gradient[:, :12].any()
+    assert bool(gradient[:, 12:].any()) == (first_weights is not None)
